@@ -1,0 +1,28 @@
+"""Errors that a user can mend. Commands print their message, without a traceback, and exit with status 2."""
+
+
+class CtxtuneError(Exception):
+    """Something the user can mend; the message says what was found, where, and what would be right."""
+
+
+class ConfigError(CtxtuneError):
+    """A YAML file, an override or a combination of settings is wrong."""
+
+
+class DataError(CtxtuneError):
+    """A data set is missing, unreadable or not in a layout that we know."""
+
+
+class TrackingError(CtxtuneError):
+    """The tracking server or its spool cannot be used."""
+
+
+class RunFailed(CtxtuneError):
+    """One run cannot go on (non-finite loss, collapse, out of memory). The sweep around it does."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, str(self))

@@ -1,0 +1,127 @@
+"""The small language of `constraints` and `conditions`: comparisons of config values, parsed, never executed as Python.
+
+>>> expression = parse("loss.negative_margin < loss.positive_margin and loss.name in ['contextual', 'contrastive']")
+>>> sorted(expression.paths)
+['loss.name', 'loss.negative_margin', 'loss.positive_margin']
+>>> expression({"loss.negative_margin": 0.5, "loss.positive_margin": 0.7, "loss.name": "contextual"}.__getitem__)
+True
+"""
+
+import ast
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
+}  # fmt: skip
+_COMPARE: dict[type, Callable[[Any, Any], bool]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
+    ast.NotEq: operator.ne, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
+    ast.Is: operator.is_, ast.IsNot: operator.is_not,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression; call it with a function from dotted path to value."""
+
+    text: str
+    paths: frozenset[str]
+    _node: ast.expr
+
+    def __call__(self, lookup: Callable[[str], Any]) -> bool:
+        """Whether the expression holds.
+
+        Raises:
+            KeyError: from ``lookup``, for a path that has no value.
+            TypeError: values that cannot be compared, such as null with a number.
+        """
+        return bool(_evaluate(self._node, lookup))
+
+
+def parse(text: str) -> Expression:
+    """Parse an expression of dotted paths, numbers, strings, lists, arithmetic, comparisons, and / or / not.
+
+    Raises:
+        ValueError: anything else, in words.
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"{text!r} is not an expression: {error.msg}") from None
+    paths: set[str] = set()
+    _check(node, text, paths)
+    return Expression(text, frozenset(paths), node)
+
+
+def _dotted(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        inner = _dotted(node.value)
+        return None if inner is None else f"{inner}.{node.attr}"
+    return None
+
+
+_LITERALS = {"null": None, "true": True, "false": False}
+
+
+def _check(node: ast.expr, text: str, paths: set[str]) -> None:
+    path = _dotted(node)
+    if path is not None:
+        if path not in _LITERALS:
+            paths.add(path)
+        return
+    match node:
+        case ast.Constant(value=None | bool() | int() | float() | str()):
+            children: list[ast.expr] = []
+        case ast.BinOp() if type(node.op) in _BINARY:
+            children = [node.left, node.right]
+        case ast.UnaryOp(op=ast.USub() | ast.Not()):
+            children = [node.operand]
+        case ast.BoolOp():
+            children = node.values
+        case ast.Compare():
+            children = [node.left, *node.comparators]
+        case ast.List() | ast.Tuple():
+            children = node.elts
+        case _:
+            raise ValueError(
+                f"{text!r} holds {ast.unparse(node)!r}; allowed are paths, numbers, strings, lists, arithmetic, "
+                "comparisons, and, or, not"
+            )
+    for child in children:
+        _check(child, text, paths)
+
+
+def _evaluate(node: ast.expr, lookup: Callable[[str], Any]) -> Any:
+    path = _dotted(node)
+    if path is not None:
+        return _LITERALS[path] if path in _LITERALS else lookup(path)
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.BinOp():
+            return _BINARY[type(node.op)](_evaluate(node.left, lookup), _evaluate(node.right, lookup))
+        case ast.UnaryOp(op=ast.Not()):
+            return not _evaluate(node.operand, lookup)
+        case ast.UnaryOp():
+            return -_evaluate(node.operand, lookup)
+        case ast.BoolOp(op=ast.And()):
+            return all(_evaluate(value, lookup) for value in node.values)
+        case ast.BoolOp():
+            return any(_evaluate(value, lookup) for value in node.values)
+        case ast.Compare():
+            left = _evaluate(node.left, lookup)
+            for comparison, right_node in zip(node.ops, node.comparators, strict=True):
+                right = _evaluate(right_node, lookup)
+                if not _COMPARE[type(comparison)](left, right):
+                    return False
+                left = right
+            return True
+        case ast.List() | ast.Tuple():
+            return [_evaluate(element, lookup) for element in node.elts]
+    raise AssertionError(f"_check let {ast.dump(node)} pass")

@@ -1,0 +1,172 @@
+"""Files into typed settings, with one clear error for whatever is wrong."""
+
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ctxtune.config.paths import Location, did_you_mean, get_path, merge
+from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
+from ctxtune.config.search import SearchSpace, TrialFile
+from ctxtune.config.source import Source, apply_overrides, read_source
+from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.recipes import load_recipe
+
+_DOTTED_BLOCKS: tuple[Location, ...] = (("search", "space"), ("search", "conditions"), ("search", "ties"))
+_SEARCH_BLOCKS = ("search", "select", "confirm")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> SearchSpace:
+    """Read a search-space file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``a.b=value`` texts, as given to ``--set``, with paths from the file's root.
+
+    Raises:
+        ConfigError: anything wrong in it, with file, line, key, what was found and what would be right.
+    """
+    source = _read(path, overrides)
+    if "search" not in source.data:
+        raise ConfigError(
+            f"{source.path}: there is no `search` block; run one configuration with ctxtune.train instead"
+        )
+    space = _validate(SearchSpace, source)
+    _check_points(space, source)
+    return space
+
+
+def load_trial_file(path: Path | str, overrides: Iterable[str] = ()) -> TrialFile:
+    """Read the one configuration of a file: `best.yaml`, or a search-space file without its search.
+
+    Raises:
+        ConfigError: as `load_search_space`.
+    """
+    source = _read(path, overrides)
+    for block in _SEARCH_BLOCKS:
+        source.data.pop(block, None)
+    return _validate(TrialFile, source)
+
+
+def _read(path: Path | str, overrides: Iterable[str]) -> Source:
+    source = read_source(path)
+    apply_overrides(source, overrides, _DOTTED_BLOCKS)
+    trial = source.data.get("trial")
+    if isinstance(trial, dict) and "recipe" in trial:
+        source.data["trial"] = _with_recipe(trial, source)
+    return source
+
+
+def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:
+    said = {key: value for key, value in trial.items() if key != "recipe"}
+    try:
+        recipe = load_recipe(str(trial["recipe"]))
+    except CtxtuneError as error:
+        raise source.error(("trial", "recipe"), str(error)) from None
+    own_loss = said.get("loss") or {}
+    if isinstance(own_loss, dict) and own_loss.get("name", recipe["loss"]["name"]) != recipe["loss"]["name"]:
+        recipe = {**recipe, "loss": {}}
+    return merge(recipe, said)
+
+
+def _validate(model: type[Model], source: Source) -> Model:
+    try:
+        return model.model_validate(source.data)
+    except ValidationError as error:
+        messages = [_explain(model, source, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(messages)) from None
+
+
+def _explain(model: type[BaseModel], source: Source, problem: Any) -> str:
+    location: Location = tuple(problem["loc"])
+    # Pydantic appends the branch of a union ("int", "literal[...]") to the location: not a key of the file.
+    location = _known_part(source.data, location, keep_last=problem["type"] in ("extra_forbidden", "missing"))
+    words = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        words = f"unknown key{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
+    elif problem["type"] == "missing":
+        words = "this key is needed and missing"
+    elif not isinstance(problem["input"], dict) and problem["type"] != "value_error":
+        words = f"{words}; found {problem['input']!r}"
+    return str(source.error(location, words))
+
+
+def _known_part(data: Any, location: Location, *, keep_last: bool) -> Location:
+    known: list[str | int] = []
+    for part in location:
+        inside = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if not inside:
+            break
+        data = data[part]  # type: ignore[index]
+        known.append(part)
+    if keep_last and len(known) < len(location):
+        known.append(location[len(known)])
+    return tuple(known)
+
+
+def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
+    """The keys that the block at ``location`` knows."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
+
+
+def _check_points(space: SearchSpace, source: Source) -> None:
+    """Every start point and the edges of every dimension must resolve: a bad one is found now, not at trial 40."""
+    block: Location = ("search", "space")
+    try:
+        dimension_order(space)
+        points = start_points(space)
+    except ConfigError as error:
+        raise ConfigError(f"{source.origin(('search',))}: {error}") from None
+    base = next(iter(points.values()), {})
+    for name, point in points.items():
+        _try(space, point, source, ("search", "start_from"), name)
+    for path, dimension in space.search.space.items():
+        _check_path(space, path, source)
+        if path in space.search.conditions:
+            continue  # what the edge resolves to depends on other dimensions
+        for value in dimension.extremes():
+            if path == "loss.name" and value != space.trial.loss.name:
+                continue
+            _try(space, {**base, path: value}, source, (*block, path), f"{value!r}")
+    for path, partner in space.search.ties.items():
+        for each in (path, partner):
+            _check_path(space, each, source, ("search", "ties"))
+
+
+def _check_path(space: SearchSpace, path: str, source: Source, block: Location = ("search", "space")) -> None:
+    tree = space.trial.tree()
+    parent, _, _ = path.rpartition(".")
+    if path in space.search.conditions or (parent == "loss" and "loss.name" in space.search.space):
+        return
+    try:
+        get_path(tree, path)
+    except KeyError:
+        try:
+            siblings = [f"{parent}.{key}" for key in get_path(tree, parent)] if parent else list(tree)
+        except (KeyError, TypeError):
+            siblings = list(tree)
+        raise source.error(
+            (*block, path), f"the trial has no {path} (paths here start inside `trial`){did_you_mean(path, siblings)}"
+        ) from None
+
+
+def _try(space: SearchSpace, point: dict[str, Any], source: Source, location: Location, what: str) -> None:
+    try:
+        resolve_trial(space, point)
+    except ConfigError as error:
+        raise source.error(location, f"{what} cannot be run: {error}") from None

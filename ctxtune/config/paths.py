@@ -1,0 +1,77 @@
+"""Dotted paths into the config tree."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+Location: TypeAlias = tuple[str | int, ...]
+Overridable: TypeAlias = Location
+
+
+def format_path(location: Sequence[str | int]) -> str:
+    """``("search", "space", "loss.k")`` as ``search.space.loss.k``."""
+    return ".".join(str(part) for part in location)
+
+
+def get_path(tree: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path.
+
+    Raises:
+        KeyError: nothing stands there.
+    """
+    node: Any = tree
+    for part in path.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            raise KeyError(path)
+        node = node[part]
+    return node
+
+
+def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at a dotted path in place, making the blocks on the way."""
+    *parents, last = path.split(".")
+    for part in parents:
+        child = tree.get(part)
+        tree[part] = dict(child) if isinstance(child, Mapping) else {}
+        tree = tree[part]
+    tree[last] = value
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf of a nested mapping with its dotted path; lists are leaves."""
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the leaves of ``over`` laid on it; lists and scalars replace."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def find_key(node: Mapping[str, Any], parts: Sequence[str], *, dotted: bool) -> tuple[str, int]:
+    """The key of ``node`` that the first of ``parts`` mean, and how many parts it takes.
+
+    Keys may hold dots themselves (``search.space``): the longest key that is there wins; where ``dotted`` says that all
+    keys of this block are dotted paths, a new key takes all the parts.
+    """
+    for used in range(len(parts), 0, -1):
+        if ".".join(parts[:used]) in node:
+            return ".".join(parts[:used]), used
+    return (".".join(parts), len(parts)) if dotted else (parts[0], 1)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean "x"?`` where a known word is near, else the list of what there is."""
+    known = sorted(set(known))
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return f"; there are: {', '.join(known)}" if known else ""

@@ -1,0 +1,175 @@
+"""From a point of the search space to the configuration of one run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
+from ctxtune.config.search import SearchSpace
+from ctxtune.config.trial import TrialSettings
+from ctxtune.errors import ConfigError
+from ctxtune.recipes import load_recipe, published_recipe
+
+Point = Mapping[str, Any]
+
+
+def with_values(trial: TrialSettings, values: Point) -> TrialSettings:
+    """``trial`` with dotted paths set to ``values``.
+
+    Another ``loss.name`` drops the options of the loss before it: they mean nothing to the new one.
+
+    Raises:
+        pydantic.ValidationError: a value is refused by its block.
+    """
+    tree = trial.tree()
+    if values.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]:
+        tree["loss"] = {"name": values["loss.name"]}
+    for path, value in values.items():
+        set_path(tree, path, value)
+    return TrialSettings.model_validate(tree)
+
+
+def apply_ties(space: SearchSpace, point: Point) -> dict[str, Any]:
+    """The point with every tied path set to its partner's value (``ties: {loss.k: sampler.images_per_class}``)."""
+    values = dict(point)
+    tree = space.trial.tree()
+    for path, partner in space.search.ties.items():
+        values[path] = values[partner] if partner in values else get_path(tree, partner)
+    return values
+
+
+def resolve_trial(space: SearchSpace, point: Point) -> TrialSettings:
+    """The configuration of one run at a point of the space.
+
+    Raises:
+        ConfigError: the point asks for something that a block refuses.
+    """
+    try:
+        return with_values(space.trial, apply_ties(space, point))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{dict(point)}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def is_active(space: SearchSpace, path: str, point: Point) -> bool:
+    """Whether the condition of a dimension holds at a point (true where it has none)."""
+    text = space.search.conditions.get(path)
+    return text is None or space.search.parsed_conditions()[path](lookup(space, point))
+
+
+def is_feasible(space: SearchSpace, point: Point) -> bool:
+    """Whether a point meets every constraint; one that names a path without value does not apply."""
+    find = lookup(space, point)
+    for constraint in space.search.parsed_constraints():
+        try:
+            if not constraint(find):
+                return False
+        except (KeyError, TypeError):
+            continue
+    return True
+
+
+def lookup(space: SearchSpace, point: Point) -> Any:
+    """A function from dotted path to the value it has at the point, else in the trial.
+
+    It raises KeyError for a path that exists in neither.
+    """
+    tree = space.trial.tree()
+    other_loss = point.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
+
+    def find(path: str) -> Any:
+        if path in point:
+            return point[path]
+        if other_loss and path.startswith("loss."):
+            raise KeyError(path)
+        return get_path(tree, path)
+
+    return find
+
+
+def start_points(space: SearchSpace) -> dict[str, dict[str, Any]]:
+    """The points to run first, unaltered, by name: `trial` (the file's own values), recipes, explicit points.
+
+    Raises:
+        ConfigError: an unknown recipe, a path that is not searched, or a value outside its dimension.
+    """
+    points: dict[str, dict[str, Any]] = {}
+    for index, item in enumerate(space.search.start_from):
+        if isinstance(item, str):
+            name, values = item, _recipe_values(space, item)
+        else:
+            name, values = f"point {index}", dict(item)
+            for path in values:
+                if path not in space.search.space:
+                    raise ConfigError(
+                        f"search.start_from.{index}: {path} is not searched{did_you_mean(path, space.search.space)}"
+                    )
+        points[name] = _complete(space, values, f"search.start_from.{index} ({name})")
+    return points
+
+
+def _recipe_values(space: SearchSpace, name: str) -> dict[str, Any]:
+    if name == "trial":
+        return {}
+    recipe = name
+    if name == "published":
+        found = published_recipe(space.trial.dataset.name)
+        if found is None:
+            raise ConfigError(
+                f"search.start_from: no published recipe for data set {space.trial.dataset.name}; write trial (the "
+                "values of this file), a recipe's name or an explicit point"
+            )
+        recipe = found
+    values = dict(leaves(load_recipe(recipe)))
+    return {path: values[path] for path in space.search.space if path in values}
+
+
+def _complete(space: SearchSpace, values: dict[str, Any], where: str) -> dict[str, Any]:
+    tree = space.trial.tree()
+    other_loss = values.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
+    point: dict[str, Any] = {}
+    for path, dimension in _by_dependency(space):
+        if not is_active(space, path, point):
+            continue
+        if path in values:
+            value = values[path]
+        elif dimension.kind == "fixed":
+            value = dimension.choices[0]
+        elif other_loss and path.startswith("loss."):
+            continue
+        else:
+            try:
+                value = get_path(tree, path)
+            except KeyError:
+                continue
+        if not dimension.contains(value):
+            raise ConfigError(f"{where}: {path} = {value!r} lies outside {dimension.model_dump()}; widen the dimension")
+        point[path] = value
+    if not is_feasible(space, point):
+        raise ConfigError(f"{where}: {point} breaks a constraint of {list(space.search.constraints)}")
+    return point
+
+
+def _by_dependency(space: SearchSpace) -> list[tuple[str, Any]]:
+    return [(path, space.search.space[path]) for path in dimension_order(space)]
+
+
+def dimension_order(space: SearchSpace) -> list[str]:
+    """The dimensions, each after those that its condition reads.
+
+    Raises:
+        ConfigError: conditions that wait for each other.
+    """
+    conditions = space.search.parsed_conditions()
+    order: list[str] = []
+    waiting = list(space.search.space)
+    while waiting:
+        ready = [
+            path for path in waiting if path not in conditions or not (conditions[path].paths & (set(waiting) - {path}))
+        ]
+        if not ready:
+            raise ConfigError(f"search.conditions: {', '.join(waiting)} wait for each other")
+        order += ready
+        waiting = [path for path in waiting if path not in ready]
+    return order

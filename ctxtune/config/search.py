@@ -1,0 +1,281 @@
+"""The blocks above the trial: what is searched, how, and with what; together a search-space file."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from ctxtune.config.expressions import Expression, parse
+from ctxtune.config.trial import TrialSettings
+from ctxtune.data.settings import ValidationSettings
+from ctxtune.settings import Settings
+
+_KINDS = ("uniform", "loguniform", "quniform", "int", "logint", "choice", "fixed")
+
+
+class Dimension(Settings):
+    """One searched dimension, written as ``{kind: arguments}``.
+
+    ``uniform: [low, high]``, ``loguniform: [low, high]``, ``quniform: [low, high, step]``, ``int: [low, high]`` or
+    ``[low, high, step]``, ``logint: [low, high]``, ``choice: [a, b, ...]``, ``fixed: value``. Bounds are inclusive.
+    """
+
+    kind: Literal["uniform", "loguniform", "quniform", "int", "logint", "choice", "fixed"]
+    low: float | int = 0
+    high: float | int = 0
+    step: float | int | None = None
+    choices: tuple[bool | int | float | str | None, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in _KINDS:
+            raise ValueError(
+                f"expected one of {', '.join(_KINDS)}, for example {{uniform: [0.5, 1.0]}}; found {value!r}"
+            )
+        kind, arguments = next(iter(value.items()))
+        if kind == "fixed":
+            return {"kind": kind, "choices": (arguments,)}
+        if not isinstance(arguments, (list, tuple)) or not arguments:
+            raise ValueError(f"{kind} takes a list, for example {{{kind}: [1, 2]}}; found {arguments!r}")
+        if kind == "choice":
+            return {"kind": kind, "choices": tuple(arguments)}
+        most = 3 if kind in ("quniform", "int") else 2
+        numbers = [number for number in arguments if isinstance(number, (int, float)) and not isinstance(number, bool)]
+        if len(numbers) != len(arguments) or not 2 <= len(numbers) <= most or (kind == "quniform" and len(numbers) < 3):
+            shape = {"quniform": "[low, high, step]", "int": "[low, high] or [low, high, step]"}.get(
+                kind, "[low, high]"
+            )
+            raise ValueError(f"{kind} takes {shape}, numbers all; found {list(arguments)!r}")
+        return dict(zip(("low", "high", "step"), numbers, strict=False)) | {"kind": kind}
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Dimension":
+        if self.kind in ("choice", "fixed"):
+            if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
+                raise ValueError(f"a choice stands twice in {list(self.choices)!r}")
+            return self
+        if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low >= self.high:
+            raise ValueError(f"the lower bound must be below the upper one; found [{self.low}, {self.high}]")
+        if self.kind in ("loguniform", "logint") and self.low <= 0:
+            raise ValueError(f"{self.kind} needs bounds above 0; found {self.low}")
+        if self.kind in ("int", "logint") and any(
+            number != int(number) for number in (self.low, self.high, self.step or 1)
+        ):
+            raise ValueError(f"{self.kind} needs whole numbers; found [{self.low}, {self.high}]")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"the step must be above 0; found {self.step}")
+        return self
+
+    @model_serializer
+    def _write(self) -> dict[str, Any]:
+        if self.kind == "fixed":
+            return {"fixed": self.choices[0]}
+        if self.kind == "choice":
+            return {"choice": list(self.choices)}
+        return {self.kind: [self.low, self.high] + ([] if self.step is None else [self.step])}
+
+    def contains(self, value: Any) -> bool:
+        """Whether ``value`` lies within the bounds, or is one of the choices."""
+        if self.kind in ("choice", "fixed"):
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        whole = self.kind not in ("int", "logint") or value == int(value)
+        return whole and self.low <= value <= self.high
+
+    def extremes(self) -> tuple[Any, ...]:
+        """The values at the edge: both bounds, or every choice."""
+        return self.choices if self.kind in ("choice", "fixed") else (self._typed(self.low), self._typed(self.high))
+
+    def _typed(self, value: float) -> float | int:
+        return int(value) if self.kind in ("int", "logint") else float(value)
+
+
+class ObjectiveSettings(Settings):
+    """The `objective` block: the validation metric that the search improves."""
+
+    metric: str = "validation/map_at_r"
+    mode: Literal["max", "min"] = "max"
+
+    @field_validator("metric")
+    @classmethod
+    def _validation_only(cls, metric: str) -> str:
+        if not re.fullmatch(r"validation/(map_at_r|r_precision|recall_at_\d+)", metric):
+            raise ValueError(
+                f"{metric!r} cannot be searched for; use validation/map_at_r, validation/r_precision or "
+                "validation/recall_at_K (test scores are for confirmation only)"
+            )
+        return metric
+
+
+class SearchSamplerSettings(Settings):
+    """The `search.sampler` block: who suggests the next configuration."""
+
+    name: Literal["tpe", "random", "grid", "gp", "cma-es"] = "tpe"
+    seed: NonNegativeInt = 0
+    startup_trials: PositiveInt = Field(10, description="random ones before tpe or gp learn")
+
+
+class SchedulerSettings(Settings):
+    """The `search.scheduler` block: who stops poor trials early."""
+
+    name: Literal["asha", "hyperband", "median", "none"] = "asha"
+    grace_epochs: PositiveInt = Field(10, description="no trial is stopped before; counted after head warm-up")
+    reduction_factor: int = Field(3, ge=2, description="one in so many goes on at each rung")
+
+
+class BudgetSettings(Settings):
+    """The `search.budget` block; whichever limit is met first ends the search, cleanly."""
+
+    hours: PositiveFloat | None = Field(None, description="wall time of the whole sweep, confirmation included")
+    gpu_hours: PositiveFloat | None = None
+    no_improvement_for: PositiveInt | None = Field(None, description="trials without a better score")
+
+
+class SearchSettings(Settings):
+    """The `search` block."""
+
+    objective: ObjectiveSettings = ObjectiveSettings()
+    space: dict[str, Dimension]
+    constraints: tuple[str, ...] = ()
+    conditions: dict[str, str] = {}
+    ties: dict[str, str] = {}
+    start_from: tuple[str | dict[str, Any], ...] = ("trial",)
+    sampler: SearchSamplerSettings = SearchSamplerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    trials: PositiveInt = 64
+    max_concurrent: Literal["auto"] | PositiveInt = "auto"
+    budget: BudgetSettings = BudgetSettings()
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _drop_removed(cls, space: Any) -> Any:
+        # `--set search.space.loss.k=null` takes a dimension out of the search.
+        return {path: item for path, item in space.items() if item is not None} if isinstance(space, dict) else space
+
+    @field_validator("constraints", "conditions")
+    @classmethod
+    def _expressions(cls, value: Any) -> Any:
+        for text in value.values() if isinstance(value, dict) else value:
+            parse(text)
+        return value
+
+    @model_validator(mode="after")
+    def _sound(self) -> "SearchSettings":
+        if not self.space:
+            raise ValueError("search.space is empty; name at least one dimension to search")
+        for path in self.conditions:
+            if path not in self.space:
+                raise ValueError(f"conditions.{path}: no such dimension in search.space")
+        _check_sampler(self)
+        return self
+
+    def parsed_constraints(self) -> tuple[Expression, ...]:
+        """The constraints, ready to call."""
+        return tuple(parse(text) for text in self.constraints)
+
+    def parsed_conditions(self) -> dict[str, Expression]:
+        """The condition of each conditional dimension, ready to call."""
+        return {path: parse(text) for path, text in self.conditions.items()}
+
+
+def _check_sampler(search: SearchSettings) -> None:
+    if search.sampler.name == "grid":
+        open_ended = [p for p, d in search.space.items() if d.kind in ("uniform", "loguniform")]
+        if open_ended:
+            raise ValueError(
+                f"sampler grid needs finite dimensions, but {', '.join(open_ended)} is continuous; "
+                "write it as choice, int or quniform, or take sampler random"
+            )
+    if search.sampler.name in ("cma-es", "gp") and search.conditions:
+        raise ValueError(f"sampler {search.sampler.name} cannot search conditional dimensions; take sampler tpe")
+    if search.sampler.name == "cma-es":
+        categorical = [p for p, d in search.space.items() if d.kind == "choice"]
+        if categorical:
+            raise ValueError(f"sampler cma-es cannot search the choices of {', '.join(categorical)}; take sampler tpe")
+
+
+class SelectSettings(Settings):
+    """The `select` block: the best full-length trials, scored again on validation with fresh seeds."""
+
+    top: PositiveInt = 5
+    folds: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
+    seeds: PositiveInt = 2
+
+
+class ConfirmSettings(Settings):
+    """The `confirm` block: the chosen configuration, and others beside it, on all train classes; test scored once."""
+
+    seeds: int = Field(5, ge=2, description="two at least, for an interval")
+    also: tuple[Literal["start"], ...] = ("start",)
+
+
+class ResourcesSettings(Settings):
+    """The `resources` block: what one trial gets; `auto`: one GPU where the cluster has one, else one CPU core."""
+
+    gpus: Literal["auto"] | float = Field("auto")
+    cpus: Literal["auto"] | float = Field("auto")
+
+    @model_validator(mode="after")
+    def _not_negative(self) -> "ResourcesSettings":
+        for key in ("gpus", "cpus"):
+            value = getattr(self, key)
+            if value != "auto" and value < 0:
+                raise ValueError(f"{key} must be auto, 0 or more; found {value}")
+        return self
+
+
+class TrackingSettings(Settings):
+    """The `tracking` block."""
+
+    uri: str = "sqlite:///mlflow.db"
+
+
+class TrialFile(Settings):
+    """A file that holds one configuration: `best.yaml`, or a search-space file without its search."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    trial: TrialSettings
+    validation: ValidationSettings = ValidationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    resources: ResourcesSettings = ResourcesSettings()
+
+
+class SearchSpace(TrialFile):
+    """A search-space file."""
+
+    search: SearchSettings
+    select: SelectSettings | None = SelectSettings()
+    confirm: ConfirmSettings | None = ConfirmSettings()
+
+    @model_validator(mode="after")
+    def _rungs(self) -> "SearchSpace":
+        scheduler, every, epochs = self.search.scheduler, self.trial.evaluation.every, self.trial.schedule.epochs
+        if scheduler.name == "none":
+            return self
+        if scheduler.grace_epochs % every:
+            raise ValueError(
+                f"search.scheduler.grace_epochs ({scheduler.grace_epochs}) must be a multiple of "
+                f"trial.evaluation.every ({every}): a rung needs a score"
+            )
+        swept = [path for path in self.search.space if path.startswith(("schedule.", "evaluation."))]
+        swept = [path for path in swept if path not in ("schedule.factor", "schedule.name")]
+        if swept:
+            raise ValueError(
+                f"search.space.{swept[0]} cannot be swept with scheduler {scheduler.name}: trials of different "
+                "length are not comparable at a rung; take scheduler none"
+            )
+        if scheduler.grace_epochs > epochs:
+            raise ValueError(f"search.scheduler.grace_epochs ({scheduler.grace_epochs}) is above the {epochs} epochs")
+        return self

@@ -1,0 +1,57 @@
+"""Noticing at once, and cheaply, that a run cannot come to anything."""
+
+import torch
+from torch import Tensor
+
+from ctxtune.errors import RunFailed
+
+CHECK_EVERY = 50
+"""Steps between two reads of the flag: reading it waits for the device."""
+SMALLEST_SCALE = 1.0
+"""A loss scale below this means that gradients overflow whatever is done."""
+
+
+class FiniteFlag:
+    """A flag on the device that any non-finite loss or embedding raises; read every `CHECK_EVERY` steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def update(self, loss: Tensor, embeddings: Tensor) -> None:
+        """Note whether the loss () and the embeddings (n, d) of this step are finite; does not wait for the device."""
+        self._finite &= torch.isfinite(loss.detach()) & torch.isfinite(embeddings.detach().sum())
+
+    def check(self, epoch: int) -> None:
+        """Raise `RunFailed` if any step since the start was not finite. Waits for the device."""
+        if not bool(self._finite):
+            raise RunFailed("non_finite", f"the loss or an embedding was not finite in epoch {epoch + 1}")
+
+
+def check_scale(scaler: torch.amp.GradScaler, epoch: int) -> None:
+    """Raise `RunFailed` if the loss scale has fallen so low that float16 cannot hold the gradients."""
+    if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
+        raise RunFailed(
+            "loss_scale", f"the loss scale fell below 1 in epoch {epoch + 1}; take precision bfloat16 or float32"
+        )
+
+
+def check_embeddings(embeddings: Tensor, epoch: int) -> None:
+    """Raise `RunFailed` if embeddings (n, d) are not finite or have collapsed to one point."""
+    if not bool(torch.isfinite(embeddings).all()):
+        raise RunFailed("non_finite", f"embeddings are not finite at the evaluation after epoch {epoch}")
+    norms = embeddings.norm(dim=1)
+    if not bool((norms > 0).all()):
+        raise RunFailed("collapse", f"an embedding is the zero vector at the evaluation after epoch {epoch}")
+    directions = embeddings / norms[:, None]
+    spread = (directions - directions.mean(0)).norm(dim=1).max()
+    if float(spread) < 1e-3:
+        raise RunFailed("collapse", f"all embeddings point the same way at the evaluation after epoch {epoch}")
+
+
+def out_of_memory(error: BaseException, batch_size: int) -> RunFailed:
+    """What to tell when the device's memory did not suffice."""
+    return RunFailed(
+        "out_of_memory",
+        f"the device ran out of memory with sampler.batch_size {batch_size}; take a smaller one, a smaller "
+        f"image.train_crop, or more GPU per trial (resources.gpus). {str(error).splitlines()[0]}",
+    )

@@ -1,0 +1,82 @@
+"""Parameter groups, optimisers and learning-rate schedules."""
+
+import bisect
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ctxtune.config.trial import OptimizerSettings, ScheduleSettings
+from ctxtune.models import EmbeddingModel
+
+
+def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser with the groups backbone, embedding, projector and loss, each with its learning rate.
+
+    Each group holds ``base_lr``, from which the schedule sets ``lr`` at every step. Frozen and empty groups are left
+    out. The fused kernels are used wherever torch has them.
+    """
+    groups = {**model.parameter_groups(), "loss": [p for p in loss.parameters() if p.requires_grad]}
+    multipliers = settings.lr_multipliers
+    described = []
+    for name, parameters in groups.items():
+        if parameters:
+            rate = settings.lr * getattr(multipliers, name)
+            described.append({"params": parameters, "name": name, "lr": rate, "base_lr": rate})
+    decay = settings.weight_decay
+    if settings.name == "adamw":
+        return torch.optim.AdamW(described, weight_decay=decay, fused=True)
+    if settings.name == "adam":
+        return torch.optim.Adam(described, weight_decay=decay, fused=True)
+    return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum, weight_decay=decay, fused=True)
+
+
+def learning_rate_factor(schedule: ScheduleSettings, progress: float) -> float:
+    """What the base learning rate is multiplied by after ``progress`` epochs (a fraction counts the batches).
+
+    ``step`` and ``multistep`` change at whole epochs; ``cosine`` falls to 0 at the end; ``one_cycle`` rises from 1/25
+    over the first 30 % and falls to 1/10,000 by a cosine (Smith and Topin 2018, with torch's defaults). A warm-up
+    multiplies whatever the schedule says by a line from 0 to 1.
+
+    A pure function: a resumed run needs no scheduler state.
+    """
+    epoch = math.floor(progress)
+    if schedule.name == "step":
+        factor = schedule.factor ** (epoch // schedule.step_epochs)
+    elif schedule.name == "multistep":
+        factor = schedule.factor ** bisect.bisect_right(sorted(schedule.milestones or ()), epoch)
+    elif schedule.name == "cosine":
+        span = schedule.epochs - schedule.warmup_epochs
+        factor = _cosine(1.0, 0.0, max(0.0, progress - schedule.warmup_epochs) / span)
+    elif schedule.name == "one_cycle":
+        peak = 0.3 * schedule.epochs
+        rising = progress < peak
+        share = progress / peak if rising else (progress - peak) / (schedule.epochs - peak)
+        factor = _cosine(1 / 25, 1.0, share) if rising else _cosine(1.0, 1e-4 / 25, share)
+    else:
+        factor = 1.0
+    if progress < schedule.warmup_epochs:
+        factor *= progress / schedule.warmup_epochs
+    return factor
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's rate to its base rate times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def set_head_warmup(model: EmbeddingModel, active: bool) -> None:
+    """During head warm-up the backbone stands still; only embedding head, projector and proxies learn."""
+    for parameter in model.parameter_groups()["backbone"]:
+        parameter.requires_grad_(not active)
+
+
+def all_parameters(optimizer: torch.optim.Optimizer) -> Sequence[nn.Parameter]:
+    """Every parameter that the optimiser moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2

@@ -1,0 +1,80 @@
+"""Which images a run learns from and which it is scored on (DESIGN section 5)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ctxtune.config.trial import TrialSettings
+from ctxtune.data import Benchmark, Part, corrupt, load, split
+from ctxtune.data.settings import ValidationSettings
+from ctxtune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """The images of one run.
+
+    Attributes:
+        fit: what is learned from, label noise and the like included.
+        query: what is scored; ``gallery`` None means among themselves.
+        scored_as: prefix of the scores, "validation" or "test".
+        image_share: images of ``fit`` against those of a search trial; a fixed ``batches_per_epoch`` grows by it.
+    """
+
+    fit: Part
+    query: Part
+    gallery: Part | None
+    scored_as: Literal["validation", "test"]
+    image_share: float = 1.0
+
+
+def fold_parts(
+    trial: TrialSettings, validation: ValidationSettings, fold: int, seed: int, benchmark: Benchmark | None = None
+) -> RunParts:
+    """Train classes of one fold's complement to learn from, the fold's classes to score.
+
+    Raises:
+        ConfigError: the scheme has no such fold.
+        DataError: the data set cannot be read.
+    """
+    benchmark = benchmark or load_benchmark(trial)
+    splits = split(benchmark.train, validation)
+    if fold >= len(splits):
+        raise ConfigError(
+            f"validation.use: there is no fold {fold}; scheme {validation.scheme} has {len(splits)}, from 0"
+        )
+    chosen = splits[fold]
+    return RunParts(corrupt(chosen.fit, trial.dataset, seed), chosen.validation, None, "validation")
+
+
+def confirmation_parts(
+    trial: TrialSettings, validation: ValidationSettings, seed: int, benchmark: Benchmark | None = None
+) -> RunParts:
+    """All train classes to learn from, the test classes to score, once.
+
+    Raises:
+        DataError: the data set cannot be read or has no test part.
+    """
+    benchmark = benchmark or load_benchmark(trial)
+    share = len(benchmark.train) / len(split(benchmark.train, validation)[validation.use[0]].fit)
+    fit = corrupt(benchmark.train, trial.dataset, seed)
+    if benchmark.test is not None:
+        return RunParts(fit, benchmark.test, None, "test", share)
+    if benchmark.query is None or benchmark.gallery is None:
+        raise ConfigError(
+            f"dataset {benchmark.name} has neither test nor query and gallery; there is nothing to confirm on"
+        )
+    return RunParts(fit, benchmark.query, benchmark.gallery, "test", share)
+
+
+def load_benchmark(trial: TrialSettings) -> Benchmark:
+    """The data set of a trial, its files found but not opened."""
+    return load(**trial.dataset.load_options())
+
+
+def scaled_sampler(trial: TrialSettings, parts: RunParts) -> TrialSettings:
+    """The trial with a fixed ``batches_per_epoch`` grown with the images, so that an epoch stays an epoch."""
+    batches = trial.sampler.batches_per_epoch
+    if batches is None or parts.image_share == 1.0:
+        return trial
+    scaled = trial.sampler.model_copy(update={"batches_per_epoch": max(1, round(batches * parts.image_share))})
+    return trial.model_copy(update={"sampler": scaled})

@@ -1,0 +1,32 @@
+"""Mixed precision: which number format the forward pass runs in."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def resolve_precision(asked: str, device: torch.device) -> Precision:
+    """``auto`` made definite: bfloat16 where the GPU has it, else float16 with loss scaling; float32 on a CPU.
+
+    A sweep resolves it once, for all its runs.
+    """
+    if asked != "auto":
+        return asked  # type: ignore[return-value]
+    if device.type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The autocast context of a precision."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def gradient_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """The loss scaler: at work for float16 only."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")

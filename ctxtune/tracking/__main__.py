@@ -1,0 +1,60 @@
+"""`python -m ctxtune.tracking replay SPOOL [--uri URI]` and `... status SPOOL`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ctxtune.errors import TrackingError
+from ctxtune.tracking.drain import DeliveryProcess, replay
+from ctxtune.tracking.spool import Spool
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one of the commands; the exit status (2 after a user's error)."""
+    parser = argparse.ArgumentParser(prog="python -m ctxtune.tracking", description="The spool on the way to MLflow.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="replay | status")
+    command = commands.add_parser("replay", help="deliver what a sweep could not deliver")
+    command.add_argument("spool", type=Path, help="the spool's folder")
+    command.add_argument("--uri", help="the tracking server, where it is not the one that the spool was made for")
+    command = commands.add_parser("status", help="say what is waiting in a spool")
+    command.add_argument("spool", type=Path, help="the spool's folder")
+    command = commands.add_parser("deliver")  # what the Tracker starts; reads its orders from standard input
+    command.add_argument("spool", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "deliver":
+            DeliveryProcess(options.spool).run()
+        elif options.command == "status":
+            _status(options.spool)
+        else:
+            print_progress = sys.stderr.isatty()
+            count = replay(options.spool, options.uri, _progress if print_progress else lambda pending: None)
+            _say(f"{count} events were delivered; the spool is empty")
+    except TrackingError as error:
+        _say(str(error), sys.stderr)
+        return 2
+    return 0
+
+
+def _status(folder: Path) -> None:
+    spool = Spool(folder, create=False)
+    counts = spool.counts()
+    _say(f"experiment {spool.state('experiment')!r} at {spool.state('uri')}")
+    _say(f"{counts['runs']} runs, {counts['pending']} events pending, {counts['refused']} refused")
+    error = spool.state("last_error")
+    if error:
+        _say(f"last error: {error}")
+    for key, kind, reason in spool.refusals():
+        _say(f"refused {kind} of {key}: {reason}")
+
+
+def _progress(pending: int) -> None:
+    _say(f"{pending} events to go", sys.stderr)
+
+
+def _say(text: str, stream: object = None) -> None:
+    print(text, file=stream or sys.stdout)  # type: ignore[call-overload]  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Tracking URIs: made independent of the working directory, and shown without their secrets."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from ctxtune.errors import TrackingError
+
+_SQLITE = "sqlite:///"
+_SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
+
+def absolute_uri(uri: str) -> str:
+    """The same store, named so that it is found from any working directory.
+
+    `sqlite:///mlflow.db` is relative to the present working directory; servers and absolute paths stay as they are.
+    Raises TrackingError for an empty URI and for MLflow's file store, which MLflow 3 no longer writes.
+    """
+    uri = uri.strip()
+    if not uri:
+        raise TrackingError("tracking.uri is empty; write for example sqlite:///mlflow.db or http://HOST:5000")
+    if uri.startswith(_SQLITE):
+        path = uri[len(_SQLITE) :]
+        if not path or path.startswith(":memory:"):
+            raise TrackingError("tracking.uri: an SQLite store in memory cannot be shared; write sqlite:///mlflow.db")
+        return _SQLITE + str(Path.cwd() / Path(path).expanduser())
+    if "://" not in uri and not uri.startswith(("databricks", "uc")) or uri.startswith("file:"):
+        raise TrackingError(
+            f"tracking.uri: {redact(uri)!r} is a folder; MLflow 3 keeps runs in a database or behind a server. "
+            "Write for example sqlite:///mlflow.db or http://HOST:5000"
+        )
+    return uri
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of an SQLite URI, None for any other store."""
+    return Path(uri[len(_SQLITE) :].split("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+def has_secret(uri: str) -> bool:
+    """True if the URI holds a user name, a password or a query (which may hold a token)."""
+    return redact(uri) != uri
+
+
+def redact(uri: str) -> str:
+    """The URI without user name, password, query and fragment: fit to be shown, logged and stored."""
+    if "://" not in uri:
+        return uri
+    parts = _split(uri)
+    if parts is None:
+        return uri.split("://")[0] + "://***"
+    location = parts.netloc.rpartition("@")[2]
+    return urlunsplit(SplitResult(parts.scheme, location, parts.path, "", "")) if parts.netloc else uri.split("?")[0]
+
+
+def redact_text(text: str, uri: str) -> str:
+    """A message of someone else's with every secret of `uri` and of MLflow's environment variables blotted out."""
+    text = text.replace(uri, redact(uri))
+    secrets = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
+    parts = _split(uri)
+    if parts is not None and "@" in parts.netloc:
+        credentials = parts.netloc.rpartition("@")[0]
+        user, _, password = credentials.partition(":")
+        secrets |= {credentials, password or user, unquote(password or user)}
+    if parts is not None and parts.query:
+        secrets |= {parts.query, *re.findall(r"=([^&]+)", parts.query)}
+    for secret in sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _split(uri: str) -> SplitResult | None:
+    try:
+        return urlsplit(uri)
+    except ValueError:
+        return None

@@ -1,0 +1,119 @@
+"""Connections to MLflow: quiet, without telemetry, with errors sorted into "later" and "never"."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ctxtune.errors import TrackingError
+from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
+from ctxtune.tracking.errors import Refused, Unreachable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Answers that no later attempt will change. BAD_REQUEST is not among them: MLflow uses it for trouble in its database.
+_NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
+
+
+def connect(uri: str, *, retries: int, timeout_seconds: int) -> "MlflowClient":
+    """A client of the store at `uri` (see `addresses.absolute_uri`), creating an SQLite store's tables where needed.
+
+    `retries` and `timeout_seconds` hold for each request over HTTP, unless the user's environment says otherwise.
+    Raises Unreachable or Refused.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_seconds))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with sorted_errors(uri):
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # importing it sets another level
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def sorted_errors(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow, SQLAlchemy or requests raise inside into Unreachable or Refused, without secrets."""
+    try:
+        yield
+    except (Unreachable, Refused, TrackingError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the libraries below raise errors of many kinds
+        message = redact_text(_first_line(error), uri)
+        code = getattr(error, "error_code", None)
+        if code in _NEVER and not _is_outage(error):
+            raise Refused(f"{code}: {message}") from None
+        raise Unreachable(message, answered=code in ("BAD_REQUEST", "INTERNAL_ERROR")) from None
+
+
+def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> tuple[str, bool]:
+    """The id of the experiment, made where it is missing, and whether it was made just now.
+
+    Raises TrackingError where it was deleted, Unreachable, Refused.
+    """
+    with sorted_errors(uri):
+        experiment = client.get_experiment_by_name(name)
+        made = False
+        if experiment is None:
+            made = _create_experiment(client, uri, name)
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise Unreachable(f"experiment {name!r} was made but is not found")
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(
+                f"The experiment {name!r} in {redact(uri)} was deleted. Restore it (mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}) or give the sweep another name"
+            )
+        return experiment.experiment_id, made
+
+
+def _create_experiment(client: "MlflowClient", uri: str, name: str) -> bool:
+    database = sqlite_path(uri)
+    # Without a place of its own MLflow puts artifacts under the working directory of whoever came first.
+    location = None if database is None else (database.parent / "mlruns" / quote(name, safe=" ")).as_uri()
+    try:
+        client.create_experiment(name, artifact_location=location)
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+    return True
+
+
+def check_file_store(path: Path) -> bool:
+    """Whether the SQLite store at `path` has tables yet. Raises TrackingError where it cannot be used."""
+    import sqlite3
+
+    if not path.exists():
+        folder = next(parent for parent in path.parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise TrackingError(f"The tracking store {path} cannot be made: {folder} is not a writable folder")
+        return False
+    if path.is_dir() or not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK):
+        raise TrackingError(f"The tracking store {path} is not a file that can be read and written")
+    try:
+        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5) as database:
+            rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    except sqlite3.Error as error:
+        raise TrackingError(f"The tracking store {path} cannot be read: {error}") from None
+    names = {name for (name,) in rows}
+    if names and "experiments" not in names:
+        raise TrackingError(f"The tracking store {path} is an SQLite file, but not one of MLflow's")
+    return "alembic_version" in names
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:500]
+
+
+def _is_outage(error: Any) -> bool:
+    # A proxy's 404 for a server that is starting has no MLflow answer in it.
+    return "Response body" in str(error) or "failed with error code 5" in str(error)

@@ -1,0 +1,265 @@
+"""From spooled events to requests: one create, one batch and one status change for a run, where possible.
+
+Everything sent may be sent again: runs are found by their key, params and tags are the same values, metrics carry the
+time at which they were spooled (MLflow's database holds one row for the same run, name, step, time and value).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ctxtune.tracking.connection import sorted_errors
+from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.spool import FILES, Event, Spool, SpooledRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KEY_TAG = "ctxtune.key"
+# A server's limits for one request are 1000 metrics, 100 params, 100 tags and 1 MB (mlflow/utils/validation.py).
+_MAX_METRICS, _MAX_TEXTS, _MAX_CHARACTERS = 800, 90, 400_000
+# A run whose events make the server stumble is left alone for so long; several in a row are an outage.
+_DELAY_SECONDS = 5.0
+_OUTAGE = 3
+Refusal = tuple[Event, str]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One metric value, param or tag."""
+
+    kind: str
+    name: str
+    value: str | float
+    step: int = 0
+    timestamp: int = 0
+
+    def event(self, run: int) -> Event:
+        """The spool's event that holds just this item."""
+        if self.kind != "metrics":
+            return Event(0, run, self.kind, {self.name: self.value})
+        body = {"step": self.step, "timestamp": self.timestamp, "values": {self.name: self.value}}
+        return Event(0, run, "metrics", body)
+
+
+@dataclass
+class Work:
+    """What the events of one run add up to."""
+
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[Item] = field(default_factory=list)
+    status: str | None = None
+    end_time: int | None = None
+
+    def requests(self) -> Iterator[list[Item]]:
+        """Everything but the status, in portions that a server takes."""
+        texts = [Item("params", name, value) for name, value in self.params.items()]
+        texts += [Item("tags", name, value) for name, value in self.tags.items()]
+        portion: list[Item] = []
+        size = 0
+        for item in texts:
+            length = len(item.name) + len(str(item.value))
+            if portion and (len(portion) == _MAX_TEXTS or size + length > _MAX_CHARACTERS):
+                yield portion
+                portion, size = [], 0
+            portion.append(item)
+            size += length
+        first = self.metrics[:_MAX_METRICS]
+        if portion or first:
+            yield portion + first
+        for start in range(_MAX_METRICS, len(self.metrics), _MAX_METRICS):
+            yield self.metrics[start : start + _MAX_METRICS]
+
+
+def combine(run: SpooledRun, events: Iterable[Event]) -> Work:
+    """Add events up in their order: the last value of a tag and the last status win."""
+    work = Work()
+    for event in events:
+        if event.kind == "start":
+            work.params |= run.info["params"]
+            work.tags |= run.info["tags"]
+        elif event.kind == "params":
+            work.params |= event.body
+        elif event.kind == "tags":
+            work.tags |= event.body
+        elif event.kind == "status":
+            work.status, work.end_time = event.body["status"], event.body["time"]
+        elif event.kind == "metrics":
+            step, timestamp = event.body["step"], event.body["timestamp"]
+            for name, value in event.body["values"].items():
+                work.metrics.append(Item("metrics", name, value, step, timestamp))
+    return work
+
+
+class Delivery:
+    """Hands the spool's events to one experiment of one store.
+
+    `known_empty`: the experiment was made by this process, so that it holds no runs but those made here.
+    """
+
+    def __init__(self, client: "MlflowClient", uri: str, experiment_id: str, spool: Spool, *, known_empty: bool):
+        self._client = client
+        self._uri = uri
+        self._experiment_id = experiment_id
+        self._spool = spool
+        self._known_empty = known_empty
+        # Kept here too, since on a full disk the spool cannot note them.
+        self._run_ids: dict[int, tuple[str, bool]] = {}
+        # Runs whose creation was asked for without an answer: they may exist.
+        self._suspect: set[int] = set()
+        self._delayed_until: dict[int, float] = {}
+
+    def deliver(self, limit: int, may_go_on: Callable[[], bool]) -> int:
+        """Deliver the oldest events (no files) and take them off the spool, run by run; how many were taken up.
+
+        `may_go_on` is asked before each run. Raises Unreachable.
+        """
+        now = time.monotonic()
+        self._delayed_until = {run: until for run, until in self._delayed_until.items() if until > now}
+        events = self._spool.batch(limit, files=False, without_runs=self._delayed_until)
+        by_run: dict[int, list[Event]] = {}
+        for event in events:
+            by_run.setdefault(event.run, []).append(event)
+        stumbles: list[Unreachable] = []
+        for number, of_run in by_run.items():
+            if not may_go_on():
+                break
+            try:
+                refused = self._deliver_run(self._spool.run(number), of_run)
+                self._spool.delivered(of_run, refused)
+            except Unreachable as error:
+                stumbles.append(error)
+                if not error.answered or len(stumbles) == _OUTAGE:
+                    raise
+                self._delayed_until[number] = time.monotonic() + _DELAY_SECONDS
+        if stumbles:
+            raise stumbles[0]
+        return len(events)
+
+    def deliver_file(self, event: Event) -> None:
+        """Upload one spooled file and remove it. Raises Unreachable."""
+        path = self._spool.folder / FILES / event.body["stored"]
+        refused: list[Refusal] = []
+        try:
+            if not path.is_file():
+                raise Refused("the spooled file is gone")
+            run_id = self._resolve(self._spool.run(event.run))[0]
+            with sorted_errors(self._uri):
+                self._client.log_artifact(run_id, str(path), event.body["folder"] or None)
+        except Refused as error:
+            refused = [(event, str(error))]
+        self._spool.delivered([event], refused)
+        if not refused:
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
+
+    # ------------------------------------------------------------------ one run
+
+    def _deliver_run(self, run: SpooledRun, events: list[Event]) -> list[Refusal]:
+        try:
+            return self._log(run, events)
+        except Refused as error:
+            if "RESOURCE_DOES_NOT_EXIST" not in str(error):
+                return [(event, str(error)) for event in events]
+        # The server lost the run (its database was replaced, say): make it anew from what the spool knows.
+        self._run_ids.pop(run.number, None)
+        self._suspect.add(run.number)
+        self._spool.set_run_id(run.number, None)
+        try:
+            return self._log(self._spool.run(run.number), [Event(0, run.number, "start", {}), *events])
+        except Refused as error:
+            return [(event, str(error)) for event in events]
+
+    def _log(self, run: SpooledRun, events: list[Event]) -> list[Refusal]:
+        work = combine(run, events)
+        made = run.run_id is None and run.number not in self._run_ids
+        run_id, adopted = self._resolve(run, work.tags)
+        if made and not adopted:
+            work.tags = {}  # the new run took them with it
+        if adopted:
+            work.metrics = self._not_yet_logged(run_id, work.metrics)
+        refused = [refusal for request in work.requests() for refusal in self._send(run, run_id, request)]
+        if work.status is not None:
+            with sorted_errors(self._uri):
+                if work.status == "RUNNING":
+                    self._client.update_run(run_id, status="RUNNING")
+                else:
+                    self._client.set_terminated(run_id, work.status, work.end_time)
+        return refused
+
+    def _send(self, run: SpooledRun, run_id: str, items: list[Item]) -> list[Refusal]:
+        """Send one request; where it is refused, find out for which items by halving it."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(item.name, item.value, item.timestamp, item.step) for item in items if item.kind == "metrics"]
+        params = [Param(item.name, str(item.value)) for item in items if item.kind == "params"]
+        tags = [RunTag(item.name, str(item.value)) for item in items if item.kind == "tags"]
+        try:
+            with sorted_errors(self._uri):
+                self._client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+        except Refused as error:
+            if "RESOURCE_DOES_NOT_EXIST" in str(error):
+                raise
+            if len(items) == 1:
+                return [(items[0].event(run.number), str(error))]
+            middle = len(items) // 2
+            return self._send(run, run_id, items[:middle]) + self._send(run, run_id, items[middle:])
+        return []
+
+    def _not_yet_logged(self, run_id: str, metrics: list[Item]) -> list[Item]:
+        """Without the steps that the server holds already: the spool that delivered them is lost."""
+        steps: dict[str, set[int]] = {}
+        with sorted_errors(self._uri):
+            if metrics:
+                there = self._client.get_run(run_id).data.metrics
+                for name in {item.name for item in metrics} & set(there):
+                    steps[name] = {point.step for point in self._client.get_metric_history(run_id, name)}
+        return [item for item in metrics if item.step not in steps.get(item.name, ())]
+
+    # ------------------------------------------------------------------ which run
+
+    def _resolve(self, run: SpooledRun, tags: dict[str, str] | None = None) -> tuple[str, bool]:
+        """The run's id, and whether the run is older than the spool: remembered, found by its key, or made now."""
+        if run.number in self._run_ids:
+            return self._run_ids[run.number]
+        run_id, adopted = run.run_id, run.adopted
+        if run_id is None and (not self._known_empty or run.number in self._suspect):
+            run_id = self._find(run.key)
+            adopted = run_id is not None
+        if run_id is None:
+            self._suspect.add(run.number)
+            run_id = self._create(run, tags or {})
+            self._suspect.discard(run.number)
+        self._run_ids[run.number] = run_id, adopted
+        if run.run_id is None:
+            self._spool.set_run_id(run.number, run_id, adopted=adopted)
+        return run_id, adopted
+
+    def _find(self, key: str) -> str | None:
+        with sorted_errors(self._uri):
+            runs = self._client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def _create(self, run: SpooledRun, tags: dict[str, str]) -> str:
+        info = run.info
+        first = {"state": "running", **info["tags"], **tags, KEY_TAG: run.key, "kind": info["kind"]}
+        if info["parent"] is not None:
+            number = self._spool.run_number(info["parent"])
+            parent = self._find(info["parent"]) if number is None else self._resolve(self._spool.run(number))[0]
+            if parent is not None:
+                first["mlflow.parentRunId"] = parent
+        try:
+            with sorted_errors(self._uri):
+                made = self._client.create_run(
+                    self._experiment_id, start_time=info["start_time"], tags=first, run_name=info["name"]
+                )
+                return made.info.run_id
+        except Refused:
+            with sorted_errors(self._uri):
+                experiment = self._client.get_experiment(self._experiment_id)
+            if experiment.lifecycle_stage == "active":
+                raise
+            # Not the run's fault: wait until someone restores the experiment.
+            raise Unreachable(f"the experiment {experiment.name!r} was deleted; restore it in MLflow") from None

@@ -1,0 +1,236 @@
+"""Emptying a spool: as the Tracker's delivery process, or once, for `replay`.
+
+Delivery is a process of its own so that neither MLflow's imports nor its requests cost the driver time or memory.
+"""
+
+import fcntl
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ctxtune.errors import TrackingError
+from ctxtune.tracking.addresses import absolute_uri, has_secret, redact, sqlite_path
+from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment
+from ctxtune.tracking.delivery import Delivery
+from ctxtune.tracking.errors import Refused, SpoolFullError, Unreachable
+from ctxtune.tracking.spool import Spool
+
+POLL_SECONDS = 0.2
+SYNC_SECONDS = 1.0
+FIRST_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 5.0
+WRITER_LOCK, DELIVERY_LOCK = "writer.lock", "delivery.lock"
+_BATCH = 1000
+_FILES = 10
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock file for the block; yields False if another process holds it (`wait`: only after waiting for it)."""
+    with path.open("a") as file:
+        yield try_lock(file.fileno(), wait=wait)
+
+
+def try_lock(descriptor: int, *, wait: bool) -> bool:
+    """Lock an open file until it is closed; False if another holder has it. A file system without locks is trusted."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class Drain:
+    """Delivers what a spool holds, one pass at a time, connecting when needed."""
+
+    def __init__(self, spool: Spool, uri: str, experiment: str, may_go_on: Callable[[], bool] = lambda: True) -> None:
+        self._spool = spool
+        self._uri = uri
+        self._experiment = experiment
+        self._may_go_on = may_go_on
+        self._delivery: Delivery | None = None
+        self._files_after = 0.0
+        self._files_backoff = FIRST_BACKOFF_SECONDS
+
+    def check(self) -> None:
+        """Find out whether the store can be used, in seconds: a database without tables gets them only later.
+
+        Raises TrackingError with the message for the user.
+        """
+        path = sqlite_path(self._uri)
+        if path is not None and not check_file_store(path):
+            return
+        try:
+            self._connect()
+        except Unreachable as error:
+            raise TrackingError(f"The tracking server {redact(self._uri)} cannot be reached: {error}") from None
+        except Refused as error:
+            raise TrackingError(f"The tracking server {redact(self._uri)} refuses: {error}") from None
+
+    def run_once(self) -> int:
+        """Deliver one batch; how many events were taken up. Raises Unreachable, TrackingError."""
+        delivery = self._connect()
+        taken = delivery.deliver(_BATCH, self._may_go_on)
+        if taken < _BATCH and time.monotonic() >= self._files_after:
+            taken += self._deliver_files(delivery)
+        return taken
+
+    def _deliver_files(self, delivery: Delivery) -> int:
+        # Artifacts may live in a store of their own (S3): its trouble must not hold up the metrics.
+        files = self._spool.batch(_FILES, files=True)
+        for event in files:
+            if not self._may_go_on():
+                break
+            try:
+                delivery.deliver_file(event)
+            except Unreachable:
+                self._files_after = time.monotonic() + self._files_backoff
+                self._files_backoff = min(2 * self._files_backoff, 60.0)
+                raise
+            self._files_backoff = FIRST_BACKOFF_SECONDS
+        return len(files)
+
+    def _connect(self) -> Delivery:
+        if self._delivery is None:
+            client = connect(self._uri, retries=0, timeout_seconds=20)
+            experiment_id, made = ensure_experiment(client, self._uri, self._experiment)
+            self._delivery = Delivery(client, self._uri, experiment_id, self._spool, known_empty=made)
+        return self._delivery
+
+
+def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None] = lambda pending: None) -> int:
+    """Deliver everything that is left in a spool, also what the server refused earlier; how many events that were.
+
+    `uri` None means the address that the spool was made for. Raises TrackingError where the spool is in use, the
+    server cannot be reached, or something was refused again.
+    """
+    spool = Spool(folder, create=False)
+    stored, experiment = spool.state("uri"), spool.state("experiment")
+    if stored is None or experiment is None:
+        raise TrackingError(f"The tracking spool {folder} names no server and no experiment: nothing was ever spooled")
+    target = absolute_uri(uri) if uri else stored
+    with (
+        exclusive(folder / WRITER_LOCK, wait=False) as alone,
+        exclusive(folder / DELIVERY_LOCK, wait=False) as undisturbed,
+    ):
+        if not alone or not undisturbed:
+            raise TrackingError(f"The tracking spool {folder} is in use by a running sweep, which delivers it itself")
+        if redact(target) != stored:
+            spool.forget_run_ids()
+            spool.set_state(uri=redact(target), secret="yes" if has_secret(target) else None)
+        spool.retry_refused()
+        before = spool.pending()
+        try:
+            drain = Drain(spool, target, experiment)
+            while drain.run_once():
+                progress(spool.pending())
+        except (Unreachable, Refused) as error:
+            raise TrackingError(_not_replayed(spool, target, str(error), with_uri=uri is not None)) from None
+        spool.set_state(last_error=None)
+        refused = spool.counts()["refused"]
+        if refused:
+            raise TrackingError(
+                f"{before - refused} events were delivered, {refused} are refused by {redact(target)}; "
+                f"see python -m ctxtune.tracking status {folder}"
+            )
+    spool.close()
+    return before
+
+
+def _not_replayed(spool: Spool, uri: str, error: str, *, with_uri: bool) -> str:
+    message = f"The tracking server {redact(uri)} cannot be reached ({error}); {spool.pending()} events stay spooled"
+    if spool.state("secret") and not with_uri:
+        message += ". Its address held a user name and password, which are not stored: give it again with --uri"
+    return message
+
+
+# ---------------------------------------------------------------------- the Tracker's delivery process
+
+
+class DeliveryProcess:
+    """Serves one spool until the driver goes away.
+
+    The driver speaks over standard input: first a line of JSON (uri, experiment, owner), then a line whenever it wants
+    an attempt at once; the end of the input means that it has closed the spool or died. Then what is left is delivered
+    as long as the server takes it, unless a new owner waits for the spool.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._spool = Spool(folder, create=False)
+        self._folder = folder
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._owner = ""
+        self._noted: str | None = None
+
+    def run(self) -> None:
+        """Deliver until the driver goes away."""
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # Ctrl-C is meant for the driver, which then closes the spool
+        orders = json.loads(sys.stdin.readline())
+        self._owner = orders["owner"]
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._sync, daemon=True).start()
+        with exclusive(self._folder / DELIVERY_LOCK, wait=True):
+            drain = Drain(self._spool, orders["uri"], orders["experiment"], self._is_owner)
+            self._check(drain)
+            self._serve(drain)
+
+    def _check(self, drain: Drain) -> None:
+        try:
+            drain.check()
+            result = ""
+        except TrackingError as error:
+            result = str(error)
+        self._spool.set_state(checked=json.dumps({"owner": self._owner, "error": result}))
+
+    def _serve(self, drain: Drain) -> None:
+        backoff = FIRST_BACKOFF_SECONDS
+        while self._is_owner():
+            pause = POLL_SECONDS
+            try:
+                pause = 0.0 if drain.run_once() else pause
+                backoff = FIRST_BACKOFF_SECONDS
+                self._note(None)
+            except (Unreachable, Refused, TrackingError) as error:
+                pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
+                self._note(str(error))
+                if self._closing.is_set():
+                    return
+            if pause and self._closing.is_set():
+                return
+            if pause and self._wake.wait(pause):
+                self._wake.clear()
+                backoff = FIRST_BACKOFF_SECONDS
+
+    def _is_owner(self) -> bool:
+        return self._spool.state("owner") == self._owner
+
+    def _note(self, error: str | None) -> None:
+        if error != self._noted:
+            self._noted = error
+            with suppress(SpoolFullError):
+                self._spool.set_state(last_error=error)
+
+    def _listen(self) -> None:
+        for _ in sys.stdin:
+            self._wake.set()
+        self._closing.set()
+        self._wake.set()
+
+    def _sync(self) -> None:
+        spool = Spool(self._folder, create=False)
+        version = -1
+        while True:
+            time.sleep(SYNC_SECONDS)
+            with suppress(TrackingError):
+                if spool.version() != version:
+                    spool.sync()
+                    version = spool.version()

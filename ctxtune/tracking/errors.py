@@ -1,0 +1,22 @@
+"""Errors of the tracking room."""
+
+from ctxtune.errors import TrackingError
+
+
+class SpoolFullError(TrackingError):
+    """The disk that holds the spool is full: what comes next would be lost, so the sweep must stop and be resumed."""
+
+
+class Unreachable(Exception):
+    """The tracking server cannot take this now; the same request may succeed later. Never leaves this room.
+
+    `answered`: a server is there and had trouble with this very request; others may go through.
+    """
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+
+class Refused(Exception):
+    """The tracking server answered and will never take this request. Never leaves this room."""

@@ -1,0 +1,255 @@
+"""The spool: every event on its way to the tracking server, in one SQLite file on local disk.
+
+Two processes share it: the driver appends, the delivery process takes and removes. SQLite's write-ahead log makes an
+append one sequential write, which survives the death of the process at once and a power cut within about a second
+(the delivery process calls `sync`); a torn write at the end of the log is discarded by SQLite itself.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctxtune.errors import TrackingError
+from ctxtune.tracking.errors import SpoolFullError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (
+    number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, info TEXT NOT NULL, run_id TEXT, adopted INTEGER DEFAULT 0);
+CREATE TABLE IF NOT EXISTS events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS refused (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+    reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS metric_names (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS logged (
+    run INTEGER, metric INTEGER, step INTEGER, PRIMARY KEY (run, metric, step)) WITHOUT ROWID;
+"""
+DATABASE = "spool.db"
+FILES = "files"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing to deliver: `kind` is start, metrics, params, tags, status or file; `body` its content."""
+
+    sequence: int
+    run: int
+    kind: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SpooledRun:
+    """What the spool knows of a run: enough to create it anew on a server that lost it."""
+
+    number: int
+    key: str
+    info: dict[str, Any]
+    run_id: str | None
+    adopted: bool
+
+
+class Spool:
+    """Opens the spool in `folder`, made where it is missing (`create`). Safe to use from several threads.
+
+    Raises TrackingError where the folder cannot be used, SpoolFullError from any method that writes to a full disk.
+    """
+
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
+        self.folder = folder
+        if not create and not (folder / DATABASE).is_file():
+            raise TrackingError(f"There is no tracking spool in {folder} (no {DATABASE})")
+        self._lock = threading.RLock()
+        self._metric_numbers: dict[str, int] = {}
+        self._run_numbers: dict[str, int] = {}
+        try:
+            (folder / FILES).mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                folder / DATABASE, timeout=10, isolation_level=None, check_same_thread=False
+            )
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            # `sync`, called in the delivery process, moves the log into the file: the driver never waits for that.
+            self._database.execute("PRAGMA wal_autocheckpoint=10000")
+            self._database.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise self._explain(error) from error
+
+    def close(self) -> None:
+        """Close the database. The events stay."""
+        with self._lock:
+            self._database.close()
+
+    # ------------------------------------------------------------------ the driver's side
+
+    def add_run(self, key: str, info: Mapping[str, Any]) -> bool:
+        """Remember a run and ask for its creation; False, and nothing done, if the key is known already."""
+        with self._writing() as database:
+            if self.run_number(key) is not None:
+                return False
+            cursor = database.execute("INSERT INTO runs (key, info) VALUES (?, ?)", (key, json.dumps(info)))
+            number = int(cursor.lastrowid or 0)
+            self._append(database, number, "start", {})
+        self._run_numbers[key] = number
+        return True
+
+    def add_event(self, run: int, kind: str, body: Mapping[str, Any]) -> None:
+        """Append one event of run number `run`."""
+        with self._writing() as database:
+            self._append(database, run, kind, body)
+
+    def add_metrics(self, run: int, metrics: Mapping[str, float], step: int, timestamp_ms: int) -> int:
+        """Append those of `metrics` that were never logged for this run and step; how many those were."""
+        with self._writing() as database:
+            fresh = {name: value for name, value in metrics.items() if self._first_time(database, run, name, step)}
+            if fresh:
+                body = {"step": step, "timestamp": timestamp_ms, "values": fresh}
+                self._append(database, run, "metrics", body)
+        return len(fresh)
+
+    def run_number(self, key: str) -> int | None:
+        """The number of the run with this key, None if it was never started."""
+        number = self._run_numbers.get(key)
+        if number is None:
+            rows = self._read("SELECT number FROM runs WHERE key = ?", (key,))
+            if rows:
+                number = self._run_numbers[key] = int(rows[0][0])
+        return number
+
+    # ------------------------------------------------------------------ the delivery's side
+
+    def batch(self, limit: int, *, files: bool, without_runs: Iterable[int] = ()) -> list[Event]:
+        """The oldest events, at most `limit`: files only, or everything else only."""
+        comparison = "=" if files else "<>"
+        excluded = ", ".join(str(int(run)) for run in without_runs)
+        rows = self._read(
+            f"SELECT sequence, run, kind, body FROM events WHERE kind {comparison} 'file' "
+            f"AND run NOT IN ({excluded}) ORDER BY sequence LIMIT ?",
+            (limit,),
+        )
+        return [Event(sequence, run, kind, json.loads(body)) for sequence, run, kind, body in rows]
+
+    def run(self, number: int) -> SpooledRun:
+        """What is known of a run."""
+        rows = self._read("SELECT number, key, info, run_id, adopted FROM runs WHERE number = ?", (number,))
+        number, key, info, run_id, adopted = rows[0]
+        return SpooledRun(number, key, json.loads(info), run_id, bool(adopted))
+
+    def set_run_id(self, number: int, run_id: str | None, *, adopted: bool = False) -> None:
+        """Remember under which id the server knows a run; `adopted` if it was there before this spool."""
+        with self._writing() as database:
+            database.execute("UPDATE runs SET run_id = ?, adopted = ? WHERE number = ?", (run_id, adopted, number))
+
+    def forget_run_ids(self) -> None:
+        """Look every run up again: the events go to another server now."""
+        with self._writing() as database:
+            database.execute("UPDATE runs SET run_id = NULL, adopted = 0")
+
+    def delivered(self, events: Iterable[Event], refused: Iterable[tuple[Event, str]] = ()) -> None:
+        """Remove delivered events in one transaction; keep what the server refused, with its reason."""
+        with self._writing() as database:
+            database.executemany("DELETE FROM events WHERE sequence = ?", [(event.sequence,) for event in events])
+            database.executemany(
+                "INSERT INTO refused (run, kind, body, reason) VALUES (?, ?, ?, ?)",
+                [(event.run, event.kind, json.dumps(event.body), reason) for event, reason in refused],
+            )
+
+    def retry_refused(self) -> int:
+        """Put what was refused back in the queue; how many events those were."""
+        with self._writing() as database:
+            database.execute("INSERT INTO events (run, kind, body) SELECT run, kind, body FROM refused")
+            return database.execute("DELETE FROM refused").rowcount
+
+    def refusals(self, limit: int = 20) -> list[tuple[str, str, str]]:
+        """The latest refused events as (run key, kind, reason)."""
+        return self._read(
+            "SELECT key, kind, reason FROM refused JOIN runs ON run = number ORDER BY sequence DESC LIMIT ?", (limit,)
+        )
+
+    # ------------------------------------------------------------------ both
+
+    def pending(self) -> int:
+        """The number of events not yet delivered."""
+        return int(self._read("SELECT COUNT(*) FROM events")[0][0])
+
+    def counts(self) -> dict[str, int]:
+        """How many runs, pending events and refused events there are."""
+        tables = {"runs": "runs", "pending": "events", "refused": "refused"}
+        return {name: int(self._read(f"SELECT COUNT(*) FROM {table}")[0][0]) for name, table in tables.items()}
+
+    def state(self, name: str) -> str | None:
+        """A remembered value: uri, experiment, checked, last_error."""
+        rows = self._read("SELECT value FROM state WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
+
+    def set_state(self, **values: str | None) -> None:
+        """Remember values, or forget those that are None."""
+        with self._writing() as database:
+            for name, value in values.items():
+                if value is None:
+                    database.execute("DELETE FROM state WHERE name = ?", (name,))
+                else:
+                    database.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, value))
+
+    def version(self) -> int:
+        """A number that changes whenever another process has written to the spool."""
+        return int(self._read("PRAGMA data_version")[0][0])
+
+    def sync(self) -> None:
+        """Have the disk itself hold every event appended so far (fsync), without keeping writers waiting."""
+        self._read("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _append(self, database: sqlite3.Connection, run: int, kind: str, body: Mapping[str, Any]) -> None:
+        database.execute("INSERT INTO events (run, kind, body) VALUES (?, ?, ?)", (run, kind, json.dumps(body)))
+
+    def _first_time(self, database: sqlite3.Connection, run: int, metric: str, step: int) -> bool:
+        number = self._metric_numbers.get(metric)
+        if number is None:
+            database.execute("INSERT OR IGNORE INTO metric_names (name) VALUES (?)", (metric,))
+            number = int(self._read("SELECT number FROM metric_names WHERE name = ?", (metric,))[0][0])
+            self._metric_numbers[metric] = number
+        return database.execute("INSERT OR IGNORE INTO logged VALUES (?, ?, ?)", (run, number, step)).rowcount == 1
+
+    def _read(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self._lock:
+                return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._lock:
+                self._database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._database
+                    self._database.execute("COMMIT")
+                except BaseException:
+                    # A number handed out in a transaction that is undone must not be used again.
+                    self._metric_numbers.clear()
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
+                    raise
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> TrackingError:
+        full = "full" in str(error) or getattr(error, "errno", None) == 28 or "disk I/O error" in str(error)
+        if full:
+            return SpoolFullError(
+                f"The disk that holds the tracking spool {self.folder} is full ({error}): free some space, then resume"
+            )
+        return TrackingError(f"The tracking spool {self.folder} cannot be used: {error}")
+
+
+def now_ms() -> int:
+    """The time in milliseconds since 1970, as MLflow counts it."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,298 @@
+"""The writing side of tracking: calls that return at once, whatever the server does."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ctxtune
+from ctxtune.errors import TrackingError
+from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
+from ctxtune.tracking.drain import WRITER_LOCK, try_lock
+from ctxtune.tracking.errors import SpoolFullError
+from ctxtune.tracking.spool import FILES, Spool, now_ms
+from ctxtune.tracking.values import clean_name, parameter_texts, tag_texts
+
+CHECK_SECONDS = 15.0
+_STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_RESTART_SECONDS = 5.0
+
+
+class Tracker:
+    """Writes runs of one MLflow experiment through a spool on local disk.
+
+    No method waits for the server or raises because of it: events are appended to `spool` (a folder, made where it is
+    missing), and a process of its own delivers them, with retries, in the order in which they were logged. An existing
+    spool is continued: what an earlier process left undelivered goes first. A spool has one owner at a time.
+
+    Raises TrackingError for an impossible URI or spool, or one in use by another process; SpoolFullError from any
+    writing method where the spool's disk is full.
+    """
+
+    def __init__(self, uri: str, experiment: str, spool: Path) -> None:
+        self._uri = absolute_uri(uri)
+        self._experiment = experiment
+        self._folder = Path(spool).absolute()
+        self._spool = Spool(self._folder)
+        self._lock_file = (self._folder / WRITER_LOCK).open("a")
+        if not try_lock(self._lock_file.fileno(), wait=False):
+            self._spool.close()
+            self._lock_file.close()
+            raise TrackingError(f"The tracking spool {self._folder} is in use by another process: is the sweep running?")
+        self._owner = uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._started_at = -_RESTART_SECONDS
+        self._looked_at = 0.0
+        self._crash: str | None = None
+        self._closed = False
+        self._adopt_spool()
+        self._watch()
+
+    def _adopt_spool(self) -> None:
+        stored = self._spool.state("uri")
+        address = redact(self._uri)
+        if stored not in (None, address) or self._spool.state("experiment") not in (None, self._experiment):
+            self._spool.forget_run_ids()
+        self._spool.set_state(
+            uri=address,
+            secret="yes" if has_secret(self._uri) else None,
+            experiment=self._experiment,
+            owner=self._owner,
+            checked=None,
+        )
+
+    # ------------------------------------------------------------------ the server
+
+    def check(self) -> None:
+        """Find out whether the server can be reached and the experiment be used; at most about 15 seconds.
+
+        The tables of a new SQLite store (5 s) are made afterwards, in the background. Raises TrackingError.
+        """
+        deadline = time.monotonic() + CHECK_SECONDS
+        while time.monotonic() < deadline:
+            checked = json.loads(self._spool.state("checked") or "{}")
+            if checked.get("owner") == self._owner:
+                if checked["error"]:
+                    raise TrackingError(checked["error"])
+                return
+            if self._watch() is not None:
+                raise TrackingError(f"The tracking server {redact(self._uri)} cannot be checked: {self._crash}")
+            time.sleep(0.02)
+        raise TrackingError(f"The tracking server {redact(self._uri)} gives no answer within {CHECK_SECONDS:.0f} s")
+
+    @property
+    def pending(self) -> int:
+        """The number of events not yet delivered."""
+        return self._spool.pending()
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the latest delivery failed, None if it did not. Holds no secrets."""
+        return self._crash or self._spool.state("last_error")
+
+    # ------------------------------------------------------------------ runs
+
+    def start_run(
+        self,
+        key: str,
+        *,
+        name: str,
+        kind: str,
+        parent: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the run with this key (unique in the experiment), or go on with it if it was started before.
+
+        `kind`: sweep, ablation, trial, selection, confirmation or cell. `parent`: the key of its parent run.
+        `params` may be nested (see `flatten`). The state of a run that exists is left alone (see `reopen_run`).
+        """
+        if not key or not key.isprintable() or set(key) & set("'\"`\\"):
+            raise ValueError(f"a run's key must be printable and without quotes, not {key!r}")
+        info = {
+            "name": name,
+            "kind": kind,
+            "parent": parent,
+            "params": parameter_texts(params or {}),
+            "tags": tag_texts(tags or {}),
+            "start_time": now_ms(),
+        }
+        self._ready()
+        if not self._spool.add_run(key, info):
+            self.set_tags(key, info["tags"])
+            self.log_params(key, info["params"])
+
+    def log_metrics(
+        self, key: str, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None
+    ) -> None:
+        """Log metrics of one step; what was logged for the same run, metric and step before is left out.
+
+        `timestamp_ms`: milliseconds since 1970, None for now.
+        """
+        values = {clean_name(name): float(value) for name, value in metrics.items()}
+        self._spool.add_metrics(self._number(key), values, int(step), timestamp_ms or now_ms())
+
+    def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """Set tags; a later value replaces an earlier one."""
+        if tags:
+            self._spool.add_event(self._number(key), "tags", tag_texts(tags))
+
+    def log_params(self, key: str, params: Mapping[str, Any]) -> None:
+        """Log parameters, nested or flat. MLflow never changes one: another value for the same name is set aside."""
+        if params:
+            self._spool.add_event(self._number(key), "params", parameter_texts(params))
+
+    def log_artifact(self, key: str, path: Path, folder: str = "") -> None:
+        """Log a file, copied into the spool now: the caller may change or delete it at once."""
+        number = self._number(key)
+        if not Path(path).is_file():
+            raise TrackingError(f"{path} is to be logged as an artifact but is not a file")
+        stored = self._place(Path(path).name)
+        with self._space_for(stored):
+            shutil.copyfile(path, stored)
+        self._add_file(number, stored, folder)
+
+    def log_text(self, key: str, text: str, artifact_file: str) -> None:
+        """Log text as an artifact, for example `config.yaml` or `tables/main.tex`."""
+        number = self._number(key)
+        folder, _, name = artifact_file.rpartition("/")
+        stored = self._place(name)
+        with self._space_for(stored):
+            stored.write_text(text, encoding="utf-8")
+        self._add_file(number, stored, folder)
+
+    def end_run(self, key: str, state: str, reason: str = "") -> None:
+        """End a run. `state`: completed, pruned, failed or killed; it and `reason` become tags."""
+        if state not in _STATUS:
+            raise ValueError(f"the state of an ended run is one of {', '.join(_STATUS)}, not {state!r}")
+        number = self._number(key)
+        self._spool.add_event(number, "tags", tag_texts({"state": state, "reason": reason}))
+        self._spool.add_event(number, "status", {"status": _STATUS[state], "time": now_ms()})
+
+    def reopen_run(self, key: str) -> None:
+        """Set a run RUNNING again, on resume."""
+        number = self._number(key)
+        self._spool.add_event(number, "tags", {"state": "running", "reason": ""})
+        self._spool.add_event(number, "status", {"status": "RUNNING", "time": None})
+
+    # ------------------------------------------------------------------ the end
+
+    def flush(self, timeout: float) -> bool:
+        """Wait, at most `timeout` seconds, until everything is delivered; False if it is not."""
+        deadline = time.monotonic() + timeout
+        self._ask_for_attempt()
+        while self.pending:
+            self._watch()
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def close(self, timeout: float = 60) -> bool:
+        """Deliver what can be delivered within `timeout` seconds; False if something stays spooled (for `replay`)."""
+        if self._closed:
+            return True
+        delivered = self.flush(timeout)
+        self._closed = True
+        if self._process is not None:
+            _dismiss(self._process)
+        self._spool.close()
+        self._lock_file.close()
+        return delivered
+
+    # ------------------------------------------------------------------ inside
+
+    def _number(self, key: str) -> int:
+        self._ready()
+        number = self._spool.run_number(key)
+        if number is None:
+            raise TrackingError(f"No run with the key {key!r} was started")
+        return number
+
+    def _ready(self) -> None:
+        if self._closed:
+            raise TrackingError("This tracker is closed")
+        if time.monotonic() - self._looked_at > 1.0:
+            self._watch()
+
+    def _place(self, name: str) -> Path:
+        return self._folder / FILES / uuid.uuid4().hex / name
+
+    @contextlib.contextmanager
+    def _space_for(self, stored: Path) -> Any:
+        try:
+            stored.parent.mkdir()
+            yield
+        except OSError as error:
+            shutil.rmtree(stored.parent, ignore_errors=True)
+            if error.errno in (28, 122):  # no space, quota exceeded
+                message = f"The disk that holds the tracking spool {self._folder} is full: free some space, then resume"
+                raise SpoolFullError(message) from None
+            raise TrackingError(f"An artifact cannot be spooled: {error}") from None
+
+    def _add_file(self, number: int, stored: Path, folder: str) -> None:
+        relative = stored.relative_to(self._folder / FILES).as_posix()
+        self._spool.add_event(number, "file", {"stored": relative, "folder": folder})
+
+    def _ask_for_attempt(self) -> None:
+        process = self._process
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.write("\n")
+                process.stdin.flush()
+
+    def _watch(self) -> str | None:
+        """Start the delivery process, again if it died; why it died last, None while it lives."""
+        with self._lock:
+            self._looked_at = time.monotonic()
+            if self._process is not None:
+                status = self._process.poll()
+                if status is None:
+                    return None
+                self._crash = f"the delivery process ended with status {status}"
+            if not self._closed and self._looked_at - self._started_at >= _RESTART_SECONDS:
+                self._started_at = self._looked_at
+                self._process = self._start()
+            return self._crash
+
+    def _start(self) -> "subprocess.Popen[str]":
+        environment = dict(os.environ)
+        package = str(Path(ctxtune.__file__).resolve().parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ctxtune.tracking", "deliver", str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        orders = {"uri": self._uri, "experiment": self._experiment, "owner": self._owner}
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it died at once; `_watch` will see
+            process.stdin.write(json.dumps(orders) + "\n")
+            process.stdin.flush()
+        return process
+
+
+def _dismiss(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    for end in (process.terminate, process.kill):
+        try:
+            process.wait(timeout=3)
+            return
+        except subprocess.TimeoutExpired:
+            end()
+    process.wait()

@@ -1,0 +1,110 @@
+"""The paper's robustness studies: labels and images spoiled, classes and images withheld, in the fit classes only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ctxtune.data.part import Integers, Part
+from ctxtune.data.settings import DatasetSettings
+from ctxtune.errors import DataError
+
+
+def corrupt(fit: Part, dataset: DatasetSettings, seed: int) -> Part:
+    """`fit` with the withheld data left out and the noise of `dataset` put in; `fit` itself where all is 0.
+
+    First classes, then images are withheld (every class keeps at least one image); then images are replaced by
+    images of other classes, and labels by other classes' labels, each for an exact share of the images. Each of the
+    four draws from its own stream of `seed`, so that the same seed spoils the same images whatever else varies. What
+    was done is in the result's `notes`. Raises DataError where there is only one class left to confuse.
+    """
+    part = fit
+    if dataset.withheld_classes:
+        part = _without_classes(part, dataset.withheld_classes, np.random.default_rng((seed, 1)))
+    if dataset.withheld_images:
+        part = _without_images(part, dataset.withheld_images, np.random.default_rng((seed, 2)))
+    if dataset.image_noise:
+        part = _image_noise(part, dataset.image_noise, np.random.default_rng((seed, 3)))
+    if dataset.label_noise:
+        part = _label_noise(part, dataset, np.random.default_rng((seed, 4)))
+    if part is fit:
+        return fit
+    done = {
+        "label_noise": dataset.label_noise,
+        "label_noise_kind": dataset.label_noise_kind,
+        "image_noise": dataset.image_noise,
+        "withheld_classes": dataset.withheld_classes,
+        "withheld_images": dataset.withheld_images,
+        "corruption_seed": seed,
+    }
+    return replace(part, notes={**part.notes, **done})
+
+
+def _without_classes(part: Part, share: float, rng: np.random.Generator) -> Part:
+    classes = part.classes()
+    kept = rng.permutation(classes)[round(share * len(classes)) :]
+    if len(kept) < 2:
+        raise DataError(f"{part.name}: withheld_classes {share} leaves {len(kept)} of {len(classes)} classes")
+    return part.select(np.flatnonzero(np.isin(part.labels, kept)), part.name)
+
+
+def _without_images(part: Part, share: float, rng: np.random.Generator) -> Part:
+    order = rng.permutation(len(part))
+    # The first image of each class in that random order stays, whatever the share.
+    _, first = np.unique(part.labels[order], return_index=True)
+    spared = np.zeros(len(part), dtype=bool)
+    spared[order[first]] = True
+    candidates = order[~spared[order]]
+    gone = candidates[: round(share * len(part))]
+    return part.select(np.setdiff1d(np.arange(len(part)), gone), part.name)
+
+
+def _chosen(part: Part, share: float, rng: np.random.Generator, what: str) -> Integers:
+    if len(part.classes()) < 2:
+        raise DataError(f"{part.name}: {what} needs at least two classes")
+    return rng.permutation(len(part))[: round(share * len(part))]
+
+
+def _image_noise(part: Part, share: float, rng: np.random.Generator) -> Part:
+    chosen = _chosen(part, share, rng, "image_noise")
+    rows = part.rows.copy()
+    donors = rng.integers(len(part), size=len(chosen))
+    while (same := part.labels[donors] == part.labels[chosen]).any():
+        donors[same] = rng.integers(len(part), size=int(same.sum()))
+    rows[chosen] = part.rows[donors]
+    return replace(part, rows=rows)
+
+
+def _label_noise(part: Part, dataset: DatasetSettings, rng: np.random.Generator) -> Part:
+    chosen = _chosen(part, dataset.label_noise, rng, "label_noise")
+    classes, first, class_of = np.unique(part.labels, return_index=True, return_inverse=True)
+    if dataset.label_noise_kind == "uniform":
+        other = rng.integers(len(classes) - 1, size=len(chosen))
+        replaced = other + (other >= class_of[chosen])
+    else:
+        supers = None if part.super_labels is None else part.super_labels[first]
+        replaced = _partners(len(classes), supers, rng)[class_of[chosen]]
+    labels = part.labels.copy()
+    labels[chosen] = classes[replaced]
+    super_labels = part.super_labels
+    if super_labels is not None:
+        super_labels = super_labels.copy()
+        super_labels[chosen] = part.super_labels[first[replaced]]  # type: ignore[index]
+    return replace(part, labels=labels, super_labels=super_labels)
+
+
+def _partners(count: int, supers: Integers | None, rng: np.random.Generator) -> Integers:
+    """The class that each class is taken for: the next one on a random circle, within its super-class if it can be.
+
+    Class-dependent noise after Patrini et al. (CVPR 2017): a transition matrix with one off-diagonal entry a row.
+    """
+    order = rng.permutation(count)
+    partner = np.empty(count, dtype=np.int64)
+    partner[order] = np.roll(order, -1)
+    if supers is not None:
+        for group in np.unique(supers):
+            members = order[supers[order] == group]
+            if len(members) > 1:
+                partner[members] = np.roll(members, -1)
+    return partner

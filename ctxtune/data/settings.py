@@ -1,0 +1,157 @@
+"""The YAML blocks that this room owns: `dataset`, `sampler`, `image` and `validation`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ctxtune.settings import Settings
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""A share of something, in [0, 1)."""
+Size = int | tuple[int, int]
+"""Pixels: one number is the short side, two are height and width."""
+
+
+class DatasetSettings(Settings):
+    """Which data set, where it lies, and what is deliberately spoiled in its fit classes.
+
+    `root` may be null for data that is made on the spot (glyphs). `image_size` scales every image of glyphs and
+    omniglot to a square of that many pixels. `lists` names the image lists of `image_list` (part name to path,
+    relative to the root). `train_classes` is, for `class_folders` without a train and a test folder, the number of
+    classes (in sorted order) that are for training.
+    """
+
+    name: str
+    root: str | None = None
+    image_size: int | None = Field(default=None, ge=8, le=2048)
+    lists: dict[str, str] | None = None
+    train_classes: int | None = Field(default=None, ge=1)
+    recall_at: tuple[int, ...] | None = None
+    label_noise: Share = 0.0
+    label_noise_kind: Literal["uniform", "confusable"] = "uniform"
+    image_noise: Share = 0.0
+    withheld_classes: Share = 0.0
+    withheld_images: Share = 0.0
+    max_unreadable: Share = 0.001
+    strict: bool = False
+
+
+class SamplerSettings(Settings):
+    """How the batches of an epoch are drawn.
+
+    `super_classes`: how many super-classes share a batch in equal parts (2 = the half-batches of the paper); null
+    leaves super-classes alone. `hierarchical` is balanced with 2 super-classes where nothing else is said.
+    `classes_per_round`: the published 224 px sampler draws min(96, classes) distinct classes per round; null means
+    that a round is all classes, so that an epoch covers them evenly. `batches_per_epoch`: null = images / batch.
+    """
+
+    name: Literal["balanced", "hierarchical", "random"] = "balanced"
+    images_per_class: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    super_classes: int | None = Field(default=None, ge=1)
+    classes_per_round: int | None = Field(default=None, ge=1)
+    batches_per_epoch: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> SamplerSettings:
+        if self.name == "random":
+            if self.super_classes is not None:
+                raise ValueError("super_classes needs the sampler balanced or hierarchical; random ignores classes")
+            return self
+        if self.batch_size % self.images_per_class:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of images_per_class {self.images_per_class}; "
+                f"nearest: {self.batch_size // self.images_per_class * self.images_per_class or self.images_per_class}"
+            )
+        groups = self.super_classes_per_batch
+        classes = self.batch_size // self.images_per_class
+        if groups and classes % groups:
+            raise ValueError(f"{classes} classes per batch cannot be shared equally by {groups} super-classes")
+        if self.classes_per_round is not None and self.classes_per_round < classes:
+            raise ValueError(
+                f"classes_per_round {self.classes_per_round} is less than the {classes} classes of one batch"
+            )
+        return self
+
+    @property
+    def super_classes_per_batch(self) -> int:
+        """The number of super-classes that share a batch; 0 where super-classes play no role."""
+        if self.name == "random" or self.super_classes == 1:
+            return 0
+        if self.super_classes is not None:
+            return self.super_classes
+        return 2 if self.name == "hierarchical" else 0
+
+
+class ImageSettings(Settings):
+    """Crops of training and test images, and how images are kept.
+
+    Training: resize to `train_resize` first where given, then torchvision's RandomResizedCrop to `train_crop` pixels
+    with area in [`min_scale`, `max_scale`] and aspect in `ratio`, then a horizontal flip half the time where `flip`.
+    Test: resize to `test_resize` (a number is the short side, [H, W] ignores the aspect), centre crop of `test_crop`.
+
+    `cache`: `auto` holds small data in memory and keeps a decoded cache where the device is a GPU or the data is
+    small, `decoded` keeps uint8 pixels in one memory-mapped file, `encoded` keeps the files' bytes in one file,
+    `none` reads each file each time. `exact` decodes, crops and resizes per image as torchvision does.
+    `cache_short_side` (pixels): null = the least side at which no training crop is upsampled more than from the
+    original; a smaller number is faster and changes the recipe.
+    """
+
+    train_crop: int = Field(default=224, ge=8)
+    min_scale: float = Field(default=0.12, gt=0.0, le=1.0)
+    max_scale: float = Field(default=1.0, gt=0.0, le=1.0)
+    ratio: tuple[float, float] = (0.75, 1.33)
+    flip: bool = True
+    train_resize: Size | None = None
+    test_resize: Size | None = 256
+    test_crop: int | None = Field(default=224, ge=8)
+    exact: bool = False
+    cache: Literal["auto", "decoded", "encoded", "none"] = "auto"
+    cache_short_side: int | None = Field(default=None, ge=8)
+    cache_limit_gib: float = Field(default=200.0, gt=0.0)
+    workers: int | None = Field(default=None, ge=0)
+
+    @field_validator("ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"ratio must be [least, greatest] with 0 < least <= greatest, not {list(value)}")
+        return value
+
+    @field_validator("train_resize", "test_resize")
+    @classmethod
+    def _positive(cls, value: Size | None) -> Size | None:
+        if value is not None and min(value if isinstance(value, tuple) else (value,)) < 8:
+            raise ValueError(f"a resize must be at least 8 pixels, not {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _scales(self) -> ImageSettings:
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale {self.min_scale} is greater than max_scale {self.max_scale}")
+        return self
+
+
+class ValidationSettings(Settings):
+    """Which train classes the search validates on. The published test classes are never among them.
+
+    `class_folds`: `folds` disjoint groups of classes, each in turn the validation side; `super_class_folds`: whole
+    super-classes stay together; `class_holdout`: one split, `fraction` of the classes for validation. `use` says
+    which folds a search looks at.
+    """
+
+    scheme: Literal["class_folds", "class_holdout", "super_class_folds"] = "class_folds"
+    folds: int = Field(default=4, ge=2)
+    use: tuple[int, ...] = (0,)
+    fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _use_exists(self) -> ValidationSettings:
+        count = 1 if self.scheme == "class_holdout" else self.folds
+        wrong = [fold for fold in self.use if not 0 <= fold < count]
+        if not self.use or wrong or len(set(self.use)) != len(self.use):
+            raise ValueError(f"use must name distinct folds among 0 ... {count - 1}, not {list(self.use)}")
+        return self

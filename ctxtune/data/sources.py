@@ -1,0 +1,151 @@
+"""Image files: in a folder, in a zip archive, scaled to one size; and every colour mode as upright RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+
+
+def is_image_name(name: str) -> bool:
+    """True for names of image files; `._*` (macOS resource forks) and hidden files are none."""
+    base = name.rsplit("/", 1)[-1]
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode (1, L, LA, P, RGBA, CMYK, I;16, ...) to RGB, turned upright as EXIF says.
+
+    Transparent pixels are laid over white: the colour stored under alpha 0 is arbitrary and often black.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "RGB":
+        return upright
+    if upright.mode.startswith(("I", "F")):
+        values = np.asarray(upright, dtype=np.float64)
+        scale = 256.0 if values.size and values.max() > 255 else 1.0  # 16 bits keep their high byte
+        return Image.fromarray((values / scale).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in upright.mode or "a" in upright.mode or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return upright.convert("RGB")
+
+
+def decode(data: bytes) -> Image.Image:
+    """An encoded image as upright RGB, fully decoded. Raises OSError or ValueError where it is broken."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # broken EXIF is no concern of ours
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return to_rgb(image)
+        except (SyntaxError, Image.DecompressionBombError, EOFError) as error:
+            raise OSError(str(error)) from error
+
+
+class FolderSource:
+    """Image files under one folder; identifiers are paths relative to it, with `/`."""
+
+    image_size: tuple[int, int] | None = None
+    grey = False
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def read(self, path: str) -> Image.Image:
+        """The image as upright RGB."""
+        return decode(self.encoded(path))
+
+    def encoded(self, path: str) -> bytes:
+        """The file's bytes."""
+        return (self.root / path).read_bytes()
+
+    def size_in_bytes(self, path: str) -> int:
+        """The file's size, by stat."""
+        return (self.root / path).stat().st_size
+
+    def description(self) -> str:
+        """Files speak for themselves."""
+        return "files"
+
+
+class ZipSource:
+    """Image files in a zip archive; identifiers are member names. Safe after a fork and under threads."""
+
+    image_size: tuple[int, int] | None = None
+    grey = False
+
+    def __init__(self, archive: str | Path) -> None:
+        self.archive = Path(archive)
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"archive": self.archive}
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__init__(state["archive"])  # type: ignore[misc]
+
+    def _zip(self) -> zipfile.ZipFile:
+        # A forked child must not share the parent's file offset.
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), zipfile.ZipFile(self.archive))
+        return self._opened[1]
+
+    def read(self, path: str) -> Image.Image:
+        """The image as upright RGB."""
+        return decode(self.encoded(path))
+
+    def encoded(self, path: str) -> bytes:
+        """The member's bytes. Raises OSError where the archive or the member is broken."""
+        with self._lock:
+            try:
+                return self._zip().read(path)
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise OSError(f"{self.archive}: {error}") from error
+
+    def size_in_bytes(self, path: str) -> int:
+        """The member's size, from the archive's directory."""
+        with self._lock:
+            try:
+                return self._zip().getinfo(path).file_size
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise OSError(f"{self.archive}: {error}") from error
+
+    def description(self) -> str:
+        """Files speak for themselves."""
+        return "files"
+
+
+class ScaledSource:
+    """The images of another source, scaled to one square size (antialiased, aspect not kept)."""
+
+    def __init__(self, source: FolderSource | ZipSource, size: int, *, grey: bool) -> None:
+        self.source = source
+        self.size = size
+        self.grey = grey
+        self.image_size = (size, size)
+
+    def read(self, path: str) -> Image.Image:
+        """The scaled image as RGB."""
+        return self.source.read(path).resize((self.size, self.size), Image.Resampling.BILINEAR)
+
+    def encoded(self, path: str) -> bytes:
+        """The bytes of the file before scaling."""
+        return self.source.encoded(path)
+
+    def size_in_bytes(self, path: str) -> int:
+        """The size of the file before scaling."""
+        return self.source.size_in_bytes(path)
+
+    def description(self) -> str:
+        """The files and the size."""
+        return f"{self.source.description()}, scaled to {self.size}"

@@ -1,0 +1,130 @@
+"""Validation splits: whole classes of the train side are set apart, never images of a class on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ctxtune.data.part import Integers, Part
+from ctxtune.data.settings import ValidationSettings
+from ctxtune.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The classes to fit on, and the classes to validate on, with their number among the folds."""
+
+    fit: Part
+    validation: Part
+    fold: int
+
+
+def split(part: Part, validation: ValidationSettings) -> list[Split]:
+    """All folds of a train part, in order.
+
+    Under `class_folds` and `super_class_folds` each class is in exactly one validation side. Images and super-classes
+    are shared out evenly; which classes go together is a function of `validation.seed` and the part's labels alone.
+    Raises DataError where there are fewer classes than folds, or no super-classes to split by.
+    """
+    labels, sizes = np.unique(part.labels, return_counts=True)
+    groups = _super_class_of(part, labels)
+    if validation.scheme == "super_class_folds":
+        if part.super_labels is None:
+            raise DataError(f"{part.name} has no super-classes; use scheme class_folds or class_holdout")
+        fold_of = _super_class_folds(groups, sizes, validation, part.name)
+    elif validation.scheme == "class_folds":
+        _enough(len(labels), validation.folds, "classes", part.name)
+        fold_of = _class_folds(groups, sizes, validation)
+    else:
+        _enough(len(labels), 2, "classes", part.name)
+        fold_of = _holdout(groups, sizes, validation)
+    count = 1 if validation.scheme == "class_holdout" else validation.folds
+    image_fold = fold_of[np.searchsorted(labels, part.labels)]
+    return [_checked(part, image_fold == fold, fold) for fold in range(count)]
+
+
+def _checked(part: Part, held: np.ndarray, fold: int) -> Split:
+    fit = part.select(np.flatnonzero(~held), f"{part.name}/fold{fold}/fit")
+    validation = part.select(np.flatnonzero(held), f"{part.name}/fold{fold}/validation")
+    if np.intersect1d(fit.labels, validation.labels).size or np.intersect1d(fit.rows, validation.rows).size:
+        raise AssertionError(f"{part.name}: fold {fold} shares classes or images between fit and validation")
+    if not len(fit) or not len(validation):
+        raise DataError(f"{part.name}: fold {fold} leaves one side empty")
+    return Split(fit, validation, fold)
+
+
+def _enough(found: int, wanted: int, what: str, name: str) -> None:
+    if found < wanted:
+        raise DataError(f"{name} has {found} {what}, too few for {wanted} folds")
+
+
+def _super_class_of(part: Part, labels: Integers) -> Integers:
+    """(classes,) the super-class of each class (of its first image); all 0 where there are none."""
+    if part.super_labels is None:
+        return np.zeros(len(labels), dtype=np.int64)
+    _, first = np.unique(part.labels, return_index=True)
+    return part.super_labels[first]
+
+
+def _shuffled_by_size(sizes: Integers, rng: np.random.Generator) -> Integers:
+    """Positions from the largest to the smallest, equal sizes in random order."""
+    order = rng.permutation(len(sizes))
+    return order[np.argsort(-sizes[order], kind="stable")]
+
+
+def _class_folds(groups: Integers, sizes: Integers, validation: ValidationSettings) -> Integers:
+    """Deal the classes out: super-class by super-class, large classes first, to the fold that has least so far.
+
+    Within a super-class no fold gets two classes more than another; among the folds that may take the next one, the
+    fold with the fewest images so far does. Large super-classes come first, so that small ones even out the rest.
+    """
+    rng = np.random.default_rng((validation.seed, 1))
+    fold_of = np.full(len(sizes), -1, dtype=np.int64)
+    images = np.zeros(validation.folds, dtype=np.int64)
+    classes = np.zeros(validation.folds, dtype=np.int64)
+    names, counts = np.unique(groups, return_counts=True)
+    for group in names[np.argsort(-counts, kind="stable")]:
+        members = np.flatnonzero(groups == group)
+        taken = np.zeros(validation.folds, dtype=np.int64)
+        for member in members[_shuffled_by_size(sizes[members], rng)]:
+            fold = np.lexsort((rng.random(validation.folds), images, classes, taken))[0]
+            fold_of[member] = fold
+            taken[fold] += 1
+            classes[fold] += 1
+            images[fold] += sizes[member]
+    return fold_of
+
+
+def _super_class_folds(groups: Integers, sizes: Integers, validation: ValidationSettings, name: str) -> Integers:
+    names = np.unique(groups)
+    _enough(len(names), validation.folds, "super-classes", name)
+    rng = np.random.default_rng((validation.seed, 2))
+    group_images = np.array([sizes[groups == group].sum() for group in names])
+    images = np.zeros(validation.folds, dtype=np.int64)
+    taken = np.zeros(validation.folds, dtype=np.int64)
+    fold_of = np.full(len(sizes), -1, dtype=np.int64)
+    for position in _shuffled_by_size(group_images, rng):
+        # An empty fold first, so that no fold is left without a super-class; then the one with the fewest images.
+        fold = np.lexsort((rng.random(validation.folds), images, taken > 0))[0]
+        fold_of[groups == names[position]] = fold
+        images[fold] += group_images[position]
+        taken[fold] += 1
+    return fold_of
+
+
+def _holdout(groups: Integers, sizes: Integers, validation: ValidationSettings) -> Integers:
+    """0 for validation, -1 for fit: of each super-class its share, by a running total so that shares add up."""
+    rng = np.random.default_rng((validation.seed, 3))
+    fold_of = np.full(len(sizes), -1, dtype=np.int64)
+    order = np.concatenate([members[_shuffled_by_size(sizes[members], rng)] for members in _members(groups)])
+    wanted = min(max(1, round(validation.fraction * len(sizes))), len(sizes) - 1)
+    # The classes in a row, largest first within each super-class; one of each run of neighbours is held out.
+    edges = np.arange(wanted + 1) * len(sizes) // wanted
+    places = rng.integers(edges[:-1], edges[1:])
+    fold_of[order[places]] = 0
+    return fold_of
+
+
+def _members(groups: Integers) -> list[Integers]:
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ctxtune.config.trial import TrialSettings
-from ctxtune.data import Benchmark, Part, corrupt, load, split
+from ctxtune.data import Benchmark, Part, corrupt, load_dataset, split
 from ctxtune.data.settings import ValidationSettings
 from ctxtune.errors import ConfigError
 
@@ -36,7 +36,7 @@ def fold_parts(
         ConfigError: the scheme has no such fold.
         DataError: the data set cannot be read.
     """
-    benchmark = benchmark or load_benchmark(trial)
+    benchmark = benchmark or load_dataset(trial.dataset)
     splits = split(benchmark.train, validation)
     if fold >= len(splits):
         raise ConfigError(
@@ -54,7 +54,7 @@ def confirmation_parts(
     Raises:
         DataError: the data set cannot be read or has no test part.
     """
-    benchmark = benchmark or load_benchmark(trial)
+    benchmark = benchmark or load_dataset(trial.dataset)
     share = len(benchmark.train) / len(split(benchmark.train, validation)[validation.use[0]].fit)
     fit = corrupt(benchmark.train, trial.dataset, seed)
     if benchmark.test is not None:
@@ -64,11 +64,6 @@ def confirmation_parts(
             f"dataset {benchmark.name} has neither test nor query and gallery; there is nothing to confirm on"
         )
     return RunParts(fit, benchmark.query, benchmark.gallery, "test", share)
-
-
-def load_benchmark(trial: TrialSettings) -> Benchmark:
-    """The data set of a trial, its files found but not opened."""
-    return load(**trial.dataset.load_options())
 
 
 def scaled_sampler(trial: TrialSettings, parts: RunParts) -> TrialSettings:

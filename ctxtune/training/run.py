@@ -190,6 +190,22 @@ class Run:
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return self._sampler.batches_per_epoch
+
+    def time_step(self, steps: int = 3) -> float:
+        """Seconds of one training step: the median of a few, after one to warm up. The run is spoilt for training."""
+        order, seconds = np.resize(self._sampler.epoch(0), (steps + 1, self.trial.sampler.batch_size)), []
+        started = time.perf_counter()
+        for images, indices in self._images.batches(order, 0):
+            terms = self._step(images, self._labels[indices].to(self.device), self.trial.optimizer.gradient_clip)
+            float(next(iter(terms.values())))  # wait for the device
+            seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        return float(np.median(seconds[1:]))
+
     def close(self) -> None:
         """Stop background readers and let go of the images."""
         self._images.close()

@@ -1,0 +1,75 @@
+"""`python -m ctxtune.sweep FILE`: search, select, confirm."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from ctxtune.config import load_search_space
+from ctxtune.terminal import EXIT_INTERRUPTED, add_file_arguments, all_overrides, run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of a sweep."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ctxtune.sweep",
+        description="Search a space of configurations, choose one on validation classes, and confirm it on the test "
+        "classes over fresh seeds beside the unaltered start configuration.",
+        epilog="Exit status: 0 done, 2 wrong input (nothing was started), 130 interrupted (go on with --resume).",
+    )
+    add_file_arguments(parser, "search-space file, e.g. search_spaces/quickstart.yaml")
+    parser.add_argument("--resume", action="store_true", help="go on with this sweep where an earlier process ended")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, print the plan, stop")
+    parser.add_argument("--address", help="of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    parser.add_argument("--storage", help="where checkpoints go on a cluster: /nfs/..., s3://..., gs://...")
+    parser.add_argument("--quiet", action="store_true", help="print the outcome only")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON, for scripts")
+    return parser
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    arguments = build_parser().parse_args()
+    space = load_search_space(arguments.file, all_overrides(arguments))
+    # Ray, Optuna and what stands on them take seconds to import: a wrong file is told before.
+    from ctxtune.tracking import redact
+    from ctxtune.tuning.display import SweepDisplay, print_outcome
+    from ctxtune.tuning.folder import resume_command
+    from ctxtune.tuning.plan import print_plan
+    from ctxtune.tuning.sweep import SweepStopped, run_sweep
+
+    console = Console(highlight=False)
+    if arguments.dry_run:
+        print_plan(console, space, arguments.address)
+        return 0
+    progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
+    with SweepDisplay(progress, space) as display:
+        try:
+            result = run_sweep(
+                space,
+                root=Path(arguments.results),
+                resume=arguments.resume,
+                address=arguments.address,
+                storage=arguments.storage,
+                watcher=display.watcher(),
+            )
+        except SweepStopped as stopped:
+            progress.print(f"stopped: {stopped}", markup=False)
+            print(f"go on with: {resume_command(sys.argv[1:])}", file=sys.stderr)  # noqa: T201
+            return EXIT_INTERRUPTED
+    folder = Path(arguments.results) / space.name
+    if arguments.json:
+        sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
+        return 0
+    files = {
+        "best configuration": f"{folder / 'best.yaml'}   (python -m ctxtune.train {folder / 'best.yaml'})",
+        "all trials in MLflow": f"mlflow ui --backend-store-uri {redact(space.tracking.uri)}",
+    }
+    print_outcome(console, space, result, files)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,50 @@
+"""What all commands share: one clear message instead of a traceback, and exit codes that scripts can use."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+from ctxtune.errors import CtxtuneError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's body and leave the process.
+
+    Exit status: 0 done; 2 something that the user can mend, said in one message; 130 interrupted.
+    """
+    try:
+        sys.exit(main() or 0)
+    except CtxtuneError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="red", markup=False)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted", style="red")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def add_file_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """The arguments of every command that reads a YAML file."""
+    parser.add_argument("file", metavar="FILE", help=what)
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="override a leaf, its path counted from the file's root, e.g. --set trial.loss.k=8 (again for more)",
+    )
+    parser.add_argument("--name", help="override the file's name: of the results folder and the MLflow experiment")
+    parser.add_argument(
+        "--results", metavar="DIR", default="results", help="folder of all results (default: %(default)s)"
+    )
+
+
+def all_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The overrides of a command line, ``--name`` among them."""
+    named = [f"name={arguments.name}"] if arguments.name else []
+    return [*arguments.overrides, *named]

@@ -1,0 +1,169 @@
+"""The sweep's book-keeping on the driver: every event of Ray's goes through here, to journal, sampler and tracking."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ctxtune.config import SearchSpace
+from ctxtune.tracking import Tracker, flatten
+from ctxtune.tuning.journal import DiskFullError, Journal, RunRecord, State
+from ctxtune.tuning.sampling import Sampler
+from ctxtune.tuning.specs import KINDS, RunSpec
+from ctxtune.tuning.trainable import FAILURE, MESSAGE
+
+MOST_FAILURES_IN_A_ROW = 5
+
+
+@dataclass
+class Stop:
+    """Why the present stage was told to stop, if it was."""
+
+    reason: str = ""
+    message: str = ""
+    resumable: bool = field(default=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
+
+
+class Book:
+    """Journal, sampler and tracking of one sweep, kept in step.
+
+    Args:
+        space: the search space.
+        sweep_id: names the sweep's runs in MLflow, whatever their experiment holds besides.
+        on_change: called after every event, for a display.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        journal: Journal,
+        tracker: Tracker,
+        *,
+        sweep_id: str,
+        sampler: Sampler | None = None,
+        on_change: Callable[["Book", RunRecord], None] | None = None,
+    ) -> None:
+        self.space = space
+        self.journal = journal
+        self.tracker = tracker
+        self.sweep_id = sweep_id
+        self.sampler = sampler
+        self.stop = Stop()
+        self.started = time.time()
+        self._on_change = on_change
+        self._failures = 0
+
+    def start(self, spec: RunSpec) -> bool:
+        """A run is handed to Ray: new in the journal, or taken up again; false where it cannot be written down."""
+        if spec.key not in self.journal.runs:
+            self._guard(lambda: self.journal.asked(spec.key, spec.stage, spec.plain()))
+        if spec.key not in self.journal.runs:
+            return False
+        self.tracker.start_run(
+            self.tracked(spec.key),
+            name=spec.key,
+            kind=KINDS[spec.stage],
+            parent=self.sweep_id,
+            params=flatten(spec.trial.tree()),
+            tags={
+                "arm": spec.arm,
+                "folds": ",".join(map(str, spec.folds)),
+                "seed": str(spec.seed),
+                "seed_index": str(spec.seed_index),
+                "config_hash": spec.trial.hash(),
+            },
+        )
+        self._changed(spec.key)
+        return True
+
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """A run reported an evaluation, or that it failed."""
+        if FAILURE in result:
+            self.end(key, "failed", f"{result[FAILURE]}: {result[MESSAGE]}")
+            return
+        metrics = {name: float(value) for name, value in result.items() if _is_ours(name, value)}
+        if not self._guard(lambda: self.journal.reported(key, metrics)):
+            return
+        epoch = int(metrics["epoch"])
+        tracked = {name: value for name, value in metrics.items() if name != "epoch"}
+        self.tracker.log_metrics(self.tracked(key), tracked, step=epoch)
+        score = metrics.get(self.space.search.objective.metric)
+        if self.journal.runs[key].stage == "search" and self.sampler and score is not None:
+            self.sampler.report(key, epoch, score)
+        self._changed(key)
+
+    def checkpoint(self, key: str, path: str) -> None:
+        """A checkpoint of a run lies on the storage."""
+        self._guard(lambda: self.journal.checkpointed(key, path))
+
+    def finish(self, key: str) -> None:
+        """Ray is done with a run: it came to its last epoch, was stopped by the scheduler, or with the whole stage."""
+        run = self.journal.runs[key]
+        epochs = run.spec["trial"]["schedule"]["epochs"]
+        if run.state != "running":
+            return
+        if run.epoch >= epochs:
+            self.end(key, "completed")
+        elif not self.stop:
+            self.end(key, "pruned", f"stopped by {self.space.search.scheduler.name} after epoch {run.epoch}")
+        elif not self.stop.resumable:
+            self.end(key, "killed", self.stop.reason)
+
+    def end(self, key: str, state: State, reason: str = "") -> None:
+        """A run came to its end."""
+        run = self.journal.runs[key]
+        if run.state != "running":
+            return
+        self._guard(lambda: self.journal.ended(key, state, reason))
+        if run.stage == "search" and self.sampler:
+            told = state if state != "killed" else "failed"
+            self.sampler.tell(key, told, run.last(self.space.search.objective.metric))
+        self.tracker.end_run(self.tracked(key), state, reason)
+        self._count_failures(state, reason)
+        self._changed(key)
+
+    def tracked(self, key: str) -> str:
+        """The key of a run in tracking: unique among all sweeps of the experiment."""
+        return f"{self.sweep_id}/{key}"
+
+    def request_stop(self, reason: str, message: str, *, resumable: bool) -> None:
+        """Ask the present stage to stop; the first reason stays."""
+        if not self.stop:
+            self.stop = Stop(reason, message, resumable)
+
+    def scored(self, stage: str) -> list[RunRecord]:
+        """The runs of a stage that came to their last epoch."""
+        return [run for run in self.journal.stage(stage) if run.state == "completed"]
+
+    def best(self) -> RunRecord | None:
+        """The best completed trial so far, by its last score."""
+        metric, sign = self.space.search.objective.metric, 1 if self.space.search.objective.mode == "max" else -1
+        scored = [run for run in self.scored("search") if run.last(metric) is not None]
+        return max(scored, key=lambda run: sign * (run.last(metric) or 0.0), default=None)
+
+    def _count_failures(self, state: State, reason: str) -> None:
+        self._failures = self._failures + 1 if state == "failed" else 0
+        if self._failures >= MOST_FAILURES_IN_A_ROW:
+            self.request_stop("failures", f"{self._failures} runs failed in a row; the last: {reason}", resumable=True)
+
+    def _guard(self, write: Callable[[], Any]) -> Any:
+        """A full disk stops the sweep cleanly, not the process."""
+        try:
+            return write()
+        except DiskFullError as error:
+            self.request_stop("disk_full", str(error), resumable=True)
+            return None
+
+    def _changed(self, key: str) -> None:
+        if self._on_change and key in self.journal.runs:
+            self._on_change(self, self.journal.runs[key])
+
+
+def _is_ours(name: str, value: Any) -> bool:
+    if name != "epoch" and "/" not in name:
+        return False  # Ray's own entries (pid, hostname, timestamps)
+    return isinstance(value, (int, float)) and not name.startswith("config/") and math.isfinite(value)

@@ -1,0 +1,172 @@
+"""Running a list of runs, or a search, on Ray Tune; everything that lasts is in the book."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.logger import LoggerCallback
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.specs import RunSpec
+from ctxtune.tuning.trainable import run_trial
+
+PROCESS_RESTARTS = 3
+"""How often a run whose process or machine died goes on from its checkpoint."""
+KEPT_CHECKPOINTS = 2
+
+
+def run_stage(
+    name: str,
+    specs: Iterator[RunSpec],
+    book: Book,
+    *,
+    storage: Path | str,
+    resources: RunResources,
+    scheduler: FIFOScheduler | None = None,
+    check_budget: Callable[[], None] | None = None,
+    cache_dir: Path | None = None,
+) -> None:
+    """Run specs as they are asked for, until there are no more or the book says stop.
+
+    Args:
+        name: of the stage.
+        specs: what to run; asked for one at a time, as late as possible (a sampler learns in between).
+        storage: where checkpoints lie: a folder or an fsspec address.
+        scheduler: who stops runs early; None: nobody.
+        check_budget: called at every event; asks the book to stop where a budget is spent.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    config = {"threads": resources.cpus, "gpus": resources.gpus, "cache_dir": str(cache_dir) if cache_dir else None}
+    tuner = Tuner(
+        tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        param_space=config,
+        tune_config=TuneConfig(
+            search_alg=_SpecSearcher(specs, book),
+            scheduler=scheduler or FIFOScheduler(),
+            num_samples=-1,
+            max_concurrent_trials=resources.concurrent,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=RunConfig(
+            name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{book.journal.events}",
+            storage_path=str(storage),
+            callbacks=[_BookCallback(book)],
+            failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            stop=_BookStopper(book, check_budget),
+            verbose=0,
+        ),
+    )
+    with _quiet():
+        tuner.fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["spec"]["key"])
+
+
+class _WithoutState:
+    """Ray pickles searcher, callbacks and stopper for a restore that we never ask for: there is nothing to keep."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _SpecSearcher(_WithoutState, Searcher):
+    """Hands specs to Ray, one at a time."""
+
+    def __init__(self, specs: Iterator[RunSpec], book: Book) -> None:
+        super().__init__()
+        self._specs, self._book = specs, book
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._book.stop:
+            return Searcher.FINISHED
+        spec = next(self._specs, None)
+        if spec is None or not self._book.start(spec):
+            return Searcher.FINISHED
+        known = self._book.journal.runs[spec.key]
+        return {"spec": spec.plain(), "resume_from": known.checkpoint}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The callback keeps the book."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+
+class _BookCallback(_WithoutState, LoggerCallback):
+    """Ray's events into the book."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        self._book.report(_trial_name(trial), result)
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+        self._book.checkpoint(_trial_name(trial), _address(checkpoint))
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        key = _trial_name(trial)
+        if failed and not self._book.stop:
+            self._book.end(key, "failed", f"its process died {PROCESS_RESTARTS + 1} times: {_last_error(trial)}")
+        else:
+            self._book.finish(key)
+
+
+class _BookStopper(_WithoutState, Stopper):
+    """Stops the stage when the book says so."""
+
+    def __init__(self, book: Book, check_budget: Callable[[], None] | None) -> None:
+        self._book, self._check_budget = book, check_budget
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._check_budget and not self._book.stop:
+            self._check_budget()
+        return bool(self._book.stop)
+
+
+def _address(checkpoint: Any) -> str:
+    """Where a checkpoint lies, as `ray.tune.Checkpoint` reads it back: a path, or an address of an object store."""
+    kind = checkpoint.filesystem.type_name
+    return str(checkpoint.path) if kind == "local" else f"{kind.removesuffix('fs')}://{checkpoint.path}"
+
+
+def _last_error(trial: Any) -> str:
+    with contextlib.suppress(OSError):
+        if trial.error_file and Path(trial.error_file).exists():
+            lines = Path(trial.error_file).read_text().strip().splitlines()
+            return lines[-1] if lines else "no message"
+    return "no message"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Tune logs advice about its own restore, which would mislead here."""
+    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.tune.tune", "ray.train")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,163 @@
+"""The journal of a sweep: what was asked, what was reported, how it ended. Ray may die at any moment; this stays.
+
+One line of JSON an event, appended and forced to disk before anything depends on it. All that a resumed sweep knows
+(the sampler's trials, the scheduler's rungs, each run's last checkpoint) is rebuilt by reading it from the start, so
+there is no second state that could contradict it.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ctxtune.errors import CtxtuneError
+
+State = Literal["running", "completed", "pruned", "failed", "killed"]
+
+
+class DiskFullError(CtxtuneError):
+    """The journal cannot be written: nothing may go on that it would not know of."""
+
+
+@dataclass
+class RunRecord:
+    """What the journal knows of one run."""
+
+    key: str
+    stage: str
+    spec: dict[str, Any]
+    state: State = "running"
+    reason: str = ""
+    reports: list[dict[str, float]] = field(default_factory=list)
+    checkpoint: str | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs reported so far."""
+        return int(self.reports[-1]["epoch"]) if self.reports else 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of work, as last reported."""
+        return self.last("time/seconds") or 0.0
+
+    def last(self, metric: str) -> float | None:
+        """The last reported value of a metric."""
+        return next((report[metric] for report in reversed(self.reports) if metric in report), None)
+
+
+class Journal:
+    """The journal of one sweep; its events are applied to ``runs`` as they are written.
+
+    Args:
+        path: the file; made if it is not there.
+
+    Raises:
+        CtxtuneError: the file is damaged in its middle (a torn last line, as kill -9 leaves it, is dropped).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: dict[str, RunRecord] = {}
+        self.decisions: dict[str, Any] = {}
+        self.events = 0
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = 0
+        if path.exists():
+            for event, end in _read(path):
+                self._apply(event)
+                whole = end
+        self._file = path.open("ab")
+        self._file.truncate(whole)
+
+    def asked(self, key: str, stage: str, spec: dict[str, Any]) -> None:
+        """A run was decided on; ``spec`` says all that is needed to start it again."""
+        self._write({"event": "asked", "key": key, "stage": stage, "spec": spec})
+
+    def reported(self, key: str, metrics: dict[str, float]) -> bool:
+        """A run reported an evaluation; false where this epoch was known already (a repeated interval)."""
+        if metrics["epoch"] <= self.runs[key].epoch:
+            return False
+        self._write({"event": "reported", "key": key, "metrics": metrics})
+        return True
+
+    def checkpointed(self, key: str, path: str) -> None:
+        """A checkpoint of a run is on the storage."""
+        self._write({"event": "checkpointed", "key": key, "path": path})
+
+    def ended(self, key: str, state: State, reason: str = "") -> None:
+        """A run came to an end that resuming does not undo."""
+        self._write({"event": "ended", "key": key, "state": state, "reason": reason})
+
+    def decided(self, name: str, value: Any) -> None:
+        """A decision between stages, such as the selected configuration: taken once, never again."""
+        self._write({"event": "decided", "name": name, "value": value})
+
+    def stage(self, stage: str) -> list[RunRecord]:
+        """The runs of a stage, in the order in which they were asked for."""
+        return [run for run in self.runs.values() if run.stage == stage]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, event: dict[str, Any]) -> None:
+        line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        with self._lock:
+            start = self._file.tell()
+            try:
+                self._file.write(line)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                self._undo(start)
+                raise DiskFullError(
+                    f"{self.path}: cannot be written ({error.strerror}); make room, then go on with --resume"
+                ) from None
+            self._apply(event)
+
+    def _undo(self, start: int) -> None:
+        """Take back a half-written line, so that a later event does not stand behind it."""
+        try:
+            os.ftruncate(self._file.fileno(), start)
+        except OSError:
+            return
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        self.events += 1
+        kind = event["event"]
+        if kind == "decided":
+            self.decisions[event["name"]] = event["value"]
+            return
+        if kind == "asked":
+            self.runs[event["key"]] = RunRecord(event["key"], event["stage"], event["spec"])
+            return
+        run = self.runs[event["key"]]
+        if kind == "reported":
+            run.reports.append(event["metrics"])
+        elif kind == "checkpointed":
+            run.checkpoint = event["path"]
+        elif kind == "ended":
+            run.state, run.reason = event["state"], event["reason"]
+
+
+def _read(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each event of a journal with the position behind it."""
+    content = path.read_bytes()
+    position = 0
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        position += len(line) + 1
+        try:
+            event = json.loads(line)
+        except ValueError:
+            if position == len(content):
+                return  # torn: written, not yet whole, when the power went
+            raise CtxtuneError(
+                f"{path}:{number}: damaged; the sweep cannot be resumed from here. What was tracked is safe in MLflow; "
+                "start again under another name (--name)"
+            ) from None
+        yield event, position

@@ -1,0 +1,171 @@
+"""What a sweep found, from its journal: plain data for the terminal, `summary.json`, `best.yaml` and MLflow."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ctxtune.config import SearchSpace
+from ctxtune.config.paths import get_path
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.stages import START, configuration, selection_scores, start_configuration
+from ctxtune.tuning.statistics import Interval, t_interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A test score of the chosen configuration and of the start point over the same seeds, and their difference."""
+
+    metric: str
+    chosen: Interval
+    start: Interval | None
+    difference: Interval | None
+    floor: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep found.
+
+    Attributes:
+        chosen: the arm that was confirmed; None where no trial finished.
+        point: its searched values; ``start_point``: those of the start configuration.
+        states: number of trials by state.
+        epochs: trained in the search, and what all trials at full length would have taken.
+        search_scores: the objective in the search for chosen and start (a pruned start: its last score).
+        selection: the objective's mean in selection, by arm.
+        confirmed: one comparison for each test score.
+        gpu_hours: hours of GPU, or of CPU core where the runs had no GPU (``hours_of``).
+    """
+
+    chosen: str | None
+    point: dict[str, Any]
+    start_point: dict[str, Any]
+    states: dict[str, int]
+    epochs: tuple[int, int]
+    search_scores: dict[str, tuple[float, int]]
+    selection: dict[str, Interval]
+    confirmed: tuple[Comparison, ...]
+    steps: dict[str, int]
+    hours: float
+
+
+def outcome(space: SearchSpace, book: Book) -> Outcome:
+    """Sum up a sweep; stages that have not run are empty."""
+    chosen = book.journal.decisions.get("chosen")
+    trials = book.journal.stage("search")
+    point, trial = configuration(space, book, chosen) if chosen else ({}, None)
+    start_point, start_trial = start_configuration(space)
+    epochs = space.trial.schedule.epochs
+    same = trial is not None and trial.hash() == start_trial.hash()
+    return Outcome(
+        chosen=chosen,
+        point=dict(point),
+        start_point=dict(start_point),
+        states=dict(Counter(run.state for run in trials)),
+        epochs=(sum(run.epoch for run in trials), epochs * len(trials)),
+        search_scores=_search_scores(space, trials, chosen),
+        selection={arm: t_interval(scores) for arm, scores in selection_scores(space, book).items()},
+        confirmed=tuple(_comparisons(space, book, chosen, same)) if chosen else (),
+        steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in book.scored("confirmation")},
+        hours=sum(run.seconds for run in book.journal.runs.values()) / 3600,
+    )
+
+
+def best_file(space: SearchSpace, book: Book, result: Outcome) -> str:
+    """The text of `best.yaml`: the chosen configuration, as `train` and `ablate` take it."""
+    if result.chosen is None:
+        raise ValueError("no trial finished, so there is no best configuration")
+    _, trial = configuration(space, book, result.chosen)
+    tree = {
+        "name": f"{space.name}-best",
+        "trial": trial.tree(),
+        "validation": space.validation.model_dump(mode="json"),
+        "tracking": {"uri": space.tracking.uri},
+    }
+    header = (
+        f"# The configuration that the sweep {space.name} chose ({result.chosen}, config {trial.hash()}).\n"
+        f"# Searched values: {', '.join(f'{path} = {show(value)}' for path, value in result.point.items())}\n"
+    )
+    return header + yaml.safe_dump(tree, sort_keys=False)
+
+
+def tracked_metrics(result: Outcome) -> dict[str, float]:
+    """The outcome as metrics of the sweep's own run in MLflow."""
+    metrics: dict[str, float] = {"time/hours": result.hours}
+    for comparison in result.confirmed:
+        metrics[comparison.metric] = comparison.chosen.mean
+        metrics[f"floor/{comparison.metric.partition('/')[2]}"] = comparison.floor
+        if comparison.difference:
+            metrics[f"difference/{comparison.metric.partition('/')[2]}"] = comparison.difference.mean
+    return metrics
+
+
+def show(value: Any) -> str:
+    """A searched value, short enough for a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def changed_values(space: SearchSpace, result: Outcome) -> dict[str, tuple[Any, Any]]:
+    """Each searched path with its start value and its chosen value."""
+    tree = space.trial.tree()
+    return {
+        path: (result.start_point.get(path, _value(tree, path)), result.point.get(path, _value(tree, path)))
+        for path in space.search.space
+    }
+
+
+def _value(tree: Mapping[str, Any], path: str) -> Any:
+    try:
+        return get_path(tree, path)
+    except KeyError:
+        return None
+
+
+def _search_scores(
+    space: SearchSpace, trials: list[RunRecord], chosen: str | None
+) -> dict[str, tuple[float, int]]:  # fmt: skip
+    metric = space.search.objective.metric
+    _, start_trial = start_configuration(space)
+    scores: dict[str, tuple[float, int]] = {}
+    for run in trials:
+        score = run.last(metric)
+        if score is None:
+            continue
+        if run.key == chosen:
+            scores["chosen"] = (score, run.epoch)
+        if START not in scores and run.spec["trial"] == start_trial.tree():
+            scores[START] = (score, run.epoch)
+    return scores
+
+
+def _comparisons(space: SearchSpace, book: Book, chosen: str, same: bool) -> list[Comparison]:
+    by_arm: dict[str, dict[int, RunRecord]] = {}
+    for run in book.scored("confirmation"):
+        by_arm.setdefault(run.spec["arm"], {})[run.spec["seed_index"]] = run
+    ours, start = by_arm.get(chosen, {}), by_arm.get(START, {})
+    if same and chosen != START:
+        start = {}
+    paired = sorted(ours.keys() & start.keys())
+    comparisons = []
+    for name in [*(f"recall_at_{k}" for k in space.trial.evaluation.recall_at), "map_at_r"]:
+        metric = f"test/{name}"
+        scores = {seed: run.last(metric) for seed, run in ours.items() if run.last(metric) is not None}
+        if not scores:
+            continue
+        theirs = [value for run in start.values() if (value := run.last(metric)) is not None]
+        differences = [(scores[seed] or 0.0) - (start[seed].last(metric) or 0.0) for seed in paired if seed in scores]
+        floors = [value for run in ours.values() if (value := run.last(f"floor/{name}")) is not None]
+        comparisons.append(
+            Comparison(
+                metric,
+                t_interval([value for value in scores.values() if value is not None]),
+                t_interval(theirs) if theirs and chosen != START else None,
+                t_interval(differences) if differences and chosen != START else None,
+                sum(floors) / len(floors) if floors else float("nan"),
+            )
+        )
+    return comparisons

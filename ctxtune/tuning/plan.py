@@ -1,0 +1,121 @@
+"""`--dry-run`: everything is checked and one step is trained; nothing is started or written."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ctxtune.config import SearchSpace
+from ctxtune.data import load_dataset
+from ctxtune.tracking import Tracker, redact
+from ctxtune.training import Run, fold_parts
+from ctxtune.tuning.outcome import show
+from ctxtune.tuning.stages import fold_count, start_configuration
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would do.
+
+    Attributes:
+        trials: at most; ``selection_runs`` and ``confirmation_runs`` follow.
+        epochs_at_most: of all runs, if nothing were stopped early.
+        seconds_per_epoch: measured on this machine: one batch, times the batches of an epoch, without evaluation.
+    """
+
+    trials: int
+    selection_runs: int
+    confirmation_runs: int
+    epochs_at_most: int
+    batches_per_epoch: int
+    seconds_per_epoch: float
+    fit_images: int
+    fit_classes: int
+    device: str
+
+    @property
+    def hours_at_most(self) -> float:
+        """Hours of one device (GPU or CPU core), if nothing were stopped early."""
+        return self.epochs_at_most * self.seconds_per_epoch / 3600
+
+
+def make_plan(space: SearchSpace) -> Plan:
+    """Load the data, build the model of the start configuration, and time a training step.
+
+    Raises:
+        ConfigError, DataError: whatever would stop the sweep at its start.
+    """
+    _, trial = start_configuration(space)
+    benchmark = load_dataset(trial.dataset)
+    parts = fold_parts(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
+    device = "cuda" if torch.cuda.is_available() and space.resources.gpus != 0 else "cpu"
+    run = Run(trial, parts, seed=0, device=device)
+    seconds = run.time_step()
+    run.close()
+    batches = run.batches_per_epoch
+    folds = fold_count(space)
+    selection = 0
+    if space.select:
+        selection = (
+            (space.select.top + 1)
+            * space.select.seeds
+            * (folds if space.select.folds == "all" else len(space.select.folds))
+        )
+    confirmation = (1 + len(space.confirm.also)) * space.confirm.seeds if space.confirm else 0
+    runs = space.search.trials * len(space.validation.use) + selection + confirmation
+    return Plan(
+        trials=space.search.trials,
+        selection_runs=selection,
+        confirmation_runs=confirmation,
+        epochs_at_most=runs * trial.schedule.epochs,
+        batches_per_epoch=batches,
+        seconds_per_epoch=seconds * batches,
+        fit_images=len(parts.fit),
+        fit_classes=len(parts.fit.classes()),
+        device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
+    )
+
+
+def print_plan(console: Console, space: SearchSpace, address: str | None = None) -> None:
+    """Check everything and print what the sweep would do."""
+    began = time.monotonic()
+    plan = make_plan(space)
+    check_tracking(space)
+    table = Table(title=f"{space.name}: the space", title_justify="left")
+    for column in ("dimension", "range", "start"):
+        table.add_column(column)
+    start, _ = start_configuration(space)
+    for path, dimension in space.search.space.items():
+        kind, arguments = next(iter(dimension.model_dump().items()))
+        condition = space.search.conditions.get(path)
+        table.add_row(
+            path, f"{kind} {arguments}" + (f" if {condition}" if condition else ""), show(start.get(path, "-"))
+        )
+    console.print(table)
+    scheduler = space.search.scheduler
+    for line in (
+        f"{plan.trials} trials of at most {space.trial.schedule.epochs} epochs, {space.search.sampler.name} and "
+        f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)",
+        f"{plan.selection_runs} selection runs and {plan.confirmation_runs} confirmation runs follow",
+        f"a trial learns from {plan.fit_images} images of {plan.fit_classes} classes, {plan.batches_per_epoch} batches "
+        "an epoch",
+        f"at most {plan.epochs_at_most} epochs; {plan.seconds_per_epoch:.2f} s an epoch on this machine ({plan.device}), "
+        f"evaluation aside: at most {plan.hours_at_most:.2f} hours of one device",
+        f"tracking: {redact(space.tracking.uri)} can be used",
+        f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
+    ):
+        console.print(line)
+
+
+def check_tracking(space: SearchSpace) -> None:
+    """Raise TrackingError where the tracking server cannot be used."""
+    with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
+        tracker = Tracker(space.tracking.uri, space.name, Path(folder) / "spool")
+        try:
+            tracker.check()
+        finally:
+            tracker.close(1)

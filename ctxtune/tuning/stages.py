@@ -1,0 +1,157 @@
+"""The three stages of a sweep as lists of runs: search, selection, confirmation (DESIGN section 5)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ctxtune.config import SearchSpace, TrialSettings, resolve_trial, stage_seed, start_points
+from ctxtune.errors import ConfigError
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.sampling import Sampler
+from ctxtune.tuning.specs import RunSpec, Stage
+
+START = "start"
+MOST_UNRESOLVABLE = 20
+
+
+def search_specs(space: SearchSpace, book: Book, sampler: Sampler) -> Iterator[RunSpec]:
+    """The trials: first those that an earlier process left unfinished, then what the sampler suggests.
+
+    All trials share one seed: they differ in their configuration alone, and the luck of the seed is taken out by
+    selection and confirmation, which have seeds of their own.
+    """
+    for run in book.journal.stage("search"):
+        if run.state == "running":
+            yield RunSpec.model_validate(run.spec)
+    refused = 0
+    while (number := len(book.journal.stage("search"))) < space.search.trials and not sampler.exhausted:
+        key = f"trial-{number:04d}"
+        point = sampler.ask(key)
+        try:
+            trial = resolve_trial(space, point)
+        except ConfigError:
+            sampler.tell(key, "failed", None)
+            refused += 1
+            if refused >= MOST_UNRESOLVABLE:
+                raise
+            continue
+        yield _spec(space, "search", key, arm=key, point=point, trial=trial, folds=space.validation.use, seed_index=0)
+
+
+def candidates(space: SearchSpace, book: Book) -> dict[str, RunRecord]:
+    """The configurations that selection scores again: the best full-length trials, and the start point, by arm."""
+    metric, sign = space.search.objective.metric, 1 if space.search.objective.mode == "max" else -1
+    scored = [run for run in book.scored("search") if run.last(metric) is not None]
+    scored.sort(key=lambda run: -sign * (run.last(metric) or 0.0))
+    wanted = space.select.top if space.select else 1
+    chosen: dict[str, RunRecord] = {}
+    seen: set[str] = set()
+    for run in scored:
+        configuration = TrialSettings.model_validate(run.spec["trial"]).hash()
+        if configuration not in seen and len(chosen) < wanted:
+            seen.add(configuration)
+            chosen[run.key] = run
+    return chosen
+
+
+def selection_specs(space: SearchSpace, book: Book) -> Iterator[RunSpec]:
+    """Each candidate and the start point on every fold with fresh seeds."""
+    if space.select is None:
+        return
+    arms = {key: (run.spec["point"], TrialSettings.model_validate(run.spec["trial"])) for key, run in
+            candidates(space, book).items()}  # fmt: skip
+    start_point, start_trial = start_configuration(space)
+    if start_trial.hash() not in {trial.hash() for _, trial in arms.values()}:
+        arms[START] = (start_point, start_trial)
+    folds = range(fold_count(space)) if space.select.folds == "all" else space.select.folds
+    for seed_index in range(space.select.seeds):
+        for fold in folds:
+            for arm, (point, trial) in arms.items():
+                key = f"selection-{arm}-fold{fold}-seed{seed_index}"
+                if not _ended(book, key):
+                    yield _spec(
+                        space, "selection", key, arm=arm, point=point, trial=trial, folds=(fold,), seed_index=seed_index
+                    )
+
+
+def selection_scores(space: SearchSpace, book: Book) -> dict[str, list[float]]:
+    """The selection scores of each arm that finished all its runs."""
+    metric = space.search.objective.metric
+    scores: dict[str, list[float]] = {}
+    incomplete: set[str] = set()
+    for run in book.journal.stage("selection"):
+        score = run.last(metric)
+        if run.state == "completed" and score is not None:
+            scores.setdefault(run.spec["arm"], []).append(score)
+        else:
+            incomplete.add(run.spec["arm"])
+    return {arm: values for arm, values in scores.items() if arm not in incomplete}
+
+
+def select(space: SearchSpace, book: Book) -> str | None:
+    """The arm to confirm: best mean in selection; without selection the best trial; None where none finished."""
+    scores = selection_scores(space, book)
+    if scores:
+        sign = 1 if space.search.objective.mode == "max" else -1
+        return max(scores, key=lambda arm: sign * float(np.mean(scores[arm])))
+    best = book.best()
+    return best.key if best else None
+
+
+def confirmation_specs(space: SearchSpace, book: Book, chosen: str) -> Iterator[RunSpec]:
+    """The chosen configuration and the start point, on all train classes, over the same fresh seeds."""
+    if space.confirm is None:
+        return
+    start_point, start_trial = start_configuration(space)
+    arms = {chosen: configuration(space, book, chosen)}
+    if START in space.confirm.also and arms[chosen][1].hash() != start_trial.hash():
+        arms[START] = (start_point, start_trial)
+    for seed_index in range(space.confirm.seeds):
+        for arm, (point, trial) in arms.items():
+            key = f"confirmation-{arm}-seed{seed_index}"
+            if not _ended(book, key):
+                yield _spec(
+                    space, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index
+                )
+
+
+def configuration(space: SearchSpace, book: Book, arm: str) -> tuple[dict[str, object], TrialSettings]:
+    """Point and configuration of an arm."""
+    if arm == START:
+        return start_configuration(space)
+    spec = book.journal.runs[arm].spec
+    return spec["point"], TrialSettings.model_validate(spec["trial"])
+
+
+def start_configuration(space: SearchSpace) -> tuple[dict[str, object], TrialSettings]:
+    """The first start point, unaltered; without one the trial of the file as it stands."""
+    point = next(iter(start_points(space).values()), None)
+    return (point, resolve_trial(space, point)) if point is not None else ({}, space.trial)
+
+
+def fold_count(space: SearchSpace) -> int:
+    """How many folds the validation scheme has."""
+    return 1 if space.validation.scheme == "class_holdout" else space.validation.folds
+
+
+def _ended(book: Book, key: str) -> bool:
+    run = book.journal.runs.get(key)
+    return run is not None and run.state != "running"
+
+
+def _spec(
+    space: SearchSpace, stage: Stage, key: str, *, arm: str, point: dict[str, object], trial: TrialSettings,
+    folds: tuple[int, ...], seed_index: int,
+) -> RunSpec:  # fmt: skip
+    return RunSpec(
+        key=key,
+        stage=stage,
+        arm=arm,
+        point=point,
+        trial=trial,
+        validation=space.validation,
+        folds=folds,
+        seed_index=seed_index,
+        seed=stage_seed(stage, seed_index),
+    )

@@ -1,0 +1,275 @@
+"""A sweep from start to end: check, search, select, confirm, write down."""
+
+import contextlib
+import dataclasses
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ctxtune.config import SearchSpace
+from ctxtune.data import load_dataset
+from ctxtune.errors import CtxtuneError
+from ctxtune.tracking import Tracker, flatten, run_environment
+from ctxtune.training.precision import resolve_precision
+from ctxtune.tuning import stages
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.cluster import RunResources, run_resources, start_ray
+from ctxtune.tuning.engine import run_stage
+from ctxtune.tuning.folder import SweepFolder
+from ctxtune.tuning.journal import Journal, RunRecord
+from ctxtune.tuning.outcome import Outcome, best_file, outcome, tracked_metrics
+from ctxtune.tuning.sampling import Sampler
+from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
+
+FLUSH_SECONDS = 60.0
+
+
+class SweepStopped(CtxtuneError):
+    """The sweep was stopped before its end and can be resumed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watcher:
+    """What a display is told.
+
+    Attributes:
+        on_stage: a stage begins, with the number of its runs.
+        on_change: a run was started, reported or ended.
+        on_note: something worth a line.
+    """
+
+    on_stage: Callable[[Book, str, int], None] = lambda book, stage, runs: None
+    on_change: Callable[[Book, RunRecord], None] = lambda book, run: None
+    on_note: Callable[[str], None] = lambda text: None
+
+
+def run_sweep(
+    space: SearchSpace,
+    *,
+    root: Path,
+    resume: bool = False,
+    address: str | None = None,
+    storage: str | None = None,
+    watcher: Watcher | None = None,
+) -> Outcome:
+    """Run a sweep to its end, or go on with one.
+
+    Args:
+        space: the search space.
+        root: the folder of all results; this sweep's is ``root/NAME``.
+        resume: go on with an earlier process's sweep.
+        address: of a Ray cluster; None starts Ray on this machine.
+        storage: where checkpoints lie, for a cluster; None: in the results folder.
+        watcher: told of every event.
+
+    Raises:
+        ConfigError, DataError, TrackingError: something is wrong, found before any trial starts.
+        SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
+    """
+    watcher = watcher or Watcher()
+    load_dataset(space.trial.dataset)
+    folder = SweepFolder(root, space, resume=resume)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(folder.close)
+        journal = Journal(folder.journal)
+        cleanup.callback(journal.close)
+        tracker = Tracker(space.tracking.uri, space.name, folder.spool)
+        cleanup.callback(lambda: tracker.close(FLUSH_SECONDS))
+        tracker.check()
+        start_ray(address)
+        cleanup.callback(ray.shutdown)
+        resources = run_resources(space.resources, space.search.max_concurrent)
+        space = _with_precision(space, journal, resources)
+        sweep_id = _sweep_id(journal)
+        book = Book(space, journal, tracker, sweep_id=sweep_id, on_change=watcher.on_change)
+        _start_tracking(space, book, resume=resume)
+        with _interrupts(book):
+            _run_stages(space, book, resources, storage or str(folder.checkpoints.absolute()), watcher)
+        result = outcome(space, book)
+        _write(space, book, folder, result)
+        if not tracker.flush(FLUSH_SECONDS):
+            watcher.on_note(
+                f"{tracker.pending} tracking events are not delivered yet; they are safe in {folder.spool}; deliver them "
+                f"with: python -m ctxtune.tracking replay {folder.spool}"
+            )
+        return result
+
+
+def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:
+    if "chosen" not in book.journal.decisions:
+        _search(space, book, resources, storage, watcher)
+        selection = list(stages.selection_specs(space, book))
+        if selection:
+            watcher.on_stage(book, "selection", len(selection))
+            run_stage("selection", iter(selection), book, storage=storage, resources=resources)
+            _end_stage(book)
+        chosen = stages.select(space, book)
+        if chosen is None:
+            reasons = {run.reason.splitlines()[0] for run in book.journal.stage("search") if run.state == "failed"}
+            raise CtxtuneError(f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}")
+        book.journal.decided("chosen", chosen)
+    confirmation = list(stages.confirmation_specs(space, book, book.journal.decisions["chosen"]))
+    if confirmation:
+        watcher.on_stage(book, "confirmation", len(confirmation))
+        run_stage("confirmation", iter(confirmation), book, storage=storage, resources=resources)
+        _end_stage(book)
+
+
+def _search(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:
+    earlier = book.journal.stage("search")
+    if "search_ended" in book.journal.decisions:
+        return
+    sampler = Sampler(space)
+    sampler.replay(earlier, space.search.objective.metric)
+    scheduler = build_scheduler(space)
+    if isinstance(scheduler, RungScheduler):
+        scheduler.replay(earlier)
+    book.sampler = sampler
+    budget = _Budget(space, book, resources)
+    watcher.on_stage(book, "search", space.search.trials)
+    run_stage(
+        "search",
+        stages.search_specs(space, book, sampler),
+        book,
+        storage=storage,
+        resources=resources,
+        scheduler=scheduler,
+        check_budget=budget.check,
+    )
+    if book.stop and not book.stop.resumable:
+        watcher.on_note(book.stop.message)
+    _end_stage(book)
+    book.journal.decided("search_ended", True)
+
+
+def _end_stage(book: Book) -> None:
+    if book.stop.resumable:
+        for run in book.journal.runs.values():
+            if run.state == "running":
+                book.tracker.end_run(book.tracked(run.key), "killed", book.stop.reason)
+        book.tracker.end_run(book.sweep_id, "killed", book.stop.reason)
+        raise SweepStopped(book.stop.message)
+    book.stop = type(book.stop)()
+
+
+class _Budget:
+    """Hours, GPU-hours and patience: whichever is spent first ends the search, with selection and confirmation paid."""
+
+    def __init__(self, space: SearchSpace, book: Book, resources: RunResources) -> None:
+        self._space, self._book, self._resources = space, book, resources
+        worked = sum(run.seconds for run in book.journal.runs.values())
+        self._hours_before = worked / resources.concurrent / 3600
+        self._started = time.monotonic()
+
+    def check(self) -> None:
+        budget = self._space.search.budget
+        if budget.hours is not None:
+            spent = self._hours_before + (time.monotonic() - self._started) / 3600
+            reserve = self._reserve_hours() / self._resources.concurrent
+            if spent + reserve >= budget.hours:
+                self._stop("hours", f"the search ends: {spent:.2f} h spent, {reserve:.2f} h kept for what follows")
+        if budget.gpu_hours is not None and self._resources.gpus:
+            worked = sum(run.seconds for run in self._book.journal.runs.values()) / 3600 * self._resources.gpus
+            reserve = self._reserve_hours() * self._resources.gpus
+            if worked + reserve >= budget.gpu_hours:
+                self._stop("gpu_hours", f"the search ends: {worked:.2f} GPU-hours spent, {reserve:.2f} kept")
+        if budget.no_improvement_for is not None and self._trials_since_best() >= budget.no_improvement_for:
+            self._stop("no_improvement", f"the search ends: no better trial in the last {budget.no_improvement_for}")
+
+    def _stop(self, reason: str, message: str) -> None:
+        self._book.request_stop(reason, message, resumable=False)
+
+    def _reserve_hours(self) -> float:
+        """Hours of work that selection and confirmation will take, from the trials that ran to the end."""
+        full = [run.seconds for run in self._book.scored("search")]
+        if not full:
+            return 0.0
+        select, confirm = self._space.select, self._space.confirm
+        runs = 0.0
+        if select:
+            folds = stages.fold_count(self._space) if select.folds == "all" else len(select.folds)
+            runs += (select.top + 1) * folds * select.seeds / len(self._space.validation.use)
+        if confirm:
+            # All train classes: a fold's fit classes are (folds - 1) / folds of them.
+            runs += (1 + len(confirm.also)) * confirm.seeds * 4 / 3 / len(self._space.validation.use)
+        return runs * sum(full) / len(full) / 3600
+
+    def _trials_since_best(self) -> int:
+        best = self._book.best()
+        ended = [run.key for run in self._book.journal.stage("search") if run.state != "running"]
+        return len(ended) - 1 - ended.index(best.key) if best else 0
+
+
+def _with_precision(space: SearchSpace, journal: Journal, resources: RunResources) -> SearchSpace:
+    """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same."""
+    if space.trial.precision == "auto":
+        if "precision" not in journal.decisions:
+            journal.decided("precision", _ask_worker(resources))
+        trial = space.trial.model_copy(update={"precision": journal.decisions["precision"]})
+        space = space.model_copy(update={"trial": trial})
+    return space
+
+
+def _ask_worker(resources: RunResources) -> str:
+    import torch
+
+    if not resources.gpus:
+        return resolve_precision("auto", torch.device("cpu"))
+    remote = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
+        lambda: resolve_precision("auto", torch.device("cuda"))
+    )
+    return str(ray.get(remote.remote()))
+
+
+def _sweep_id(journal: Journal) -> str:
+    if "sweep_id" not in journal.decisions:
+        journal.decided("sweep_id", f"sweep-{uuid.uuid4().hex[:12]}")
+    return str(journal.decisions["sweep_id"])
+
+
+def _start_tracking(space: SearchSpace, book: Book, *, resume: bool) -> None:
+    tree = space.model_dump(mode="json")
+    book.tracker.start_run(
+        book.sweep_id,
+        name=space.name,
+        kind="sweep",
+        params=flatten({key: tree[key] for key in ("search", "select", "confirm", "validation")}),
+        tags={**run_environment(), "data_set": space.trial.dataset.name, "start_config": space.trial.hash()},
+    )
+    if resume:
+        book.tracker.reopen_run(book.sweep_id)
+    import yaml
+
+    book.tracker.log_text(book.sweep_id, yaml.safe_dump(tree, sort_keys=False), "space.yaml")
+
+
+def _write(space: SearchSpace, book: Book, folder: SweepFolder, result: Outcome) -> None:
+    text = best_file(space, book, result)
+    folder.best.write_text(text, encoding="utf-8")
+    folder.write_summary(dataclasses.asdict(result))
+    book.tracker.log_text(book.sweep_id, text, "best.yaml")
+    book.tracker.log_artifact(book.sweep_id, folder.path / "summary.json")
+    book.tracker.log_metrics(book.sweep_id, tracked_metrics(result), step=0)
+    book.tracker.end_run(book.sweep_id, "completed")
+
+
+@contextlib.contextmanager
+def _interrupts(book: Book) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way)."""
+
+    def stop(number: int, frame: Any) -> None:
+        if book.stop.reason == "interrupted":
+            raise KeyboardInterrupt
+        book.stop = type(book.stop)("interrupted", f"interrupted by {signal.Signals(number).name}", True)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -13,7 +13,8 @@ from ctxtune.models.pooling import build_pooling
 
 def small(**options: Any) -> EmbeddingModel:
     torch.manual_seed(0)
-    return build_model(ModelSettings(**{"backbone": "small_conv", "width": 8, "embedding_dim": 16, **options}))
+    options = {"backbone": "small_conv", "width": 8, "embedding_dim": 16, "pooling": "average", **options}
+    return build_model(ModelSettings(**options))
 
 
 def resnet(tmp_path: Path, batch_norm: str, **options: Any) -> EmbeddingModel:
@@ -198,7 +199,7 @@ def test_defaults_follow_the_backbone() -> None:
     tiny = ModelSettings(backbone="small_conv")
     assert (tiny.weights, tiny.pooling, tiny.projector_dim, tiny.batch_norm, tiny.width) == (
         None,
-        "average",
+        "gem",
         None,
         "trained",
         32,

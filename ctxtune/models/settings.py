@@ -16,7 +16,6 @@ EmbeddingInit = Literal["kaiming_normal", "torch_default"]
 
 _SMALL_CONV_DEFAULTS = {
     "weights": None,
-    "pooling": "average",
     "embedding_dim": 128,
     "projector_dim": None,
     "batch_norm": "trained",
@@ -28,8 +27,8 @@ class ModelSettings(Settings):
     """What the embedding model is made of.
 
     The defaults are those of the contextual recipe at 224 px on CUB and Cars. Two choices move other defaults, where
-    these would make no sense: `backbone: small_conv` (weights null, average pooling, 128 dimensions, no projector,
-    batch norm trained, width 32) and `weights: null` (batch norm trained).
+    these would make no sense: `backbone: small_conv` (weights null, 128 dimensions, no projector, batch norm trained,
+    width 32) and `weights: null` (batch norm trained).
     """
 
     backbone: str = Field(default="resnet50", description="a torchvision classification model, or small_conv")

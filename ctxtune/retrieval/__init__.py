@@ -1,0 +1,6 @@
+"""Nearest neighbours and retrieval scores, exact at any size."""
+
+from ctxtune.retrieval.scores import ClassScores, QueryScores, RetrievalScores
+from ctxtune.retrieval.scoring import score
+
+__all__ = ["ClassScores", "QueryScores", "RetrievalScores", "score"]

@@ -1,0 +1,133 @@
+"""Checks of what users pass in, and labels of any integer type made into small class numbers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctxtune.retrieval.similarity import scale_and_norm, to_grid
+
+ArrayLike = Tensor | np.ndarray
+CHECK_ELEMENTS = 2**20
+
+
+class EmbeddingRows:
+    """Embeddings as given, with what normalises each row; rows are normalised when asked for, so memory stays small."""
+
+    def __init__(self, embeddings: ArrayLike, name: str, device: torch.device) -> None:
+        """Raises ValueError, naming `name`, for a wrong shape or type and for rows that are not finite or all zero."""
+        raw = _as_matrix(embeddings, name)
+        self.raw = raw
+        self.device = device
+        self.dimension = raw.shape[1]
+        self.scale = torch.empty(len(raw), dtype=torch.float64, device=device)
+        self.norm = torch.empty_like(self.scale)
+        step = max(1, CHECK_ELEMENTS // self.dimension)
+        for start in range(0, len(raw), step):
+            rows = raw[start : start + step].to(device)
+            _check_finite(rows, start, name)
+            scale, norm = scale_and_norm(rows)
+            _check_nonzero(norm, start, name)
+            self.scale[start : start + step] = scale
+            self.norm[start : start + step] = norm
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop on the similarity grid: (stop - start, d) float64 on the device."""
+        rows = self.raw[start:stop].to(self.device)
+        return to_grid(rows, self.scale[start:stop], self.norm[start:stop])
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """The rows of these indices (n,) on the similarity grid: (n, d) float64 on the device."""
+        rows = self.raw[indices.to(self.raw.device)].to(self.device)
+        return to_grid(rows, self.scale[indices], self.norm[indices])
+
+
+def _as_matrix(embeddings: ArrayLike, name: str) -> Tensor:
+    if isinstance(embeddings, np.ndarray):
+        if embeddings.dtype.kind != "f":
+            raise ValueError(f"{name} must be floating-point, found numpy {embeddings.dtype}")
+        if embeddings.dtype.itemsize > 8:
+            raise ValueError(f"{name} must be of at most 64 bits, found numpy {embeddings.dtype}")
+        native = np.ascontiguousarray(embeddings, dtype=embeddings.dtype.newbyteorder("="))
+        embeddings = torch.from_numpy(native if native.flags.writeable else native.copy())
+    if not isinstance(embeddings, Tensor):
+        raise ValueError(f"{name} must be a torch tensor or a numpy array, found {type(embeddings).__name__}")
+    if not embeddings.is_floating_point():
+        raise ValueError(f"{name} must be floating-point, found {embeddings.dtype}")
+    if embeddings.ndim != 2 or embeddings.shape[0] == 0 or embeddings.shape[1] == 0:
+        raise ValueError(f"{name} must have the shape (items, dimensions), neither 0; found {tuple(embeddings.shape)}")
+    return embeddings.detach()
+
+
+def _check_finite(rows: Tensor, start: int, name: str) -> None:
+    finite = torch.isfinite(rows).all(dim=1)
+    if not bool(finite.all()):
+        first = start + int((~finite).nonzero()[0])
+        raise ValueError(f"{name} must be finite; row {first} has a NaN or an infinity (a diverged model?)")
+
+
+def _check_nonzero(norm: Tensor, start: int, name: str) -> None:
+    good = norm > 0
+    if not bool(good.all()):
+        first = start + int((~good).nonzero()[0])
+        raise ValueError(
+            f"{name} must not hold zero vectors, whose cosine similarity is undefined; row {first} is zero"
+        )
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Class numbers 0 .. c-1 of queries (q,) and gallery (g,), int64 on the device, and the label that each stands for."""
+
+    queries: Tensor
+    gallery: Tensor
+    labels: np.ndarray
+
+
+def number_classes(
+    query_labels: ArrayLike | Sequence[int],
+    gallery_labels: ArrayLike | Sequence[int] | None,
+    device: torch.device,
+) -> Classes:
+    """Number the classes without ever passing a label through a floating-point type.
+
+    Raises ValueError for labels that are not a vector of integers.
+    """
+    queries = _as_integers(query_labels, "query_labels")
+    if gallery_labels is None:
+        labels, codes = np.unique(queries, return_inverse=True)
+        numbers = torch.from_numpy(codes.astype(np.int64)).to(device)
+        return Classes(numbers, numbers, labels)
+    gallery = _as_integers(gallery_labels, "gallery_labels")
+    if queries.dtype != gallery.dtype and np.uint64 in (queries.dtype, gallery.dtype):
+        queries, gallery = queries.astype(object), gallery.astype(object)  # numpy would join them as float64
+    labels, codes = np.unique(np.concatenate([queries, gallery]), return_inverse=True)
+    numbers = torch.from_numpy(codes.astype(np.int64)).to(device)
+    return Classes(numbers[: len(queries)], numbers[len(queries) :], labels)
+
+
+def _as_integers(labels: ArrayLike | Sequence[int], name: str) -> np.ndarray:
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.dtype == object and all(isinstance(label, int) and not isinstance(label, bool) for label in array.flat):
+        pass
+    elif array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers, found {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have the shape (items,), found {array.shape}")
+    return array
+
+
+def check_recall_at(recall_at: Iterable[int], available: int) -> tuple[int, ...]:
+    """The distinct cut-offs in ascending order; ValueError unless each is an integer from 1 to `available`."""
+    cutoffs = tuple(recall_at)
+    for cutoff in cutoffs:
+        if isinstance(cutoff, bool) or not isinstance(cutoff, (int, np.integer)) or cutoff < 1:
+            raise ValueError(f"recall_at must hold positive integers, found {cutoff!r}")
+        if cutoff > available:
+            raise ValueError(f"recall_at holds {cutoff}, but a query has only {available} gallery items to choose from")
+    return tuple(sorted({int(cutoff) for cutoff in cutoffs}))

@@ -1,0 +1,40 @@
+"""`score`: the one entry to the retrieval scores."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from ctxtune.retrieval.inputs import ArrayLike, EmbeddingRows, check_recall_at, number_classes
+from ctxtune.retrieval.ranking import score_queries
+from ctxtune.retrieval.scores import RetrievalScores, summarise
+
+
+def score(
+    query_embeddings: ArrayLike,
+    query_labels: ArrayLike | Sequence[int],
+    gallery_embeddings: ArrayLike | None = None,
+    gallery_labels: ArrayLike | Sequence[int] | None = None,
+    *,
+    recall_at: Iterable[int] = (1, 2, 4, 8),
+    backend: str = "auto",
+    chunk_size: int | None = None,
+    full_map: bool = False,
+    per_query: bool = False,
+    per_class: bool = False,
+) -> RetrievalScores:
+    """Retrieval scores by cosine similarity, exact."""
+    if (gallery_embeddings is None) != (gallery_labels is None):
+        raise ValueError("gallery_embeddings and gallery_labels go together; only one of them was given")
+    device = query_embeddings.device if isinstance(query_embeddings, torch.Tensor) else torch.device("cpu")
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        queries = EmbeddingRows(query_embeddings, "query_embeddings", device)
+        own_left_out = gallery_embeddings is None
+        gallery = queries
+        if gallery_embeddings is not None:
+            gallery = EmbeddingRows(gallery_embeddings, "gallery_embeddings", device)
+        classes = number_classes(query_labels, gallery_labels, device)
+        cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
+        scores = score_queries(queries, gallery, classes, own_left_out=own_left_out, full_ranking=full_map)
+    return summarise(
+        scores, cutoffs, classes.queries.cpu().numpy(), classes.labels, per_query=per_query, per_class=per_class
+    )

@@ -2,8 +2,39 @@
 
 from ctxtune.tracking.addresses import absolute_uri, redact
 from ctxtune.tracking.drain import replay
+from ctxtune.tracking.environment import run_environment
 from ctxtune.tracking.errors import SpoolFullError
+from ctxtune.tracking.ledger import all_test_scorings, count_test_scorings, record_test_scoring
+from ctxtune.tracking.queries import (
+    MetricPoint,
+    TrackedRun,
+    best_runs,
+    find_sweep,
+    metric_histories,
+    metric_history,
+    read_runs,
+    read_text,
+)
 from ctxtune.tracking.tracker import Tracker
 from ctxtune.tracking.values import flatten
 
-__all__ = ["SpoolFullError", "Tracker", "absolute_uri", "flatten", "redact", "replay"]
+__all__ = [
+    "MetricPoint",
+    "SpoolFullError",
+    "TrackedRun",
+    "Tracker",
+    "absolute_uri",
+    "all_test_scorings",
+    "best_runs",
+    "count_test_scorings",
+    "find_sweep",
+    "flatten",
+    "metric_histories",
+    "metric_history",
+    "read_runs",
+    "read_text",
+    "record_test_scoring",
+    "redact",
+    "replay",
+    "run_environment",
+]

@@ -20,12 +20,12 @@ def absolute_uri(uri: str) -> str:
     uri = uri.strip()
     if not uri:
         raise TrackingError("tracking.uri is empty; write for example sqlite:///mlflow.db or http://HOST:5000")
-    if uri.startswith(_SQLITE):
+    if uri.startswith("sqlite:"):
         path = uri[len(_SQLITE) :]
         if not path or path.startswith(":memory:"):
             raise TrackingError("tracking.uri: an SQLite store in memory cannot be shared; write sqlite:///mlflow.db")
         return _SQLITE + str(Path.cwd() / Path(path).expanduser())
-    if "://" not in uri and not uri.startswith(("databricks", "uc")) or uri.startswith("file:"):
+    if ("://" not in uri and not uri.startswith(("databricks", "uc"))) or uri.startswith("file:"):
         raise TrackingError(
             f"tracking.uri: {redact(uri)!r} is a folder; MLflow 3 keeps runs in a database or behind a server. "
             "Write for example sqlite:///mlflow.db or http://HOST:5000"

@@ -145,7 +145,7 @@ class Delivery:
         try:
             if not path.is_file():
                 raise Refused("the spooled file is gone")
-            run_id = self._resolve(self._spool.run(event.run))[0]
+            run_id = self._known(event.run)
             with sorted_errors(self._uri):
                 self._client.log_artifact(run_id, str(path), event.body["folder"] or None)
         except Refused as error:
@@ -168,15 +168,15 @@ class Delivery:
         self._suspect.add(run.number)
         self._spool.set_run_id(run.number, None)
         try:
-            return self._log(self._spool.run(run.number), [Event(0, run.number, "start", {}), *events])
+            return self._log(self._spool.run(run.number), events)
         except Refused as error:
             return [(event, str(error)) for event in events]
 
     def _log(self, run: SpooledRun, events: list[Event]) -> list[Refusal]:
-        work = combine(run, events)
-        made = run.run_id is None and run.number not in self._run_ids
+        unknown = run.run_id is None and run.number not in self._run_ids
+        work = combine(run, [Event(0, run.number, "start", {}), *events] if unknown else events)
         run_id, adopted = self._resolve(run, work.tags)
-        if made and not adopted:
+        if unknown and not adopted:
             work.tags = {}  # the new run took them with it
         if adopted:
             work.metrics = self._not_yet_logged(run_id, work.metrics)
@@ -220,7 +220,14 @@ class Delivery:
 
     # ------------------------------------------------------------------ which run
 
-    def _resolve(self, run: SpooledRun, tags: dict[str, str] | None = None) -> tuple[str, bool]:
+    def _known(self, number: int) -> str:
+        """The id of a run that other runs or files need: made with all that belongs to it where it is missing."""
+        run = self._spool.run(number)
+        if run.run_id is None and number not in self._run_ids:
+            self._log(run, [])
+        return self._resolve(run, {})[0]
+
+    def _resolve(self, run: SpooledRun, tags: dict[str, str]) -> tuple[str, bool]:
         """The run's id, and whether the run is older than the spool: remembered, found by its key, or made now."""
         if run.number in self._run_ids:
             return self._run_ids[run.number]
@@ -230,7 +237,7 @@ class Delivery:
             adopted = run_id is not None
         if run_id is None:
             self._suspect.add(run.number)
-            run_id = self._create(run, tags or {})
+            run_id = self._create(run, tags)
             self._suspect.discard(run.number)
         self._run_ids[run.number] = run_id, adopted
         if run.run_id is None:
@@ -247,7 +254,7 @@ class Delivery:
         first = {"state": "running", **info["tags"], **tags, KEY_TAG: run.key, "kind": info["kind"]}
         if info["parent"] is not None:
             number = self._spool.run_number(info["parent"])
-            parent = self._find(info["parent"]) if number is None else self._resolve(self._spool.run(number))[0]
+            parent = self._find(info["parent"]) if number is None else self._known(number)
             if parent is not None:
                 first["mlflow.parentRunId"] = parent
         try:

@@ -33,11 +33,13 @@ class Tracker:
     missing), and a process of its own delivers them, with retries, in the order in which they were logged. An existing
     spool is continued: what an earlier process left undelivered goes first. A spool has one owner at a time.
 
+    `deliver=False` only spools, for machines that cannot reach the server; `replay` delivers later.
+
     Raises TrackingError for an impossible URI or spool, or one in use by another process; SpoolFullError from any
     writing method where the spool's disk is full.
     """
 
-    def __init__(self, uri: str, experiment: str, spool: Path) -> None:
+    def __init__(self, uri: str, experiment: str, spool: Path, *, deliver: bool = True) -> None:
         self._uri = absolute_uri(uri)
         self._experiment = experiment
         self._folder = Path(spool).absolute()
@@ -46,13 +48,15 @@ class Tracker:
         if not try_lock(self._lock_file.fileno(), wait=False):
             self._spool.close()
             self._lock_file.close()
-            raise TrackingError(f"The tracking spool {self._folder} is in use by another process: is the sweep running?")
+            raise TrackingError(
+                f"The tracking spool {self._folder} is in use by another process: is the sweep running?"
+            )
         self._owner = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._started_at = -_RESTART_SECONDS
         self._looked_at = 0.0
-        self._crash: str | None = None
+        self._deliver = deliver
         self._closed = False
         self._adopt_spool()
         self._watch()
@@ -75,8 +79,11 @@ class Tracker:
     def check(self) -> None:
         """Find out whether the server can be reached and the experiment be used; at most about 15 seconds.
 
-        The tables of a new SQLite store (5 s) are made afterwards, in the background. Raises TrackingError.
+        The tables of a new SQLite store (5 s) are made afterwards, in the background. Does nothing where the tracker
+        only spools. Raises TrackingError.
         """
+        if not self._deliver:
+            return
         deadline = time.monotonic() + CHECK_SECONDS
         while time.monotonic() < deadline:
             checked = json.loads(self._spool.state("checked") or "{}")
@@ -84,10 +91,15 @@ class Tracker:
                 if checked["error"]:
                     raise TrackingError(checked["error"])
                 return
-            if self._watch() is not None:
-                raise TrackingError(f"The tracking server {redact(self._uri)} cannot be checked: {self._crash}")
+            if not self._watch():
+                raise TrackingError(f"The tracking server {redact(self._uri)} cannot be checked: {self.last_error}")
             time.sleep(0.02)
         raise TrackingError(f"The tracking server {redact(self._uri)} gives no answer within {CHECK_SECONDS:.0f} s")
+
+    @property
+    def folder(self) -> Path:
+        """The spool's folder."""
+        return self._folder
 
     @property
     def pending(self) -> int:
@@ -97,7 +109,10 @@ class Tracker:
     @property
     def last_error(self) -> str | None:
         """Why the latest delivery failed, None if it did not. Holds no secrets."""
-        return self._crash or self._spool.state("last_error")
+        process = self._process
+        if process is not None and process.poll() is not None:
+            return f"the delivery process ended with status {process.returncode}"
+        return self._spool.state("last_error")
 
     # ------------------------------------------------------------------ runs
 
@@ -118,22 +133,14 @@ class Tracker:
         """
         if not key or not key.isprintable() or set(key) & set("'\"`\\"):
             raise ValueError(f"a run's key must be printable and without quotes, not {key!r}")
-        info = {
-            "name": name,
-            "kind": kind,
-            "parent": parent,
-            "params": parameter_texts(params or {}),
-            "tags": tag_texts(tags or {}),
-            "start_time": now_ms(),
-        }
         self._ready()
+        texts = {"params": parameter_texts(params or {}), "tags": tag_texts(tags or {})}
+        info = {"name": name, "kind": kind, "parent": parent, "start_time": now_ms(), **texts}
         if not self._spool.add_run(key, info):
-            self.set_tags(key, info["tags"])
-            self.log_params(key, info["params"])
+            self.set_tags(key, texts["tags"])
+            self.log_params(key, texts["params"])
 
-    def log_metrics(
-        self, key: str, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None
-    ) -> None:
+    def log_metrics(self, key: str, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None) -> None:
         """Log metrics of one step; what was logged for the same run, metric and step before is left out.
 
         `timestamp_ms`: milliseconds since 1970, None for now.
@@ -191,8 +198,9 @@ class Tracker:
         deadline = time.monotonic() + timeout
         self._ask_for_attempt()
         while self.pending:
-            self._watch()
-            if time.monotonic() >= deadline:
+            if self._deliver:
+                self._watch()
+            if not self._deliver or time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
         return True
@@ -250,19 +258,17 @@ class Tracker:
                 process.stdin.write("\n")
                 process.stdin.flush()
 
-    def _watch(self) -> str | None:
-        """Start the delivery process, again if it died; why it died last, None while it lives."""
+    def _watch(self) -> bool:
+        """Start the delivery process, again if it died; False if it is dead for now."""
         with self._lock:
             self._looked_at = time.monotonic()
-            if self._process is not None:
-                status = self._process.poll()
-                if status is None:
-                    return None
-                self._crash = f"the delivery process ended with status {status}"
-            if not self._closed and self._looked_at - self._started_at >= _RESTART_SECONDS:
-                self._started_at = self._looked_at
-                self._process = self._start()
-            return self._crash
+            if self._process is not None and self._process.poll() is None:
+                return True
+            if not self._deliver or self._looked_at - self._started_at < _RESTART_SECONDS:
+                return False
+            self._started_at = self._looked_at
+            self._process = self._start()
+            return True
 
     def _start(self) -> "subprocess.Popen[str]":
         environment = dict(os.environ)

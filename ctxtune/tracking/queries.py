@@ -1,0 +1,213 @@
+"""The reading side of tracking: what reports, `best_of` and warm starts need to know of finished runs."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from ctxtune.errors import TrackingError
+from ctxtune.tracking.addresses import absolute_uri, redact, sqlite_path
+from ctxtune.tracking.connection import connect, sorted_errors
+from ctxtune.tracking.delivery import KEY_TAG
+from ctxtune.tracking.errors import Refused, Unreachable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SWEEP_KINDS = ("sweep", "ablation")
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run as the tracking server knows it."""
+
+    run_id: str
+    key: str
+    name: str
+    kind: str
+    state: str  # running, completed, pruned, failed or killed
+    reason: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]  # the last value of each
+    tags: Mapping[str, str]
+    parent: str | None  # run_id of the parent run
+    start_time: int  # milliseconds since 1970
+    end_time: int | None
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One logged value of a metric."""
+
+    step: int
+    value: float
+    timestamp: int  # milliseconds since 1970
+
+
+def find_sweep(uri: str, name: str) -> TrackedRun:
+    """The parent run of the sweep or ablation `name`; the latest, if there are several.
+
+    Raises TrackingError if there is none (with the names that come near), or the server cannot be read.
+    """
+    with _reading(uri) as client:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            for kind in SWEEP_KINDS:
+                filter_ = f"tags.kind = '{kind}'"
+                order = ["attributes.start_time DESC"]
+                runs = client.search_runs([experiment.experiment_id], filter_, max_results=1, order_by=order)
+                if runs:
+                    return _tracked(runs[0])
+        others = [other.name for other in client.search_experiments(max_results=_PAGE) if other.name != "Default"]
+    near = difflib.get_close_matches(name, others, n=3, cutoff=0.4) or sorted(others)[:10]
+    known = f"; there are: {', '.join(near)}" if near else "; there are none yet"
+    raise TrackingError(f"No sweep or ablation is named {name!r} in {redact(uri)}{known}")
+
+
+def read_runs(uri: str, experiment: str, kind: str | None = None) -> list[TrackedRun]:
+    """All runs of an experiment in the order of their start, those of one kind if it is given.
+
+    Raises TrackingError if there is no such experiment, or the server cannot be read.
+    """
+    with _reading(uri) as client:
+        identifier = _experiment_id(client, uri, experiment)
+        filter_ = f"tags.kind = '{kind}'" if kind is not None else ""
+        return [_tracked(run) for run in _pages(client, [identifier], filter_, ["attributes.start_time ASC"])]
+
+
+def metric_history(uri: str, run_id: str, metric: str) -> list[MetricPoint]:
+    """Every logged value of one metric of one run, by step. Raises TrackingError."""
+    return metric_histories(uri, [run_id], metric)[run_id]
+
+
+def metric_histories(uri: str, run_ids: Sequence[str], metric: str) -> dict[str, list[MetricPoint]]:
+    """Every logged value of one metric of many runs, by run and step; an empty list where it was never logged.
+
+    One request for a hundred runs where the store allows that. Raises TrackingError.
+    """
+    histories: dict[str, list[MetricPoint]] = {run_id: [] for run_id in run_ids}
+    with _reading(uri) as client:
+        for run_id, point in _history_points(client, list(histories), metric):
+            histories[run_id].append(point)
+    for points in histories.values():
+        points.sort(key=lambda point: (point.step, point.timestamp))
+    return histories
+
+
+def best_runs(
+    uri: str,
+    experiment: str,
+    metric: str,
+    mode: Literal["max", "min"],
+    count: int,
+    kind: str = "trial",
+) -> list[TrackedRun]:
+    """The best `count` completed trials by the last value of a validation metric, the best first.
+
+    Pruned and failed trials have no part, nor have those without a finite value. Raises TrackingError if the
+    experiment is not there, ValueError for a metric of the test classes: nothing is ever chosen by those.
+    """
+    if not metric.startswith("validation/"):
+        raise ValueError(f"runs are ranked by validation metrics (validation/...), not by {metric!r}")
+    runs = [run for run in read_runs(uri, experiment, kind) if run.state == "completed"]
+    runs = [run for run in runs if math.isfinite(run.metrics.get(metric, math.nan))]
+    sign = -1 if mode == "max" else 1
+    return sorted(runs, key=lambda run: (sign * run.metrics[metric], run.start_time))[:count]
+
+
+def read_text(uri: str, run_id: str, artifact_file: str) -> str:
+    """The text of one artifact, for example `config.yaml`. Raises TrackingError if it is not there."""
+    with _reading(uri):
+        from mlflow.artifacts import load_text
+
+        run = _client(absolute_uri(uri)).get_run(run_id)
+        return load_text(f"{run.info.artifact_uri}/{artifact_file}")
+
+
+def search_tagged(uri: str, tag: str, value: str | None = None) -> list[TrackedRun]:
+    """The runs of all experiments, deleted ones included, that carry a tag (with this value). Raises TrackingError."""
+    from mlflow.entities import ViewType
+
+    # MLflow's filters have no "tag is there"; every text is like "%".
+    filter_ = f"tags.`{tag}` = '{value}'" if value is not None else f"tags.`{tag}` LIKE '%'"
+    with _reading(uri) as client:
+        experiments = client.search_experiments(view_type=ViewType.ALL, max_results=_PAGE)
+        identifiers = [experiment.experiment_id for experiment in experiments]
+        return [_tracked(run) for run in _pages(client, identifiers, filter_, [], ViewType.ALL)]
+
+
+# ---------------------------------------------------------------------- inside
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator["MlflowClient"]:
+    address = absolute_uri(uri)
+    path = sqlite_path(address)
+    if path is not None and not path.is_file():
+        raise TrackingError(f"The tracking store {path} does not exist: has anything been run yet?")
+    try:
+        with sorted_errors(address):
+            yield _client(address)
+    except Unreachable as error:
+        raise TrackingError(f"The tracking server {redact(address)} cannot be read: {error}") from None
+    except Refused as error:
+        raise TrackingError(f"The tracking server {redact(address)} refuses: {error}") from None
+
+
+@lru_cache(maxsize=4)
+def _client(address: str) -> "MlflowClient":
+    return connect(address, retries=2, timeout_seconds=60)
+
+
+def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise TrackingError(f"There is no experiment {name!r} in {redact(uri)}")
+    return experiment.experiment_id
+
+
+def _pages(
+    client: "MlflowClient", experiments: list[str], filter_: str, order: list[str], view: int = 1
+) -> Iterator[Any]:
+    token = None
+    while experiments:
+        page = client.search_runs(experiments, filter_, view, _PAGE, order, token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _history_points(client: "MlflowClient", run_ids: list[str], metric: str) -> Iterator[tuple[str, MetricPoint]]:
+    store = client._tracking_client.store  # the public client has no request for several runs
+    bulk = getattr(store, "get_metric_history_bulk", None)
+    if bulk is not None:
+        for start in range(0, len(run_ids), 100):
+            for found in bulk(run_ids[start : start + 100], metric, None):
+                yield found.run_id, MetricPoint(found.step, found.value, found.timestamp)
+        return
+    for run_id in run_ids:
+        for found in client.get_metric_history(run_id, metric):
+            yield run_id, MetricPoint(found.step, found.value, found.timestamp)
+
+
+def _tracked(run: Any) -> TrackedRun:
+    tags = run.data.tags
+    return TrackedRun(
+        run_id=run.info.run_id,
+        key=tags.get(KEY_TAG, ""),
+        name=run.info.run_name or "",
+        kind=tags.get("kind", ""),
+        state=tags.get("state", "running"),
+        reason=tags.get("reason", ""),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(tags),
+        parent=tags.get("mlflow.parentRunId"),
+        start_time=run.info.start_time,
+        end_time=run.info.end_time,
+    )

@@ -17,8 +17,8 @@ from ctxtune.data import (
     build_sampler,
     load,
 )
-from ctxtune.data.glyphs import catalogue
-from ctxtune.data.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
+from ctxtune.data.layouts.glyphs import catalogue
+from ctxtune.data.layouts.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
 from ctxtune.errors import ConfigError, DataError
 
 SMALL = ImageSettings(train_crop=32, min_scale=0.5, flip=False, test_resize=None, test_crop=None)

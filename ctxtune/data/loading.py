@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ctxtune.data.glyphs import load_glyphs
-from ctxtune.data.omniglot import load_omniglot
-from ctxtune.data.part import Benchmark
+from ctxtune.data.layouts.cars196 import load_cars196
+from ctxtune.data.layouts.cub200 import load_cub200
+from ctxtune.data.layouts.finding import data_root
+from ctxtune.data.layouts.folders import load_class_folders
+from ctxtune.data.layouts.glyphs import load_glyphs
+from ctxtune.data.layouts.inaturalist import load_inaturalist2018, load_inaturalist2021_mini
+from ctxtune.data.layouts.inshop import load_inshop
+from ctxtune.data.layouts.lists import load_image_lists, load_sop
+from ctxtune.data.layouts.omniglot import load_omniglot
+from ctxtune.data.official import verify
+from ctxtune.data.part import Benchmark, Part
 from ctxtune.data.settings import DatasetSettings
 from ctxtune.errors import ConfigError
 
 
-def _glyphs(root: str | Path | None, image_size: int | None = None) -> Benchmark:
-    return load_glyphs(image_size or 32)
+def _glyphs(root: Path, image_size: int = 32) -> Benchmark:
+    return load_glyphs(image_size)
 
 
-def _omniglot(root: str | Path | None, image_size: int | None = None) -> Benchmark:
-    return load_omniglot(root, image_size or 32)
+def _image_list(
+    root: Path, lists: Mapping[str, str] | None = None, recall_at: tuple[int, ...] = (1, 2, 4, 8)
+) -> Benchmark:
+    return load_image_lists("image_list", root, lists, recall_at)
 
 
-LOADERS: dict[str, Callable[..., Benchmark]] = {"glyphs": _glyphs, "omniglot": _omniglot}
+LOADERS: dict[str, Callable[..., Benchmark]] = {
+    "cars196": load_cars196,
+    "class_folders": load_class_folders,
+    "cub200": load_cub200,
+    "glyphs": _glyphs,
+    "image_list": _image_list,
+    "inaturalist2018": load_inaturalist2018,
+    "inaturalist2021_mini": load_inaturalist2021_mini,
+    "inshop": load_inshop,
+    "omniglot": load_omniglot,
+    "sop": load_sop,
+}
+RECALL_AT = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30, 40, 50), "inaturalist2018": (1, 4, 16, 32)}
 
 
 def dataset_names() -> list[str]:
@@ -31,23 +54,64 @@ def dataset_names() -> list[str]:
     return sorted(LOADERS)
 
 
-def load(name: str, root: str | Path | None = None, **options: Any) -> Benchmark:
+def load(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    strict: bool = False,
+    max_unreadable: float = 0.001,
+    lists: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Benchmark:
     """A benchmark by name from the folder or archive `root`. Image files are found, not opened.
 
-    Raises ConfigError for a name or an option that is not known, DataError where the data is not as it should be.
+    Args:
+        name: one of `dataset_names()`.
+        root: where it lies; None is `$CTXTUNE_DATA/NAME` or `data/NAME`. Nothing is needed for glyphs.
+        strict: counts that are not the official ones are an error, not a warning.
+        max_unreadable: the share of a part's images that may turn out unreadable at run time before that is an error.
+        lists: part name to image list; any data set may be given so.
+        options: what the data set offers beside: `image_size` (glyphs, omniglot), `train_classes` (class_folders),
+            `recall_at` (class_folders, image_list).
+
+    Raises:
+        ConfigError: a name or an option that is not known.
+        DataError: the data is missing or not as it should be, with file and line.
     """
     if name not in LOADERS:
         near = difflib.get_close_matches(name, LOADERS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(dataset_names())}"
         raise ConfigError(f"dataset.name: there is no data set {name!r}; {hint}")
+    place = data_root(name, root)
     loader = LOADERS[name]
     known = [parameter for parameter in inspect.signature(loader).parameters if parameter != "root"]
     for option in options:
         if option not in known:
-            raise ConfigError(
-                f"dataset.{option}: the data set {name} has no such option; it has {', '.join(known) or 'none'}"
-            )
-    return loader(root, **options)
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"dataset.{option}: the data set {name} has no such option; {has}")
+    if lists is not None and "lists" not in known:
+        benchmark = load_image_lists(name, place, lists, RECALL_AT.get(name, (1, 2, 4, 8)))
+    else:
+        benchmark = loader(place, **options, **({} if lists is None else {"lists": lists}))
+    verify(benchmark, strict=strict)
+    return _with_tolerance(benchmark, max_unreadable)
+
+
+def _with_tolerance(benchmark: Benchmark, max_unreadable: float) -> Benchmark:
+    def change(part: Part | None) -> Part | None:
+        if part is None:
+            return None
+        return replace(part, table=replace(part.table, max_unreadable=max_unreadable))
+
+    train = change(benchmark.train)
+    assert train is not None
+    return replace(
+        benchmark,
+        train=train,
+        test=change(benchmark.test),
+        query=change(benchmark.query),
+        gallery=change(benchmark.gallery),
+    )
 
 
 def load_dataset(settings: DatasetSettings) -> Benchmark:
@@ -57,4 +121,4 @@ def load_dataset(settings: DatasetSettings) -> Benchmark:
         for key in ("image_size", "lists", "train_classes", "recall_at")
         if (value := getattr(settings, key)) is not None
     }
-    return load(settings.name, settings.root, **options)
+    return load(settings.name, settings.root, strict=settings.strict, max_unreadable=settings.max_unreadable, **options)

@@ -82,11 +82,13 @@ class ImageTable:
     """All images of one published part, in a fixed order: what a cache is made of.
 
     `name` is `DATASET/PART`. `paths` are identifiers that `source` understands (relative paths, as a rule).
+    `max_unreadable` is the share of the images that may be skipped as unreadable at run time.
     """
 
     name: str
     source: Source
     paths: StringTable
+    max_unreadable: float = 0.001
 
     def __len__(self) -> int:
         return len(self.paths)

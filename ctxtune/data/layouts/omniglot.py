@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctxtune.data.layouts.finding import not_found
 from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource, ScaledSource, ZipSource, is_image_name
 from ctxtune.errors import DataError
@@ -21,15 +22,13 @@ LAYOUTS = (
 )
 
 
-def load_omniglot(root: str | Path | None, image_size: int = 32) -> Benchmark:
+def load_omniglot(root: Path, image_size: int = 32) -> Benchmark:
     """Omniglot split by alphabets: 110 train and 132 test characters, 20 images each.
 
     Only the alphabets of the two lists above are used, so that the full download and the small archive give the
     same data set. Super-classes are the alphabets. Raises DataError where no layout is found or an alphabet lacks.
     """
-    if root is None:
-        raise DataError("omniglot: no root is named; say --set trial.dataset.root=FOLDER_OR_ZIP")
-    source, found, layout = _find(Path(root))
+    source, found, layout = _find(root)
     files: dict[str, list[tuple[str, str]]] = {}
     for path in found:
         *_, alphabet, character, name = path.split("/")
@@ -79,12 +78,7 @@ def _find(root: Path) -> tuple[FolderSource | ZipSource, list[str], str]:
         with zipfile.ZipFile(archive) as opened:
             names = sorted(name for name in opened.namelist() if name.count("/") >= 2)
         return ZipSource(archive), names, "zip archive"
-    accepted = "\n  ".join(LAYOUTS)
-    raise DataError(
-        f"omniglot: nothing usable at {root.absolute()} "
-        f"({'there, but in no known layout' if root.exists() else 'no such file or folder'}). Accepted:\n  {accepted}\n"
-        "Name another place with --set trial.dataset.root=PATH."
-    )
+    raise not_found("omniglot", root, LAYOUTS)
 
 
 def _tree(base: Path, folders: list[Path]) -> list[str]:

@@ -1,0 +1,1 @@
+"""The layouts in which users really hold each data set."""

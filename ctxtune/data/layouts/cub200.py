@@ -1,0 +1,71 @@
+"""CUB-200-2011: class ids 1-100 are for training; the classification split is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
+from ctxtune.data.layouts.folders import images_by_class
+from ctxtune.data.part import Benchmark, Part, make_part
+from ctxtune.data.sources import FolderSource, is_image_name
+from ctxtune.errors import DataError
+
+TRAIN_CLASSES = 100
+LAYOUTS = (
+    "CUB_200_2011/ with images/001.Name/*.jpg, images.txt and image_class_labels.txt "
+    "(the root is that folder or its parent)",
+    "images/001.Name/*.jpg without the lists",
+)
+
+
+def load_cub200(root: Path) -> Benchmark:
+    """CUB-200-2011. Raises DataError where it is not found or a list is not as it should be."""
+    candidates = (root, root / "CUB_200_2011")
+    base = first_folder(candidates, "images", "images.txt", "image_class_labels.txt")
+    if base is not None:
+        rows, layout = _from_lists(base), "CUB_200_2011/ with its lists"
+    else:
+        base = first_folder(candidates, "images")
+        if base is None:
+            raise not_found("cub200", root, LAYOUTS)
+        rows, layout = _from_folders(base), "images/ without the lists"
+    source = FolderSource(base)
+
+    def part(name: str, test: bool) -> Part:
+        chosen = sorted((row for row in rows if (row[1] > TRAIN_CLASSES) is test), key=lambda row: (row[1], row[0]))
+        if not chosen:
+            raise DataError(f"cub200: {base.absolute()} has no images for the {name} side")
+        names = {label: path.split("/")[-2] for path, label in chosen}
+        paths, labels = [path for path, _ in chosen], [label for _, label in chosen]
+        return make_part(f"cub200/{name}", source, paths, labels, None, names)
+
+    return Benchmark("cub200", part("train", False), part("test", True), None, None, (1, 2, 4, 8), layout)
+
+
+def _from_lists(base: Path) -> list[tuple[str, int]]:
+    labels_file, images_file = base / "image_class_labels.txt", base / "images.txt"
+    label_of: dict[int, int] = {}
+    for line, (image, label) in read_rows(labels_file, ("image_id", "class_id")):
+        label_of[whole_number(image, "image_id", labels_file, line)] = whole_number(
+            label, "class_id", labels_file, line
+        )
+    rows, lines = [], []
+    for line, (image, path) in read_rows(images_file, ("image_id", "path")):
+        number = whole_number(image, "image_id", images_file, line)
+        if number not in label_of:
+            raise DataError(f"{images_file}, line {line}: image {number} has no class in {labels_file.name}")
+        if is_image_name(path):
+            rows.append((f"images/{path}", label_of[number]))
+            lines.append(line)
+    require_files(base, [path for path, _ in rows], lambda position: f"{images_file}, line {lines[position]}")
+    return rows
+
+
+def _from_folders(base: Path) -> list[tuple[str, int]]:
+    rows = []
+    for name, paths in images_by_class(base, "images").items():
+        number, _, rest = name.partition(".")
+        if not number.isdigit() or not rest:
+            raise DataError(f"{base / 'images' / name}: expected a folder name such as 001.Black_footed_Albatross")
+        rows += [(path, int(number)) for path in paths]
+    return rows

@@ -1,0 +1,103 @@
+"""The settings blocks `loss` and `regularizer` of the YAML tree."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from ctxtune.losses.catalogue import LossEntry, loss_entry
+from ctxtune.losses.choices import ContextualTermSettings, MemorySettings
+from ctxtune.losses.miners import MINERS
+from ctxtune.losses.naming import unknown
+from ctxtune.settings import Settings
+
+
+class RegularizerSettings(Settings):
+    """The similarity regulariser that the trainer adds to any loss: weight * (target - mean similarity)^2."""
+
+    weight: float = Field(0.0, ge=0.0)
+    similarity_target: float = Field(0.3, ge=-1.0, le=1.0)
+
+
+class _Resolved(Settings):
+    """A block that names what it chooses; the options of that choice become its fields, defaults filled in."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def options(self) -> dict[str, Any]:
+        """The options of the chosen thing, without the fields that every choice has."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class MinerSettings(_Resolved):
+    """Which pairs or triplets a loss sees: a miner of pytorch-metric-learning by `name`, and its options."""
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"name": data}
+        if not isinstance(data, Mapping):
+            return data
+        name = str(data.get("name"))
+        if name not in MINERS:
+            _refuse(cls, "name", unknown("miner", name, MINERS))
+        given = {key: value for key, value in data.items() if key != "name"}
+        return {"name": name, **_validated(cls, MINERS[name].options, given, f"miner {name}")}
+
+
+class LossSettings(_Resolved):
+    """The YAML block `loss`: a loss by `name`, the options of that loss, and what it is combined with.
+
+    `model_dump()` is plain data in which every option has its value. `miner: null` takes away the miner that some
+    losses have by default.
+    """
+
+    name: str = "contextual"
+    miner: MinerSettings | None = None
+    contextual: ContextualTermSettings | None = None
+    memory: MemorySettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        if isinstance(data, LossSettings) or not isinstance(data, Mapping):
+            return data
+        name = data.get("name", "contextual")
+        common = {key: data[key] for key in ("miner", "contextual", "memory") if key in data}
+        given = {key: value for key, value in data.items() if key != "name" and key not in common}
+        try:
+            entry = loss_entry(name)
+        except ValueError as error:
+            _refuse(cls, "name", str(error))
+        common.setdefault("miner", entry.miner)
+        _check_combination(cls, name, entry, common)
+        return {"name": name, **_validated(cls, entry.options, given, f"loss {name}", tuple(common)), **common}
+
+
+def _check_combination(cls: type[Settings], name: str, entry: LossEntry, common: Mapping[str, Any]) -> None:
+    if common["miner"] is not None and not entry.takes_miner:
+        _refuse(cls, "miner", f"loss {name} ranks whole batches and takes no miner")
+    if common.get("contextual") is not None and name == "contextual":
+        _refuse(cls, "contextual", "loss contextual has the contextual term already: set contextual_weight")
+
+
+def _validated(
+    cls: type[Settings], options: type[Settings], given: Mapping[str, Any], owner: str, others: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`given` checked against `options`, its defaults filled in; errors name the key, with a "did you mean"."""
+    allowed = list(options.model_fields)
+    open_ended = options.model_config.get("extra") == "allow"
+    wrong = [key for key in given if key not in allowed and not open_ended]
+    if wrong:
+        choices = [*allowed, *others]
+        _refuse(cls, wrong[0], unknown(f"option of {owner}", wrong[0], choices))
+    return options.model_validate(dict(given)).model_dump()
+
+
+def _refuse(cls: type[Settings], key: str, message: str) -> None:
+    error = PydanticCustomError("loss_option", "{message}", {"message": message})
+    raise ValidationError.from_exception_data(cls.__name__, [InitErrorDetails(type=error, loc=(key,), input=None)])

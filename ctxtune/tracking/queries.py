@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctxtune.errors import TrackingError
@@ -121,11 +123,8 @@ def best_runs(
 
 def read_text(uri: str, run_id: str, artifact_file: str) -> str:
     """The text of one artifact, for example `config.yaml`. Raises TrackingError if it is not there."""
-    with _reading(uri):
-        from mlflow.artifacts import load_text
-
-        run = _client(absolute_uri(uri)).get_run(run_id)
-        return load_text(f"{run.info.artifact_uri}/{artifact_file}")
+    with _reading(uri) as client, TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, artifact_file, folder)).read_text(encoding="utf-8")
 
 
 def search_tagged(uri: str, tag: str, value: str | None = None) -> list[TrackedRun]:

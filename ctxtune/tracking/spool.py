@@ -23,13 +23,13 @@ CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROW
 CREATE TABLE IF NOT EXISTS runs (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, info TEXT NOT NULL, run_id TEXT, adopted INTEGER DEFAULT 0);
 CREATE TABLE IF NOT EXISTS events (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
+    sequence INTEGER PRIMARY KEY, run INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS refused (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+    sequence INTEGER PRIMARY KEY, run INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
     reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS metric_names (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS logged (
-    run INTEGER, metric INTEGER, step INTEGER, PRIMARY KEY (run, metric, step)) WITHOUT ROWID;
+    run INTEGER, step INTEGER, metric INTEGER, PRIMARY KEY (run, step, metric)) WITHOUT ROWID;
 """
 DATABASE = "spool.db"
 FILES = "files"
@@ -78,6 +78,7 @@ class Spool:
             self._database.execute("PRAGMA synchronous=NORMAL")
             # `sync`, called in the delivery process, moves the log into the file: the driver never waits for that.
             self._database.execute("PRAGMA wal_autocheckpoint=10000")
+            self._database.execute(f"PRAGMA journal_size_limit={4 * 2**20}")
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise self._explain(error) from error
@@ -215,7 +216,7 @@ class Spool:
             database.execute("INSERT OR IGNORE INTO metric_names (name) VALUES (?)", (metric,))
             number = int(self._read("SELECT number FROM metric_names WHERE name = ?", (metric,))[0][0])
             self._metric_numbers[metric] = number
-        return database.execute("INSERT OR IGNORE INTO logged VALUES (?, ?, ?)", (run, number, step)).rowcount == 1
+        return database.execute("INSERT OR IGNORE INTO logged VALUES (?, ?, ?)", (run, step, number)).rowcount == 1
 
     def _read(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         try:

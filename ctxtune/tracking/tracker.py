@@ -56,6 +56,7 @@ class Tracker:
         self._process: subprocess.Popen[str] | None = None
         self._started_at = -_RESTART_SECONDS
         self._looked_at = 0.0
+        self._latest_ms = 0
         self._deliver = deliver
         self._closed = False
         self._adopt_spool()
@@ -135,7 +136,7 @@ class Tracker:
             raise ValueError(f"a run's key must be printable and without quotes, not {key!r}")
         self._ready()
         texts = {"params": parameter_texts(params or {}), "tags": tag_texts(tags or {})}
-        info = {"name": name, "kind": kind, "parent": parent, "start_time": now_ms(), **texts}
+        info = {"name": name, "kind": kind, "parent": parent, "start_time": self._time(), **texts}
         if not self._spool.add_run(key, info):
             self.set_tags(key, texts["tags"])
             self.log_params(key, texts["params"])
@@ -146,7 +147,7 @@ class Tracker:
         `timestamp_ms`: milliseconds since 1970, None for now.
         """
         values = {clean_name(name): float(value) for name, value in metrics.items()}
-        self._spool.add_metrics(self._number(key), values, int(step), timestamp_ms or now_ms())
+        self._spool.add_metrics(self._number(key), values, int(step), timestamp_ms or self._time())
 
     def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one."""
@@ -183,7 +184,7 @@ class Tracker:
             raise ValueError(f"the state of an ended run is one of {', '.join(_STATUS)}, not {state!r}")
         number = self._number(key)
         self._spool.add_event(number, "tags", tag_texts({"state": state, "reason": reason}))
-        self._spool.add_event(number, "status", {"status": _STATUS[state], "time": now_ms()})
+        self._spool.add_event(number, "status", {"status": _STATUS[state], "time": self._time()})
 
     def reopen_run(self, key: str) -> None:
         """Set a run RUNNING again, on resume."""
@@ -231,6 +232,12 @@ class Tracker:
             raise TrackingError("This tracker is closed")
         if time.monotonic() - self._looked_at > 1.0:
             self._watch()
+
+    def _time(self) -> int:
+        """Milliseconds since 1970, never twice the same: runs and points are listed in the order of their times."""
+        with self._lock:
+            self._latest_ms = max(now_ms(), self._latest_ms + 1)
+            return self._latest_ms
 
     def _place(self, name: str) -> Path:
         return self._folder / FILES / uuid.uuid4().hex / name

@@ -7,47 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxtune.retrieval.similarity import scale_and_norm, to_grid
-
 ArrayLike = Tensor | np.ndarray
-CHECK_ELEMENTS = 2**20
 
 
-class EmbeddingRows:
-    """Embeddings as given, with what normalises each row; rows are normalised when asked for, so memory stays small."""
-
-    def __init__(self, embeddings: ArrayLike, name: str, device: torch.device) -> None:
-        """Raises ValueError, naming `name`, for a wrong shape or type and for rows that are not finite or all zero."""
-        raw = _as_matrix(embeddings, name)
-        self.raw = raw
-        self.device = device
-        self.dimension = raw.shape[1]
-        self.scale = torch.empty(len(raw), dtype=torch.float64, device=device)
-        self.norm = torch.empty_like(self.scale)
-        step = max(1, CHECK_ELEMENTS // self.dimension)
-        for start in range(0, len(raw), step):
-            rows = raw[start : start + step].to(device)
-            _check_finite(rows, start, name)
-            scale, norm = scale_and_norm(rows)
-            _check_nonzero(norm, start, name)
-            self.scale[start : start + step] = scale
-            self.norm[start : start + step] = norm
-
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """Rows start to stop on the similarity grid: (stop - start, d) float64 on the device."""
-        rows = self.raw[start:stop].to(self.device)
-        return to_grid(rows, self.scale[start:stop], self.norm[start:stop])
-
-    def rows(self, indices: Tensor) -> Tensor:
-        """The rows of these indices (n,) on the similarity grid: (n, d) float64 on the device."""
-        rows = self.raw[indices.to(self.raw.device)].to(self.device)
-        return to_grid(rows, self.scale[indices], self.norm[indices])
-
-
-def _as_matrix(embeddings: ArrayLike, name: str) -> Tensor:
+def as_matrix(embeddings: ArrayLike, name: str) -> Tensor:
+    """The embeddings as a torch tensor; ValueError, naming `name`, unless they are a floating-point matrix."""
     if isinstance(embeddings, np.ndarray):
         if embeddings.dtype.kind != "f":
             raise ValueError(f"{name} must be floating-point, found numpy {embeddings.dtype}")
@@ -62,22 +26,6 @@ def _as_matrix(embeddings: ArrayLike, name: str) -> Tensor:
     if embeddings.ndim != 2 or embeddings.shape[0] == 0 or embeddings.shape[1] == 0:
         raise ValueError(f"{name} must have the shape (items, dimensions), neither 0; found {tuple(embeddings.shape)}")
     return embeddings.detach()
-
-
-def _check_finite(rows: Tensor, start: int, name: str) -> None:
-    finite = torch.isfinite(rows).all(dim=1)
-    if not bool(finite.all()):
-        first = start + int((~finite).nonzero()[0])
-        raise ValueError(f"{name} must be finite; row {first} has a NaN or an infinity (a diverged model?)")
-
-
-def _check_nonzero(norm: Tensor, start: int, name: str) -> None:
-    good = norm > 0
-    if not bool(good.all()):
-        first = start + int((~good).nonzero()[0])
-        raise ValueError(
-            f"{name} must not hold zero vectors, whose cosine similarity is undefined; row {first} is zero"
-        )
 
 
 @dataclass(frozen=True)

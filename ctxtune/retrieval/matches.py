@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctxtune.retrieval.inputs import Classes, EmbeddingRows
+from ctxtune.retrieval.embeddings import Embeddings
 from ctxtune.retrieval.similarity import exact_matrix
 
 PIECE = 1024
@@ -23,27 +23,25 @@ class ClassMembers:
 
 
 def class_members(classes: Tensor, number: int) -> ClassMembers:
-    """Group items (g,) by their class numbers below `number`."""
+    """Group items (g,) by their class numbers, which are below `number`."""
     size = torch.bincount(classes, minlength=number)
     descending = torch.arange(len(classes) - 1, -1, -1, device=classes.device)
     items = descending[torch.sort(classes.flip(0), stable=True).indices]
-    start = torch.zeros(number + 1, dtype=torch.int64, device=classes.device)
-    start[1:] = size.cumsum(0)
-    return ClassMembers(items, start, size)
+    return ClassMembers(items, _starts(size), size)
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Matches of queries `first` .. `first + q - 1`.
+    """Matches of q queries: those of query i at places `start[i]` .. `start[i + 1] - 1`.
 
-    Query number i (from `first`) has those at `start[i]` .. `start[i + 1] - 1`: `items` (m,) gallery indices and
-    `similarities` (m,) float64 exact, in reverse order of rank: similarity ascending, then gallery index descending.
+    `items` (m,) int32 gallery indices and `similarities` (m,) exact, in reverse order of rank: similarity ascending,
+    then gallery index descending. `start` (q + 1,) int64. `longest`: most matches of any query.
     """
 
-    first: int
     start: Tensor
     items: Tensor
     similarities: Tensor
+    longest: int
 
     @property
     def count(self) -> Tensor:
@@ -52,40 +50,40 @@ class Matches:
 
 
 def find_matches(
-    queries: EmbeddingRows,
-    gallery: EmbeddingRows,
-    classes: Classes,
+    queries: Embeddings,
+    query_classes: Tensor,
+    gallery: Embeddings,
     members: ClassMembers,
-    first: int,
-    last: int,
     *,
     own_left_out: bool,
 ) -> Matches:
-    """Matches of the queries first .. last - 1; with `own_left_out` query i is not its own match."""
-    device = classes.queries.device
-    query_classes = classes.queries[first:last]
+    """Matches of the queries (q, d) of classes (q,); with `own_left_out` no query is its own match."""
+    device = query_classes.device
     size = members.size[query_classes]
-    start = torch.zeros(last - first + 1, dtype=torch.int64, device=device)
-    start[1:] = size.cumsum(0)
+    start = _starts(size)
     total = int(start[-1])
     similarities = torch.empty(total, dtype=torch.float64, device=device)
     for query_rows, member_rows, offsets, used in _class_batches(query_classes, members, queries.dimension):
-        items = members.items[member_rows]
-        block = exact_matrix(_stack(queries, query_rows + first), _stack(gallery, items))
+        block = exact_matrix(_stack(queries, query_rows), _stack(gallery, members.items[member_rows]))
         place = start[query_rows][:, :, None] + offsets[:, None, :]
         similarities[place[used]] = block[used]
     owner = torch.repeat_interleave(size)
-    offset = torch.arange(total, device=device) - start[owner]
-    items = members.items[members.start[query_classes][owner] + offset]
+    items = members.items[torch.arange(total, device=device) + (members.start[query_classes] - start[:-1])[owner]]
     if own_left_out:
-        kept = items != owner + first
+        kept = items != queries.origin[owner]
         items, similarities = items[kept], similarities[kept]
         start = start - torch.arange(len(start), device=device)
-    return _sorted_by_rank(Matches(first, start, items, similarities))
+    return _sorted_by_rank(start, items.int(), similarities)
 
 
-def _stack(rows: EmbeddingRows, indices: Tensor) -> Tensor:
-    return rows.rows(indices.reshape(-1)).view(*indices.shape, rows.dimension)
+def _starts(sizes: Tensor) -> Tensor:
+    start = torch.zeros(len(sizes) + 1, dtype=torch.int64, device=sizes.device)
+    start[1:] = sizes.cumsum(0)
+    return start
+
+
+def _stack(source: Embeddings, indices: Tensor) -> Tensor:
+    return source.rows(indices.reshape(-1)).view(*indices.shape, source.dimension)
 
 
 def _class_batches(
@@ -100,27 +98,16 @@ def _class_batches(
     order = torch.sort(query_classes, stable=True).indices
     query_count = torch.bincount(query_classes, minlength=len(members.size))
     query_start = (query_count.cumsum(0) - query_count).tolist()
+    class_table = zip(query_count.tolist(), members.size.tolist(), query_start, members.start.tolist(), strict=False)
     pieces = [
-        (min(PIECE, queries - q), min(PIECE, items - g), query_start[number] + q, start + g, g)
-        for number, (queries, items, start) in enumerate(
-            zip(query_count.tolist(), members.size.tolist(), members.start.tolist(), strict=False)
-        )
-        if queries and items
+        (min(PIECE, queries - q), min(PIECE, items - g), query_from + q, item_from + g, g)
+        for queries, items, query_from, item_from in class_table
         for q in range(0, queries, PIECE)
         for g in range(0, items, PIECE)
     ]
     pieces.sort()
-    begin = 0
-    while begin < len(pieces):
-        end, widest = begin, 0
-        while end < len(pieces):
-            widest = max(widest, pieces[end][1])
-            if end > begin and (end + 1 - begin) * max(pieces[end][0], widest) * dimension > BATCH_ELEMENTS:
-                break
-            end += 1
-        table = torch.tensor(pieces[begin:end], device=device)
-        begin = end
-        queries, items, query_from, item_from, offset = table.T[:, :, None]
+    for begin, end in _batches([max(piece[:2]) * dimension for piece in pieces]):
+        queries, items, query_from, item_from, offset = torch.tensor(pieces[begin:end], device=device).T[:, :, None]
         along_queries = torch.arange(int(queries.max()), device=device)[None]
         along_items = torch.arange(int(items.max()), device=device)[None]
         used = (along_queries < queries)[:, :, None] & (along_items < items)[:, None, :]
@@ -128,26 +115,30 @@ def _class_batches(
         yield order[query_from + along_queries], item_from + along_items, offset + along_items, used
 
 
-def _sorted_by_rank(matches: Matches) -> Matches:
+def _batches(widths: list[int]) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive rows that, padded to the widest of the run, hold at most BATCH_ELEMENTS, or are one row."""
+    begin, widest = 0, 0
+    for end, width in enumerate(widths):
+        widest = max(widest, width)
+        if end > begin and (end + 1 - begin) * widest > BATCH_ELEMENTS:
+            yield begin, end
+            begin, widest = end, width
+    if begin < len(widths):
+        yield begin, len(widths)
+
+
+def _sorted_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> Matches:
     """Sort each query's matches; they come in descending gallery index, which a stable sort keeps among ties."""
-    count = matches.count
+    count = start[1:] - start[:-1]
     widths = count.tolist()
-    begin = 0
-    items, similarities = torch.empty_like(matches.items), torch.empty_like(matches.similarities)
-    while begin < len(widths):
-        end, widest = begin, 0
-        while end < len(widths):
-            widest = max(widest, widths[end])
-            if end > begin and (end + 1 - begin) * widest > BATCH_ELEMENTS:
-                break
-            end += 1
-        along = torch.arange(widest, device=count.device)[None]
+    for begin, end in _batches(widths):
+        along = torch.arange(max(widths[begin:end]), device=start.device)[None]
         used = along < count[begin:end, None]
-        place = (matches.start[begin:end, None] + along)[used]
-        padded = torch.full(used.shape, torch.inf, dtype=torch.float64, device=count.device)
-        padded[used] = matches.similarities[place]
+        first = start[begin:end, None]
+        places = slice(int(start[begin]), int(start[end]))
+        padded = torch.full(used.shape, torch.inf, dtype=torch.float64, device=start.device)
+        padded[used] = similarities[places]
         ordered, order = torch.sort(padded, dim=1, stable=True)
-        similarities[place] = ordered[used]
-        items[place] = matches.items[(matches.start[begin:end, None] + order)[used]]
-        begin = end
-    return Matches(matches.first, matches.start, items, similarities)
+        similarities[places] = ordered[used]
+        items[places] = items[(first + order)[used]]
+    return Matches(start, items, similarities, max(widths, default=0))

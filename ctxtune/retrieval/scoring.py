@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from ctxtune.retrieval.inputs import ArrayLike, EmbeddingRows, check_recall_at, number_classes
+from ctxtune.retrieval.embeddings import read_embeddings
+from ctxtune.retrieval.inputs import ArrayLike, check_recall_at, number_classes
+from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.ranking import score_queries
 from ctxtune.retrieval.scores import RetrievalScores, summarise
 
@@ -26,15 +28,15 @@ def score(
     if (gallery_embeddings is None) != (gallery_labels is None):
         raise ValueError("gallery_embeddings and gallery_labels go together; only one of them was given")
     device = query_embeddings.device if isinstance(query_embeddings, torch.Tensor) else torch.device("cpu")
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        queries = EmbeddingRows(query_embeddings, "query_embeddings", device)
+    with torch.no_grad(), full_float32():
+        queries = read_embeddings(query_embeddings, "query_embeddings", device)
         own_left_out = gallery_embeddings is None
         gallery = queries
         if gallery_embeddings is not None:
-            gallery = EmbeddingRows(gallery_embeddings, "gallery_embeddings", device)
+            gallery = read_embeddings(gallery_embeddings, "gallery_embeddings", device)
         classes = number_classes(query_labels, gallery_labels, device)
         cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
-        scores = score_queries(queries, gallery, classes, own_left_out=own_left_out, full_ranking=full_map)
+        scores = score_queries(queries, gallery, classes, own_left_out=own_left_out, full_ranking=full_map, tile=chunk_size or 1024)
     return summarise(
         scores, cutoffs, classes.queries.cpu().numpy(), classes.labels, per_query=per_query, per_class=per_class
     )

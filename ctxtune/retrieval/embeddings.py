@@ -1,0 +1,114 @@
+"""Embeddings as given, normalised block by block when asked for, so that no second copy of them is ever held."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ctxtune.retrieval.inputs import ArrayLike, as_matrix
+from ctxtune.retrieval.similarity import scale_and_norm, to_grid
+
+CHECK_ELEMENTS = 2**20
+# Norms for which 1 / norm and the products with it keep float32's full relative precision.
+PLAIN_NORMS = (1e-18, 1e18)
+
+
+class Embeddings:
+    """Rows (n, d) and what normalises each of them.
+
+    `origin` (n,) are the rows' indices in the set that the user passed; a selection of rows keeps them.
+    """
+
+    def __init__(self, raw: Tensor, scale: Tensor, norm: Tensor, origin: Tensor) -> None:
+        self.raw = raw
+        self.scale = scale
+        self.norm = norm
+        self.origin = origin
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self.raw.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where blocks are computed; the rows themselves may lie elsewhere."""
+        return self.norm.device
+
+    def rows(self, indices: Tensor | slice) -> Tensor:
+        """Rows on the similarity grid, (n, d) float64 on the device."""
+        where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
+        return to_grid(self.raw[where].to(self.device), self.scale[indices], self.norm[indices])
+
+    def select(self, indices: Tensor | slice) -> "Embeddings":
+        """Only these rows; a slice copies nothing."""
+        where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
+        return Embeddings(self.raw[where], self.scale[indices], self.norm[indices], self.origin[indices])
+
+    def block(self, start: int, stop: int) -> "Block":
+        """Rows start .. stop - 1, or fewer at the end."""
+        return Block(self, start, min(stop, len(self)))
+
+
+class Block:
+    """Consecutive rows of `source` from `start` on, normalised: in float32, and on the similarity grid when needed."""
+
+    def __init__(self, source: Embeddings, start: int, stop: int) -> None:
+        self.source = source
+        self.start = start
+        self.stop = stop
+        # Set where approximate similarities could not tell the neighbours apart.
+        self.crowded = False
+        self.approximate = self._in_float32()
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @cached_property
+    def grid(self) -> Tensor:
+        """(n, d) float64."""
+        return self.source.rows(slice(self.start, self.stop))
+
+    @property
+    def origin(self) -> Tensor:
+        """Indices of the rows in the set that the user passed, (n,)."""
+        return self.source.origin[self.start : self.stop]
+
+    def _in_float32(self) -> Tensor:
+        source, rows = self.source, slice(self.start, self.stop)
+        norm = source.norm[rows] / source.scale[rows]
+        low, high = PLAIN_NORMS
+        if source.raw.dtype == torch.float64 or not bool(((norm > low) & (norm < high)).all()):
+            return self.grid.float()
+        return source.raw[rows].to(source.device).float() * norm.reciprocal().float()[:, None]
+
+
+def read_embeddings(embeddings: ArrayLike, name: str, device: torch.device) -> Embeddings:
+    """Check embeddings (n, d) and measure each row.
+
+    Raises ValueError, naming `name`, for a wrong shape or type and for rows that are not finite or all zero.
+    """
+    raw = as_matrix(embeddings, name)
+    scale = torch.empty(len(raw), dtype=torch.float64, device=device)
+    norm = torch.empty_like(scale)
+    step = max(1, CHECK_ELEMENTS // raw.shape[1])
+    for start in range(0, len(raw), step):
+        rows = raw[start : start + step].to(device)
+        scales, norms = scale_and_norm(rows)
+        _check_rows(norms, start, name)
+        scale[start : start + step] = scales
+        norm[start : start + step] = norms
+    return Embeddings(raw, scale, norm, torch.arange(len(raw), device=device))
+
+
+def _check_rows(norm: Tensor, start: int, name: str) -> None:
+    good = torch.isfinite(norm) & (norm > 0)
+    if bool(good.all()):
+        return
+    row = int((~good).nonzero()[0])
+    if norm[row] == 0:
+        raise ValueError(f"{name} must hold no zero vectors, whose cosine similarity is undefined; see row {start + row}")
+    raise ValueError(f"{name} must be finite; row {start + row} has a NaN or an infinity (a diverged model?)")

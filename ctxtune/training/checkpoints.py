@@ -38,10 +38,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     except FileNotFoundError:
         raise CtxtuneError(f"{path}: no such checkpoint") from None
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise CtxtuneError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from None
+        raise CtxtuneError(f"{path}: not a checkpoint that can be read ({_first_line(error)})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CtxtuneError(f"{path}: not a checkpoint of this version of ctxtune")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class CheckpointFolder:

@@ -27,7 +27,7 @@ def embed(
             with autocast(precision, device):
                 embeddings = model(batch)
             if result is None:
-                result = torch.empty(len(images), embeddings.shape[1], pin_memory=device.type == "cuda")
+                result = torch.empty(len(images.part), embeddings.shape[1], pin_memory=device.type == "cuda")
             # The indices of an evaluation run upwards without a gap: a slice, which needs no wait for the device.
             start = int(indices[0])
             result[start : start + len(indices)].copy_(embeddings.float(), non_blocking=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ctxtune.config import SearchSpace
-from ctxtune.tracking import Tracker, flatten
+from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
 from ctxtune.tuning.journal import DiskFullError, Journal, RunRecord, State
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.specs import KINDS, RunSpec
@@ -59,24 +59,12 @@ class Book:
 
     def start(self, spec: RunSpec) -> bool:
         """A run is handed to Ray: new in the journal, or taken up again; false where it cannot be written down."""
-        if spec.key not in self.journal.runs:
+        known = spec.key in self.journal.runs
+        if not known:
             self._guard(lambda: self.journal.asked(spec.key, spec.stage, spec.plain()))
         if spec.key not in self.journal.runs:
             return False
-        self.tracker.start_run(
-            self.tracked(spec.key),
-            name=spec.key,
-            kind=KINDS[spec.stage],
-            parent=self.sweep_id,
-            params=flatten(spec.trial.tree()),
-            tags={
-                "arm": spec.arm,
-                "folds": ",".join(map(str, spec.folds)),
-                "seed": str(spec.seed),
-                "seed_index": str(spec.seed_index),
-                "config_hash": spec.trial.hash(),
-            },
-        )
+        self._guard(lambda: self._track_start(spec, again=known))
         self._changed(spec.key)
         return True
 
@@ -90,7 +78,7 @@ class Book:
             return
         epoch = int(metrics["epoch"])
         tracked = {name: value for name, value in metrics.items() if name != "epoch"}
-        self.tracker.log_metrics(self.tracked(key), tracked, step=epoch)
+        self._guard(lambda: self.tracker.log_metrics(self.tracked(key), tracked, step=epoch))
         score = metrics.get(self.space.search.objective.metric)
         if self.journal.runs[key].stage == "search" and self.sampler and score is not None:
             self.sampler.report(key, epoch, score)
@@ -122,7 +110,7 @@ class Book:
         if run.stage == "search" and self.sampler:
             told = state if state != "killed" else "failed"
             self.sampler.tell(key, told, run.last(self.space.search.objective.metric))
-        self.tracker.end_run(self.tracked(key), state, reason)
+        self._guard(lambda: self.tracker.end_run(self.tracked(key), state, reason))
         self._count_failures(state, reason)
         self._changed(key)
 
@@ -145,6 +133,27 @@ class Book:
         scored = [run for run in self.scored("search") if run.last(metric) is not None]
         return max(scored, key=lambda run: sign * (run.last(metric) or 0.0), default=None)
 
+    def _track_start(self, spec: RunSpec, *, again: bool) -> None:
+        key = self.tracked(spec.key)
+        self.tracker.start_run(
+            key,
+            name=spec.key,
+            kind=KINDS[spec.stage],
+            parent=self.sweep_id,
+            params=flatten(spec.trial.tree()),
+            tags={
+                "arm": spec.arm,
+                "folds": ",".join(map(str, spec.folds)),
+                "seed": str(spec.seed),
+                "seed_index": str(spec.seed_index),
+                "config_hash": spec.trial.hash(),
+            },
+        )
+        if again:
+            self.tracker.reopen_run(key)
+        if spec.stage == "confirmation":
+            record_test_scoring(self.tracker, key, spec.trial.dataset.name)
+
     def _count_failures(self, state: State, reason: str) -> None:
         self._failures = self._failures + 1 if state == "failed" else 0
         if self._failures >= MOST_FAILURES_IN_A_ROW:
@@ -154,7 +163,7 @@ class Book:
         """A full disk stops the sweep cleanly, not the process."""
         try:
             return write()
-        except DiskFullError as error:
+        except (DiskFullError, SpoolFullError) as error:
             self.request_stop("disk_full", str(error), resumable=True)
             return None
 

@@ -74,7 +74,8 @@ class Sampler:
         told = _TOLD[state]
         if score is None or not np.isfinite(score):
             told = TrialState.FAIL
-        self._study.tell(trial, None if told == TrialState.FAIL else score, state=told)
+        # Of a pruned trial Optuna takes the value that was reported last.
+        self._study.tell(trial, score if told == TrialState.COMPLETE else None, state=told)
 
     def replay(self, runs: Iterable[RunRecord], metric: str) -> None:
         """Take in the trials of an earlier process, in their order."""
@@ -145,8 +146,8 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
     if dimension.kind == "choice":
         return trial.suggest_categorical(path, list(dimension.choices))
     if dimension.kind in ("int", "logint"):
-        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
-        return trial.suggest_int(path, low, high, step=step, log=dimension.kind == "logint")
+        whole = [int(number) for number in (dimension.low, dimension.high, dimension.step or 1)]
+        return trial.suggest_int(path, whole[0], whole[1], step=whole[2], log=dimension.kind == "logint")
     low, high = float(dimension.low), float(dimension.high)
     if dimension.kind == "quniform":
         return trial.suggest_float(path, low, high, step=dimension.step)

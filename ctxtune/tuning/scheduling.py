@@ -20,6 +20,13 @@ class _KeyedTrial:
     trial_id: str
 
 
+class _NoWaitingTrials:
+    """What the median rule asks its controller for: whether another trial waits for the place of this one. None does."""
+
+    def get_live_trials(self) -> list[Any]:
+        return []
+
+
 class RungScheduler(FIFOScheduler):
     """Asks one of Ray's stopping rules, one instance for each loss, whether a trial goes on.
 
@@ -53,9 +60,9 @@ class RungScheduler(FIFOScheduler):
         if metric not in result:
             return TrialScheduler.CONTINUE
         if result["epoch"] >= self._space.trial.schedule.epochs:
-            self._rule(loss, key).on_trial_result(None, _KeyedTrial(key), result)
+            self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
             return TrialScheduler.CONTINUE  # the run ends by itself, and counts as completed
-        return self._rule(loss, key).on_trial_result(None, _KeyedTrial(key), result)
+        return self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
 
     def replay(self, runs: Iterable[RunRecord]) -> None:
         """Show the rules the reports of an earlier process, rung by rung."""

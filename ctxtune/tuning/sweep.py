@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import yaml
 
 from ctxtune.config import SearchSpace
 from ctxtune.data import load_dataset
@@ -72,7 +73,7 @@ def run_sweep(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    load_dataset(space.trial.dataset)
+    benchmark = load_dataset(space.trial.dataset)
     folder = SweepFolder(root, space, resume=resume)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(folder.close)
@@ -87,7 +88,7 @@ def run_sweep(
         space = _with_precision(space, journal, resources)
         sweep_id = _sweep_id(journal)
         book = Book(space, journal, tracker, sweep_id=sweep_id, on_change=watcher.on_change)
-        _start_tracking(space, book, resume=resume)
+        _start_tracking(space, book, benchmark.train.fingerprint(), resume=resume)
         with _interrupts(book):
             _run_stages(space, book, resources, storage or str(folder.checkpoints.absolute()), watcher)
         result = outcome(space, book)
@@ -232,19 +233,17 @@ def _sweep_id(journal: Journal) -> str:
     return str(journal.decisions["sweep_id"])
 
 
-def _start_tracking(space: SearchSpace, book: Book, *, resume: bool) -> None:
+def _start_tracking(space: SearchSpace, book: Book, fingerprint: str, *, resume: bool) -> None:
     tree = space.model_dump(mode="json")
     book.tracker.start_run(
         book.sweep_id,
         name=space.name,
         kind="sweep",
         params=flatten({key: tree[key] for key in ("search", "select", "confirm", "validation")}),
-        tags={**run_environment(), "data_set": space.trial.dataset.name, "start_config": space.trial.hash()},
+        tags={**run_environment(), "data_set": space.trial.dataset.name, "data.train_fingerprint": fingerprint},
     )
     if resume:
         book.tracker.reopen_run(book.sweep_id)
-    import yaml
-
     book.tracker.log_text(book.sweep_id, yaml.safe_dump(tree, sort_keys=False), "space.yaml")
 
 

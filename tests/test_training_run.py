@@ -1,0 +1,168 @@
+"""One run through its public interface: it learns, it repeats itself bit by bit, it goes on where it was cut off."""
+
+import numpy as np
+import pytest
+import torch
+
+from ctxtune.config import TrialSettings, with_values
+from ctxtune.data import ValidationSettings, load_dataset
+from ctxtune.errors import CtxtuneError, RunFailed
+from ctxtune.training import CheckpointFolder, Run, confirmation_parts, fold_parts, load_checkpoint, save_checkpoint
+from ctxtune.training.parts import RunParts
+from ctxtune.training.session import Session
+
+TRIAL = TrialSettings.model_validate(
+    {
+        "dataset": {"name": "glyphs", "image_size": 32},
+        "model": {"backbone": "small_conv", "width": 8, "embedding_dim": 16},
+        "loss": {"name": "contextual"},
+        "sampler": {"batch_size": 32, "batches_per_epoch": 4},
+        "optimizer": {"lr": 3e-3},
+        "schedule": {"name": "cosine", "epochs": 4},
+        "image": {"train_crop": 32, "min_scale": 0.6, "flip": False, "test_resize": None, "test_crop": None},
+        "evaluation": {"every": 2},
+    }
+)
+VALIDATION = ValidationSettings()
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return load_dataset(TRIAL.dataset)
+
+
+@pytest.fixture(scope="module")
+def parts(benchmark) -> RunParts:
+    return fold_parts(TRIAL, VALIDATION, 0, seed=0, benchmark=benchmark)
+
+
+def run_of(parts: RunParts, trial: TrialSettings = TRIAL, seed: int = 1) -> Run:
+    return Run(trial, parts, seed=seed)
+
+
+def reports_of(run: Run) -> list[dict[str, float]]:
+    reports: list[dict[str, float]] = []
+    Session([run]).run(lambda report: reports.append(report.metrics))
+    return reports
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def test_a_run_reports_each_interval_and_beats_the_untrained_network(parts):
+    trial = with_values(TRIAL, {"sampler.batches_per_epoch": 15})
+    run = run_of(parts, trial)
+    floor = run.evaluate()
+    reports = reports_of(run)
+    assert [report["epoch"] for report in reports] == [2, 4]
+    last = reports[-1]
+    assert last["validation/map_at_r"] > 1.5 * floor["validation/map_at_r"]
+    assert {"train/loss", "train/loss_contextual", "train/recall_at_1", "time/images_per_second"} <= last.keys()
+    assert last["train/steps"] == 60
+
+
+def test_fit_and_validation_share_no_class(benchmark):
+    for fold in range(4):
+        parts = fold_parts(TRIAL, VALIDATION, fold, seed=0, benchmark=benchmark)
+        assert not set(parts.fit.labels) & set(parts.query.labels)
+        assert not set(parts.query.labels) & set(benchmark.test.labels)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(parts):
+    first, second, other = run_of(parts), run_of(parts), run_of(parts, seed=2)
+    for run in (first, second, other):
+        run.advance()
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(other).values(), strict=True))
+
+
+def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path):
+    whole, cut = run_of(parts), run_of(parts)
+    reports = reports_of(whole)
+    session = Session([cut])
+    cut.advance()
+    cut.evaluate()
+    save_checkpoint(session.state_dict(), tmp_path / "state.pt")
+    torch.manual_seed(99)  # whatever happens to the process in between
+    resumed = Session([run_of(parts)])
+    resumed.load_state_dict(load_checkpoint(tmp_path / "state.pt"))
+    again: list[dict[str, float]] = []
+    resumed.run(lambda report: again.append(report.metrics))
+    assert [report["epoch"] for report in again] == [4]
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed.runs[0]).values(), strict=True)
+    )
+    assert again[-1]["validation/map_at_r"] == reports[-1]["validation/map_at_r"]
+
+
+def test_evaluating_disturbs_nothing(parts):
+    often, seldom = run_of(parts, with_values(TRIAL, {"evaluation.every": 1})), run_of(parts)
+    reports_of(often)
+    while not seldom.finished:
+        seldom.advance()
+    assert all(torch.equal(a, b) for a, b in zip(weights(often).values(), weights(seldom).values(), strict=True))
+
+
+def test_a_state_of_another_configuration_is_refused(parts):
+    state = run_of(parts).state_dict()
+    with pytest.raises(CtxtuneError, match="another configuration or seed"):
+        run_of(parts, with_values(TRIAL, {"loss.k": 8})).load_state_dict(state)
+
+
+def test_several_folds_are_averaged(benchmark):
+    validation = ValidationSettings(use=(0, 1))
+    each = [Run(TRIAL, fold_parts(TRIAL, validation, fold, 3, benchmark), seed=3) for fold in (0, 1)]
+    alone = [reports_of(run)[-1]["validation/map_at_r"] for run in each]
+    together: list[dict[str, float]] = []
+    Session([Run(TRIAL, fold_parts(TRIAL, validation, fold, 3, benchmark), seed=3) for fold in (0, 1)]).run(
+        lambda report: together.append(report.metrics)
+    )
+    assert together[-1]["validation/map_at_r"] == pytest.approx(np.mean(alone), abs=1e-12)
+
+
+def test_a_confirmation_trains_on_all_train_classes_and_scores_test_once(benchmark):
+    parts = confirmation_parts(TRIAL, VALIDATION, seed=0, benchmark=benchmark)
+    assert len(parts.fit) == len(benchmark.train)
+    run = run_of(parts)
+    reports: list[dict[str, float]] = []
+    Session([run], score_at="last", floor=True).run(lambda report: reports.append(report.metrics))
+    assert "test/map_at_r" not in reports[0]
+    assert 0 < reports[-1]["floor/map_at_r"] < reports[-1]["test/map_at_r"] <= 1
+    # A third more images than a fold's fit classes: as many more batches.
+    assert reports[-1]["train/steps"] == 4 * round(4 * parts.image_share)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(parts):
+    run = run_of(parts, with_values(TRIAL, {"optimizer.lr": 1e30, "schedule.name": "constant"}))
+    with pytest.raises(RunFailed) as caught:
+        reports_of(run)
+    assert caught.value.reason in ("non_finite", "collapse")
+
+
+def test_checkpoints_keep_the_newest_two_and_a_damaged_one_is_passed_over(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    assert folder.load_newest() is None
+    for epoch in range(1, 5):
+        folder.save({"epoch": epoch, "weights": torch.full((2,), float(epoch))}, epoch)
+    assert [path.name for path in folder.paths()] == ["epoch-00003.pt", "epoch-00004.pt"]
+    folder.paths()[-1].write_bytes(b"PK torn")
+    newest = folder.load_newest()
+    assert newest is not None and newest["epoch"] == 3
+    for path in folder.paths():
+        path.write_bytes(b"")
+    with pytest.raises(CtxtuneError, match="epoch-00004.pt"):
+        folder.load_newest()
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    path = tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"format": 1, "state": Evil()}))
+    with pytest.raises(CtxtuneError, match="not a checkpoint"):
+        load_checkpoint(path)

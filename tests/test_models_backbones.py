@@ -28,7 +28,12 @@ POOLED_INPUT_OF = {
     "convnext_tiny": "classifier",
     "maxvit_t": "classifier.2",
 }
-FEATURES_OF = ("squeezenet1_1", "alexnet", "vgg11_bn")
+FEATURES_OF = [
+    "squeezenet1_1",
+    pytest.param("alexnet", marks=pytest.mark.slow),  # their classifiers alone take seconds to build
+    pytest.param("vgg11_bn", marks=pytest.mark.slow),
+]
+IMAGE_SIZE = {"maxvit_t": 224, "inception_v3": 96}
 
 
 def seen_by(module: nn.Module) -> list[Tensor]:
@@ -56,12 +61,17 @@ def ours(name: str, path: Path, **options: Any) -> nn.Module:
     return build_model(settings).eval()
 
 
-@pytest.mark.parametrize("name", sorted(POOLED_INPUT_OF))
+SLOW = ("googlenet", "inception_v3", "maxvit_t")
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in POOLED_INPUT_OF]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_pooled_features_equal_those_of_the_classification_model(name: str, tmp_path: Path) -> None:
     reference = original(name)
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     model = ours(name, tmp_path / "weights.pth")
-    images = torch.randn(2, 3, 224, 224)
+    size = IMAGE_SIZE.get(name, 64)
+    images = torch.randn(2, 3, size, size)
     expected = seen_by(reference.get_submodule(POOLED_INPUT_OF[name]))
     found = seen_by(model.embedding)
     with torch.inference_mode():
@@ -80,36 +90,30 @@ def test_feature_maps_equal_those_of_the_classification_model(name: str, tmp_pat
         assert torch.allclose(model.backbone(images), reference.features(images), atol=1e-5)
 
 
-def test_vision_transformer_gives_class_token_or_patch_tokens(tmp_path: Path) -> None:
+def test_vision_transformer_gives_class_token_or_patch_tokens_at_any_multiple_of_its_patch(tmp_path: Path) -> None:
     reference = original("vit_b_32")
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     images = torch.randn(2, 3, 224, 224)
     class_token, tokens = seen_by(reference.heads), []
     reference.encoder.register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    settings = {"backbone": "vit_b_32", "weights": str(tmp_path / "weights.pth")}
     with torch.inference_mode():
         reference(images)
-        model = ours("vit_b_32", tmp_path / "weights.pth", pooling="class_token")
+        model = build_model(ModelSettings(**settings, pooling="class_token")).eval()
         found = seen_by(model.embedding)
         model(images)
         assert torch.allclose(found[0], class_token[0], atol=1e-5)
-        model = ours("vit_b_32", tmp_path / "weights.pth", pooling="average")
-        found = seen_by(model.embedding)
-        model(images)
-        assert torch.allclose(found[0], tokens[0][:, 1:].mean(dim=1), atol=1e-5)
-        corner = model.backbone(images)[:, :, 0, 6]  # row 0, column 6 of the 7 x 7 patches
-        assert torch.allclose(corner, tokens[0][:, 7], atol=1e-5)
-
-
-def test_vision_transformer_takes_another_image_size_with_interpolated_positions(tmp_path: Path) -> None:
-    torch.save(original("vit_b_32").state_dict(), tmp_path / "weights.pth")
-    settings = ModelSettings(backbone="vit_b_32", weights=str(tmp_path / "weights.pth"), pooling="average")
-    model = build_model(settings, image_size=96).eval()
-    with torch.inference_mode():
-        assert model.backbone(torch.randn(1, 3, 96, 96)).shape == (1, 768, 3, 3)
+        model.backbone.class_token_only = False
+        features = model.backbone(images)
+        assert features.shape == (2, 768, 7, 7)
+        assert torch.allclose(features.flatten(2).mT, tokens[0][:, 1:], atol=1e-5)
+        assert torch.allclose(features[:, :, 0, 6], tokens[0][:, 7], atol=1e-5)
+        smaller = build_model(ModelSettings(**settings, pooling="average"), image_size=96).eval()
+        assert smaller.backbone(torch.randn(1, 3, 96, 96)).shape == (1, 768, 3, 3)
         with pytest.raises(ValueError, match="images of 96 px, not 224 x 224"):
-            model(torch.randn(1, 3, 224, 224))
+            smaller(images)
     with pytest.raises(ConfigError, match="multiple of its patch, 32 px"):
-        build_model(settings, image_size=100)
+        build_model(ModelSettings(**settings, pooling="average"), image_size=100)
 
 
 def test_maxvit_refuses_a_size_it_cannot_take() -> None:

@@ -87,6 +87,7 @@ def test_pictures_are_embedded_as_the_stated_preprocessing_says(suffix: str, tmp
     assert torch.allclose(found.norm(dim=1), torch.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 def test_resnet_with_frozen_batch_norm_exports(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

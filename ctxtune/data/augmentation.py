@@ -35,34 +35,64 @@ class Crops:
     flip: npt.NDArray[np.bool_]
 
 
-def random_crops(
-    heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], settings: ImageSettings, rng: np.random.Generator
+@dataclass(frozen=True)
+class CropDraws:
+    """The random numbers behind the crops of b images. They do not depend on the images' sizes.
+
+    So a crop is the same whether a size is known beforehand (from a cache) or only once an image is decoded.
+    """
+
+    area: npt.NDArray[np.float64]
+    """(b, attempts) share of the image's area."""
+    aspect: npt.NDArray[np.float64]
+    """(b, attempts) width / height."""
+    position: npt.NDArray[np.float64]
+    """(b, 2) in [0, 1): down and across the room that is left."""
+    flip: npt.NDArray[np.bool_]
+    """(b,) mirror left to right."""
+
+    def row(self, index: int) -> CropDraws:
+        """The draws of one image."""
+        chosen = slice(index, index + 1)
+        return CropDraws(self.area[chosen], self.aspect[chosen], self.position[chosen], self.flip[chosen])
+
+    def select(self, indices: npt.NDArray[np.int64]) -> CropDraws:
+        """The draws of some images."""
+        return CropDraws(self.area[indices], self.aspect[indices], self.position[indices], self.flip[indices])
+
+
+def draw_crops(count: int, settings: ImageSettings, rng: np.random.Generator) -> CropDraws:
+    """Draw for `count` images: area uniform in [min_scale, max_scale], log of the aspect uniform, flip half the time."""
+    low, high = np.log(settings.ratio)
+    return CropDraws(
+        area=rng.uniform(settings.min_scale, settings.max_scale, (count, ATTEMPTS)),
+        aspect=np.exp(rng.uniform(low, high, (count, ATTEMPTS))),
+        position=rng.random((count, 2)),
+        flip=rng.random(count) < (0.5 if settings.flip else 0.0),
+    )
+
+
+def place_crops(
+    draws: CropDraws, heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], ratio: tuple[float, float]
 ) -> Crops:
     """The crops of torchvision's RandomResizedCrop and RandomHorizontalFlip for images of the given sizes (b,).
 
-    Area uniform in [min_scale, max_scale] of the image, log of the aspect (width / height) uniform; ten attempts to
-    fit, then the largest central crop within the aspect bounds. Whole pixels, as torchvision draws them.
+    The first of ten attempts that fits, otherwise the largest central crop within the aspect bounds. Whole pixels, as
+    torchvision draws them.
     """
-    count = len(heights)
-    shape = (count, ATTEMPTS)
-    area = (heights * widths)[:, None] * rng.uniform(settings.min_scale, settings.max_scale, shape)
-    aspect = np.exp(rng.uniform(np.log(settings.ratio[0]), np.log(settings.ratio[1]), shape))
-    width = np.rint(np.sqrt(area * aspect))
-    height = np.rint(np.sqrt(area / aspect))
+    area = (heights * widths)[:, None] * draws.area
+    width = np.rint(np.sqrt(area * draws.aspect))
+    height = np.rint(np.sqrt(area / draws.aspect))
     fits = (width > 0) & (width <= widths[:, None]) & (height > 0) & (height <= heights[:, None])
-    first = fits.argmax(axis=1)
-    chosen = np.arange(count), first
-    position = rng.random((2, count))
-    flip = rng.random(count) < 0.5 if settings.flip else np.zeros(count, dtype=bool)
-
-    fallback_width, fallback_height = _largest_central(heights, widths, settings.ratio)
+    chosen = np.arange(len(heights)), fits.argmax(axis=1)
     found = fits.any(axis=1)
+    fallback_width, fallback_height = _largest_central(heights, widths, ratio)
     crop_width = np.where(found, width[chosen], fallback_width)
     crop_height = np.where(found, height[chosen], fallback_height)
     room_down, room_right = heights - crop_height, widths - crop_width
-    top = np.where(found, np.floor(position[0] * (room_down + 1)), room_down // 2)
-    left = np.where(found, np.floor(position[1] * (room_right + 1)), room_right // 2)
-    return Crops(top, left, crop_height, crop_width, flip)
+    top = np.where(found, np.floor(draws.position[:, 0] * (room_down + 1)), room_down // 2)
+    left = np.where(found, np.floor(draws.position[:, 1] * (room_right + 1)), room_right // 2)
+    return Crops(top, left, crop_height, crop_width, draws.flip)
 
 
 def _largest_central(
@@ -86,27 +116,39 @@ def resized_shape(height: int, width: int, resize: Size | None) -> tuple[int, in
 
 
 def resize_weights(
-    start: npt.NDArray[np.float64], length: npt.NDArray[np.float64], source: int, target: int
-) -> npt.NDArray[np.float32]:
-    """Weights (b, target, source) that resize the pixels [start, start + length) of an axis to `target` pixels.
+    start: npt.NDArray[np.float64],
+    length: npt.NDArray[np.float64],
+    source: int,
+    target: int,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Weights (b, target, source), float32, that resize pixels [start, start + length) of an axis to `target` pixels.
 
     PIL's triangle filter (`Image.Resampling.BILINEAR`): support widened when shrinking, clipped at the crop's edge.
     """
-    scale = (length / target)[:, None, None]
-    support = np.maximum(scale, 1.0)
-    centre = start[:, None, None] + (np.arange(target)[None, :, None] + 0.5) * scale
-    pixel = np.arange(source)[None, None, :] + 0.5
-    weights = np.maximum(0.0, 1.0 - np.abs(pixel - centre) / support)
-    inside = (pixel > start[:, None, None]) & (pixel < (start + length)[:, None, None])
-    weights = np.where(inside, weights, 0.0)
-    return (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
+    scale = (length / target)[:, None]
+    centre = start[:, None] + (np.arange(target)[None, :] + 0.5) * scale
+
+    def on_device(values: npt.NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(device)[:, :, None]
+
+    pixel = torch.arange(source, dtype=torch.float32, device=device).add_(0.5)
+    weights = (
+        (pixel - on_device(centre)).abs_().div_(on_device(np.maximum(scale, 1.0))).neg_().add_(1.0).clamp_(min=0.0)
+    )
+    weights *= (pixel > on_device(start[:, None])) & (pixel < on_device((start + length)[:, None]))
+    return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
 def crop_and_resize(pixels: Tensor, crops: Crops, size: tuple[int, int]) -> Tensor:
-    """Cut `crops` from `pixels` (b, channels, h, w), any dtype, and resize them to `size` (height, width): float32."""
-    rows = resize_weights(crops.top, crops.height, pixels.shape[2], size[0])
-    columns = resize_weights(crops.left, crops.width, pixels.shape[3], size[1])
-    columns[crops.flip] = columns[crops.flip, ::-1]
+    """Cut `crops` from `pixels` (b, channels, h, w), any dtype, and resize them to `size` (height, width): float32.
+
+    What lies outside a crop never enters, so images of different sizes may be padded to a common one with anything.
+    """
+    rows = resize_weights(crops.top, crops.height, pixels.shape[2], size[0], pixels.device)
+    columns = resize_weights(crops.left, crops.width, pixels.shape[3], size[1], pixels.device)
+    flip = torch.from_numpy(crops.flip).to(pixels.device)
+    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     return _apply(pixels, rows, columns)
 
 
@@ -116,34 +158,31 @@ def evaluation_view(pixels: Tensor, settings: ImageSettings) -> Tensor:
     As torchvision's Resize and CenterCrop, whole pixels and black borders where the crop is larger included.
     """
     height, width = pixels.shape[2:]
-    if settings.test_resize is None and settings.test_crop in (None, height) and height == width:
+    shape = resized_shape(height, width, settings.test_resize)
+    crop = settings.test_crop
+    if shape == (height, width) and (crop is None or (crop, crop) == shape):
         return pixels.float()
-    new_height, new_width = resized_shape(height, width, settings.test_resize)
-    rows = _central_rows(_whole(height, new_height), settings.test_crop)
-    columns = _central_rows(_whole(width, new_width), settings.test_crop)
-    return _apply(pixels, rows[None], columns[None])
+    rows, columns = (
+        _central_rows(resize_weights(np.zeros(1), np.full(1, float(old)), old, new, pixels.device), crop)
+        for old, new in zip((height, width), shape, strict=True)
+    )
+    return _apply(pixels, rows, columns)
 
 
-def _whole(source: int, target: int) -> npt.NDArray[np.float32]:
-    return resize_weights(np.zeros(1), np.full(1, float(source)), source, target)[0]
-
-
-def _central_rows(weights: npt.NDArray[np.float32], crop: int | None) -> npt.NDArray[np.float32]:
-    """The central `crop` rows of (target, source) weights; rows of zeros (black) around them where crop is larger."""
-    target = len(weights)
+def _central_rows(weights: Tensor, crop: int | None) -> Tensor:
+    """The central `crop` rows of (1, target, source) weights; rows of zeros (black) around where crop is larger."""
+    target = weights.shape[1]
     if crop is None:
         return weights
     if crop > target:
         before = (crop - target) // 2
-        return np.pad(weights, ((before, crop - target - before), (0, 0)))
+        return torch.nn.functional.pad(weights, (0, 0, before, crop - target - before))
     top = round((target - crop) / 2)
-    return weights[top : top + crop]
+    return weights[:, top : top + crop]
 
 
-def _apply(pixels: Tensor, rows: npt.NDArray[np.float32], columns: npt.NDArray[np.float32]) -> Tensor:
-    down = torch.from_numpy(rows).to(pixels.device)
-    across = torch.from_numpy(columns).to(pixels.device)
-    return down[:, None] @ pixels.float() @ across[:, None].transpose(2, 3)
+def _apply(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return rows[:, None] @ pixels.float() @ columns[:, None].transpose(2, 3)
 
 
 def normalise(pixels: Tensor) -> Tensor:

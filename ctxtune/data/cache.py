@@ -1,22 +1,69 @@
-"""Where caches lie, and how one is made: by one builder at a time, under a temporary name, then renamed."""
+"""Caches on disk: one file of bytes with an index, made once, checked when opened, shared by every process of a node.
+
+A cache is a folder with `data.bin` (memory-mapped, so that all trials share the system's page cache), `index.npy` and
+`meta.json`. One process builds it, under a temporary name that is renamed at the end; others wait for it. What it was
+made from (identifiers, how images are stored) decides its name; sizes and times of the files are compared when it is
+opened, and a stale, half-built or damaged cache is made again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ctxtune.data.part import ImageTable
+from ctxtune.data.part import ImageTable, Integers
 from ctxtune.errors import DataError
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+FORMAT = 2
+BLOCK = 1 << 24
+"""Bytes under one checksum."""
+CHECKED_BLOCKS = 16
+"""Blocks whose checksum is compared when a cache is opened: all of a small one, a sample of a large one."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of all."""
+
+
+class TooLarge(Exception):
+    """A cache would exceed the limit or the disk; the message gives the figures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """An open cache: `data` (bytes,) uint8, memory-mapped; `index` (n, columns) int64; unreadable images by path."""
+
+    data: npt.NDArray[np.uint8]
+    index: Integers
+    unreadable: dict[str, str]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is stored for one image: its bytes and its row of the index after the offset."""
+
+    content: Buffer  # contiguous
+    columns: tuple[int, ...]
+
+
+Encoder = Callable[[str], Entry]
+"""Makes the entry of an image from its identifier. Raises OSError or ValueError where it cannot be read."""
 
 
 def default_cache_directory() -> Path:
@@ -35,75 +82,176 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def table_key(table: ImageTable, *what: object) -> str:
-    """A hash over what a cache of `table` is made from: identifiers, file sizes, the source, and the settings."""
-    digest = hashlib.sha256(repr((FORMAT, table.name, table.source.description(), what)).encode())
+def cache_path(directory: Path, table: ImageTable, kind: str) -> Path:
+    """Where the cache of `kind` (how images are stored, in words) for a table lies: a name for people, then a hash."""
+    digest = hashlib.sha256(repr((FORMAT, table.name, table.source.description(), kind, len(table))).encode())
     for path in table.paths:
-        digest.update(f"\0{path}\0{table.source.size_in_bytes(path)}".encode("utf-8", "surrogateescape"))
+        digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{table.name} {kind}").strip("-")[:80]
+    return directory / f"{slug}-{digest.hexdigest()[:16]}"
+
+
+def table_stamp(table: ImageTable) -> str:
+    """A hash over size and time of every file of a table: it changes when a file does. By stat alone.
+
+    Files that are missing count as such: that is for the reading to find.
+    """
+    digest = hashlib.sha256()
+    for path in table.paths:
+        try:
+            digest.update(repr(table.source.stamp(path)).encode())
+        except OSError:
+            digest.update(b"missing")
     return digest.hexdigest()
 
 
-def uniform_pixels(table: ImageTable, directory: Path | None) -> npt.NDArray[np.uint8]:
-    """The decoded images of a table whose source has one size, memory-mapped: (n, channels, height, width).
+def open_store(
+    table: ImageTable,
+    kind: str,
+    encode: Encoder,
+    *,
+    directory: Path | None = None,
+    workers: int = 1,
+    limit_bytes: float | None = None,
+    estimate: Callable[[], int] | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """The cache of a table, made first where it is missing, stale or damaged.
 
-    One channel where the source is greyscale. Made on first use, then shared by all processes and later runs.
-    Raises DataError where the cache cannot be written or an image not be read.
+    `estimate` gives the bytes that it would take, asked only before building. Raises TooLarge where that exceeds
+    `limit_bytes` or the free disk, DataError where the folder cannot be written or too many images are unreadable.
     """
-    size = table.source.image_size
-    if size is None:
-        raise ValueError(f"{table.name}: images of different sizes")
-    channels = 1 if table.source.grey else 3
-    shape = (len(table), channels, *size)
     folder = directory or default_cache_directory()
-    path = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', table.name)}-{table_key(table, shape)[:20]}.npy"
+    path = cache_path(folder, table, kind)
+    stamp = table_stamp(table)
     try:
-        if (found := _open_uniform(path, shape)) is not None:
+        if (found := _open(path, stamp, table)) is not None:
             return found
         with locked(path):
-            if (found := _open_uniform(path, shape)) is None:
-                _write_uniform(path, table, shape)
-                found = _open_uniform(path, shape)
+            if (found := _open(path, stamp, table)) is None:
+                if estimate is not None:
+                    _require_room(table, folder, estimate(), limit_bytes)
+                _build(path, stamp, table, encode, workers, progress)
+                found = _open(path, stamp, table)
     except OSError as error:
         raise DataError(
-            f"{table.name}: cannot keep the decoded images in {folder} ({error}); "
-            "name another folder in the environment variable CTXTUNE_CACHE"
+            f"{table.name}: cannot keep images in {folder.absolute()} ({error}); "
+            "name another folder in the environment variable CTXTUNE_CACHE, or say --set trial.image.cache=none"
         ) from error
-    assert found is not None
+    if found is None:
+        raise DataError(f"{table.name}: the cache {path} cannot be read back after it was written; check the disk")
     return found
 
 
-def _digest(pixels: npt.NDArray[np.uint8]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+def _require_room(table: ImageTable, folder: Path, needed: int, limit: float | None) -> None:
+    free = shutil.disk_usage(folder).free
+    for name, bound in (("the limit (image.cache_limit_gib)", limit), ("what is free on the disk", 0.95 * free)):
+        if bound is not None and needed > bound:
+            raise TooLarge(
+                f"{table.name}: a cache of {needed / 2**30:.1f} GiB is more than {name}, {bound / 2**30:.1f} GiB"
+            )
 
 
-def _open_uniform(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
-    """The cache, or None where it is missing, half-built or damaged."""
-    checksum = path.with_suffix(".sha256")
+def _block_sums(data: npt.NDArray[np.uint8], blocks: Iterable[int]) -> list[int]:
+    return [zlib.crc32(data[block * BLOCK : (block + 1) * BLOCK].data) for block in blocks]
+
+
+def checked_blocks(count: int) -> list[int]:
+    """Which of `count` blocks are compared when a cache is opened: first, last, and evenly between."""
+    return sorted({int(block) for block in np.linspace(0, count - 1, num=min(count, CHECKED_BLOCKS))})
+
+
+def _open(path: Path, stamp: str, table: ImageTable, *, thorough: bool = False) -> Store | None:
+    """The cache at `path`, or None where it is missing, stale, half-built or damaged."""
     try:
-        pixels = np.load(path, mmap_mode="r")
-        expected = checksum.read_text().strip()
-    except (OSError, ValueError, EOFError):
+        meta = json.loads((path / "meta.json").read_text())
+        index = np.load(path / "index.npy")
+        size = (path / "data.bin").stat().st_size
+        if (meta["format"], meta["stamp"], meta["bytes"], len(index)) != (FORMAT, stamp, size, len(table)):
+            return None
+        # Copy on write: nobody writes, but torch warns of arrays that it could not write to. Pages are shared all the same.
+        data = np.memmap(path / "data.bin", dtype=np.uint8, mode="c") if size else np.empty(0, dtype=np.uint8)
+        sums = meta["checksums"]
+        blocks = range(len(sums)) if thorough else checked_blocks(len(sums))
+        sound = _block_sums(data, blocks) == [sums[block] for block in blocks]
+        sound &= zlib.crc32(index.tobytes()) == meta["index_checksum"]
+        return Store(data, index, dict(meta["unreadable"]), path) if sound else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    sound = pixels.shape == shape and pixels.dtype == np.uint8 and _digest(pixels) == expected
-    return pixels if sound else None
 
 
-def _write_uniform(path: Path, table: ImageTable, shape: tuple[int, ...]) -> None:
-    pixels = np.empty(shape, dtype=np.uint8)
-    for row, name in enumerate(table.paths):
-        try:
-            image = table.source.read(name)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{table.name}: cannot read {name}: {error}") from error
-        array = np.asarray(image.convert("L") if shape[1] == 1 else image)
-        pixels[row] = array[None] if shape[1] == 1 else array.transpose(2, 0, 1)
+def is_sound(path: Path, table: ImageTable) -> bool:
+    """Every checksum of a cache compared, and its stamp: what `prepare` does with a cache that is there."""
+    return _open(path, table_stamp(table), table, thorough=True) is not None
+
+
+def _build(path: Path, stamp: str, table: ImageTable, encode: Encoder, workers: int, progress: Progress | None) -> None:
+    for left_over in path.parent.glob(f"{path.name}.*.tmp"):
+        shutil.rmtree(left_over, ignore_errors=True)  # we hold the lock: whoever made it is dead
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
     try:
-        with temporary.open("wb") as file:
-            np.save(file, pixels)
-            file.flush()
-            os.fsync(file.fileno())
-        path.with_suffix(".sha256").write_text(_digest(pixels))
-        temporary.replace(path)
+        _write(temporary, stamp, table, encode, workers, progress)
+        if path.exists():
+            stale = path.with_name(f"{path.name}.stale.tmp")
+            path.replace(stale)  # processes that have it open keep their mapping
+            temporary.replace(path)
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    folder: Path, stamp: str, table: ImageTable, encode: Encoder, workers: int, progress: Progress | None
+) -> None:
+    from ctxtune.data.reading import Unreadable, in_threads
+
+    unreadable = Unreadable(table)
+    rows: list[tuple[int, ...]] = []
+    sums: list[int] = []
+    offset, block_sum, room = 0, 0, BLOCK
+
+    def attempt(name: str) -> Entry | Exception:
+        try:
+            return encode(name)
+        except (OSError, ValueError) as error:
+            return error
+
+    with (folder / "data.bin").open("wb") as file:
+        for name, entry in zip(table.paths, in_threads(attempt, table.paths, workers), strict=True):
+            if isinstance(entry, Exception):
+                unreadable.record(name, entry)
+                rows.append((offset,))
+            else:
+                rows.append((offset, *entry.columns))
+                content = memoryview(entry.content).cast("B")
+                file.write(content)
+                offset += len(content)
+                while len(content):
+                    block_sum = zlib.crc32(content[:room], block_sum)
+                    taken = min(room, len(content))
+                    content, room = content[taken:], room - taken
+                    if room == 0:
+                        sums.append(block_sum)
+                        block_sum, room = 0, BLOCK
+            if progress is not None:
+                progress(len(rows), len(table))
+        file.flush()
+        os.fsync(file.fileno())
+    if room < BLOCK:
+        sums.append(block_sum)
+    width = max(map(len, rows), default=1)
+    index = np.array([row + (0,) * (width - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), width)
+    np.save(folder / "index.npy", index)
+    meta = {
+        "format": FORMAT,
+        "table": table.name,
+        "stamp": stamp,
+        "bytes": offset,
+        "checksums": sums,
+        "index_checksum": zlib.crc32(index.tobytes()),
+        "unreadable": unreadable.reasons,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctxtune.data.augmentation import crop_and_resize, evaluation_view, normalise, random_crops
-from ctxtune.data.cache import uniform_pixels
+from ctxtune.data.augmentation import evaluation_view, normalise, resized_shape
+from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, SpreadOver, UniformBatcher
 from ctxtune.data.part import Integers, Part
+from ctxtune.data.prefetching import ahead
+from ctxtune.data.reading import Unreadable, evaluation_pixels, processors
 from ctxtune.data.settings import ImageSettings
+from ctxtune.data.stores import Building, DecodedReader, open_reader, uniform_store, views_store
+from ctxtune.errors import DataError
+
+BATCHES_AHEAD = 3
 
 
-def _pixels_on(device: torch.device, pixels: npt.NDArray[np.uint8]) -> Tensor:
-    """(b, channels, h, w) uint8 on `device`."""
-    return torch.from_numpy(pixels).to(device, non_blocking=True)
+def reading_threads(workers: int | None, settings: ImageSettings, device: torch.device) -> int:
+    """How many threads read images: what is said, else half the processors, or all (at most 16) beside a GPU."""
+    for said in (workers, settings.workers):
+        if said is not None:
+            return said
+    return min(16, processors()) if device.type != "cpu" else max(1, processors() // 2)
+
+
+def _held_whole(part: Part, settings: ImageSettings) -> bool:
+    """True where all images have one small size, so that they are kept in memory and augmented as batches."""
+    size = part.table.source.image_size
+    return size is not None and not settings.exact and resized_shape(*size, settings.train_resize) == size
 
 
 class TrainingImages:
@@ -27,7 +41,11 @@ class TrainingImages:
     `batches(index_batches, epoch, first_batch)` takes the index batches of the whole epoch, (batches, batch_size), as
     `BatchSampler.epoch` gives them, and yields those from `first_batch` on: float32 images (b, 3, crop, crop),
     normalised, on `device`, and their indices (b,) int64 on the CPU. The augmentation is a pure function of
-    (seed, epoch, batch number), so an epoch that is resumed in its middle goes on with the same images.
+    (seed, epoch, batch number), so an epoch that is resumed in its middle goes on with the same images. Images that
+    cannot be read are left out of their batch and counted in `unreadable`.
+
+    The cache is made here, on first use, in `cache_dir` (None: `$CTXTUNE_CACHE` or the user's cache folder).
+    Raises DataError where that cannot be, or where more images are unreadable than `max_unreadable` allows.
     """
 
     def __init__(
@@ -39,36 +57,54 @@ class TrainingImages:
         seed: int = 0,
         cache_dir: Path | str | None = None,
         workers: int | None = None,
-        channels: int = 3,
     ) -> None:
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, not {channels}")
         self.part = part
         self.settings = settings
         self.device = torch.device(device)
         self.seed = seed
-        self._pixels = uniform_pixels(part.table, None if cache_dir is None else Path(cache_dir))
+        building = Building(None if cache_dir is None else Path(cache_dir))
+        if _held_whole(part, settings):
+            self._unreadable = Unreadable(part.table)
+            self._spread, self._depth = SpreadOver(0), 0
+            self._batcher: Batcher = UniformBatcher(uniform_store(part.table, building), settings, self.device)
+            return
+        threads = reading_threads(workers, settings, self.device)
+        reader = open_reader(part.table, settings, building)
+        self._unreadable = Unreadable(part.table, reader.unreadable)
+        self._spread, self._depth = SpreadOver(threads), BATCHES_AHEAD if threads else 0
+        packs = isinstance(reader, DecodedReader) and self.device.type != "cpu"
+        kind = PackingBatcher if packs else CroppingBatcher
+        self._batcher = kind(part.table, reader, settings, self.device, self._spread, self._unreadable)
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Identifier to reason for every image of the table that was found unreadable so far."""
+        return dict(self._unreadable.reasons)
 
     def batches(self, index_batches: Integers, epoch: int, first_batch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, indices) of the epoch's batches from number `first_batch` on."""
-        for number in range(first_batch, len(index_batches)):
+        """Yield (images, indices) of the epoch's batches from number `first_batch` on. Raises DataError."""
+
+        def host(number: int) -> tuple[Integers, HostBatch]:
             indices = np.asarray(index_batches[number], dtype=np.int64)
             rng = np.random.default_rng((self.seed, epoch, number))
-            yield self._augmented(indices, rng), torch.from_numpy(indices)
+            batch = self._batcher.host(self.part.rows[indices], rng)
+            return indices[batch.kept], batch
 
-    def _augmented(self, indices: Integers, rng: np.random.Generator) -> Tensor:
-        pixels = self._pixels[self.part.rows[indices]]
-        height, width = pixels.shape[2:]
-        crops = random_crops(np.full(len(indices), height), np.full(len(indices), width), self.settings, rng)
-        size = self.settings.train_crop
-        return normalise(crop_and_resize(_pixels_on(self.device, pixels), crops, (size, size)))
+        for indices, batch in ahead(host, range(first_batch, len(index_batches)), self._depth):
+            if len(indices):
+                yield self._batcher.device(batch), torch.from_numpy(indices)
 
     def close(self) -> None:
-        """Nothing runs in the background."""
+        """End the background threads."""
+        self._spread.close()
 
 
 class EvaluationImages:
-    """A part's images in order, resized and centre-cropped as `settings` says for the test side."""
+    """A part's images in order, resized and centre-cropped as `settings` says for the test side; nothing is random.
+
+    The pixels are those of torchvision's Resize and CenterCrop on PIL images, kept in a cache after the first pass.
+    Images that cannot be read are left out and counted in `unreadable`. Raises DataError as TrainingImages does.
+    """
 
     def __init__(
         self,
@@ -82,14 +118,87 @@ class EvaluationImages:
         self.part = part
         self.settings = settings
         self.device = torch.device(device)
-        self._pixels = uniform_pixels(part.table, None if cache_dir is None else Path(cache_dir))
+        self._threads = reading_threads(workers, settings, self.device)
+        building = Building(None if cache_dir is None else Path(cache_dir))
+        self._unreadable = Unreadable(part.table)
+        if part.table.source.image_size is not None and not settings.exact:
+            pixels = uniform_store(part.table, building)
+            self._read: Callable[[Integers], tuple[Integers, Tensor]] = lambda rows: (
+                np.arange(len(rows)),
+                torch.from_numpy(pixels[rows]),
+            )
+            self._ready, self._depth = False, 0
+            return
+        self._ready, self._depth = True, BATCHES_AHEAD if self._threads else 0
+        self._spread = SpreadOver(self._threads)
+        self._read = self._from_views(building) or self._from_files
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Identifier to reason for every image of the table that was found unreadable so far."""
+        return dict(self._unreadable.reasons)
+
+    def _from_views(self, building: Building) -> Callable[[Integers], tuple[Integers, Tensor]] | None:
+        store = views_store(self.part.table, self.settings, building)
+        if store is None:
+            return None
+        self._unreadable = Unreadable(self.part.table, store.unreadable)
+        offsets, sizes = store.index[:, 0], store.index[:, 1:]
+        readable = sizes[:, 0] > 0
+        height, width = self._one_size(sizes[readable])
+        views = store.data.reshape(-1, height, width, 3)
+
+        def read(rows: Integers) -> tuple[Integers, Tensor]:
+            kept = np.flatnonzero(readable[rows])
+            return kept, torch.from_numpy(views[offsets[rows[kept]] // (3 * height * width)])
+
+        return read
+
+    def _one_size(self, sizes: Integers) -> tuple[int, int]:
+        found = np.unique(sizes, axis=0)
+        if len(found) != 1:
+            raise DataError(
+                f"{self.part.table.name}: its images have {len(found)} different sizes after test_resize "
+                f"{self.settings.test_resize}, so they make no batch; set image.test_crop"
+            )
+        return int(found[0, 0]), int(found[0, 1])
+
+    def _from_files(self, rows: Integers) -> tuple[Integers, Tensor]:
+        views: list[np.ndarray | None] = [None] * len(rows)
+        table = self.part.table
+
+        def one(position: int) -> None:
+            path = table.paths[int(rows[position])]
+            try:
+                views[position] = evaluation_pixels(table.source.read(path), self.settings)
+            except (OSError, ValueError) as error:
+                self._unreadable.record(path, error)
+
+        self._spread.each(one, len(rows))
+        kept = [position for position, view in enumerate(views) if view is not None]
+        found = [view for view in views if view is not None]
+        if found:
+            self._one_size(np.array([view.shape[:2] for view in found]))
+        return np.array(kept, dtype=np.int64), torch.from_numpy(np.stack(found)) if found else torch.empty(0)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (b, 3, h, w) float32 normalised on the device, indices (b,) int64), the last batch shorter."""
-        for start in range(0, len(self.part), batch_size):
+
+        def host(start: int) -> tuple[Integers, Tensor]:
             indices = np.arange(start, min(start + batch_size, len(self.part)), dtype=np.int64)
-            pixels = _pixels_on(self.device, self._pixels[self.part.rows[indices]])
-            yield normalise(evaluation_view(pixels, self.settings)), torch.from_numpy(indices)
+            kept, pixels = self._read(self.part.rows[indices])
+            return indices[kept], pixels.pin_memory() if self.device.type == "cuda" and len(kept) else pixels
+
+        for indices, pixels in ahead(host, range(0, len(self.part), batch_size), self._depth):
+            if not len(indices):
+                continue
+            images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            yield (
+                normalise(images if self._ready else evaluation_view(images, self.settings)),
+                torch.from_numpy(indices),
+            )
 
     def close(self) -> None:
-        """Nothing runs in the background."""
+        """End the background threads."""
+        if self._ready:
+            self._spread.close()

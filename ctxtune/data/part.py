@@ -72,6 +72,10 @@ class Source(Protocol):
         """The size of the image file by stat alone; 0 where there is no file. Raises OSError where it is missing."""
         ...
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        """What changes when the file changes (size and time); no file is opened. Raises OSError where it is missing."""
+        ...
+
     def description(self) -> str:
         """What, beside the files, decides how the images look (versions, rendering); part of the fingerprint."""
         ...

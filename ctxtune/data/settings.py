@@ -92,11 +92,12 @@ class ImageSettings(Settings):
     with area in [`min_scale`, `max_scale`] and aspect in `ratio`, then a horizontal flip half the time where `flip`.
     Test: resize to `test_resize` (a number is the short side, [H, W] ignores the aspect), centre crop of `test_crop`.
 
-    `cache`: `auto` holds small data in memory and keeps a decoded cache where the device is a GPU or the data is
-    small, `decoded` keeps uint8 pixels in one memory-mapped file, `encoded` keeps the files' bytes in one file,
-    `none` reads each file each time. `exact` decodes, crops and resizes per image as torchvision does.
-    `cache_short_side` (pixels): null = the least side at which no training crop is upsampled more than from the
-    original; a smaller number is faster and changes the recipe.
+    `cache`: `decoded` keeps uint8 pixels in one memory-mapped file, `encoded` the files' bytes in one file, `none`
+    reads each file each time; `auto` is the first of these that fits the disk and `cache_limit_gib`. `exact` decodes,
+    crops and resizes each image with Pillow, as torchvision does.
+    `cache_short_side` (pixels): null = the least at which no training crop is upsampled that would not be upsampled
+    from the original; a smaller number is faster and changes the recipe.
+    `workers`: threads that read images; null = half the processors, all of them (at most 16) beside a GPU.
     """
 
     train_crop: int = Field(default=224, ge=8)
@@ -131,6 +132,8 @@ class ImageSettings(Settings):
     def _scales(self) -> ImageSettings:
         if self.min_scale > self.max_scale:
             raise ValueError(f"min_scale {self.min_scale} is greater than max_scale {self.max_scale}")
+        if self.exact and self.cache == "decoded":
+            raise ValueError("exact decodes each image itself: choose cache auto, encoded or none with it")
         return self
 
 

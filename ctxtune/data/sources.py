@@ -59,6 +59,7 @@ class FolderSource:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._prefix = f"{self.root}/"
 
     def read(self, path: str) -> Image.Image:
         """The image as upright RGB."""
@@ -71,6 +72,11 @@ class FolderSource:
     def size_in_bytes(self, path: str) -> int:
         """The file's size, by stat."""
         return (self.root / path).stat().st_size
+
+    def stamp(self, path: str) -> tuple[int, int]:
+        """The file's size and time of change."""
+        status = os.stat(f"{self._prefix}{path}")  # noqa: PTH116  # half a million of them: Path is slower
+        return status.st_size, status.st_mtime_ns
 
     def description(self) -> str:
         """Files speak for themselves."""
@@ -120,6 +126,15 @@ class ZipSource:
             except (KeyError, zipfile.BadZipFile) as error:
                 raise OSError(f"{self.archive}: {error}") from error
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        """The member's size and checksum, from the archive's directory."""
+        with self._lock:
+            try:
+                member = self._zip().getinfo(path)
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise OSError(f"{self.archive}: {error}") from error
+        return member.file_size, member.CRC
+
     def description(self) -> str:
         """Files speak for themselves."""
         return "files"
@@ -145,6 +160,10 @@ class ScaledSource:
     def size_in_bytes(self, path: str) -> int:
         """The size of the file before scaling."""
         return self.source.size_in_bytes(path)
+
+    def stamp(self, path: str) -> tuple[int, int]:
+        """That of the file before scaling."""
+        return self.source.stamp(path)
 
     def description(self) -> str:
         """The files and the size."""

@@ -228,6 +228,10 @@ class GlyphSource:
         """There is no file."""
         return 0
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        """There is no file; the fonts are in the description."""
+        return 0, 0
+
     def description(self) -> str:
         """The fonts, the renderer and the size."""
         return f"glyphs {self.size} {fonts_digest()}"

@@ -1,0 +1,224 @@
+"""How a training batch comes about: the work on the host, which may run ahead, and the work on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ctxtune.data.augmentation import (
+    DEVIATION,
+    MEAN,
+    CropDraws,
+    Crops,
+    crop_and_resize,
+    draw_crops,
+    normalise,
+    place_crops,
+)
+from ctxtune.data.part import ImageTable, Integers
+from ctxtune.data.reading import Unreadable, crop_by_pillow, crop_by_torch
+from ctxtune.data.settings import ImageSettings
+from ctxtune.data.stores import PixelReader
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """What the host hands to the device: which of the batch's images could be read, and their pixels."""
+
+    kept: Integers
+    pixels: Tensor
+    crops: Crops | None = None
+
+
+class Batcher(Protocol):
+    """One way to make batches. `host` may run in another thread than `device`."""
+
+    def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
+        """Read the images at `rows` (b,) of the table."""
+        ...
+
+    def device(self, batch: HostBatch) -> Tensor:
+        """(b, 3, crop, crop) float32, normalised."""
+        ...
+
+
+class SpreadOver:
+    """Runs work on positions 0 ... n - 1 by threads, each taking every so-manieth; 0 threads: in the caller's own."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="images") if workers else None
+
+    def each(self, work: Callable[[int], None], count: int) -> None:
+        """Return when all is done; what the work raises is raised."""
+        if self._pool is None:
+            for position in range(count):
+                work(position)
+            return
+
+        def share(first: int) -> None:
+            for position in range(first, count, self._workers):
+                work(position)
+
+        for future in [self._pool.submit(share, first) for first in range(min(self._workers, count))]:
+            future.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class UniformBatcher:
+    """Images of one size, all in memory: cropped, resized, flipped and normalised as whole batches on the device."""
+
+    RESIDENT_BYTES = 1 << 29
+    """Up to here the data is copied to a GPU once, beyond batch by batch."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], settings: ImageSettings, device: torch.device) -> None:
+        self._pixels, self._settings, self._device = pixels, settings, device
+        resident = device.type != "cpu" and pixels.nbytes <= self.RESIDENT_BYTES
+        self._resident = torch.from_numpy(np.ascontiguousarray(pixels)).to(device) if resident else None
+
+    def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
+        """Gather and draw."""
+        height, width = self._pixels.shape[1:3]
+        draws = draw_crops(len(rows), self._settings, rng)
+        crops = place_crops(draws, np.full(len(rows), height), np.full(len(rows), width), self._settings.ratio)
+        kept = np.arange(len(rows))
+        if self._resident is not None:
+            return HostBatch(kept, torch.from_numpy(rows), crops)
+        return HostBatch(kept, torch.from_numpy(self._pixels[rows]), crops)
+
+    def device(self, batch: HostBatch) -> Tensor:
+        """Everything else."""
+        assert batch.crops is not None
+        pixels = batch.pixels.to(self._device)
+        if self._resident is not None:
+            pixels = self._resident[pixels]
+        size = self._settings.train_crop
+        return normalise(crop_and_resize(pixels.permute(0, 3, 1, 2), batch.crops, (size, size)))
+
+
+class CroppingBatcher:
+    """Each image read, cropped and resized by a thread; the device normalises (on a CPU the thread does that too)."""
+
+    def __init__(
+        self,
+        table: ImageTable,
+        reader: PixelReader,
+        settings: ImageSettings,
+        device: torch.device,
+        spread: SpreadOver,
+        unreadable: Unreadable,
+    ) -> None:
+        self._table, self._reader, self._settings = table, reader, settings
+        self._device, self._spread, self._unreadable = device, spread, unreadable
+        self._crop = crop_by_pillow if settings.exact else crop_by_torch
+
+    def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
+        """Read and crop. Raises DataError where too many images are unreadable."""
+        draws = draw_crops(len(rows), self._settings, rng)
+        size, on_cpu = self._settings.train_crop, self._device.type == "cpu"
+        if on_cpu:
+            batch = torch.empty(len(rows), 3, size, size)
+        else:
+            batch = torch.empty(len(rows), size, size, 3, dtype=torch.uint8, pin_memory=True)
+        good = np.zeros(len(rows), dtype=bool)
+
+        def one(position: int) -> None:
+            cropped = self._cropped(int(rows[position]), draws.row(position))
+            if cropped is None:
+                return
+            good[position] = True
+            if on_cpu:
+                _normalised_into(batch[position], cropped)
+            else:
+                batch[position].copy_(torch.from_numpy(cropped))
+
+        self._spread.each(one, len(rows))
+        kept = np.flatnonzero(good)
+        return HostBatch(kept, batch if len(kept) == len(rows) else batch[torch.from_numpy(kept)])
+
+    def _cropped(self, row: int, draws: CropDraws) -> npt.NDArray[np.uint8] | None:
+        """(crop, crop, 3), or None for an unreadable image, which is counted."""
+        try:
+            pixels = self._reader.pixels(row)
+        except (OSError, ValueError) as error:
+            self._unreadable.record(self._table.paths[row], error)
+            return None
+        crops = place_crops(draws, np.array([pixels.shape[0]]), np.array([pixels.shape[1]]), self._settings.ratio)
+        box = (int(crops.top[0]), int(crops.left[0]), int(crops.height[0]), int(crops.width[0]))
+        cropped = self._crop(pixels, box, self._settings.train_crop)
+        return cropped[:, ::-1].copy() if crops.flip[0] else cropped
+
+    def device(self, batch: HostBatch) -> Tensor:
+        """Copy, and normalise where the host did not."""
+        if batch.pixels.dtype == torch.float32:
+            return batch.pixels
+        return normalise(batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
+
+
+_MEAN = torch.tensor(MEAN).mul_(255).view(3, 1, 1)
+_SCALE = torch.tensor(DEVIATION).mul_(255).reciprocal_().view(3, 1, 1)
+
+
+def _normalised_into(target: Tensor, pixels: npt.NDArray[np.uint8]) -> None:
+    """(h, w, 3) uint8 to (3, h, w) float32, while it is in the processor's cache."""
+    torch.sub(torch.from_numpy(pixels).permute(2, 0, 1), _MEAN, out=target)
+    target.mul_(_SCALE)
+
+
+class PackingBatcher:
+    """From the decoded cache to a GPU: the host copies the bare crops into one padded buffer, the device does the rest."""
+
+    def __init__(
+        self,
+        table: ImageTable,
+        reader: PixelReader,
+        settings: ImageSettings,
+        device: torch.device,
+        spread: SpreadOver,
+        unreadable: Unreadable,
+    ) -> None:
+        self._table, self._reader, self._settings = table, reader, settings
+        self._device, self._spread, self._unreadable = device, spread, unreadable
+
+    def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
+        """Copy crops. Raises DataError where too many images are unreadable."""
+        draws = draw_crops(len(rows), self._settings, rng)
+        sizes = self._reader.sizes(rows)
+        assert sizes is not None
+        kept = np.flatnonzero(sizes[:, 0])
+        for row in rows[sizes[:, 0] == 0]:
+            path = self._table.paths[int(row)]
+            self._unreadable.record(path, OSError(self._reader.unreadable.get(path, "unreadable")))
+        heights, widths = sizes[kept].T
+        crops = place_crops(draws.select(kept), heights, widths, self._settings.ratio)
+        shape = (len(kept), int(crops.height.max(initial=1)), int(crops.width.max(initial=1)), 3)
+        packed = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        target = packed.numpy()
+
+        def one(position: int) -> None:
+            top, left = int(crops.top[position]), int(crops.left[position])
+            height, width = int(crops.height[position]), int(crops.width[position])
+            pixels = self._reader.pixels(int(rows[kept[position]]))
+            target[position, :height, :width] = pixels[top : top + height, left : left + width]
+
+        self._spread.each(one, len(kept))
+        zero = np.zeros(len(kept))
+        return HostBatch(kept, packed, Crops(zero, zero, crops.height, crops.width, crops.flip))
+
+    def device(self, batch: HostBatch) -> Tensor:
+        """Resize, flip, normalise."""
+        assert batch.crops is not None
+        size = self._settings.train_crop
+        pixels = batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        return normalise(crop_and_resize(pixels, batch.crops, (size, size)))

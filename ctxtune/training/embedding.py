@@ -25,7 +25,7 @@ def embed(
     try:
         for batch, indices in images.batches(batch_size):
             with autocast(precision, device):
-                embeddings = model(batch)
+                embeddings = model(batch.to(memory_format=torch.channels_last))
             if result is None:
                 result = torch.empty(len(images.part), embeddings.shape[1], pin_memory=device.type == "cuda")
             # The indices of an evaluation run upwards without a gap: a slice, which needs no wait for the device.

@@ -67,12 +67,6 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def set_head_warmup(model: EmbeddingModel, active: bool) -> None:
-    """During head warm-up the backbone stands still; only embedding head, projector and proxies learn."""
-    for parameter in model.parameter_groups()["backbone"]:
-        parameter.requires_grad_(not active)
-
-
 def all_parameters(optimizer: torch.optim.Optimizer) -> Sequence[nn.Parameter]:
     """Every parameter that the optimiser moves."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

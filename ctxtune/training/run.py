@@ -22,7 +22,6 @@ from ctxtune.training.optimization import (
     all_parameters,
     build_optimizer,
     learning_rate_factor,
-    set_head_warmup,
     set_learning_rates,
 )
 from ctxtune.training.parts import RunParts, scaled_sampler
@@ -54,6 +53,7 @@ class Run:
         seed: from `ctxtune.config.stage_seed`.
         device: where to train.
         cache_dir: where image caches live; None for the default.
+        load_pretrained: false where a state is loaded at once: pretrained weights are then not fetched.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Run:
         seed: int,
         device: torch.device | str = "cpu",
         cache_dir: Path | None = None,
+        load_pretrained: bool = True,
     ) -> None:
         self.trial = trial = scaled_sampler(trial, parts)
         self.parts = parts
@@ -74,15 +75,15 @@ class Run:
         self.steps = 0
         self._cache_dir = cache_dir
         _seed_everything(seed, trial.deterministic)
-        self.model = build_model(trial.model, image_size=trial.image.train_crop).to(self.device)
+        self.model = build_model(trial.model, image_size=trial.image.train_crop, load_pretrained=load_pretrained)
+        self.model.to(self.device, memory_format=torch.channels_last)
         classes, labels = np.unique(parts.fit.labels, return_inverse=True)
         self._labels = torch.from_numpy(labels.astype(np.int64))
-        projector = trial.model.projector_dim
         self.loss = TrainingLoss(
             trial.loss,
             trial.regularizer,
             num_classes=len(classes),
-            embedding_dim=projector or trial.model.embedding_dim,
+            embedding_dim=self.model.training_dim,
         ).to(self.device)
         self.optimizer = build_optimizer(trial.optimizer, self.model, self.loss)
         self.scaler = gradient_scaler(self.precision, self.device)
@@ -215,7 +216,7 @@ class Run:
         schedule, clip = self.trial.schedule, self.trial.optimizer.gradient_clip
         warming = self.epoch < schedule.head_warmup_epochs
         if schedule.head_warmup_epochs:
-            set_head_warmup(self.model, warming)
+            self.model.set_backbone_trainable(not warming)
         order = self._sampler.epoch(self.epoch)
         sums: dict[str, Tensor] = {}
         try:
@@ -235,7 +236,7 @@ class Run:
 
     def _step(self, images: Tensor, labels: Tensor, clip: float | None) -> dict[str, Tensor]:
         with autocast(self.precision, self.device):
-            embeddings = self.model.project(self.model(images))
+            embeddings = self.model.project(self.model(images.to(memory_format=torch.channels_last)))
         loss, terms = self.loss(embeddings.float(), labels)
         self._finite.update(loss, embeddings)
         self.optimizer.zero_grad(set_to_none=True)

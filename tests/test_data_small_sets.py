@@ -17,21 +17,23 @@ from ctxtune.data import (
     build_sampler,
     load,
 )
-from ctxtune.data.layouts.glyphs import catalogue
+from ctxtune.data.layouts.glyphs import catalogue, work_out_catalogue
 from ctxtune.data.layouts.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
 from ctxtune.errors import ConfigError, DataError
 
 SMALL = ImageSettings(train_crop=32, min_scale=0.5, flip=False, test_resize=None, test_crop=None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTXTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def glyphs():
     return load("glyphs")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CTXTUNE_CACHE", str(tmp_path / "cache"))
 
 
 def test_glyphs_have_about_1300_classes_of_12_to_16_images_and_disjoint_sides(glyphs):
@@ -83,6 +85,18 @@ def test_glyphs_are_the_same_in_another_process(glyphs):
     code = "from ctxtune.data import load; b = load('glyphs'); print(b.train.fingerprint(), b.test.fingerprint())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == [glyphs.train.fingerprint(), glyphs.test.fingerprint()]
+
+
+def test_kept_classes_are_those_worked_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTXTUNE_CACHE", str(tmp_path))
+    found = work_out_catalogue()
+    for _ in range(2):
+        catalogue.cache_clear()
+        assert catalogue() == found
+    (file,) = tmp_path.glob("glyphs-classes-*.json")
+    file.write_text(file.read_text().replace("latin", "LATIN", 1))
+    catalogue.cache_clear()
+    assert catalogue() == found
 
 
 def test_test_glyphs_are_neither_rendered_nor_cached_before_they_are_asked_for(glyphs, tmp_path):

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
@@ -47,6 +47,8 @@ def decode(data: bytes) -> Image.Image:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return to_rgb(image)
+        except UnidentifiedImageError:
+            raise OSError(f"not an image file ({len(data)} bytes)") from None
         except (SyntaxError, Image.DecompressionBombError, EOFError) as error:
             raise OSError(str(error)) from error
 

@@ -9,10 +9,14 @@ in test, never in both: `TEST_LETTERS` and `TEST_SCRIPTS` say which.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import json
+import os
 import re
 import unicodedata
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
+from ctxtune.data.cache import default_cache_directory
 from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.errors import DataError
 
@@ -33,6 +38,8 @@ FONTS = tuple(
 
 LETTERS = ("Lu", "Ll", "Lt", "Lo")
 """Unicode categories: cased letters and letters of scripts without case."""
+RULES = 1
+"""Raise it whenever the rules of this module change what the data set is."""
 LEAST_FONTS = 12
 LEAST_CLASSES_OF_A_BASE_LETTER = 8
 COMPARISON_SIZE = 48
@@ -85,7 +92,7 @@ def font_file(font: str) -> Path:
 @functools.cache
 def fonts_digest() -> str:
     """A hash over the font files and the renderer: it decides what the data set is."""
-    digest = hashlib.sha256(f"{features.version('freetype2')}".encode())
+    digest = hashlib.sha256(f"{RULES} {features.version('freetype2')}".encode())
     for font in FONTS:
         digest.update(font.encode() + font_file(font).read_bytes())
     return digest.hexdigest()
@@ -163,7 +170,37 @@ def base_letter(letter: str) -> str:
 
 @functools.cache
 def catalogue() -> Catalogue:
-    """The classes, found by rendering each letter once (about a second). Deterministic for given font files."""
+    """The classes: kept in the cache folder by the hash of the fonts, or worked out (a second or two) and kept there."""
+    file = default_cache_directory() / f"glyphs-classes-{fonts_digest()[:16]}.json"
+    try:
+        text, checksum = file.read_text(encoding="utf-8").split("\n")
+        if zlib.crc32(text.encode()) == int(checksum):
+            return _from_json(text)
+    except (OSError, ValueError):
+        pass  # missing or damaged
+    found = work_out_catalogue()
+    text = json.dumps(
+        {
+            "classes": [[item.characters, item.super_class, item.test] for item in found.classes],
+            "coverage": {font: "".join(sorted(letters)) for font, letters in found.coverage.items()},
+        }
+    )
+    with contextlib.suppress(OSError):  # nothing is lost without a cache but a second
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        temporary.write_text(f"{text}\n{zlib.crc32(text.encode())}", encoding="utf-8")
+        temporary.replace(file)
+    return found
+
+
+def _from_json(text: str) -> Catalogue:
+    content = json.loads(text)
+    classes = tuple(GlyphClass(characters, name, test) for characters, name, test in content["classes"])
+    return Catalogue(classes, {font: frozenset(letters) for font, letters in content["coverage"].items()})
+
+
+def work_out_catalogue() -> Catalogue:
+    """Find the classes by rendering each letter in each font once. Deterministic for given font files."""
     coverage = _coverage()
     counts = Counter(letter for covered in coverage.values() for letter in covered)
     letters = frozenset(letter for letter, count in counts.items() if count >= LEAST_FONTS)

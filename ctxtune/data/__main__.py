@@ -1,0 +1,248 @@
+"""`python -m ctxtune.data check|prepare|show NAME [ROOT]`: look at a data set, build its image cache, picture it.
+
+Exit status: 0 all is well; 1 usable, but something is not as it should be (unreadable files, counts that differ);
+2 not usable, with one message that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ctxtune.data import cache
+from ctxtune.data.checking import PartReport, advice, describe_part, open_images
+from ctxtune.data.loading import dataset_names, load_dataset
+from ctxtune.data.official import DataWarning, differences
+from ctxtune.data.part import Benchmark, Part
+from ctxtune.data.reading import processors
+from ctxtune.data.settings import DatasetSettings, ImageSettings
+from ctxtune.data.sheet import contact_sheet
+from ctxtune.data.stores import Building, decoded_store, encoded_store, uniform_store, views_store
+from ctxtune.errors import ConfigError, CtxtuneError, DataError
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments that all three commands share, resolved."""
+
+    dataset: DatasetSettings
+    image: ImageSettings
+    workers: int
+    console: Console
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is returned."""
+    options = _parser().parse_args(arguments)
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        dataset, image = _settings(options)
+        request = Request(dataset, image, options.workers or processors(), console)
+        with warnings.catch_warnings():
+            # Counts that differ are part of the report.
+            warnings.simplefilter("ignore", DataWarning)
+            benchmark = load_dataset(dataset)
+        command = {"check": _check, "prepare": _prepare, "show": _show}[options.command]
+        return command(request, benchmark, options)
+    except CtxtuneError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), markup=False)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ctxtune.data",
+        description="Look at a data set, build its image cache, or make a picture of it.",
+        epilog=f"Data sets: {', '.join(dataset_names())}. Exit status: 0 well, 1 usable with faults, 2 not usable.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check|prepare|show")
+    helps = {
+        "check": "counts, class sizes, image sizes, unreadable files, what to do next",
+        "prepare": "build and verify the image cache",
+        "show": "write a picture with sample images per class",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("name", help="data set")
+        command.add_argument("root", nargs="?", help="where it lies (default: $CTXTUNE_DATA/NAME or data/NAME)")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a setting as in the YAML: image.min_scale=0.16, dataset.image_size=64; may be given several times",
+        )
+        command.add_argument("--workers", type=int, default=None, help="threads (default: all processors)")
+    check, prepare, show = (commands.choices[name] for name in helps)
+    check.add_argument("--quick", action="store_true", help="do not open the images")
+    prepare.add_argument("--test", action="store_true", help="the test side too (by default it waits until it is due)")
+    prepare.add_argument("--cache", type=Path, default=None, help="cache folder (default: $CTXTUNE_CACHE)")
+    show.add_argument("--output", "-o", type=Path, default=None, help="picture to write (default: NAME-PART.png)")
+    show.add_argument("--part", default="train", help="train, test, query or gallery (default: train)")
+    show.add_argument("--classes", type=int, default=12, help="rows")
+    show.add_argument("--images", type=int, default=8, help="columns")
+    show.add_argument("--seed", type=int, default=0, help="which classes and images are drawn")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> tuple[DatasetSettings, ImageSettings]:
+    blocks: dict[str, dict[str, Any]] = {"dataset": {"name": options.name, "root": options.root}, "image": {}}
+    for assignment in options.set:
+        key, equals, value = assignment.partition("=")
+        block, _, field = key.removeprefix("trial.").partition(".")
+        if not equals or block not in blocks or not field:
+            raise ConfigError(f"--set {assignment}: expected image.KEY=VALUE or dataset.KEY=VALUE")
+        try:
+            blocks[block][field] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not YAML ({error})") from error
+    try:
+        return DatasetSettings(**blocks["dataset"]), ImageSettings(**blocks["image"])
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigError(f"--set: {found}") from error
+
+
+@contextlib.contextmanager
+def _bar(console: Console, text: str) -> Iterator[cache.Progress]:
+    """A progress bar as a callback."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) -> int:
+    console = request.console
+    reports = []
+    for part in benchmark.parts().values():
+        report = describe_part(part)
+        if not options.quick:
+            with _bar(console, f"opening {part.name}") as progress:
+                report = open_images(part, report, request.workers, progress)
+        reports.append(report)
+    differing = differences(benchmark)
+    console.print(f"{benchmark.name}: {benchmark.layout}, Recall at {', '.join(map(str, benchmark.recall_at))}")
+    console.print(_table(reports))
+    for sentence in differing:
+        console.print(f"counts: {sentence}", markup=False)
+    broken = [(report.name, *item) for report in reports for item in report.unreadable.items()]
+    for name, path, reason in broken:
+        console.print(f"unreadable: {name}: {path}: {reason}", markup=False)
+    console.print("next:")
+    for step in advice(benchmark, reports, differing):
+        console.print(f"  - {step}", markup=False)
+    return 1 if broken or differing else 0
+
+
+def _table(reports: list[PartReport]) -> Table:
+    table = Table()
+    table.add_column("")
+    for report in reports:
+        table.add_column(report.name.split("/")[-1], justify="right", overflow="fold")
+
+    def size(value: tuple[int, int] | None) -> str:
+        return "not opened" if value is None else f"{value[0]} x {value[1]}"
+
+    def named(value: tuple[str, int]) -> str:
+        return f"{value[1]} ({value[0]})"
+
+    rows = {
+        "images": [f"{report.images:,}" for report in reports],
+        "classes": [f"{report.classes:,}" for report in reports],
+        "super-classes": [f"{report.super_classes:,}" for report in reports],
+        "smallest class": [named(report.smallest_class) for report in reports],
+        "largest class": [named(report.largest_class) for report in reports],
+        "classes of one image": [f"{report.single_image_classes:,}" for report in reports],
+        "smallest image": [size(report.smallest_image) for report in reports],
+        "median image": [size(report.median_image) for report in reports],
+        "largest image": [size(report.largest_image) for report in reports],
+        "unreadable": ["?" if r.median_image is None and not r.unreadable else str(len(r.unreadable)) for r in reports],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def _prepare(request: Request, benchmark: Benchmark, options: argparse.Namespace) -> int:
+    faults = 0
+    for name, part in benchmark.parts().items():
+        if name == "train" or options.test:
+            faults += _prepare_part(request, part, options.cache, training=name == "train")
+    if not options.test:
+        request.console.print("The test side is left alone until it is due; --test prepares it now.")
+    return 1 if faults else 0
+
+
+def _prepare_part(request: Request, part: Part, directory: Path | None, *, training: bool) -> int:
+    """The number of unreadable images."""
+    image, table, console = request.image, part.table, request.console
+    if table.source.image_size is not None:
+        with _bar(console, part.name):
+            uniform_store(table, Building(directory, request.workers))
+        console.print(f"{part.name}: {len(part):,} images, ready")
+        return 0
+    faults = 0
+    if training and image.cache != "none":
+        with _bar(console, f"{part.name}: for training") as progress:
+            make = encoded_store if image.cache == "encoded" or image.exact else decoded_store
+            try:
+                faults = _report(
+                    console, part, "for training", make(table, image, Building(directory, request.workers, progress))
+                )
+            except cache.TooLarge as error:
+                raise DataError(
+                    f"{error}; say --set image.cache=encoded, image.cache=none or image.cache_limit_gib=N"
+                ) from error
+    with _bar(console, f"{part.name}: test view") as progress:
+        views = views_store(table, image, Building(directory, request.workers, progress))
+    if views is not None:
+        faults = max(faults, _report(console, part, "for evaluation", views))
+    return faults
+
+
+def _report(console: Console, part: Part, what: str, store: cache.Store) -> int:
+    if not cache.is_sound(store.path, part.table):
+        raise DataError(f"{store.path}: its checksums do not agree; delete it and prepare again, and check the disk")
+    console.print(
+        f"{part.name}, {what}: {len(part.table):,} images, {store.data.nbytes / 2**20:,.1f} MiB, verified, {store.path}",
+        markup=False,
+    )
+    for path, reason in store.unreadable.items():
+        console.print(f"unreadable: {part.name}: {path}: {reason}", markup=False)
+    return len(store.unreadable)
+
+
+def _show(request: Request, benchmark: Benchmark, options: argparse.Namespace) -> int:
+    parts = benchmark.parts()
+    if options.part not in parts:
+        raise ConfigError(f"--part {options.part}: {benchmark.name} has {', '.join(parts)}")
+    output = options.output or Path(f"{benchmark.name}-{options.part}.png")
+    with _bar(request.console, f"drawing {options.part}") as progress:
+        sheet = contact_sheet(
+            parts[options.part], classes=options.classes, images=options.images, seed=options.seed, progress=progress
+        )
+    try:
+        sheet.save(output)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot write {output}: {error}") from error
+    request.console.print(f"{output}: {sheet.width} x {sheet.height} pixels")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

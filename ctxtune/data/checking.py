@@ -1,0 +1,102 @@
+"""What `python -m ctxtune.data check` finds out: counts, class sizes, image sizes, unreadable files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ctxtune.data.cache import Progress
+from ctxtune.data.part import Benchmark, Part
+from ctxtune.data.reading import in_threads
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """Facts about one part. Sizes are (width, height) in pixels of the upright images; None where none was opened."""
+
+    name: str
+    images: int
+    classes: int
+    super_classes: int
+    smallest_class: tuple[str, int]
+    largest_class: tuple[str, int]
+    single_image_classes: int
+    smallest_image: tuple[int, int] | None = None
+    median_image: tuple[int, int] | None = None
+    largest_image: tuple[int, int] | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def describe_part(part: Part) -> PartReport:
+    """Counts and class sizes, from the labels alone."""
+    labels, sizes = np.unique(part.labels, return_counts=True)
+
+    def named(position: int) -> tuple[str, int]:
+        label = int(labels[position])
+        return part.class_names.get(label, f"class {label}"), int(sizes[position])
+
+    return PartReport(
+        name=part.name,
+        images=len(part),
+        classes=len(labels),
+        super_classes=0 if part.super_labels is None else len(np.unique(part.super_labels)),
+        smallest_class=named(int(sizes.argmin())),
+        largest_class=named(int(sizes.argmax())),
+        single_image_classes=int((sizes == 1).sum()),
+    )
+
+
+def open_images(part: Part, report: PartReport, workers: int, progress: Progress | None = None) -> PartReport:
+    """`report` with what only decoding every image tells: sizes, and the files that cannot be read."""
+
+    def attempt(index: int) -> tuple[int, int] | Exception:
+        try:
+            return part.read(index).size
+        except (OSError, ValueError) as error:
+            return error
+
+    sizes: list[tuple[int, int]] = []
+    unreadable: dict[str, str] = {}
+    for index, found in enumerate(in_threads(attempt, range(len(part)), workers)):
+        if isinstance(found, Exception):
+            unreadable[part.path(index)] = str(found) or type(found).__name__
+        else:
+            sizes.append(found)
+        if progress is not None:
+            progress(index + 1, len(part))
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    return PartReport(
+        **{
+            **report.__dict__,
+            "smallest_image": by_area[0] if by_area else None,
+            "median_image": by_area[len(by_area) // 2] if by_area else None,
+            "largest_image": by_area[-1] if by_area else None,
+            "unreadable": unreadable,
+        }
+    )
+
+
+def advice(benchmark: Benchmark, reports: list[PartReport], differing: list[str]) -> list[str]:
+    """What to do next, one sentence each."""
+    steps = []
+    broken = {path: reason for report in reports for path, reason in report.unreadable.items()}
+    if broken:
+        total = sum(report.images for report in reports)
+        steps.append(
+            f"Fetch the {len(broken)} unreadable of {total:,} images again; up to dataset.max_unreadable "
+            "(default 0.001 of a part) they are skipped and counted at run time."
+        )
+    if differing:
+        steps.append("Compare your copy with the official one: counts differ. Scores will not be comparable.")
+    for report in reports:
+        if report.name.endswith("/test") and report.single_image_classes:
+            steps.append(
+                f"{report.name}: {report.single_image_classes} classes have one image; as queries they score 0 at "
+                "Recall@K and are left out of MAP@R."
+            )
+    if not broken and not differing:
+        steps.append("Nothing to mend.")
+    if benchmark.train.table.source.image_size is None:
+        steps.append("`python -m ctxtune.data prepare` with the same arguments builds the image cache beforehand.")
+    return steps

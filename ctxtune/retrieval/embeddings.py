@@ -16,13 +16,15 @@ PLAIN_NORMS = (1e-18, 1e18)
 class Embeddings:
     """Rows (n, d) and what normalises each of them.
 
-    `origin` (n,) are the rows' indices in the set that the user passed; a selection of rows keeps them.
+    `classes` (n,) int64: the class number of each row. `origin` (n,): the row's index in the set that the user passed,
+    which a selection of rows keeps.
     """
 
-    def __init__(self, raw: Tensor, scale: Tensor, norm: Tensor, origin: Tensor) -> None:
+    def __init__(self, raw: Tensor, scale: Tensor, norm: Tensor, classes: Tensor, origin: Tensor) -> None:
         self.raw = raw
         self.scale = scale
         self.norm = norm
+        self.classes = classes
         self.origin = origin
 
     def __len__(self) -> int:
@@ -46,7 +48,9 @@ class Embeddings:
     def select(self, indices: Tensor | slice) -> "Embeddings":
         """Only these rows; a slice copies nothing."""
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
-        return Embeddings(self.raw[where], self.scale[indices], self.norm[indices], self.origin[indices])
+        return Embeddings(
+            self.raw[where], self.scale[indices], self.norm[indices], self.classes[indices], self.origin[indices]
+        )
 
     def block(self, start: int, stop: int) -> "Block":
         """Rows start .. stop - 1, or fewer at the end."""
@@ -73,9 +77,14 @@ class Block:
         return self.source.rows(slice(self.start, self.stop))
 
     @property
-    def origin(self) -> Tensor:
-        """Indices of the rows in the set that the user passed, (n,)."""
-        return self.source.origin[self.start : self.stop]
+    def classes(self) -> Tensor:
+        """Class numbers of the rows, (n,)."""
+        return self.source.classes[self.start : self.stop]
+
+    @cached_property
+    def by_class(self) -> tuple[Tensor, Tensor]:
+        """Class numbers in ascending order, and the positions in the block that have them; (n,) each."""
+        return torch.sort(self.classes)
 
     def _in_float32(self) -> Tensor:
         source, rows = self.source, slice(self.start, self.stop)
@@ -86,12 +95,13 @@ class Block:
         return source.raw[rows].to(source.device).float() * norm.reciprocal().float()[:, None]
 
 
-def read_embeddings(embeddings: ArrayLike, name: str, device: torch.device) -> Embeddings:
-    """Check embeddings (n, d) and measure each row.
+def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str) -> Embeddings:
+    """Check embeddings (n, d) and measure each row on the device of `classes` (n,).
 
     Raises ValueError, naming `name`, for a wrong shape or type and for rows that are not finite or all zero.
     """
     raw = as_matrix(embeddings, name)
+    device = classes.device
     scale = torch.empty(len(raw), dtype=torch.float64, device=device)
     norm = torch.empty_like(scale)
     step = max(1, CHECK_ELEMENTS // raw.shape[1])
@@ -101,7 +111,7 @@ def read_embeddings(embeddings: ArrayLike, name: str, device: torch.device) -> E
         _check_rows(norms, start, name)
         scale[start : start + step] = scales
         norm[start : start + step] = norms
-    return Embeddings(raw, scale, norm, torch.arange(len(raw), device=device))
+    return Embeddings(raw, scale, norm, classes, torch.arange(len(raw), device=device))
 
 
 def _check_rows(norm: Tensor, start: int, name: str) -> None:
@@ -110,5 +120,7 @@ def _check_rows(norm: Tensor, start: int, name: str) -> None:
         return
     row = int((~good).nonzero()[0])
     if norm[row] == 0:
-        raise ValueError(f"{name} must hold no zero vectors, whose cosine similarity is undefined; see row {start + row}")
+        raise ValueError(
+            f"{name} must hold no zero vectors, whose cosine similarity is undefined; see row {start + row}"
+        )
     raise ValueError(f"{name} must be finite; row {start + row} has a NaN or an infinity (a diverged model?)")

@@ -49,26 +49,22 @@ class Matches:
         return self.start[1:] - self.start[:-1]
 
 
-def find_matches(
-    queries: Embeddings,
-    query_classes: Tensor,
-    gallery: Embeddings,
-    members: ClassMembers,
-    *,
-    own_left_out: bool,
-) -> Matches:
-    """Matches of the queries (q, d) of classes (q,); with `own_left_out` no query is its own match."""
-    device = query_classes.device
-    size = members.size[query_classes]
+def find_matches(queries: Embeddings, gallery: Embeddings, members: ClassMembers, *, own_left_out: bool) -> Matches:
+    """Matches of all queries; with `own_left_out` no query is its own match."""
+    device = queries.device
+    size = members.size[queries.classes]
     start = _starts(size)
     total = int(start[-1])
     similarities = torch.empty(total, dtype=torch.float64, device=device)
-    for query_rows, member_rows, offsets, used in _class_batches(query_classes, members, queries.dimension):
-        block = exact_matrix(_stack(queries, query_rows), _stack(gallery, members.items[member_rows]))
+    order = members.items if queries is gallery else torch.sort(queries.classes, stable=True).indices
+    for query_rows, items, offsets, used in _class_batches(queries.classes, order, members, queries.dimension):
+        stack = _stack(queries, query_rows)
+        same = queries is gallery and torch.equal(query_rows, items)
+        block = exact_matrix(stack, stack if same else _stack(gallery, items))
         place = start[query_rows][:, :, None] + offsets[:, None, :]
         similarities[place[used]] = block[used]
     owner = torch.repeat_interleave(size)
-    items = members.items[torch.arange(total, device=device) + (members.start[query_classes] - start[:-1])[owner]]
+    items = members.items[torch.arange(total, device=device) + (members.start[queries.classes] - start[:-1])[owner]]
     if own_left_out:
         kept = items != queries.origin[owner]
         items, similarities = items[kept], similarities[kept]
@@ -87,15 +83,14 @@ def _stack(source: Embeddings, indices: Tensor) -> Tensor:
 
 
 def _class_batches(
-    query_classes: Tensor, members: ClassMembers, dimension: int
+    query_classes: Tensor, order: Tensor, members: ClassMembers, dimension: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Blocks of queries x gallery items of one class, blocks of like sizes batched together.
 
-    Yields query rows (b, n), positions in `members.items` (b, m), their offsets within the class (b, m) and the mask
-    of what is no padding (b, n, m).
+    `order` are the queries by class. Yields query rows (b, n), gallery items (b, m), the items' offsets within the
+    class (b, m) and the mask of what is no padding (b, n, m).
     """
     device = query_classes.device
-    order = torch.sort(query_classes, stable=True).indices
     query_count = torch.bincount(query_classes, minlength=len(members.size))
     query_start = (query_count.cumsum(0) - query_count).tolist()
     class_table = zip(query_count.tolist(), members.size.tolist(), query_start, members.start.tolist(), strict=False)
@@ -112,7 +107,7 @@ def _class_batches(
         along_items = torch.arange(int(items.max()), device=device)[None]
         used = (along_queries < queries)[:, :, None] & (along_items < items)[:, None, :]
         along_queries, along_items = along_queries.minimum(queries - 1), along_items.minimum(items - 1)
-        yield order[query_from + along_queries], item_from + along_items, offset + along_items, used
+        yield order[query_from + along_queries], members.items[item_from + along_items], offset + along_items, used
 
 
 def _batches(widths: list[int]) -> Iterator[tuple[int, int]]:
@@ -136,8 +131,7 @@ def _sorted_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> Match
         used = along < count[begin:end, None]
         first = start[begin:end, None]
         places = slice(int(start[begin]), int(start[end]))
-        padded = torch.full(used.shape, torch.inf, dtype=torch.float64, device=start.device)
-        padded[used] = similarities[places]
+        padded = torch.where(used, similarities[(first + along).clamp(max=len(items) - 1)], torch.inf)
         ordered, order = torch.sort(padded, dim=1, stable=True)
         similarities[places] = ordered[used]
         items[places] = items[(first + order)[used]]

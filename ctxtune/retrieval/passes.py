@@ -1,4 +1,4 @@
-"""The two dense passes over a tile of similarities: list the pairs that reach a bound, count those above one.
+"""The two dense passes over a tile of similarities: list the pairs within bounds, count those above one.
 
 On the CPU numpy compares and lists two to four times faster than torch does; on a GPU torch it is.
 """
@@ -8,22 +8,27 @@ import torch
 from torch import Tensor
 
 
-def list_between(values: Tensor, low: Tensor, high: Tensor | None, axis: int) -> tuple[Tensor, Tensor]:
-    """Positions along axis 0 and 1 where low <= values (n, m) <= high; bounds are (n,) for axis 0, (m,) for axis 1."""
+def list_between(values: Tensor, low: Tensor, high: Tensor | None, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where low <= values (n, m) <= high, for bounds of each row (axis 0, (n,)) or column (axis 1, (m,)).
+
+    Returns the positions along the bounds' axis, along the other, and the values in float64; (p,) each.
+    """
     lower = low.to(values.dtype).unsqueeze(1 - axis)
     upper = None if high is None else high.to(values.dtype).unsqueeze(1 - axis)
-    if values.device.type != "cpu":
-        mask = values >= lower
+    if values.device.type == "cpu":
+        mask = values.numpy() >= lower.numpy()
         if upper is not None:
-            mask ^= values > upper
-        rows, columns = mask.nonzero(as_tuple=True)
-        return rows, columns
-    found = values.numpy() >= lower.numpy()
-    if upper is not None:
-        found ^= values.numpy() > upper.numpy()
-    flat = np.flatnonzero(found)
-    rows_found, columns_found = np.divmod(flat, values.shape[1])
-    return torch.from_numpy(rows_found), torch.from_numpy(columns_found)
+            mask ^= values.numpy() > upper.numpy()
+        flat = torch.from_numpy(np.flatnonzero(mask))
+    else:
+        found = values >= lower
+        if upper is not None:
+            found ^= values > upper
+        flat = found.reshape(-1).nonzero()[:, 0]
+    rows = flat // values.shape[1]
+    columns = flat - rows * values.shape[1]
+    picked = values.reshape(-1)[flat].double()
+    return (rows, columns, picked) if axis == 0 else (columns, rows, picked)
 
 
 def count_above(values: Tensor, bound: Tensor, axis: int, scratch: Tensor) -> Tensor:

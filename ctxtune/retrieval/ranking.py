@@ -1,20 +1,21 @@
 """Exact scores of each query by counting over tiles of similarities, in bounded memory."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Block, Embeddings
-from ctxtune.retrieval.inputs import Classes
 from ctxtune.retrieval.matches import ClassMembers, Matches, class_members, find_matches
 from ctxtune.retrieval.scores import QueryScores
 from ctxtune.retrieval.similarity import exact_matrix, float32_error
-from ctxtune.retrieval.tally import Tally, Tile
+from ctxtune.retrieval.tally import Tally
+from ctxtune.retrieval.tiles import compute_tile
 
-SAMPLE = 1024
+SAMPLE_SHARE = 0.1
+SAMPLE_LIMITS = (256, 1024)
 CROWDED_SHARE = 0.02
 RESIDENT_BYTES = 2**27
 # Matches of all queries held at once; each takes some 50 bytes while scores are computed.
@@ -23,45 +24,32 @@ SYMMETRIC_MATCHES = 2**23
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched in what. `own_left_out`: the two are one set, and no query finds itself."""
+    """What is searched in what. `own_left_out`: the two are one set, and no query finds itself.
+
+    `cautious`: take no floor but one that R items surely reach.
+    """
 
     queries: Embeddings
     gallery: Embeddings
-    query_classes: Tensor
-    gallery_classes: Tensor
     members: ClassMembers
     own_left_out: bool
     full_ranking: bool
     tile: int
-
-    def select(self, rows: Tensor | slice) -> "Search":
-        """Some of the queries, the whole gallery."""
-        return Search(
-            self.queries.select(rows),
-            self.gallery,
-            self.query_classes[rows],
-            self.gallery_classes,
-            self.members,
-            self.own_left_out,
-            self.full_ranking,
-            self.tile,
-        )
+    cautious: bool = False
 
 
 def score_queries(
-    queries: Embeddings, gallery: Embeddings, classes: Classes, *, own_left_out: bool, full_ranking: bool, tile: int
+    queries: Embeddings, gallery: Embeddings, classes: int, *, own_left_out: bool, full_ranking: bool, tile: int
 ) -> QueryScores:
     """Per-query scores; `full_ranking` adds the average precision over the whole ranking."""
-    members = class_members(classes.gallery, len(classes.labels))
-    search = Search(
-        queries, gallery, classes.queries, classes.gallery, members, own_left_out, full_ranking, tile
-    )
-    matches = members.size[classes.queries]
+    members = class_members(gallery.classes, classes)
+    search = Search(queries, gallery, members, own_left_out, full_ranking, tile)
+    matches = members.size[queries.classes]
     if own_left_out and int(matches.sum()) <= SYMMETRIC_MATCHES:
         return _scores_of(search, _symmetric_tiles)
     parts = []
     for first, last in _query_groups(matches, tile, queries.dimension):
-        parts.append(_scores_of(search.select(slice(first, last)), _all_tiles))
+        parts.append(_scores_of(replace(search, queries=queries.select(slice(first, last))), _all_tiles))
     return concatenate(parts)
 
 
@@ -78,14 +66,18 @@ def _query_groups(matches: Tensor, tile: int, dimension: int) -> Iterator[tuple[
         first = last
 
 
-def _scores_of(search: Search, tiles) -> QueryScores:
-    matches = find_matches(
-        search.queries, search.query_classes, search.gallery, search.members, own_left_out=search.own_left_out
-    )
+def _scores_of(search: Search, add_tiles: Callable[[Search, Tally, list[bool]], None]) -> QueryScores:
+    matches = find_matches(search.queries, search.gallery, search.members, own_left_out=search.own_left_out)
     floor, crowded = _floors(search, matches)
-    tally = Tally(matches, search.query_classes, search.gallery_classes, floor)
-    tiles(search, tally, crowded)
-    return scores_from_counts(tally, full_ranking=search.full_ranking)
+    tally = Tally(matches, floor)
+    add_tiles(search, tally, crowded)
+    before = tally.before()
+    scores = scores_from_counts(matches, before, full_ranking=search.full_ranking)
+    rows = tally.unsettled(before)
+    if len(rows) == 0:
+        return scores
+    again = replace(search, queries=search.queries.select(rows), cautious=True)
+    return scores.updated(rows.cpu().numpy(), _scores_of(again, _all_tiles))
 
 
 def _blocks(source: Embeddings, size: int) -> list[Block]:
@@ -99,7 +91,7 @@ def _all_tiles(search: Search, tally: Tally, crowded: list[bool]) -> None:
     for start in range(0, len(search.gallery), search.tile):
         gallery = search.gallery.block(start, start + search.tile)
         for block in blocks:
-            _add(tally, block, gallery, own_left_out=search.own_left_out, both=False)
+            _add(tally, block, gallery, both=False)
 
 
 def _symmetric_tiles(search: Search, tally: Tally, crowded: list[bool]) -> None:
@@ -118,69 +110,78 @@ def _symmetric_tiles(search: Search, tally: Tally, crowded: list[bool]) -> None:
             within = number - first < len(resident)
             column = resident[number - first] if within else block_at(number)
             for block in resident[: number - first + 1]:
-                _add(tally, block, column, own_left_out=True, both=block is not column)
+                _add(tally, block, column, both=block is not column)
 
 
-def _add(tally: Tally, queries: Block, gallery: Block, *, own_left_out: bool, both: bool) -> None:
-    tile = _tile(queries, gallery, exact=queries.crowded or gallery.crowded, own_left_out=own_left_out)
+def _add(tally: Tally, queries: Block, gallery: Block, *, both: bool) -> None:
+    tile = compute_tile(queries, gallery)
     sides = [tile, tile.exchanged] if both else [tile]
     for side in sides:
         if not tally.add(side):
-            exact = _tile(queries, gallery, exact=True, own_left_out=own_left_out)
+            exact = compute_tile(queries, gallery, exact=True)
             tally.add(exact if side is tile else exact.exchanged)
 
 
-def _tile(queries: Block, gallery: Block, *, exact: bool, own_left_out: bool) -> Tile:
-    if exact:
-        tile = Tile(exact_matrix(queries.grid, gallery.grid), 0.0, queries, gallery)
-    else:
-        values = queries.approximate @ gallery.approximate.T
-        tile = Tile(values, float32_error(values.shape[1]), queries, gallery)
-        tile = Tile(values, float32_error(queries.source.dimension), queries, gallery)
-    if own_left_out:
-        own = queries.origin
-        rows = ((own >= gallery.start) & (own < gallery.stop)).nonzero()[:, 0]
-        tile.values[rows, own[rows] - gallery.start] = -2.0
-    return tile
-
-
 def _floors(search: Search, matches: Matches) -> tuple[Tensor, list[bool]]:
-    """A similarity for each query that at least R of its gallery items reach; and whether a block is crowded."""
-    floor = torch.full((len(search.queries),), -torch.inf, dtype=torch.float64, device=search.queries.device)
-    size = min(SAMPLE, len(search.gallery))
-    picked = torch.linspace(0, len(search.gallery) - 1, size, device=floor.device).long()
+    """A similarity for each query that R of its gallery items (almost) surely reach; and whether a block is crowded."""
+    least, most = SAMPLE_LIMITS
+    size = min(max(least, min(most, int(SAMPLE_SHARE * len(search.gallery)))), len(search.gallery))
+    picked = torch.linspace(0, len(search.gallery) - 1, size, device=search.queries.device).long()
     sample = search.gallery.select(picked).block(0, size)
     needed = matches.count
-    reach = min(matches.longest, size)
-    crowded = []
+    if not search.cautious:
+        # If more than R items lie above the floor, fewer than R of them are in the sample: about a share * R, and rarely
+        # more than 3.5 standard deviations above that.
+        expected = needed * (size / len(search.gallery))
+        needed = needed.minimum((expected + 3.5 * expected.sqrt() + 1.5).ceil().long())
+    floors, crowded = [], []
     for block in _blocks(search.queries, search.tile):
         rows = slice(block.start, block.stop)
-        values = (block.approximate @ sample.approximate.T).double()
+        own = (search.queries.origin[rows, None] == picked) if search.own_left_out else None
         error = float32_error(search.queries.dimension)
-        for attempt in range(2):
-            if search.own_left_out:
-                values[block.origin[:, None] == picked] = -torch.inf
-            highest = values.topk(max(reach, 1), dim=1).values - error
-            found = highest.gather(1, (needed[rows] - 1).clamp(0, max(reach, 1) - 1)[:, None])
-            near = ((values - found).abs() <= 3 * error).double().mean()
-            if attempt == 0:
-                crowded.append(bool(near > CROWDED_SHARE))
-                if not crowded[-1]:
-                    break
-                values, error = exact_matrix(block.grid, sample.grid), 0.0
-        if not search.full_ranking:
-            floor[rows] = torch.where(needed[rows] <= reach, found[:, 0], -torch.inf)
-    return floor, crowded
+        values = block.approximate @ sample.approximate.T
+        floor = _reached(values, own, needed[rows]) - error
+        crowded.append(_is_crowded(values, floor, error))
+        if crowded[-1]:
+            floor = _reached(exact_matrix(block.grid, sample.grid), own, needed[rows])
+        floors.append(torch.full_like(floor, -torch.inf) if search.full_ranking else floor)
+    return torch.cat(floors), crowded
 
 
-def scores_from_counts(tally: Tally, *, full_ranking: bool) -> QueryScores:
-    """Scores of the tally's queries. Sums are taken in rank order on the CPU, the same for every device."""
-    start = tally.matches.start.cpu().numpy()
-    before = tally.before().cpu().numpy()
+def _reached(values: Tensor, own: Tensor | None, needed: Tensor) -> Tensor:
+    """A value that at least needed (n,) of each row of values (n, m) reach, outside the mask `own`; float64.
+
+    That is the needed-th greatest of the greatest values of groups, which is quick and not far below the
+    needed-th greatest of all as long as the groups are many.
+    """
+    if own is not None:
+        values[own] = -torch.inf
+    number, size = values.shape
+    reach = min(max(int(needed.max()), 1), size)
+    groups = max(reach, min(size, 4 * reach, size // 2))
+    members = size // groups
+    if members > 1:
+        values = values[:, : groups * members].view(number, members, groups).amax(dim=1)
+    highest = values.topk(reach, dim=1).values.double()
+    floor = highest.gather(1, (needed - 1).clamp(0, reach - 1)[:, None])[:, 0]
+    return torch.where(needed <= reach, floor, -torch.inf)
+
+
+def _is_crowded(values: Tensor, floor: Tensor, error: float) -> bool:
+    """Whether many values (n, m) are too close to each other for an approximation off by `error`."""
+    rows = slice(None, None, max(1, len(values) // 64))
+    near = (values[rows].double() - floor[rows, None]).abs() <= 3 * error
+    return bool(near.double().mean() > CROWDED_SHARE)
+
+
+def scores_from_counts(matches: Matches, before: Tensor, *, full_ranking: bool) -> QueryScores:
+    """Scores from the number of other items `before` (m,) each match, -1 if not among the first R. Sums are taken in rank order on the CPU, the same for every device."""
+    start = matches.start.cpu().numpy()
     count = np.diff(start)
     owner = np.repeat(np.arange(len(count)), count)
-    position = start[1:][owner] - np.arange(len(before))
-    rank = np.where(before >= 0, before + position, np.iinfo(np.int64).max)
+    position = start[1:][owner] - np.arange(len(owner))
+    ahead = before.cpu().numpy()
+    rank = np.where(ahead >= 0, ahead + position, np.iinfo(np.int64).max)
     some = count > 0
     first_rank = np.zeros(len(count), dtype=np.int64)
     first_rank[some] = rank[start[1:][some] - 1]

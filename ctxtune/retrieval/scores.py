@@ -20,6 +20,25 @@ class QueryScores:
     average_precision_at_r: np.ndarray
     average_precision: np.ndarray | None
 
+    def updated(self, rows: np.ndarray, other: "QueryScores") -> "QueryScores":
+        """The same with the queries at `rows` (r,) taken from `other`, which has just them."""
+
+        def put(mine: np.ndarray, others: np.ndarray) -> np.ndarray:
+            mine = mine.copy()
+            mine[rows] = others
+            return mine
+
+        full = None
+        if self.average_precision is not None and other.average_precision is not None:
+            full = put(self.average_precision, other.average_precision)
+        return QueryScores(
+            put(self.matches, other.matches),
+            put(self.first_match_rank, other.first_match_rank),
+            put(self.r_precision, other.r_precision),
+            put(self.average_precision_at_r, other.average_precision_at_r),
+            full,
+        )
+
     def recall_at(self, cutoff: int) -> np.ndarray:
         """1.0 where one of the first `cutoff` items shares the query's label, 0.0 elsewhere."""
         return ((self.first_match_rank > 0) & (self.first_match_rank <= cutoff)).astype(np.float64)

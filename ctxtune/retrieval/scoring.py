@@ -29,14 +29,21 @@ def score(
         raise ValueError("gallery_embeddings and gallery_labels go together; only one of them was given")
     device = query_embeddings.device if isinstance(query_embeddings, torch.Tensor) else torch.device("cpu")
     with torch.no_grad(), full_float32():
-        queries = read_embeddings(query_embeddings, "query_embeddings", device)
+        classes = number_classes(query_labels, gallery_labels, device)
+        queries = read_embeddings(query_embeddings, classes.queries, "query_embeddings")
         own_left_out = gallery_embeddings is None
         gallery = queries
         if gallery_embeddings is not None:
-            gallery = read_embeddings(gallery_embeddings, "gallery_embeddings", device)
-        classes = number_classes(query_labels, gallery_labels, device)
+            gallery = read_embeddings(gallery_embeddings, classes.gallery, "gallery_embeddings")
         cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
-        scores = score_queries(queries, gallery, classes, own_left_out=own_left_out, full_ranking=full_map, tile=chunk_size or 1024)
+        scores = score_queries(
+            queries,
+            gallery,
+            len(classes.labels),
+            own_left_out=own_left_out,
+            full_ranking=full_map,
+            tile=chunk_size or 1024,
+        )
     return summarise(
         scores, cutoffs, classes.queries.cpu().numpy(), classes.labels, per_query=per_query, per_class=per_class
     )

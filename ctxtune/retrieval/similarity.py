@@ -71,6 +71,9 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
 def exact_matrix(queries: Tensor, gallery: Tensor) -> Tensor:
     """Similarities of all pairs. Shapes: (..., n, d) and (..., m, d) on the grid to (..., n, m) float64."""
     query_high, query_low = split(queries)
+    if gallery is queries:
+        small = query_high @ query_low.mT
+        return (query_high @ query_high.mT).add_(small + small.mT)
     gallery_high, gallery_low = split(gallery)
     small = query_high @ gallery_low.mT
     small += query_low @ gallery_high.mT
@@ -90,7 +93,7 @@ def float32_error(dimension: int) -> float:
 
     Rounding the two rows costs 2u, the products and sums of d terms d*u / (1 - d*u) (Higham, "Accuracy and Stability
     of Numerical Algorithms", 2002, section 3.1), as sum |q_i g_i| <= 1 by Cauchy-Schwarz, u = 2^-24; the rest covers
-    thresholds rounded to float32 and underflow.
+    thresholds rounded to float32, sums of a similarity and a row number below 2^14 in float64, and underflow.
     """
     unit = 2.0**-24
     return 1.01 * unit * (dimension / (1 - dimension * unit) + 6)

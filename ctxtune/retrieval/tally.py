@@ -4,94 +4,75 @@ Counting needs no sorting: the rank of a query's j-th best match is j plus the n
 comparison per pair gives Recall@K for any K, and tiles of similarities can be added in any order and from either side.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ctxtune.retrieval.embeddings import Block
 from ctxtune.retrieval.matches import Matches
 from ctxtune.retrieval.passes import count_above, list_between
 from ctxtune.retrieval.similarity import exact_pairs, float64_error
+from ctxtune.retrieval.tiles import Tile
 
 OPEN_SHARE = 0.01
 PAIR_ELEMENTS = 2**21
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Similarities of a block of queries with a block of the gallery.
-
-    `values` are off by at most `error` (0: exact, float64); queries lie along `axis`, gallery items along the other.
-    """
-
-    values: Tensor
-    error: float
-    queries: Block
-    gallery: Block
-    axis: int = 0
-
-    @property
-    def exchanged(self) -> "Tile":
-        """The same pairs with the parts of query and gallery exchanged, for a set searched in itself."""
-        return Tile(self.values, self.error, self.gallery, self.queries, 1 - self.axis)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of a tile: positions of query and gallery item in their blocks, (p,) each."""
-
-    queries: Tensor
-    items: Tensor
-
-    def at(self, where: Tensor) -> "Pairs":
-        """Some of the pairs."""
-        return Pairs(self.queries[where], self.items[where])
+# Similarities and their errors span less than this.
+SEPARATION = 4.0
 
 
 class Tally:
     """Running counts for the queries of `matches`. Each pair of query and gallery item is to be added once.
 
-    `steps` is the state: the sum of a query's steps from a match's place to its last place is the number of items
-    before that match. Tallies of different pairs are merged by adding their steps.
+    `steps` (m,) is the state: the sum of a query's steps from a match's place to its last place is the number of
+    items before that match. Tallies of different pairs are merged by adding their steps.
     """
 
-    def __init__(self, matches: Matches, query_classes: Tensor, gallery_classes: Tensor, floor: Tensor) -> None:
-        """Counts are complete for matches at least as similar as their query's `floor` (q,), and for the best match."""
+    def __init__(self, matches: Matches, floor: Tensor) -> None:
+        """Counts are complete for matches at least as similar as their query's `floor` (q,), and for the best match.
+
+        A floor that at least R items reach leaves nothing out of the first R ranks. Whether it was so, `unsettled`
+        says afterwards.
+        """
         self.matches = matches
-        self.query_classes = query_classes
-        self.gallery_classes = gallery_classes
         start, end = matches.start[:-1], matches.start[1:]
         some = end > start
         self.best = torch.where(some, end - 1, torch.zeros_like(end))
         self.best_similarity = _at(matches.similarities, self.best, some)
+        self.floor = floor
         # Where even the best match lies below the floor, the items before it are counted without being listed.
         self.counted = some & (self.best_similarity < floor)
         relevant = search(matches, start, end, floor, None)
         self.complete_from = torch.where(self.counted, self.best, relevant)
-        self.lowest = _at(matches.similarities, relevant, some & ~self.counted)
+        # Items are listed from the floor on where matches lie below it, to see whether it was right.
+        lowest = torch.where(relevant > start, floor, _at(matches.similarities, start, some))
+        self.lowest = torch.where(some & ~self.counted, lowest, torch.inf)
+        self.reaching = end - relevant
         self.steps = torch.zeros_like(matches.items)
 
     def add(self, tile: Tile) -> bool:
         """Count a tile. False, and nothing counted, if too many of its pairs are too close to call: make it exact."""
         limit = OPEN_SHARE * tile.values.numel() + 1000
-        pairs, certain, possible = self._list(tile)
-        if tile.error > 0 and int((possible - certain).sum()) > limit:
+        rows = slice(tile.queries.start, tile.queries.stop)
+        queries, items, values = list_between(tile.values, self.lowest[rows] - tile.error, None, tile.axis)
+        certain, possible = self._places(tile, queries, items, values)
+        if possible is not None and int((possible - certain).sum()) > limit:
             return False
-        counted = self.counted[tile.queries.start : tile.queries.stop].nonzero()[:, 0]
+        sure = queries[values >= self.floor[rows][queries] + tile.error]
+        counted = self.counted[rows].nonzero()[:, 0]
         if len(counted):
-            above, near = self._count(tile, counted)
-            if len(near.queries) > limit:
+            above, near_queries, near_items = self._count(tile, counted)
+            if len(near_queries) > limit:
                 return False
-            best = self.best[tile.queries.start + counted]
-            self.steps.index_add_(0, best, above.int())
-            self._settle(tile, near, self.best[tile.queries.start + near.queries])
-        low = self.matches.start[tile.queries.start + pairs.queries]
-        self._add_at((certain - 1)[certain > low])
-        number = possible - certain
-        source = torch.repeat_interleave(number)
-        offset = torch.arange(len(source), device=source.device) - (number.cumsum(0) - number)[source]
-        self._settle(tile, pairs.at(source), certain[source] + offset)
+            self.steps.index_add_(0, self.best[rows][counted], above.int())
+            self._settle(tile, near_queries, near_items, self.best[rows][near_queries])
+        self.reaching[rows] += torch.bincount(sure, minlength=len(tile.queries))
+        self._add_at((certain - 1)[certain > self.matches.start[rows][queries]])
+        if possible is not None:
+            open_pairs = (possible > certain).nonzero()[:, 0]
+            first = certain[open_pairs]
+            number = possible[open_pairs] - first
+            source = torch.repeat_interleave(number)
+            offset = torch.arange(len(source), device=source.device) - (number.cumsum(0) - number)[source]
+            pair = open_pairs[source]
+            self._settle(tile, queries[pair], items[pair], first[source] + offset)
         return True
 
     def before(self) -> Tensor:
@@ -103,62 +84,61 @@ class Tally:
         place = torch.arange(len(self.steps), device=self.steps.device)
         return torch.where(place >= self.complete_from[owner], total[start[1:]][owner] - total[:-1], -1)
 
+    def unsettled(self, before: Tensor) -> Tensor:
+        """Queries (u,) with matches whose counts are not complete though they might be among the first R."""
+        start, end = self.matches.start[:-1], self.matches.start[1:]
+        reaching = self.reaching.clone()
+        reaching[self.counted] = before[self.best[self.counted]] + 1
+        return ((self.complete_from > start) & (reaching < end - start)).nonzero()[:, 0]
+
     def _add_at(self, places: Tensor) -> None:
         self.steps.index_add_(0, places, torch.ones_like(places, dtype=self.steps.dtype))
 
-    def _others(self, tile: Tile, pairs: Pairs) -> Pairs:
-        """The pairs of different classes."""
-        query_class = self.query_classes[tile.queries.start : tile.queries.stop][pairs.queries]
-        item_class = self.gallery_classes[tile.gallery.start : tile.gallery.stop][pairs.items]
-        return pairs.at((query_class != item_class).nonzero()[:, 0])
-
-    def _list(self, tile: Tile) -> tuple[Pairs, Tensor, Tensor]:
-        """Pairs whose item may come before a relevant match, the place up to which it does and may do."""
-        rows = slice(tile.queries.start, tile.queries.stop)
-        found = list_between(tile.values, self.lowest[rows] - tile.error, None, tile.axis)
-        pairs = self._others(tile, Pairs(found[tile.axis], found[1 - tile.axis]))
-        values = tile.values[_in_order(pairs, tile.axis)].double()
-        low = self.matches.start[rows][pairs.queries]
-        high = self.matches.start[tile.queries.start + 1 : tile.queries.stop + 1][pairs.queries]
+    def _places(self, tile: Tile, queries: Tensor, items: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The places up to which these items come before their query's matches: surely, and possibly if not the same."""
+        start = self.matches.start[tile.queries.start : tile.queries.stop + 1]
         if tile.error == 0:
-            certain = search(self.matches, low, high, values, tile.gallery.start + pairs.items)
-            return pairs, certain, certain
-        certain = search(self.matches, low, high, values - tile.error, None)
-        return pairs, certain, search(self.matches, certain, high, values + tile.error, -1)
+            return search(self.matches, start[queries], start[queries + 1], values, tile.gallery.start + items), None
+        first = start[0]
+        own = torch.repeat_interleave(start[1:] - start[:-1])
+        keys = SEPARATION * own + self.matches.similarities[first : first + len(own)]
+        values = values + SEPARATION * queries
+        certain = torch.searchsorted(keys, values - tile.error)
+        if len(keys) == 0:
+            return certain + first, None
+        follows = (keys[certain.clamp(max=len(keys) - 1)] <= values + tile.error).nonzero()[:, 0]
+        possible = certain.clone()
+        possible[follows] = torch.searchsorted(keys, values[follows] + tile.error, right=True)
+        return certain + first, possible + first
 
-    def _count(self, tile: Tile, counted: Tensor) -> tuple[Tensor, Pairs]:
-        """For the queries of these rows: items surely before the best match, and pairs too close to call."""
+    def _count(self, tile: Tile, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For the queries `counted` (c,): items surely before the best match; queries, items of pairs too close to call."""
         rows = tile.queries.start + counted
         similarity = self.best_similarity[rows]
         values = tile.values if len(counted) == len(tile.queries) else tile.values.index_select(tile.axis, counted)
         if tile.error == 0:
-            return self._count_exactly(tile, values, rows), Pairs(counted[:0], counted[:0])
+            index = torch.arange(tile.gallery.start, tile.gallery.stop, device=rows.device)
+            match = self.matches.items[self.best[rows]]
+            by_query = values if tile.axis == 0 else values.T
+            before = (by_query > similarity[:, None]) | ((by_query == similarity[:, None]) & (index < match[:, None]))
+            return before.sum(dim=1), counted[:0], counted[:0]
         scratch = torch.empty_like(values)
         above = count_above(values, similarity + tile.error, tile.axis, scratch)
         some = (count_above(values, similarity - tile.error, tile.axis, scratch) > above).nonzero()[:, 0]
-        values = values.index_select(tile.axis, some)
-        found = list_between(values, similarity[some] - tile.error, similarity[some] + tile.error, tile.axis)
-        return above, self._others(tile, Pairs(counted[some[found[tile.axis]]], found[1 - tile.axis]))
+        values, similarity = values.index_select(tile.axis, some), similarity[some]
+        found = list_between(values, similarity - tile.error, similarity + tile.error, tile.axis)
+        return above, counted[some[found[0]]], found[1]
 
-    def _count_exactly(self, tile: Tile, values: Tensor, rows: Tensor) -> Tensor:
-        values = values if tile.axis == 0 else values.T
-        similarity = self.best_similarity[rows][:, None]
-        index = torch.arange(tile.gallery.start, tile.gallery.stop, device=rows.device)
-        match = self.matches.items[self.best[rows]][:, None]
-        before = (values > similarity) | ((values == similarity) & (index < match))
-        before &= self.query_classes[rows][:, None] != self.gallery_classes[index]
-        return before.sum(dim=1)
-
-    def _settle(self, tile: Tile, pairs: Pairs, places: Tensor) -> None:
-        """Compare the pairs exactly with the matches at `places` and count those that come before."""
+    def _settle(self, tile: Tile, queries: Tensor, items: Tensor, places: Tensor) -> None:
+        """Compare pairs of the tile exactly with the matches at `places` and count those that come before."""
         step = max(1, PAIR_ELEMENTS // tile.queries.source.dimension)
-        low = self.matches.start[tile.queries.start + pairs.queries]
+        low = self.matches.start[tile.queries.start + queries]
         for begin in range(0, len(places), step):
             some = slice(begin, begin + step)
             before = _comes_before(
-                tile.queries.grid[pairs.queries[some]],
-                tile.gallery.grid[pairs.items[some]],
-                tile.gallery.start + pairs.items[some],
+                tile.queries.grid[queries[some]],
+                tile.gallery.grid[items[some]],
+                tile.gallery.start + items[some],
                 self.matches.similarities[places[some]],
                 self.matches.items[places[some]],
             )
@@ -168,11 +148,11 @@ class Tally:
             self.steps.index_add_(0, earlier, torch.full_like(earlier, -1, dtype=self.steps.dtype))
 
 
-def search(matches: Matches, low: Tensor, high: Tensor, similarity: Tensor, item: Tensor | int | None) -> Tensor:
+def search(matches: Matches, low: Tensor, high: Tensor, similarity: Tensor, item: Tensor | None) -> Tensor:
     """First place from `low` (p,) on, below `high` (p,) or `high` itself, of a match that an item does not come before.
 
-    The item has the `similarity` (p,) and the gallery index `item`: None places it after all of the same similarity,
-    -1 before them.
+    The item has the `similarity` (p,) and the gallery index `item` (p,); without, it comes after all that are as
+    similar.
     """
     last_place = max(len(matches.items) - 1, 0)
     for _ in range(matches.longest.bit_length()):
@@ -193,10 +173,6 @@ def _at(values: Tensor, places: Tensor, where: Tensor) -> Tensor:
     found = torch.full(places.shape, torch.inf, dtype=values.dtype, device=values.device)
     found[where] = values[places[where]]
     return found
-
-
-def _in_order(pairs: Pairs, axis: int) -> tuple[Tensor, Tensor]:
-    return (pairs.queries, pairs.items) if axis == 0 else (pairs.items, pairs.queries)
 
 
 def _comes_before(queries: Tensor, gallery: Tensor, items: Tensor, similarity: Tensor, match: Tensor) -> Tensor:

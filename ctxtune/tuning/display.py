@@ -51,12 +51,14 @@ class SweepDisplay:
             "selection": f"selection: {runs} runs, the best trials and the start again on validation with fresh seeds",
             "confirmation": f"confirmation: {runs} runs on all train classes; the test classes are scored, once a run",
         }
-        self._console.print(Text(words[stage], style="bold"))
+        self._console.print(Text(f"{words[stage]} ({_metric_of(self._space, stage)})", style="bold"), soft_wrap=True)
 
     def _on_change(self, book: Book, run: RunRecord) -> None:
         self._book = book
         if run.state != "running":
-            self._console.print(_ended_line(self._space, book, run, self._elapsed()))
+            line = _ended_line(self._space, book, run, self._elapsed())
+            # On a terminal one line a run; in a log file nothing is cut off.
+            self._console.print(line, no_wrap=True, overflow="ellipsis", soft_wrap=not self._console.is_terminal)
         if self._console.is_terminal:
             self._live.update(self._view(book))
 
@@ -94,17 +96,16 @@ def _metric_of(space: SearchSpace, stage: str) -> str:
 def _ended_line(space: SearchSpace, book: Book, run: RunRecord, elapsed: str) -> Text:
     metric = _metric_of(space, run.stage)
     score = run.last(metric)
-    line = Text(f"{elapsed}  {run.key:<28} ")
+    line = Text(f"{elapsed}  {run.key.removeprefix(f'{run.stage}-'):<10} ")
     line.append(f"{run.state:<9}", style=_STYLES[run.state])
     line.append(f" epoch {run.epoch:>3}  ")
-    if score is not None:
-        line.append(f"{metric} {score:.4f}  ")
+    line.append("   -    " if score is None else f"{score:.4f}  ")
     if run.state in ("failed", "killed"):
         line.append(run.reason.splitlines()[0] if run.reason else "", style="red")
     elif run.stage == "search":
         best = book.best()
         if best is not None and best.key == run.key:
-            line.append("best so far  ", style="bold green")
+            line.append("best  ", style="bold green")
         line.append(" ".join(f"{path.split('.')[-1]}={show(v)}" for path, v in run.spec["point"].items()), style="dim")
     return line
 

@@ -18,6 +18,7 @@ from tracking_support import expected_rows, metric_rows, new_store, rows
 from ctxtune.errors import TrackingError
 from ctxtune.tracking import SpoolFullError, Tracker, find_sweep, metric_histories, read_runs, read_text, replay
 from ctxtune.tracking.__main__ import main
+from ctxtune.tracking.spool import Spool
 
 METRICS = ["train/loss", "validation/map_at_r"]
 
@@ -189,6 +190,39 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_is_logged(tmp_path, deat
         "SELECT COUNT(*), MIN(status) FROM runs JOIN experiments USING (experiment_id) "
         "WHERE experiments.name = 'killed'",
     ) == [(1, "FINISHED")]
+
+
+@pytest.mark.parametrize("deaths", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_delivery_killed_in_the_middle_doubles_nothing(tmp_path, deaths: int) -> None:
+    uri = new_store(tmp_path)
+    tracker = Tracker(uri, "middle", tmp_path / "spool", deliver=False)
+    keys = [f"trial-{number}" for number in range(40 * deaths)]
+    tracker.start_run("sweep", name="sweep", kind="sweep")
+    for key in keys:
+        tracker.start_run(key, name=key, kind="trial", parent="sweep", params={"loss.k": 4})
+    log_steps(tracker, keys, range(5))
+    for key in keys:
+        tracker.end_run(key, "completed")
+    tracker.close(timeout=0)
+    spool = Spool(tmp_path / "spool")
+    everything = spool.pending()
+    for death in range(deaths):
+        delivery = subprocess.Popen(
+            [sys.executable, "-m", "ctxtune.tracking", "replay", str(tmp_path / "spool")], stderr=subprocess.PIPE
+        )
+        left = everything * (deaths - death - 0.5) / deaths
+        wait_for(lambda left=left: spool.pending() < left, 60)
+        delivery.kill()
+        delivery.wait()
+    assert 0 < spool.pending() < everything
+    spool.close()
+    replay(tmp_path / "spool")
+    assert metric_rows(uri) == expected_rows(keys, METRICS, range(5))
+    runs = read_runs(uri, "middle")
+    assert sorted(run.key for run in runs) == sorted(["sweep", *keys])
+    assert {run.state for run in runs if run.kind == "trial"} == {"completed"}
+    assert {run.params["loss.k"] for run in runs if run.kind == "trial"} == {"4"}
+    assert {run.parent for run in runs} == {None, find_sweep(uri, "middle").run_id}
 
 
 def test_a_torn_end_of_the_log_costs_only_the_torn_events(tmp_path) -> None:

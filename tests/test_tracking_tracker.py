@@ -1,9 +1,12 @@
+import base64
+import json
 import math
 import os
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -241,6 +244,32 @@ def test_eight_threads_lose_and_double_nothing(tmp_path) -> None:
     expected = expected_rows(keys, ["train/loss", "validation/map_at_r"], range(10))
     assert metric_rows(uri) == sorted(expected + expected_rows(keys, ["shared"], range(1)))
     assert rows(uri, "SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'") == [(8,)]
+
+
+def test_a_saved_view_shows_what_was_searched(tmp_path) -> None:
+    uri = new_store(tmp_path)
+    tracker = Tracker(uri, "views", tmp_path / "spool", deliver=False)
+    assert tracker.ui_link("http://127.0.0.1:5000") is None
+    tracker.describe("**Sweep** of *cars*")
+    for dimensions in (["loss.k"], ["loss.k", "optimizer.lr"]):
+        tracker.save_view("Trials by MAP@R", "validation/map_at_r", dimensions)
+    deliver(tracker)
+    number = rows(uri, "SELECT experiment_id FROM experiments WHERE name = 'views'")[0][0]
+    tags = dict(rows(uri, "SELECT key, value FROM experiment_tags WHERE experiment_id = ?", number))
+    assert tags["mlflow.note.content"] == "**Sweep** of *cars*"
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(tags["mlflow.sharedViewState.ctxtune-trials-by-map-r"])
+    assert view["name"] == "Trials by MAP@R"
+    page = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    assert (page["orderByKey"], page["orderByAsc"]) == ("metrics.`validation/map_at_r`", False)
+    assert "params.`optimizer.lr`" in page["selectedColumns"]
+    assert page["compareRunCharts"][0]["selectedParams"] == ["loss.k", "optimizer.lr"]
+    again = Tracker(uri, "views", tmp_path / "spool", deliver=False)
+    assert again.ui_link("http://127.0.0.1:5000/", "Trials by MAP@R") == (
+        f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+        "&viewStateShareKey=ctxtune-trials-by-map-r"
+    )
+    again.close()
 
 
 def test_programming_errors_are_said_at_once(tmp_path) -> None:

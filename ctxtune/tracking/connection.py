@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
 from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.views import EXPERIMENT_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,7 +80,7 @@ def _create_experiment(client: "MlflowClient", uri: str, name: str) -> bool:
     # Without a place of its own MLflow puts artifacts under the working directory of whoever came first.
     location = None if database is None else (database.parent / "mlruns" / quote(name, safe=" ")).as_uri()
     try:
-        client.create_experiment(name, artifact_location=location)
+        client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
     except Exception as error:
         if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
             raise

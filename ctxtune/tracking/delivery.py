@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ctxtune.tracking.connection import sorted_errors
 from ctxtune.tracking.errors import Refused, Unreachable
-from ctxtune.tracking.spool import FILES, Event, Spool, SpooledRun
+from ctxtune.tracking.spool import EXPERIMENT, FILES, Event, Spool, SpooledRun
+from ctxtune.tracking.views import RUN_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -127,7 +128,10 @@ class Delivery:
             if not may_go_on():
                 break
             try:
-                refused = self._deliver_run(self._spool.run(number), of_run)
+                if number == EXPERIMENT:
+                    refused = self._describe_experiment(of_run)
+                else:
+                    refused = self._deliver_run(self._spool.run(number), of_run)
                 self._spool.delivered(of_run, refused)
             except Unreachable as error:
                 stumbles.append(error)
@@ -154,6 +158,17 @@ class Delivery:
         if not refused:
             path.unlink(missing_ok=True)
             path.parent.rmdir()
+
+    def _describe_experiment(self, events: list[Event]) -> list[Refusal]:
+        refused = []
+        for event in events:
+            try:
+                with sorted_errors(self._uri):
+                    for name, value in event.body.items():
+                        self._client.set_experiment_tag(self._experiment_id, name, value)
+            except Refused as error:
+                refused.append((event, str(error)))
+        return refused
 
     # ------------------------------------------------------------------ one run
 
@@ -251,7 +266,7 @@ class Delivery:
 
     def _create(self, run: SpooledRun, tags: dict[str, str]) -> str:
         info = run.info
-        first = {"state": "running", **info["tags"], **tags, KEY_TAG: run.key, "kind": info["kind"]}
+        first = {"state": "running", **RUN_TAGS, **info["tags"], **tags, KEY_TAG: run.key, "kind": info["kind"]}
         if info["parent"] is not None:
             number = self._spool.run_number(info["parent"])
             parent = self._find(info["parent"]) if number is None else self._known(number)

@@ -101,6 +101,7 @@ class Drain:
         if self._delivery is None:
             client = connect(self._uri, retries=0, timeout_seconds=20)
             experiment_id, made = ensure_experiment(client, self._uri, self._experiment)
+            self._spool.set_state(experiment_id=experiment_id)
             self._delivery = Delivery(client, self._uri, experiment_id, self._spool, known_empty=made)
         return self._delivery
 

@@ -32,12 +32,16 @@ CREATE TABLE IF NOT EXISTS logged (
     run INTEGER, step INTEGER, metric INTEGER, PRIMARY KEY (run, step, metric)) WITHOUT ROWID;
 """
 DATABASE = "spool.db"
+EXPERIMENT = 0  # in the place of a run's number: the event is the experiment's
 FILES = "files"
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing to deliver: `kind` is start, metrics, params, tags, status or file; `body` its content."""
+    """One thing to deliver: `kind` is start, metrics, params, tags, status or file; `body` its content.
+
+    Tags whose `run` is EXPERIMENT belong to the experiment.
+    """
 
     sequence: int
     run: int
@@ -171,7 +175,9 @@ class Spool:
     def refusals(self, limit: int = 20) -> list[tuple[str, str, str]]:
         """The latest refused events as (run key, kind, reason)."""
         return self._read(
-            "SELECT key, kind, reason FROM refused JOIN runs ON run = number ORDER BY sequence DESC LIMIT ?", (limit,)
+            "SELECT COALESCE(key, 'the experiment'), kind, reason FROM refused LEFT JOIN runs ON run = number "
+            "ORDER BY sequence DESC LIMIT ?",
+            (limit,),
         )
 
     # ------------------------------------------------------------------ both

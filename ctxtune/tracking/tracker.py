@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
 from ctxtune.tracking.drain import WRITER_LOCK, try_lock
 from ctxtune.tracking.errors import SpoolFullError
-from ctxtune.tracking.spool import FILES, Spool, now_ms
+from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, now_ms
 from ctxtune.tracking.values import clean_name, parameter_texts, tag_texts
+from ctxtune.tracking.views import experiment_link, view_tags
 
 CHECK_SECONDS = 15.0
 _STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -59,6 +61,8 @@ class Tracker:
         self._latest_ms = 0
         self._deliver = deliver
         self._closed = False
+        self._last_error: str | None = None
+        self._experiment_id: str | None = None
         self._adopt_spool()
         self._watch()
 
@@ -67,6 +71,7 @@ class Tracker:
         address = redact(self._uri)
         if stored not in (None, address) or self._spool.state("experiment") not in (None, self._experiment):
             self._spool.forget_run_ids()
+            self._spool.set_state(experiment_id=None)
         self._spool.set_state(
             uri=address,
             secret="yes" if has_secret(self._uri) else None,
@@ -110,10 +115,44 @@ class Tracker:
     @property
     def last_error(self) -> str | None:
         """Why the latest delivery failed, None if it did not. Holds no secrets."""
+        if self._closed:
+            return self._last_error
         process = self._process
         if process is not None and process.poll() is not None:
             return f"the delivery process ended with status {process.returncode}"
         return self._spool.state("last_error")
+
+    # ------------------------------------------------------------------ the experiment
+
+    def describe(self, text: str) -> None:
+        """Show a text (Markdown) above the experiment's runs in MLflow's UI."""
+        self._ready()
+        self._spool.add_event(EXPERIMENT, "tags", tag_texts({"mlflow.note.content": text}))
+
+    def save_view(
+        self, name: str, metric: str, dimensions: Sequence[str], *, mode: str = "max", kind: str = "trial"
+    ) -> None:
+        """Offer a saved view in MLflow's UI: the runs of one kind by `metric`, the best first.
+
+        It has columns and parallel coordinates of the `dimensions` (parameter names such as `loss.k`) and `metric`.
+        A view of the same name is replaced.
+        """
+        self._ready()
+        dimensions = [clean_name(dimension) for dimension in dimensions]
+        tags = view_tags(
+            _view_key(name), name, metric, dimensions, ascending=mode == "min", kind=kind, time_ms=self._time()
+        )
+        self._spool.add_event(EXPERIMENT, "tags", tags)
+
+    def ui_link(self, server: str, view: str | None = None) -> str | None:
+        """The address of the experiment in MLflow's UI at `server` (http://127.0.0.1:5000), in a saved view if named.
+
+        None as long as the experiment's number is unknown (the server was never reached).
+        """
+        number = self._experiment_id if self._closed else self._spool.state("experiment_id")
+        if number is None:
+            return None
+        return experiment_link(server, number, None if view is None else _view_key(view))
 
     # ------------------------------------------------------------------ runs
 
@@ -211,6 +250,8 @@ class Tracker:
         if self._closed:
             return True
         delivered = self.flush(timeout)
+        self._last_error = self.last_error
+        self._experiment_id = self._spool.state("experiment_id")
         self._closed = True
         if self._process is not None:
             _dismiss(self._process)
@@ -309,3 +350,7 @@ def _dismiss(process: "subprocess.Popen[str]") -> None:
         except subprocess.TimeoutExpired:
             end()
     process.wait()
+
+
+def _view_key(name: str) -> str:
+    return "ctxtune-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -131,12 +131,11 @@ class Sampler:
                     group=True,
                     constant_liar=True,
                     n_startup_trials=settings.startup_trials,
-                    warn_independent_sampling=False,
                 )
             if settings.name == "gp":
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=settings.startup_trials)
             if settings.name == "cma-es":
-                return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+                return optuna.samplers.CmaEsSampler(seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)
 
 

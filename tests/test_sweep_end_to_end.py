@@ -1,0 +1,187 @@
+"""Whole sweeps by their command, as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ctxtune.tracking import read_runs
+from ctxtune.tuning.journal import Journal
+
+SMALL = [
+    "trial.model.width=8",
+    "trial.model.embedding_dim=16",
+    "trial.sampler.batch_size=32",
+    "trial.sampler.batches_per_epoch=3",
+    "trial.schedule.epochs=3",
+    "search.trials=6",
+    "select={top: 1, folds: [1], seeds: 1}",
+    "confirm.seeds=2",
+]
+
+
+def command(repository: Path, folder: Path, file: str, *arguments: str, overrides=SMALL) -> list[str]:
+    sets = [part for override in overrides for part in ("--set", override)]
+    return [sys.executable, "-m", "ctxtune.sweep", str(repository / "search_spaces" / file), *sets, *arguments]
+
+
+def environment(repository: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(repository), "COLUMNS": "160"}
+
+
+def run(repository: Path, folder: Path, *arguments: str, file: str = "quickstart.yaml", overrides=SMALL):
+    return subprocess.run(
+        command(repository, folder, file, *arguments, overrides=overrides),
+        cwd=folder,
+        env=environment(repository),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(repository, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, run(repository, folder)
+
+
+def test_a_sweep_prints_what_it_found(finished):
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    for words in ("Best configuration", "in selection", "recall_at_8", "map_at_r", "untrained", "best - start", "mlflow ui"):
+        assert words in done.stdout
+    summary = json.loads((folder / "results/quickstart/summary.json").read_text())
+    assert sum(summary["states"].values()) == 6
+    assert {"completed", "pruned"} <= summary["states"].keys() or summary["states"]["completed"] == 6
+
+
+def test_every_run_is_in_mlflow_with_its_parameters_metrics_and_state(finished):
+    folder, _ = finished
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    runs = read_runs(uri, "quickstart")
+    kinds = [tracked.kind for tracked in runs]
+    assert kinds.count("sweep") == 1
+    assert kinds.count("trial") == 6
+    journal = Journal(folder / "results/quickstart/journal.jsonl")
+    assert len(runs) == 1 + len(journal.runs)
+    parent = next(tracked for tracked in runs if tracked.kind == "sweep")
+    for tracked in runs:
+        if tracked.kind == "sweep":
+            assert tracked.state == "completed"
+            continue
+        record = journal.runs[tracked.name]
+        assert tracked.parent == parent.run_id
+        assert tracked.state == record.state
+        assert float(tracked.params["loss.epsilon"]) == pytest.approx(record.spec["trial"]["loss"]["epsilon"])
+        metric = "test/map_at_r" if tracked.kind == "confirmation" else "validation/map_at_r"
+        assert tracked.metrics[metric] == pytest.approx(record.last(metric))
+
+
+def test_chosen_and_start_are_confirmed_over_the_same_seeds_and_only_they_see_test(finished):
+    folder, _ = finished
+    journal = Journal(folder / "results/quickstart/journal.jsonl")
+    seeds: dict[str, set[int]] = {}
+    for record in journal.runs.values():
+        names = {name for report in record.reports for name in report}
+        assert any(name.startswith("test/") for name in names) == (record.stage == "confirmation")
+        if record.stage == "confirmation":
+            seeds.setdefault(record.spec["arm"], set()).add(record.spec["seed"])
+    assert len({frozenset(each) for each in seeds.values()}) == 1
+    stages = {stage: {record.spec["seed"] for record in journal.stage(stage)} for stage in ("search", "selection")}
+    assert not stages["search"] & stages["selection"]
+
+
+def test_the_best_configuration_can_be_trained(repository, finished):
+    folder, _ = finished
+    best = folder / "results/quickstart/best.yaml"
+    assert yaml.safe_load(best.read_text())["trial"]["schedule"]["epochs"] == 3
+    done = subprocess.run(
+        [sys.executable, "-m", "ctxtune.train", str(best)],
+        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "validation/map_at_r" in done.stdout
+    result = json.loads((folder / "results/quickstart-best/train-seed0/result.json").read_text())
+    assert result["metrics"]["epoch"] == 3
+
+
+def test_a_second_start_is_refused_and_resuming_a_finished_sweep_shows_it_again(repository, finished):
+    folder, first = finished
+    again = run(repository, folder)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr and "Traceback" not in again.stderr
+    changed = run(repository, folder, "--resume", overrides=[*SMALL, "trial.loss.k=8"])
+    assert changed.returncode == 2
+    assert "trial.loss.k" in changed.stderr
+
+
+@pytest.mark.parametrize("moments", [3])
+def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(repository, tmp_path, moments):
+    check_kills(repository, tmp_path, [2.5, 5.0, 4.0][:moments])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_many_moments(repository, tmp_path):
+    import numpy as np
+
+    check_kills(repository, tmp_path, list(np.random.default_rng(0).uniform(0.5, 9.0, 20)))
+
+
+def check_kills(repository: Path, folder: Path, waits: list[float]) -> None:
+    """Start, kill -9 the driver so long after its first event, resume, and so on; then let it finish."""
+    overrides = [*SMALL, "search.trials=8", "trial.evaluation.every=1"]
+    journal_file = folder / "results/quickstart/journal.jsonl"
+    for number, wait in enumerate(waits):
+        process = subprocess.Popen(
+            command(repository, folder, "quickstart.yaml", *(["--resume"] if number else []), overrides=overrides),
+            cwd=folder, env=environment(repository), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        events = journal_file.stat().st_size if journal_file.exists() else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if journal_file.exists() and journal_file.stat().st_size > events:
+                break
+            time.sleep(0.05)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = run(repository, folder, "--resume", overrides=overrides)
+    assert done.returncode == 0, done.stderr + done.stdout
+    journal = Journal(journal_file)
+    assert len(journal.stage("search")) == 8
+    events = [json.loads(line) for line in journal_file.read_text().splitlines()]
+    asked = [event["key"] for event in events if event["event"] == "asked"]
+    ended = [event["key"] for event in events if event["event"] == "ended"]
+    assert sorted(asked) == sorted(set(asked)) == sorted(ended)
+    for record in journal.runs.values():
+        assert record.state != "running"
+        assert [report["epoch"] for report in record.reports] == list(range(1, record.epoch + 1))
+    tracked = read_runs(f"sqlite:///{folder / 'mlflow.db'}", "quickstart")
+    assert sorted(run.name for run in tracked if run.kind != "sweep") == sorted(journal.runs)
+    assert {run.state for run in tracked} <= {"completed", "pruned"}
+
+
+def test_ctrl_c_stops_cleanly_and_names_the_command_that_goes_on(repository, tmp_path):
+    process = subprocess.Popen(
+        command(repository, tmp_path, "quickstart.yaml", overrides=[*SMALL, "trial.schedule.epochs=300", "search.trials=4"]),
+        cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    journal_file = tmp_path / "results/quickstart/journal.jsonl"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (journal_file.exists() and b"reported" in journal_file.read_bytes()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors and "Traceback" not in errors
+    runs = read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart")
+    assert {tracked.state for tracked in runs} <= {"killed", "completed", "pruned"}
+    assert "killed" in {tracked.state for tracked in runs}

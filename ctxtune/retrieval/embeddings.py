@@ -6,24 +6,23 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.inputs import ArrayLike, as_matrix
-from ctxtune.retrieval.similarity import scale_and_norm, to_grid
+from ctxtune.retrieval.similarity import normalising_factors, to_grid
 
 CHECK_ELEMENTS = 2**20
-# Norms for which 1 / norm and the products with it keep float32's full relative precision.
-PLAIN_NORMS = (1e-18, 1e18)
+# Factors that, and whose products, keep float32's full relative precision.
+PLAIN_FACTORS = (1e-18, 1e18)
 
 
 class Embeddings:
-    """Rows (n, d) and what normalises each of them.
+    """Rows (n, d) and the factors (n,) that normalise them.
 
     `classes` (n,) int64: the class number of each row. `origin` (n,): the row's index in the set that the user passed,
     which a selection of rows keeps.
     """
 
-    def __init__(self, raw: Tensor, scale: Tensor, norm: Tensor, classes: Tensor, origin: Tensor) -> None:
+    def __init__(self, raw: Tensor, factors: Tensor, classes: Tensor, origin: Tensor) -> None:
         self.raw = raw
-        self.scale = scale
-        self.norm = norm
+        self.factors = factors
         self.classes = classes
         self.origin = origin
 
@@ -38,19 +37,17 @@ class Embeddings:
     @property
     def device(self) -> torch.device:
         """Where blocks are computed; the rows themselves may lie elsewhere."""
-        return self.norm.device
+        return self.factors.device
 
     def rows(self, indices: Tensor | slice) -> Tensor:
         """Rows on the similarity grid, (n, d) float64 on the device."""
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
-        return to_grid(self.raw[where].to(self.device), self.scale[indices], self.norm[indices])
+        return to_grid(self.raw[where].to(self.device), self.factors[indices])
 
     def select(self, indices: Tensor | slice) -> "Embeddings":
         """Only these rows; a slice copies nothing."""
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
-        return Embeddings(
-            self.raw[where], self.scale[indices], self.norm[indices], self.classes[indices], self.origin[indices]
-        )
+        return Embeddings(self.raw[where], self.factors[indices], self.classes[indices], self.origin[indices])
 
     def block(self, start: int, stop: int) -> "Block":
         """Rows start .. stop - 1, or fewer at the end."""
@@ -76,6 +73,12 @@ class Block:
         """(n, d) float64."""
         return self.source.rows(slice(self.start, self.stop))
 
+    def grid_rows(self, positions: Tensor) -> Tensor:
+        """Some rows (p, d) of the grid; for a few, the rest is not computed."""
+        if "grid" in self.__dict__ or 2 * len(positions) > len(self):
+            return self.grid[positions]
+        return self.source.rows(self.start + positions)
+
     @property
     def classes(self) -> Tensor:
         """Class numbers of the rows, (n,)."""
@@ -88,11 +91,11 @@ class Block:
 
     def _in_float32(self) -> Tensor:
         source, rows = self.source, slice(self.start, self.stop)
-        norm = source.norm[rows] / source.scale[rows]
-        low, high = PLAIN_NORMS
-        if source.raw.dtype == torch.float64 or not bool(((norm > low) & (norm < high)).all()):
+        factors = source.factors[rows]
+        low, high = PLAIN_FACTORS
+        if source.raw.dtype == torch.float64 or not bool(((factors > low) & (factors < high)).all()):
             return self.grid.float()
-        return source.raw[rows].to(source.device).float() * norm.reciprocal().float()[:, None]
+        return source.raw[rows].to(source.device).float() * factors.float()[:, None]
 
 
 def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str) -> Embeddings:
@@ -102,25 +105,19 @@ def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str) -> Embedd
     """
     raw = as_matrix(embeddings, name)
     device = classes.device
-    scale = torch.empty(len(raw), dtype=torch.float64, device=device)
-    norm = torch.empty_like(scale)
+    factors = torch.empty(len(raw), dtype=torch.float64, device=device)
     step = max(1, CHECK_ELEMENTS // raw.shape[1])
     for start in range(0, len(raw), step):
-        rows = raw[start : start + step].to(device)
-        scales, norms = scale_and_norm(rows)
-        _check_rows(norms, start, name)
-        scale[start : start + step] = scales
-        norm[start : start + step] = norms
-    return Embeddings(raw, scale, norm, classes, torch.arange(len(raw), device=device))
+        factors[start : start + step] = normalising_factors(raw[start : start + step].to(device))
+    _check_rows(raw, factors, name)
+    return Embeddings(raw, factors, classes, torch.arange(len(raw), device=device))
 
 
-def _check_rows(norm: Tensor, start: int, name: str) -> None:
-    good = torch.isfinite(norm) & (norm > 0)
+def _check_rows(raw: Tensor, factors: Tensor, name: str) -> None:
+    good = torch.isfinite(factors) & (factors > 0)
     if bool(good.all()):
         return
     row = int((~good).nonzero()[0])
-    if norm[row] == 0:
-        raise ValueError(
-            f"{name} must hold no zero vectors, whose cosine similarity is undefined; see row {start + row}"
-        )
-    raise ValueError(f"{name} must be finite; row {start + row} has a NaN or an infinity (a diverged model?)")
+    if bool(torch.isfinite(raw[row]).all()):
+        raise ValueError(f"{name} must hold no zero vectors, whose cosine similarity is undefined; see row {row}")
+    raise ValueError(f"{name} must be finite; row {row} has a NaN or an infinity (a diverged model?)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,21 +33,32 @@ def class_members(classes: Tensor, number: int) -> ClassMembers:
 
 @dataclass(frozen=True)
 class Matches:
-    """Matches of q queries: those of query i at places `start[i]` .. `start[i + 1] - 1`.
+    """The best matches of q queries: those of query i at places `start[i]` .. `start[i + 1] - 1`.
 
     `items` (m,) int32 gallery indices and `similarities` (m,) exact, in reverse order of rank: similarity ascending,
-    then gallery index descending. `start` (q + 1,) int64. `longest`: most matches of any query.
+    then gallery index descending. `start` (q + 1,) int64. `number` (q,): R, all of a query's matches, of which the
+    worst may have been left out.
     """
 
     start: Tensor
     items: Tensor
     similarities: Tensor
-    longest: int
+    number: Tensor
 
-    @property
-    def count(self) -> Tensor:
-        """R of each query, (q,)."""
-        return self.start[1:] - self.start[:-1]
+    @cached_property
+    def longest(self) -> int:
+        """Most matches that are held of any query."""
+        return int((self.start[1:] - self.start[:-1]).max()) if len(self.start) > 1 else 0
+
+    def without_worst(self, number: Tensor) -> "Matches":
+        """Each query's matches but for this number (q,) of the worst."""
+        if not bool(number.any()):
+            return self
+        owner = torch.repeat_interleave(self.start[1:] - self.start[:-1])
+        kept = torch.arange(len(self.items), device=owner.device) >= (self.start[:-1] + number)[owner]
+        start = self.start.clone()
+        start[1:] -= number.cumsum(0)
+        return Matches(start, self.items[kept], self.similarities[kept], self.number)
 
 
 def find_matches(queries: Embeddings, gallery: Embeddings, members: ClassMembers, *, own_left_out: bool) -> Matches:
@@ -135,4 +147,4 @@ def _sorted_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> Match
         ordered, order = torch.sort(padded, dim=1, stable=True)
         similarities[places] = ordered[used]
         items[places] = items[(first + order)[used]]
-    return Matches(start, items, similarities, max(widths, default=0))
+    return Matches(start, items, similarities, count)

@@ -72,7 +72,7 @@ def _scores_of(search: Search, add_tiles: Callable[[Search, Tally, list[bool]], 
     tally = Tally(matches, floor)
     add_tiles(search, tally, crowded)
     before = tally.before()
-    scores = scores_from_counts(matches, before, full_ranking=search.full_ranking)
+    scores = scores_from_counts(tally.matches, before, full_ranking=search.full_ranking)
     rows = tally.unsettled(before)
     if len(rows) == 0:
         return scores
@@ -128,7 +128,7 @@ def _floors(search: Search, matches: Matches) -> tuple[Tensor, list[bool]]:
     size = min(max(least, min(most, int(SAMPLE_SHARE * len(search.gallery)))), len(search.gallery))
     picked = torch.linspace(0, len(search.gallery) - 1, size, device=search.queries.device).long()
     sample = search.gallery.select(picked).block(0, size)
-    needed = matches.count
+    needed = matches.number
     if not search.cautious:
         # If more than R items lie above the floor, fewer than R of them are in the sample: about a share * R, and rarely
         # more than 3.5 standard deviations above that.
@@ -175,25 +175,27 @@ def _is_crowded(values: Tensor, floor: Tensor, error: float) -> bool:
 
 
 def scores_from_counts(matches: Matches, before: Tensor, *, full_ranking: bool) -> QueryScores:
-    """Scores from the number of other items `before` (m,) each match, -1 if not among the first R. Sums are taken in rank order on the CPU, the same for every device."""
+    """Scores from the number of other items `before` (m,) each match that is held; the others rank below R.
+
+    Sums are taken in rank order on the CPU, the same for every device.
+    """
     start = matches.start.cpu().numpy()
-    count = np.diff(start)
-    owner = np.repeat(np.arange(len(count)), count)
+    number = matches.number.cpu().numpy()
+    owner = np.repeat(np.arange(len(number)), np.diff(start))
     position = start[1:][owner] - np.arange(len(owner))
-    ahead = before.cpu().numpy()
-    rank = np.where(ahead >= 0, ahead + position, np.iinfo(np.int64).max)
-    some = count > 0
-    first_rank = np.zeros(len(count), dtype=np.int64)
+    rank = before.cpu().numpy() + position
+    some = number > 0
+    first_rank = np.zeros(len(number), dtype=np.int64)
     first_rank[some] = rank[start[1:][some] - 1]
 
     def mean_over_matches(values: np.ndarray) -> np.ndarray:
-        sums = np.bincount(owner, weights=values, minlength=len(count))
-        return np.where(some, sums / np.maximum(count, 1), np.nan)
+        sums = np.bincount(owner, weights=values, minlength=len(number))
+        return np.where(some, sums / np.maximum(number, 1), np.nan)
 
-    within = rank <= count[owner]
+    within = rank <= number[owner]
     precision = position / rank
     return QueryScores(
-        matches=count,
+        matches=number,
         first_match_rank=first_rank,
         r_precision=mean_over_matches(within.astype(np.float64)),
         average_precision_at_r=mean_over_matches(np.where(within, precision, 0.0)),

@@ -41,24 +41,22 @@ def ordered_sum(values: Tensor) -> Tensor:
     return values[..., 0]
 
 
-def scale_and_norm(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Power-of-two scale and Euclidean norm of the scaled rows, both (n,) float64; a zero row gets norm 0.
-
-    The scale keeps squares from overflowing or vanishing and rounds nothing.
-    """
+def normalising_factors(rows: Tensor) -> Tensor:
+    """1 / Euclidean norm of each row of (n, d), float64 (n,); infinite for a zero row, NaN or 0 for one not finite."""
     values = rows.double()
-    peak = values.abs().amax(dim=1)
-    _, exponent = torch.frexp(peak)
-    scale = torch.ldexp(torch.ones_like(peak), -exponent.clamp(min=-1000))
-    scaled = values * scale[:, None]
-    return scale, ordered_sum(scaled * scaled).sqrt()
+    if rows.dtype != torch.float64:
+        return ordered_sum(values * values).sqrt_().reciprocal_()
+    # Powers of two, which round nothing, keep the squares from overflowing or vanishing.
+    _, exponent = torch.frexp(values.abs().amax(dim=1))
+    scale = torch.ldexp(torch.ones_like(values[:, 0]), -exponent.clamp(min=-1000))
+    values = values * scale[:, None]
+    return scale / ordered_sum(values * values).sqrt_()
 
 
-def to_grid(rows: Tensor, scale: Tensor, norm: Tensor) -> Tensor:
-    """L2-normalised rows (n, d) in float64, rounded to the grid of `grid_bits(d)`."""
+def to_grid(rows: Tensor, factors: Tensor) -> Tensor:
+    """Rows (n, d) times their normalising factors (n,), float64, rounded to the grid of `grid_bits(d)`."""
     magic = 1.5 * 2.0 ** (52 - grid_bits(rows.shape[1]))
-    values = rows.double().mul_(scale[:, None]) if rows.dtype != torch.float64 else rows * scale[:, None]
-    return values.div_(norm[:, None]).add_(magic).sub_(magic)
+    return (rows.double() * factors[:, None]).add_(magic).sub_(magic)
 
 
 def split(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,16 +87,17 @@ def exact_pairs(queries: Tensor, gallery: Tensor) -> Tensor:
 
 
 def float32_error(dimension: int) -> float:
-    """Bound on |float32 product of rows rounded to float32 - exact similarity|, for any order of summation.
+    """Bound on |float32 product of rows in float32 - exact similarity|, for any order of summation.
 
-    Rounding the two rows costs 2u, the products and sums of d terms d*u / (1 - d*u) (Higham, "Accuracy and Stability
-    of Numerical Algorithms", 2002, section 3.1), as sum |q_i g_i| <= 1 by Cauchy-Schwarz, u = 2^-24; the rest covers
-    thresholds rounded to float32, sums of a similarity and a row number below 2^14 in float64, and underflow.
+    Rows normalised in float32 are off by 2u each, products and sums of d terms by d*u / (1 - d*u) (Higham, "Accuracy
+    and Stability of Numerical Algorithms", 2002, section 3.1), as sum |q_i g_i| <= 1 by Cauchy-Schwarz, u = 2^-24; the
+    rest covers thresholds rounded to float32, sums of a similarity and a row number below 2^14 in float64, and
+    underflow.
     """
     unit = 2.0**-24
-    return 1.01 * unit * (dimension / (1 - dimension * unit) + 6)
+    return 1.01 * unit * (dimension / (1 - dimension * unit) + 8)
 
 
-def float64_error(dimension: int) -> float:
-    """Bound on |float64 product of rows on the grid - exact similarity|, for any order of summation."""
-    return 1.01 * 2.0**-53 * (dimension + 4)
+def products_error(dimension: int) -> float:
+    """The same bound where the float32 products are summed in float64."""
+    return 1.01 * (2.0**-24 * 5 + 2.0**-53 * dimension)

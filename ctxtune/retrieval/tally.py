@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctxtune.retrieval.matches import Matches
 from ctxtune.retrieval.passes import count_above, list_between
-from ctxtune.retrieval.similarity import exact_pairs, float64_error
+from ctxtune.retrieval.similarity import exact_pairs, products_error
 from ctxtune.retrieval.tiles import Tile
 
 OPEN_SHARE = 0.01
@@ -26,26 +26,27 @@ class Tally:
     """
 
     def __init__(self, matches: Matches, floor: Tensor) -> None:
-        """Counts are complete for matches at least as similar as their query's `floor` (q,), and for the best match.
+        """Holds each query's matches at least as similar as its `floor` (q,), at any rate the best one.
 
         A floor that at least R items reach leaves nothing out of the first R ranks. Whether it was so, `unsettled`
         says afterwards.
         """
-        self.matches = matches
         start, end = matches.start[:-1], matches.start[1:]
         some = end > start
-        self.best = torch.where(some, end - 1, torch.zeros_like(end))
-        self.best_similarity = _at(matches.similarities, self.best, some)
+        best_similarity = _at(matches.similarities, end - 1, some)
         self.floor = floor
         # Where even the best match lies below the floor, the items before it are counted without being listed.
-        self.counted = some & (self.best_similarity < floor)
+        self.counted = some & (best_similarity < floor)
         relevant = search(matches, start, end, floor, None)
-        self.complete_from = torch.where(self.counted, self.best, relevant)
+        self.left_out = torch.where(self.counted, end - 1, relevant) - start
         # Items are listed from the floor on where matches lie below it, to see whether it was right.
-        lowest = torch.where(relevant > start, floor, _at(matches.similarities, start, some))
+        lowest = torch.where(self.left_out > 0, floor, _at(matches.similarities, start, some))
         self.lowest = torch.where(some & ~self.counted, lowest, torch.inf)
-        self.reaching = end - relevant
-        self.steps = torch.zeros_like(matches.items)
+        self.matches = matches.without_worst(self.left_out)
+        self.best = self.matches.start[1:] - 1
+        self.best_similarity = best_similarity
+        self.reaching = self.matches.start[1:] - self.matches.start[:-1]
+        self.steps = torch.zeros_like(self.matches.items)
 
     def add(self, tile: Tile) -> bool:
         """Count a tile. False, and nothing counted, if too many of its pairs are too close to call: make it exact."""
@@ -76,20 +77,17 @@ class Tally:
         return True
 
     def before(self) -> Tensor:
-        """Items of other classes before each match, (m,) int64; -1 where the count is not complete."""
+        """Items of other classes before each match that is held, (m,) int64."""
         start = self.matches.start
         total = torch.zeros(len(self.steps) + 1, dtype=torch.int64, device=self.steps.device)
         total[1:] = self.steps.cumsum(0)
-        owner = torch.repeat_interleave(self.matches.count)
-        place = torch.arange(len(self.steps), device=self.steps.device)
-        return torch.where(place >= self.complete_from[owner], total[start[1:]][owner] - total[:-1], -1)
+        return torch.repeat_interleave(total[start[1:]], start[1:] - start[:-1]) - total[:-1]
 
     def unsettled(self, before: Tensor) -> Tensor:
-        """Queries (u,) with matches whose counts are not complete though they might be among the first R."""
-        start, end = self.matches.start[:-1], self.matches.start[1:]
+        """Queries (u,) whose left out matches might be among the first R after all."""
         reaching = self.reaching.clone()
         reaching[self.counted] = before[self.best[self.counted]] + 1
-        return ((self.complete_from > start) & (reaching < end - start)).nonzero()[:, 0]
+        return ((self.left_out > 0) & (reaching < self.matches.number)).nonzero()[:, 0]
 
     def _add_at(self, places: Tensor) -> None:
         self.steps.index_add_(0, places, torch.ones_like(places, dtype=self.steps.dtype))
@@ -132,20 +130,27 @@ class Tally:
     def _settle(self, tile: Tile, queries: Tensor, items: Tensor, places: Tensor) -> None:
         """Compare pairs of the tile exactly with the matches at `places` and count those that come before."""
         step = max(1, PAIR_ELEMENTS // tile.queries.source.dimension)
-        low = self.matches.start[tile.queries.start + queries]
         for begin in range(0, len(places), step):
             some = slice(begin, begin + step)
-            before = _comes_before(
-                tile.queries.grid[queries[some]],
-                tile.gallery.grid[items[some]],
-                tile.gallery.start + items[some],
-                self.matches.similarities[places[some]],
-                self.matches.items[places[some]],
-            )
+            before = self._comes_before(tile, queries[some], items[some], places[some])
             place = places[some][before]
             self._add_at(place)
-            earlier = place[place > low[some][before]] - 1
+            first = self.matches.start[tile.queries.start + queries[some][before]]
+            earlier = place[place > first] - 1
             self.steps.index_add_(0, earlier, torch.full_like(earlier, -1, dtype=self.steps.dtype))
+
+    def _comes_before(self, tile: Tile, queries: Tensor, items: Tensor, places: Tensor) -> Tensor:
+        """Whether the items come before the matches at `places`, (p,) all."""
+        target = self.matches.similarities[places]
+        products = tile.queries.approximate[queries].mul_(tile.gallery.approximate[items])
+        values = products.sum(dim=1, dtype=torch.float64)
+        before = values > target
+        unsure = ((values - target).abs() <= products_error(products.shape[1])).nonzero()[:, 0]
+        if len(unsure):
+            exact = exact_pairs(tile.queries.grid_rows(queries[unsure]), tile.gallery.grid_rows(items[unsure]))
+            earlier_item = tile.gallery.start + items[unsure] < self.matches.items[places[unsure]]
+            before[unsure] = (exact > target[unsure]) | ((exact == target[unsure]) & earlier_item)
+        return before
 
 
 def search(matches: Matches, low: Tensor, high: Tensor, similarity: Tensor, item: Tensor | None) -> Tensor:
@@ -173,14 +178,3 @@ def _at(values: Tensor, places: Tensor, where: Tensor) -> Tensor:
     found = torch.full(places.shape, torch.inf, dtype=values.dtype, device=values.device)
     found[where] = values[places[where]]
     return found
-
-
-def _comes_before(queries: Tensor, gallery: Tensor, items: Tensor, similarity: Tensor, match: Tensor) -> Tensor:
-    """Whether gallery items (p,) come before matches (p,) of a known exact similarity. Rows (p, d) on the grid."""
-    values = torch.einsum("pd,pd->p", queries, gallery)
-    before = values > similarity
-    unsure = ((values - similarity).abs() <= float64_error(queries.shape[1])).nonzero()[:, 0]
-    exact = exact_pairs(queries[unsure], gallery[unsure])
-    target = similarity[unsure]
-    before[unsure] = (exact > target) | ((exact == target) & (items[unsure] < match[unsure]))
-    return before

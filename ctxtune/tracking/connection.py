@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,9 @@ def check_file_store(path: Path) -> bool:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:500]
+    # requests wraps the reason in the whole URL, the pool and the number of attempts
+    cause = re.search(r"Caused by \w+\((?:.*?\): )?[\"']?(.*?)[\"']?\)\)$", lines[0])
+    return (cause[1] if cause else lines[0])[:400]
 
 
 def _is_outage(error: Any) -> bool:

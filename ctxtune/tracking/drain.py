@@ -70,7 +70,7 @@ class Drain:
         try:
             self._connect()
         except Unreachable as error:
-            raise TrackingError(f"The tracking server {redact(self._uri)} cannot be reached: {error}") from None
+            raise TrackingError(f"The tracking server {redact(self._uri)} cannot be used: {error}") from None
         except Refused as error:
             raise TrackingError(f"The tracking server {redact(self._uri)} refuses: {error}") from None
 

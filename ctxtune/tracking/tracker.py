@@ -320,8 +320,12 @@ class Tracker:
 
     def _start(self) -> "subprocess.Popen[str]":
         environment = dict(os.environ)
-        package = str(Path(ctxtune.__file__).resolve().parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+        source = Path(ctxtune.__file__).resolve().parents[1]
+        if source.name not in (
+            "site-packages",
+            "dist-packages",
+        ):  # ctxtune may have been found by the working directory
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), environment.get("PYTHONPATH")]))
         process = subprocess.Popen(
             [sys.executable, "-m", "ctxtune.tracking", "deliver", str(self._folder)],
             stdin=subprocess.PIPE,

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ctxtune.config import load_search_space
-from ctxtune.terminal import EXIT_INTERRUPTED, add_file_arguments, all_overrides, run_command
+from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, add_file_arguments, all_overrides, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,7 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m ctxtune.sweep",
         description="Search a space of configurations, choose one on validation classes, and confirm it on the test "
         "classes over fresh seeds beside the unaltered start configuration.",
-        epilog="Exit status: 0 done, 2 wrong input (nothing was started), 130 interrupted (go on with --resume).",
+        epilog="Exit status: 0 done, 1 stopped (too many failures, full disk) or 130 interrupted: go on with --resume; 2 wrong "
+        "input, nothing was started.",
     )
     add_file_arguments(parser, "search-space file, e.g. search_spaces/quickstart.yaml")
     parser.add_argument("--resume", action="store_true", help="go on with this sweep where an earlier process ended")
@@ -56,9 +57,10 @@ def main() -> int:
                 watcher=display.watcher(),
             )
         except SweepStopped as stopped:
-            progress.print(f"stopped: {stopped}", markup=False)
-            print(f"go on with: {resume_command(sys.argv[1:])}", file=sys.stderr)  # noqa: T201
-            return EXIT_INTERRUPTED
+            errors = Console(stderr=True, soft_wrap=True, highlight=False)
+            errors.print(f"stopped: {stopped}", markup=False)
+            errors.print(f"go on with: {resume_command(sys.argv[1:])}", markup=False)
+            return EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED
     folder = Path(arguments.results) / space.name
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)

@@ -2,12 +2,15 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 
 from ctxtune.errors import CtxtuneError
 
+EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -17,6 +20,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
     Exit status: 0 done; 2 something that the user can mend, said in one message; 130 interrupted.
     """
+    warnings.showwarning = _show_warning
     try:
         sys.exit(main() or 0)
     except CtxtuneError as error:
@@ -25,6 +29,12 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted", style="red")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """A warning in words, without the line of code that gave it; what libraries say to developers is left out."""
+    if not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"warning: {message}", style="yellow", markup=False)
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, what: str) -> None:

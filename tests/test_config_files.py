@@ -152,3 +152,9 @@ def test_every_shipped_search_space_is_valid(repository):
         space = load_search_space(file)
         assert start_points(space)
         assert load_trial_file(file).trial == space.trial
+
+
+def test_relative_paths_count_from_the_directory_of_the_command(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(QUICK)
+    assert load_search_space(path, ["trial.dataset.root=data/here"]).trial.dataset.root == str(tmp_path / "data/here")

@@ -55,7 +55,15 @@ def finished(repository, tmp_path_factory):
 def test_a_sweep_prints_what_it_found(finished):
     folder, done = finished
     assert done.returncode == 0, done.stderr
-    for words in ("Best configuration", "in selection", "recall_at_8", "map_at_r", "untrained", "best - start", "mlflow ui"):
+    for words in (
+        "Best configuration",
+        "in selection",
+        "recall_at_8",
+        "map_at_r",
+        "untrained",
+        "best - start",
+        "mlflow ui",
+    ):
         assert words in done.stdout
     summary = json.loads((folder / "results/quickstart/summary.json").read_text())
     assert sum(summary["states"].values()) == 6

@@ -12,6 +12,7 @@ from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
 from ctxtune.config.search import SearchSpace, TrialFile
 from ctxtune.config.source import Source, apply_overrides, read_source
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe
 
 _DOTTED_BLOCKS: tuple[Location, ...] = (("search", "space"), ("search", "conditions"), ("search", "ties"))
@@ -57,7 +58,21 @@ def _read(path: Path | str, overrides: Iterable[str]) -> Source:
     trial = source.data.get("trial")
     if isinstance(trial, dict) and "recipe" in trial:
         source.data["trial"] = _with_recipe(trial, source)
+    _make_absolute(source.data)
     return source
+
+
+def _make_absolute(data: dict[str, Any]) -> None:
+    """Paths count from the directory of the command; trials run elsewhere, on other machines perhaps."""
+    trial = data.get("trial")
+    if not isinstance(trial, dict):
+        return
+    dataset, model = trial.get("dataset"), trial.get("model")
+    if isinstance(dataset, dict) and isinstance(dataset.get("root"), str):
+        dataset["root"] = str(Path(dataset["root"]).expanduser().absolute())
+    weights = model.get("weights") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(weights, str) and is_weight_file(weights):
+        model["weights"] = str(Path(weights).expanduser().absolute())
 
 
 def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ctxtune.config import SearchSpace, TrialSettings, resolve_trial, stage_seed, start_points
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.sampling import Sampler
@@ -89,14 +89,20 @@ def selection_scores(space: SearchSpace, book: Book) -> dict[str, list[float]]:
     return {arm: values for arm, values in scores.items() if arm not in incomplete}
 
 
-def select(space: SearchSpace, book: Book) -> str | None:
-    """The arm to confirm: best mean in selection; without selection the best trial; None where none finished."""
+def select(space: SearchSpace, book: Book) -> str:
+    """The arm to confirm: best mean in selection; without selection the best trial.
+
+    Raises:
+        CtxtuneError: neither a selection run nor a trial came to its end.
+    """
     scores = selection_scores(space, book)
     if scores:
         sign = 1 if space.search.objective.mode == "max" else -1
         return max(scores, key=lambda arm: sign * float(np.mean(scores[arm])))
     best = book.best()
-    return best.key if best else None
+    if best is None:
+        raise CtxtuneError("no trial came to its last epoch: there is nothing to select from")
+    return best.key
 
 
 def confirmation_specs(space: SearchSpace, book: Book, chosen: str) -> Iterator[RunSpec]:

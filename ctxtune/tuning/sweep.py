@@ -31,7 +31,11 @@ FLUSH_SECONDS = 60.0
 
 
 class SweepStopped(CtxtuneError):
-    """The sweep was stopped before its end and can be resumed."""
+    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures or disk_full."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +114,6 @@ def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage
             run_stage("selection", iter(selection), book, storage=storage, resources=resources)
             _end_stage(book)
         chosen = stages.select(space, book)
-        if chosen is None:
-            reasons = {run.reason.splitlines()[0] for run in book.journal.stage("search") if run.state == "failed"}
-            raise CtxtuneError(f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}")
         book.journal.decided("chosen", chosen)
     confirmation = list(stages.confirmation_specs(space, book, book.journal.decisions["chosen"]))
     if confirmation:
@@ -145,6 +146,9 @@ def _search(space: SearchSpace, book: Book, resources: RunResources, storage: st
     if book.stop and not book.stop.resumable:
         watcher.on_note(book.stop.message)
     _end_stage(book)
+    if book.best() is None:
+        reasons = {run.reason.splitlines()[0] for run in book.journal.stage("search") if run.state == "failed"}
+        raise CtxtuneError(f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}")
     book.journal.decided("search_ended", True)
 
 
@@ -154,7 +158,7 @@ def _end_stage(book: Book) -> None:
             if run.state == "running":
                 book.tracker.end_run(book.tracked(run.key), "killed", book.stop.reason)
         book.tracker.end_run(book.sweep_id, "killed", book.stop.reason)
-        raise SweepStopped(book.stop.message)
+        raise SweepStopped(book.stop.reason, book.stop.message)
     book.stop = type(book.stop)()
 
 

@@ -49,35 +49,54 @@ class Embeddings:
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
         return Embeddings(self.raw[where], self.factors[indices], self.classes[indices], self.origin[indices])
 
-    def block(self, start: int, stop: int) -> "Block":
-        """Rows start .. stop - 1, or fewer at the end."""
-        return Block(self, start, min(stop, len(self)))
+    def blocks(self, size: int) -> list["Block"]:
+        """All rows in blocks of this size, the last one smaller."""
+        return [Block(self, start, min(start + size, len(self))) for start in range(0, len(self), size)]
 
 
 class Block:
-    """Consecutive rows of `source` from `start` on, normalised: in float32, and on the similarity grid when needed."""
+    """Consecutive rows start .. stop - 1 of `source`, normalised when asked for and then kept until released."""
 
     def __init__(self, source: Embeddings, start: int, stop: int) -> None:
         self.source = source
         self.start = start
         self.stop = stop
-        # Set where approximate similarities could not tell the neighbours apart.
+        # Set where approximate similarities cannot tell the neighbours apart.
         self.crowded = False
-        self.approximate = self._in_float32()
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     @cached_property
     def grid(self) -> Tensor:
-        """(n, d) float64."""
+        """Rows on the similarity grid, (n, d) float64."""
         return self.source.rows(slice(self.start, self.stop))
+
+    @cached_property
+    def approximate(self) -> Tensor:
+        """Normalised rows in float32, (n, d), each element off by at most two units in the last place."""
+        source, rows = self.source, slice(self.start, self.stop)
+        factors = source.factors[rows]
+        low, high = PLAIN_FACTORS
+        if source.raw.dtype == torch.float64 or not bool(((factors > low) & (factors < high)).all()):
+            return self.grid.float()
+        return source.raw[rows].to(source.device).float() * factors.float()[:, None]
+
+    def release(self) -> None:
+        """Forget the normalised rows."""
+        self.__dict__.pop("grid", None)
+        self.__dict__.pop("approximate", None)
 
     def grid_rows(self, positions: Tensor) -> Tensor:
         """Some rows (p, d) of the grid; for a few, the rest is not computed."""
         if "grid" in self.__dict__ or 2 * len(positions) > len(self):
             return self.grid[positions]
         return self.source.rows(self.start + positions)
+
+    @property
+    def origin(self) -> Tensor:
+        """Indices of the rows in the set that the user passed, (n,)."""
+        return self.source.origin[self.start : self.stop]
 
     @property
     def classes(self) -> Tensor:
@@ -88,14 +107,6 @@ class Block:
     def by_class(self) -> tuple[Tensor, Tensor]:
         """Class numbers in ascending order, and the positions in the block that have them; (n,) each."""
         return torch.sort(self.classes)
-
-    def _in_float32(self) -> Tensor:
-        source, rows = self.source, slice(self.start, self.stop)
-        factors = source.factors[rows]
-        low, high = PLAIN_FACTORS
-        if source.raw.dtype == torch.float64 or not bool(((factors > low) & (factors < high)).all()):
-            return self.grid.float()
-        return source.raw[rows].to(source.device).float() * factors.float()[:, None]
 
 
 def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str) -> Embeddings:

@@ -16,18 +16,32 @@ def list_between(values: Tensor, low: Tensor, high: Tensor | None, axis: int) ->
     lower = low.to(values.dtype).unsqueeze(1 - axis)
     upper = None if high is None else high.to(values.dtype).unsqueeze(1 - axis)
     if values.device.type == "cpu":
-        mask = values.numpy() >= lower.numpy()
+        found = values.numpy() >= lower.numpy()
         if upper is not None:
-            mask ^= values.numpy() > upper.numpy()
-        flat = torch.from_numpy(np.flatnonzero(mask))
-    else:
-        found = values >= lower
-        if upper is not None:
-            found ^= values > upper
-        flat = found.reshape(-1).nonzero()[:, 0]
+            found ^= values.numpy() > upper.numpy()
+        return _positions(values, torch.from_numpy(found), axis)
+    mask = values >= lower
+    if upper is not None:
+        mask ^= values > upper
+    return _positions(values, mask, axis)
+
+
+def list_ranked(values: Tensor, low: Tensor, item: Tensor, start: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for exact values >= low where those equal to it are of a gallery index up to `item`.
+
+    `start` is the gallery index of the first item along the other axis.
+    """
+    index = torch.arange(start, start + values.shape[1 - axis], device=values.device).unsqueeze(axis)
+    lower, last = low.unsqueeze(1 - axis), item.unsqueeze(1 - axis)
+    return _positions(values, (values > lower) | ((values == lower) & (index <= last)), axis)
+
+
+def _positions(values: Tensor, mask: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    on_cpu = mask.device.type == "cpu"
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy())) if on_cpu else mask.reshape(-1).nonzero()[:, 0]
     rows = flat // values.shape[1]
     columns = flat - rows * values.shape[1]
-    picked = values.reshape(-1)[flat].double()
+    picked = values.reshape(-1).index_select(0, flat).double()
     return (rows, columns, picked) if axis == 0 else (columns, rows, picked)
 
 

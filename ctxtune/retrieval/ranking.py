@@ -4,19 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Block, Embeddings
+from ctxtune.retrieval.floors import find_floors, no_floors
 from ctxtune.retrieval.matches import ClassMembers, Matches, class_members, find_matches
 from ctxtune.retrieval.scores import QueryScores
-from ctxtune.retrieval.similarity import exact_matrix, float32_error
 from ctxtune.retrieval.tally import Tally
 from ctxtune.retrieval.tiles import compute_tile
 
-SAMPLE_SHARE = 0.1
-SAMPLE_LIMITS = (256, 1024)
-CROWDED_SHARE = 0.02
 RESIDENT_BYTES = 2**27
 # Matches of all queries held at once; each takes some 50 bytes while scores are computed.
 SYMMETRIC_MATCHES = 2**23
@@ -46,10 +42,10 @@ def score_queries(
     search = Search(queries, gallery, members, own_left_out, full_ranking, tile)
     matches = members.size[queries.classes]
     if own_left_out and int(matches.sum()) <= SYMMETRIC_MATCHES:
-        return _scores_of(search, _symmetric_tiles)
+        return _scores_of(search, _add_half_the_tiles)
     parts = []
     for first, last in _query_groups(matches, tile, queries.dimension):
-        parts.append(_scores_of(replace(search, queries=queries.select(slice(first, last))), _all_tiles))
+        parts.append(_scores_of(replace(search, queries=queries.select(slice(first, last))), _add_all_tiles))
     return concatenate(parts)
 
 
@@ -66,112 +62,52 @@ def _query_groups(matches: Tensor, tile: int, dimension: int) -> Iterator[tuple[
         first = last
 
 
-def _scores_of(search: Search, add_tiles: Callable[[Search, Tally, list[bool]], None]) -> QueryScores:
-    matches = find_matches(search.queries, search.gallery, search.members, own_left_out=search.own_left_out)
-    floor, crowded = _floors(search, matches)
-    tally = Tally(matches, floor)
-    add_tiles(search, tally, crowded)
+def _scores_of(search: Search, add_tiles: Callable[[Tally, list[Block], Search], None]) -> QueryScores:
+    queries, gallery, own = search.queries, search.gallery, search.own_left_out
+    matches = find_matches(queries, gallery, search.members, own_left_out=own)
+    blocks = queries.blocks(search.tile)
+    floors = find_floors(blocks, gallery, matches.number, own_left_out=own, cautious=search.cautious)
+    if search.full_ranking:
+        floors = no_floors(len(queries), len(gallery), queries.device)
+    tally = Tally(matches, floors)
+    add_tiles(tally, blocks, search)
     before = tally.before()
     scores = scores_from_counts(tally.matches, before, full_ranking=search.full_ranking)
     rows = tally.unsettled(before)
     if len(rows) == 0:
         return scores
-    again = replace(search, queries=search.queries.select(rows), cautious=True)
-    return scores.updated(rows.cpu().numpy(), _scores_of(again, _all_tiles))
+    again = replace(search, queries=queries.select(rows), cautious=True)
+    return scores.updated(rows.cpu().numpy(), _scores_of(again, _add_all_tiles))
 
 
-def _blocks(source: Embeddings, size: int) -> list[Block]:
-    return [source.block(start, start + size) for start in range(0, len(source), size)]
-
-
-def _all_tiles(search: Search, tally: Tally, crowded: list[bool]) -> None:
-    blocks = _blocks(search.queries, search.tile)
-    for block, flag in zip(blocks, crowded, strict=True):
-        block.crowded = flag
-    for start in range(0, len(search.gallery), search.tile):
-        gallery = search.gallery.block(start, start + search.tile)
+def _add_all_tiles(tally: Tally, blocks: list[Block], search: Search) -> None:
+    for gallery in search.gallery.blocks(search.tile):
         for block in blocks:
-            _add(tally, block, gallery, both=False)
+            _add_tile(tally, block, gallery, both=False)
 
 
-def _symmetric_tiles(search: Search, tally: Tally, crowded: list[bool]) -> None:
-    """Half of the tiles, each counted for its rows and for its columns."""
-    starts = range(0, len(search.queries), search.tile)
-    group = max(1, RESIDENT_BYTES // (12 * search.tile * search.queries.dimension))
-
-    def block_at(number: int) -> Block:
-        block = search.queries.block(starts[number], starts[number] + search.tile)
-        block.crowded = crowded[number]
-        return block
-
-    for first in range(0, len(starts), group):
-        resident = [block_at(number) for number in range(first, min(first + group, len(starts)))]
-        for number in range(first, len(starts)):
-            within = number - first < len(resident)
-            column = resident[number - first] if within else block_at(number)
+def _add_half_the_tiles(tally: Tally, blocks: list[Block], search: Search) -> None:
+    """For a set searched in itself: each tile is counted for its rows and for its columns."""
+    size = max(1, RESIDENT_BYTES // (12 * search.tile * search.queries.dimension))
+    for first in range(0, len(blocks), size):
+        resident = blocks[first : first + size]
+        for number in range(first, len(blocks)):
+            column = blocks[number]
             for block in resident[: number - first + 1]:
-                _add(tally, block, column, both=block is not column)
+                _add_tile(tally, block, column, both=block is not column)
+            if number - first >= len(resident):
+                column.release()
+        for block in resident:
+            block.release()
 
 
-def _add(tally: Tally, queries: Block, gallery: Block, *, both: bool) -> None:
+def _add_tile(tally: Tally, queries: Block, gallery: Block, *, both: bool) -> None:
     tile = compute_tile(queries, gallery)
     sides = [tile, tile.exchanged] if both else [tile]
     for side in sides:
         if not tally.add(side):
             exact = compute_tile(queries, gallery, exact=True)
             tally.add(exact if side is tile else exact.exchanged)
-
-
-def _floors(search: Search, matches: Matches) -> tuple[Tensor, list[bool]]:
-    """A similarity for each query that R of its gallery items (almost) surely reach; and whether a block is crowded."""
-    least, most = SAMPLE_LIMITS
-    size = min(max(least, min(most, int(SAMPLE_SHARE * len(search.gallery)))), len(search.gallery))
-    picked = torch.linspace(0, len(search.gallery) - 1, size, device=search.queries.device).long()
-    sample = search.gallery.select(picked).block(0, size)
-    needed = matches.number
-    if not search.cautious:
-        # If more than R items lie above the floor, fewer than R of them are in the sample: about a share * R, and rarely
-        # more than 3.5 standard deviations above that.
-        expected = needed * (size / len(search.gallery))
-        needed = needed.minimum((expected + 3.5 * expected.sqrt() + 1.5).ceil().long())
-    floors, crowded = [], []
-    for block in _blocks(search.queries, search.tile):
-        rows = slice(block.start, block.stop)
-        own = (search.queries.origin[rows, None] == picked) if search.own_left_out else None
-        error = float32_error(search.queries.dimension)
-        values = block.approximate @ sample.approximate.T
-        floor = _reached(values, own, needed[rows]) - error
-        crowded.append(_is_crowded(values, floor, error))
-        if crowded[-1]:
-            floor = _reached(exact_matrix(block.grid, sample.grid), own, needed[rows])
-        floors.append(torch.full_like(floor, -torch.inf) if search.full_ranking else floor)
-    return torch.cat(floors), crowded
-
-
-def _reached(values: Tensor, own: Tensor | None, needed: Tensor) -> Tensor:
-    """A value that at least needed (n,) of each row of values (n, m) reach, outside the mask `own`; float64.
-
-    That is the needed-th greatest of the greatest values of groups, which is quick and not far below the
-    needed-th greatest of all as long as the groups are many.
-    """
-    if own is not None:
-        values[own] = -torch.inf
-    number, size = values.shape
-    reach = min(max(int(needed.max()), 1), size)
-    groups = max(reach, min(size, 4 * reach, size // 2))
-    members = size // groups
-    if members > 1:
-        values = values[:, : groups * members].view(number, members, groups).amax(dim=1)
-    highest = values.topk(reach, dim=1).values.double()
-    floor = highest.gather(1, (needed - 1).clamp(0, reach - 1)[:, None])[:, 0]
-    return torch.where(needed <= reach, floor, -torch.inf)
-
-
-def _is_crowded(values: Tensor, floor: Tensor, error: float) -> bool:
-    """Whether many values (n, m) are too close to each other for an approximation off by `error`."""
-    rows = slice(None, None, max(1, len(values) // 64))
-    near = (values[rows].double() - floor[rows, None]).abs() <= 3 * error
-    return bool(near.double().mean() > CROWDED_SHARE)
 
 
 def scores_from_counts(matches: Matches, before: Tensor, *, full_ranking: bool) -> QueryScores:

@@ -7,8 +7,9 @@ comparison per pair gives Recall@K for any K, and tiles of similarities can be a
 import torch
 from torch import Tensor
 
+from ctxtune.retrieval.floors import Floors
 from ctxtune.retrieval.matches import Matches
-from ctxtune.retrieval.passes import count_above, list_between
+from ctxtune.retrieval.passes import count_above, list_between, list_ranked
 from ctxtune.retrieval.similarity import exact_pairs, products_error
 from ctxtune.retrieval.tiles import Tile
 
@@ -25,26 +26,27 @@ class Tally:
     items before that match. Tallies of different pairs are merged by adding their steps.
     """
 
-    def __init__(self, matches: Matches, floor: Tensor) -> None:
-        """Holds each query's matches at least as similar as its `floor` (q,), at any rate the best one.
+    def __init__(self, matches: Matches, floors: Floors) -> None:
+        """Holds each query's matches that reach its floor, at any rate the best one.
 
         A floor that at least R items reach leaves nothing out of the first R ranks. Whether it was so, `unsettled`
         says afterwards.
         """
         start, end = matches.start[:-1], matches.start[1:]
         some = end > start
-        best_similarity = _at(matches.similarities, end - 1, some)
-        self.floor = floor
-        # Where even the best match lies below the floor, the items before it are counted without being listed.
-        self.counted = some & (best_similarity < floor)
-        relevant = search(matches, start, end, floor, None)
-        self.left_out = torch.where(self.counted, end - 1, relevant) - start
-        # Items are listed from the floor on where matches lie below it, to see whether it was right.
-        lowest = torch.where(self.left_out > 0, floor, _at(matches.similarities, start, some))
-        self.lowest = torch.where(some & ~self.counted, lowest, torch.inf)
+        relevant = search(matches, start, end, floors.similarity, floors.item)
+        # Where not even the best match reaches the floor, the items before it are counted without being listed.
+        self.counted = some & (relevant == end)
+        self.left_out = torch.where(self.counted, relevant - 1, relevant) - start
         self.matches = matches.without_worst(self.left_out)
         self.best = self.matches.start[1:] - 1
-        self.best_similarity = best_similarity
+        self.best_similarity = _at(matches.similarities, end - 1, some)
+        # Items are listed from the floor on where matches lie below it, to see whether it was right.
+        self.floors = floors
+        below = self.left_out > 0
+        lowest = torch.where(below, floors.similarity, _at(matches.similarities, start, some))
+        self.lowest = torch.where(some & ~self.counted, lowest, torch.inf)
+        self.lowest_item = torch.where(below, floors.item, _at(matches.items.long(), start, some))
         self.reaching = self.matches.start[1:] - self.matches.start[:-1]
         self.steps = torch.zeros_like(self.matches.items)
 
@@ -52,11 +54,10 @@ class Tally:
         """Count a tile. False, and nothing counted, if too many of its pairs are too close to call: make it exact."""
         limit = OPEN_SHARE * tile.values.numel() + 1000
         rows = slice(tile.queries.start, tile.queries.stop)
-        queries, items, values = list_between(tile.values, self.lowest[rows] - tile.error, None, tile.axis)
+        queries, items, values = self._list(tile)
         certain, possible = self._places(tile, queries, items, values)
         if possible is not None and int((possible - certain).sum()) > limit:
             return False
-        sure = queries[values >= self.floor[rows][queries] + tile.error]
         counted = self.counted[rows].nonzero()[:, 0]
         if len(counted):
             above, near_queries, near_items = self._count(tile, counted)
@@ -64,16 +65,11 @@ class Tally:
                 return False
             self.steps.index_add_(0, self.best[rows][counted], above.int())
             self._settle(tile, near_queries, near_items, self.best[rows][near_queries])
+        sure = queries[values >= self.floors.similarity[rows].index_select(0, queries) + tile.error]
         self.reaching[rows] += torch.bincount(sure, minlength=len(tile.queries))
-        self._add_at((certain - 1)[certain > self.matches.start[rows][queries]])
+        self._add_at((certain - 1)[certain > self.matches.start[rows].index_select(0, queries)])
         if possible is not None:
-            open_pairs = (possible > certain).nonzero()[:, 0]
-            first = certain[open_pairs]
-            number = possible[open_pairs] - first
-            source = torch.repeat_interleave(number)
-            offset = torch.arange(len(source), device=source.device) - (number.cumsum(0) - number)[source]
-            pair = open_pairs[source]
-            self._settle(tile, queries[pair], items[pair], first[source] + offset)
+            self._settle_range(tile, queries, items, certain, possible)
         return True
 
     def before(self) -> Tensor:
@@ -91,6 +87,13 @@ class Tally:
 
     def _add_at(self, places: Tensor) -> None:
         self.steps.index_add_(0, places, torch.ones_like(places, dtype=self.steps.dtype))
+
+    def _list(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs whose item may come before a match that is held: positions of query and item, and the similarity."""
+        rows = slice(tile.queries.start, tile.queries.stop)
+        if tile.error == 0:
+            return list_ranked(tile.values, self.lowest[rows], self.lowest_item[rows], tile.gallery.start, tile.axis)
+        return list_between(tile.values, self.lowest[rows] - tile.error, None, tile.axis)
 
     def _places(self, tile: Tile, queries: Tensor, items: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
         """The places up to which these items come before their query's matches: surely, and possibly if not the same."""
@@ -127,6 +130,15 @@ class Tally:
         found = list_between(values, similarity - tile.error, similarity + tile.error, tile.axis)
         return above, counted[some[found[0]]], found[1]
 
+    def _settle_range(self, tile: Tile, queries: Tensor, items: Tensor, certain: Tensor, possible: Tensor) -> None:
+        """Settle pairs (p,) with the matches at the places certain .. possible - 1 of each."""
+        pairs = (possible > certain).nonzero()[:, 0]
+        first = certain[pairs]
+        number = possible[pairs] - first
+        source = torch.repeat_interleave(number)
+        offset = torch.arange(len(source), device=source.device) - (number.cumsum(0) - number)[source]
+        self._settle(tile, queries[pairs][source], items[pairs][source], first[source] + offset)
+
     def _settle(self, tile: Tile, queries: Tensor, items: Tensor, places: Tensor) -> None:
         """Compare pairs of the tile exactly with the matches at `places` and count those that come before."""
         step = max(1, PAIR_ELEMENTS // tile.queries.source.dimension)
@@ -153,20 +165,17 @@ class Tally:
         return before
 
 
-def search(matches: Matches, low: Tensor, high: Tensor, similarity: Tensor, item: Tensor | None) -> Tensor:
+def search(matches: Matches, low: Tensor, high: Tensor, similarity: Tensor, item: Tensor) -> Tensor:
     """First place from `low` (p,) on, below `high` (p,) or `high` itself, of a match that an item does not come before.
 
-    The item has the `similarity` (p,) and the gallery index `item` (p,); without, it comes after all that are as
-    similar.
+    The item has the `similarity` (p,) and the gallery index `item` (p,).
     """
     last_place = max(len(matches.items) - 1, 0)
     for _ in range(matches.longest.bit_length()):
         middle = (low + high) >> 1
         place = middle.clamp(max=last_place)
         found = matches.similarities[place]
-        before = found < similarity
-        if item is not None:
-            before |= (found == similarity) & (item < matches.items[place])
+        before = (found < similarity) | ((found == similarity) & (item < matches.items[place]))
         unfinished = low < high
         low = torch.where(unfinished & before, middle + 1, low)
         high = torch.where(unfinished & ~before, middle, high)
@@ -174,7 +183,8 @@ def search(matches: Matches, low: Tensor, high: Tensor, similarity: Tensor, item
 
 
 def _at(values: Tensor, places: Tensor, where: Tensor) -> Tensor:
-    """values[places] where `where`, infinity elsewhere."""
-    found = torch.full(places.shape, torch.inf, dtype=values.dtype, device=values.device)
+    """values[places] where `where`, the greatest number of the type elsewhere."""
+    greatest = torch.inf if values.is_floating_point() else torch.iinfo(values.dtype).max
+    found = torch.full(places.shape, greatest, dtype=values.dtype, device=values.device)
     found[where] = values[places[where]]
     return found

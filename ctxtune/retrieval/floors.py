@@ -1,0 +1,115 @@
+"""Floors: for each query a rank position that all of its first R items reach, estimated from a sample of the gallery.
+
+R-precision and MAP@R ask nothing of matches beyond rank R, so items below the floor need not be looked at.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ctxtune.retrieval.embeddings import Block, Embeddings
+from ctxtune.retrieval.similarity import exact_matrix, float32_error
+
+SAMPLE_SHARE = 0.1
+SAMPLE_LIMITS = (256, 1024)
+CROWDED_SHARE = 0.02
+CROWDED_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The floor of each query: a similarity (q,), and among items as similar the last gallery index (q,) above it."""
+
+    similarity: Tensor
+    item: Tensor
+
+
+def no_floors(number: int, items: int, device: torch.device) -> Floors:
+    """Floors below everything."""
+    similarity = torch.full((number,), -torch.inf, dtype=torch.float64, device=device)
+    return Floors(similarity, torch.full((number,), items, dtype=torch.int64, device=device))
+
+
+class Sample:
+    """Items of the gallery at equal distances."""
+
+    def __init__(self, gallery: Embeddings, *, own_left_out: bool) -> None:
+        least, most = SAMPLE_LIMITS
+        size = min(max(least, min(most, int(SAMPLE_SHARE * len(gallery)))), len(gallery))
+        self.items = torch.linspace(0, len(gallery) - 1, size, device=gallery.device).long()
+        self.block = Block(gallery.select(self.items), 0, size)
+        self.gallery_size = len(gallery)
+        self.own_left_out = own_left_out
+
+    def needed(self, matches: Tensor, *, cautious: bool) -> Tensor:
+        """The rank within the sample that R = matches (q,) of the whole gallery reach: surely if cautious, or nearly so.
+
+        If fewer than R items reached the floor, all those of the sample that do would be among the best R: about the
+        sample's share of R, rarely more than 3.5 standard deviations above that.
+        """
+        if cautious:
+            return matches
+        expected = matches * (len(self.items) / self.gallery_size)
+        return matches.minimum((expected + 3.5 * expected.sqrt() + 1.5).ceil().long())
+
+    def floors(self, queries: Block, needed: Tensor) -> tuple[Floors, bool]:
+        """Floors of a block of queries, and whether it is crowded: neighbours too close for approximate similarities."""
+        own = (queries.origin[:, None] == self.items) if self.own_left_out else None
+        error = float32_error(queries.source.dimension)
+        values = queries.approximate @ self.block.approximate.T
+        similarity = _reached(values, own, needed) - error
+        if not _is_crowded(values, similarity, error):
+            return Floors(similarity, torch.full_like(needed, self.gallery_size)), False
+        similarity, column = _reached_exactly(exact_matrix(queries.grid, self.block.grid), own, needed)
+        return Floors(similarity, self.items[column]), True
+
+
+def find_floors(
+    blocks: list[Block], gallery: Embeddings, matches: Tensor, *, own_left_out: bool, cautious: bool
+) -> Floors:
+    """Floors of the queries of consecutive blocks with `matches` (q,) each; marks the blocks that are crowded."""
+    sample = Sample(gallery, own_left_out=own_left_out)
+    needed = sample.needed(matches, cautious=cautious)
+    found = []
+    for block in blocks:
+        floors, block.crowded = sample.floors(block, needed[block.start : block.stop])
+        found.append(floors)
+        block.release()
+    return Floors(torch.cat([floors.similarity for floors in found]), torch.cat([floors.item for floors in found]))
+
+
+def _reached(values: Tensor, own: Tensor | None, needed: Tensor) -> Tensor:
+    """A value that at least needed (n,) of each row of values (n, m) reach, outside the mask `own`; float64 (n,).
+
+    That is the needed-th greatest of the greatest values of groups, which is quick and not far below the
+    needed-th greatest of all as long as the groups are many.
+    """
+    if own is not None:
+        values[own] = -torch.inf
+    number, size = values.shape
+    reach = min(max(int(needed.max()), 1), size)
+    groups = max(reach, min(size, 4 * reach, size // 2))
+    members = size // groups
+    if members > 1:
+        values = values[:, : groups * members].view(number, members, groups).amax(dim=1)
+    highest = values.topk(reach, dim=1).values.double()
+    value = highest.gather(1, (needed - 1).clamp(0, reach - 1)[:, None])[:, 0]
+    return torch.where(needed <= reach, value, -torch.inf)
+
+
+def _reached_exactly(values: Tensor, own: Tensor | None, needed: Tensor) -> tuple[Tensor, Tensor]:
+    """The needed-th value of each row of exact values (n, m) and its column; ties rank by column."""
+    if own is not None:
+        values[own] = -torch.inf
+    ordered, columns = torch.sort(values, dim=1, descending=True, stable=True)
+    place = (needed - 1).clamp(0, values.shape[1] - 1)[:, None]
+    value = ordered.gather(1, place)[:, 0]
+    return torch.where(needed <= values.shape[1], value, -torch.inf), columns.gather(1, place)[:, 0]
+
+
+def _is_crowded(values: Tensor, floor: Tensor, error: float) -> bool:
+    """Whether many values (n, m) are too close to the floor (n,) for an approximation off by `error`."""
+    rows = slice(None, None, max(1, len(values) // CROWDED_ROWS))
+    near = (values[rows].double() - floor[rows, None]).abs() <= 3 * error
+    return bool(near.double().mean() > CROWDED_SHARE)

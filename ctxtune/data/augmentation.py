@@ -34,6 +34,10 @@ class Crops:
     width: npt.NDArray[np.float64]
     flip: npt.NDArray[np.bool_]
 
+    def box(self, index: int) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of one image."""
+        return int(self.top[index]), int(self.left[index]), int(self.height[index]), int(self.width[index])
+
 
 @dataclass(frozen=True)
 class CropDraws:

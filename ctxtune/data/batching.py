@@ -15,7 +15,6 @@ from torch import Tensor
 from ctxtune.data.augmentation import (
     DEVIATION,
     MEAN,
-    CropDraws,
     Crops,
     crop_and_resize,
     draw_crops,
@@ -126,54 +125,73 @@ class CroppingBatcher:
     def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
         """Read and crop. Raises DataError where too many images are unreadable."""
         draws = draw_crops(len(rows), self._settings, rng)
-        size, on_cpu = self._settings.train_crop, self._device.type == "cpu"
-        if on_cpu:
-            batch = torch.empty(len(rows), 3, size, size)
-        else:
-            batch = torch.empty(len(rows), size, size, 3, dtype=torch.uint8, pin_memory=True)
+        known = self._reader.sizes(rows)
+        crops = None if known is None else place_crops(draws, *_sides(known), self._settings.ratio)
+        on_cpu = self._device.type == "cpu"
+        batch = self._buffer(len(rows), on_cpu)
         good = np.zeros(len(rows), dtype=bool)
 
         def one(position: int) -> None:
-            cropped = self._cropped(int(rows[position]), draws.row(position))
-            if cropped is None:
+            pixels = self._pixels(int(rows[position]))
+            if pixels is None:
                 return
-            good[position] = True
+            if crops is None:
+                height, width = _sides(np.array([pixels.shape[:2]]))
+                box = place_crops(draws.row(position), height, width, self._settings.ratio).box(0)
+            else:
+                box = crops.box(position)
+            cropped = torch.from_numpy(self._crop(pixels, box, self._settings.train_crop))
+            if draws.flip[position]:
+                cropped = cropped.flip(1)
             if on_cpu:
                 _normalised_into(batch[position], cropped)
             else:
-                batch[position].copy_(torch.from_numpy(cropped))
+                batch[position].copy_(cropped)
+            good[position] = True
 
         self._spread.each(one, len(rows))
         kept = np.flatnonzero(good)
         return HostBatch(kept, batch if len(kept) == len(rows) else batch[torch.from_numpy(kept)])
 
-    def _cropped(self, row: int, draws: CropDraws) -> npt.NDArray[np.uint8] | None:
-        """(crop, crop, 3), or None for an unreadable image, which is counted."""
+    def _buffer(self, count: int, on_cpu: bool) -> Tensor:
+        """(count, crop, crop, 3): float32 for a CPU, pinned uint8 for a GPU."""
+        shape = (count, self._settings.train_crop, self._settings.train_crop, 3)
+        if on_cpu:
+            # NumPy asks for huge pages, torch does not: faulting in small ones takes as long as the resize.
+            return torch.from_numpy(np.empty(shape, dtype=np.float32))
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+
+    def _pixels(self, row: int) -> npt.NDArray[np.uint8] | None:
+        """(h, w, 3), or None for an unreadable image, which is counted."""
         try:
-            pixels = self._reader.pixels(row)
+            return self._reader.pixels(row)
         except (OSError, ValueError) as error:
             self._unreadable.record(self._table.paths[row], error)
             return None
-        crops = place_crops(draws, np.array([pixels.shape[0]]), np.array([pixels.shape[1]]), self._settings.ratio)
-        box = (int(crops.top[0]), int(crops.left[0]), int(crops.height[0]), int(crops.width[0]))
-        cropped = self._crop(pixels, box, self._settings.train_crop)
-        return cropped[:, ::-1].copy() if crops.flip[0] else cropped
 
     def device(self, batch: HostBatch) -> Tensor:
         """Copy, and normalise where the host did not."""
         if batch.pixels.dtype == torch.float32:
-            return batch.pixels
+            return batch.pixels.permute(0, 3, 1, 2)
         return normalise(batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
 
 
-_MEAN = torch.tensor(MEAN).mul_(255).view(3, 1, 1)
-_SCALE = torch.tensor(DEVIATION).mul_(255).reciprocal_().view(3, 1, 1)
+def _sides(sizes: Integers) -> tuple[Integers, Integers]:
+    """Heights and widths of (b, 2) sizes; 1 for unreadable images, whose crop nobody uses."""
+    heights, widths = np.maximum(sizes, 1).T
+    return heights, widths
 
 
-def _normalised_into(target: Tensor, pixels: npt.NDArray[np.uint8]) -> None:
-    """(h, w, 3) uint8 to (3, h, w) float32, while it is in the processor's cache."""
-    torch.sub(torch.from_numpy(pixels).permute(2, 0, 1), _MEAN, out=target)
-    target.mul_(_SCALE)
+_SCALE = torch.tensor(DEVIATION).mul_(255).reciprocal_()
+_SHIFT = torch.tensor(MEAN).mul_(-255).mul_(_SCALE)
+
+
+def _normalised_into(target: Tensor, pixels: Tensor) -> None:
+    """(h, w, 3) uint8 into (h, w, 3) float32 while it is in the processor's cache, whole rows at a time."""
+    height, width, _ = target.shape
+    rows = target.view(height, 3 * width)
+    rows.copy_(pixels.view(height, 3 * width))
+    torch.addcmul(_SHIFT.repeat(width), rows, _SCALE.repeat(width), out=rows)
 
 
 class PackingBatcher:

@@ -69,6 +69,8 @@ def main() -> int:
         "best configuration": f"{folder / 'best.yaml'}   (python -m ctxtune.train {folder / 'best.yaml'})",
         "all trials in MLflow": f"mlflow ui --backend-store-uri {redact(space.tracking.uri)}",
     }
+    if display.link:
+        files["  and then open"] = display.link
     print_outcome(console, space, result, files)
     return 0
 

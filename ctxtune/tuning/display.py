@@ -29,6 +29,7 @@ class SweepDisplay:
         self._live = Live(console=console, transient=True, auto_refresh=True, refresh_per_second=4)
         self._book: Book | None = None
         self._stage, self._runs = "", 0
+        self.link: str | None = None
         self._began = time.monotonic()
 
     def __enter__(self) -> "SweepDisplay":
@@ -41,7 +42,7 @@ class SweepDisplay:
 
     def watcher(self) -> Watcher:
         """What to hand to `run_sweep`."""
-        return Watcher(self._on_stage, self._on_change, self._on_note)
+        return Watcher(self._on_stage, self._on_change, self._on_note, self._on_link)
 
     def _on_stage(self, book: Book, stage: str, runs: int) -> None:
         self._book, self._stage, self._runs = book, stage, runs
@@ -64,6 +65,9 @@ class SweepDisplay:
 
     def _on_note(self, text: str) -> None:
         self._console.print(Text(text, style="yellow"))
+
+    def _on_link(self, link: str) -> None:
+        self.link = link
 
     def _elapsed(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)

@@ -28,6 +28,8 @@ from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
 
 FLUSH_SECONDS = 60.0
+MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves its pages if nothing else is said."""
 
 
 class SweepStopped(CtxtuneError):
@@ -46,11 +48,13 @@ class Watcher:
         on_stage: a stage begins, with the number of its runs.
         on_change: a run was started, reported or ended.
         on_note: something worth a line.
+        on_link: where MLflow's UI shows the trials, if it is started on this machine.
     """
 
     on_stage: Callable[[Book, str, int], None] = lambda book, stage, runs: None
     on_change: Callable[[Book, RunRecord], None] = lambda book, run: None
     on_note: Callable[[str], None] = lambda text: None
+    on_link: Callable[[str], None] = lambda link: None
 
 
 def run_sweep(
@@ -97,6 +101,9 @@ def run_sweep(
             _run_stages(space, book, resources, storage or str(folder.checkpoints.absolute()), watcher)
         result = outcome(space, book)
         _write(space, book, folder, result)
+        link = tracker.ui_link(MLFLOW_UI, f"Trials by {space.search.objective.metric}")
+        if link:
+            watcher.on_link(link)
         if not tracker.flush(FLUSH_SECONDS):
             watcher.on_note(
                 f"{tracker.pending} tracking events are not delivered yet; they are safe in {folder.spool}; deliver them "
@@ -249,6 +256,10 @@ def _start_tracking(space: SearchSpace, book: Book, fingerprint: str, *, resume:
     if resume:
         book.tracker.reopen_run(book.sweep_id)
     book.tracker.log_text(book.sweep_id, yaml.safe_dump(tree, sort_keys=False), "space.yaml")
+    objective = space.search.objective
+    book.tracker.save_view(
+        f"Trials by {objective.metric}", objective.metric, list(space.search.space), mode=objective.mode
+    )
 
 
 def _write(space: SearchSpace, book: Book, folder: SweepFolder, result: Outcome) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TextIO
 
 from rich.console import Console
 
@@ -31,7 +31,14 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """A warning in words, without the line of code that gave it; what libraries say to developers is left out."""
     if not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"warning: {message}", style="yellow", markup=False)

@@ -123,16 +123,6 @@ class Book:
         if not self.stop:
             self.stop = Stop(reason, message, resumable)
 
-    def scored(self, stage: str) -> list[RunRecord]:
-        """The runs of a stage that came to their last epoch."""
-        return [run for run in self.journal.stage(stage) if run.state == "completed"]
-
-    def best(self) -> RunRecord | None:
-        """The best completed trial so far, by its last score."""
-        metric, sign = self.space.search.objective.metric, 1 if self.space.search.objective.mode == "max" else -1
-        scored = [run for run in self.scored("search") if run.last(metric) is not None]
-        return max(scored, key=lambda run: sign * (run.last(metric) or 0.0), default=None)
-
     def _track_start(self, spec: RunSpec, *, again: bool) -> None:
         key = self.tracked(spec.key)
         self.tracker.start_run(

@@ -13,7 +13,7 @@ from ctxtune.config import SearchSpace
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.outcome import Comparison, Outcome, changed_values, show
-from ctxtune.tuning.stages import START
+from ctxtune.tuning.stages import START, best_trial
 from ctxtune.tuning.statistics import Interval
 from ctxtune.tuning.sweep import Watcher
 
@@ -86,7 +86,7 @@ class SweepDisplay:
                 bar = ProgressBar(total=epochs, completed=run.epoch, width=24)
                 table.add_row(run.key, f"{run.epoch}/{epochs}", bar, "" if score is None else f"{score:.4f}")
         ended = sum(run.state != "running" for run in runs)
-        best = book.best()
+        best = best_trial(self._space, book.journal)
         line = f"{self._elapsed()}  {self._stage} {ended}/{self._runs}"
         if best:
             line += f"  best {best.last(self._space.search.objective.metric):.4f} ({best.key})"
@@ -107,7 +107,7 @@ def _ended_line(space: SearchSpace, book: Book, run: RunRecord, elapsed: str) ->
     if run.state in ("failed", "killed"):
         line.append(run.reason.splitlines()[0] if run.reason else "", style="red")
     elif run.stage == "search":
-        best = book.best()
+        best = best_trial(space, book.journal)
         if best is not None and best.key == run.key:
             line.append("best  ", style="bold green")
         line.append(" ".join(f"{path.split('.')[-1]}={show(v)}" for path, v in run.spec["point"].items()), style="dim")

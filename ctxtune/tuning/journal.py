@@ -101,6 +101,10 @@ class Journal:
         """The runs of a stage, in the order in which they were asked for."""
         return [run for run in self.runs.values() if run.stage == stage]
 
+    def completed(self, stage: str) -> list[RunRecord]:
+        """The runs of a stage that came to their last epoch."""
+        return [run for run in self.stage(stage) if run.state == "completed"]
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -9,8 +9,7 @@ import yaml
 
 from ctxtune.config import SearchSpace
 from ctxtune.config.paths import get_path
-from ctxtune.tuning.book import Book
-from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.journal import Journal, RunRecord
 from ctxtune.tuning.stages import START, configuration, selection_scores, start_configuration
 from ctxtune.tuning.statistics import Interval, t_interval
 
@@ -53,11 +52,11 @@ class Outcome:
     hours: float
 
 
-def outcome(space: SearchSpace, book: Book) -> Outcome:
+def outcome(space: SearchSpace, journal: Journal) -> Outcome:
     """Sum up a sweep; stages that have not run are empty."""
-    chosen = book.journal.decisions.get("chosen")
-    trials = book.journal.stage("search")
-    point, trial = configuration(space, book, chosen) if chosen else ({}, None)
+    chosen = journal.decisions.get("chosen")
+    trials = journal.stage("search")
+    point, trial = configuration(space, journal, chosen) if chosen else ({}, None)
     start_point, start_trial = start_configuration(space)
     epochs = space.trial.schedule.epochs
     same = trial is not None and trial.hash() == start_trial.hash()
@@ -68,18 +67,18 @@ def outcome(space: SearchSpace, book: Book) -> Outcome:
         states=dict(Counter(run.state for run in trials)),
         epochs=(sum(run.epoch for run in trials), epochs * len(trials)),
         search_scores=_search_scores(space, trials, chosen),
-        selection={arm: t_interval(scores) for arm, scores in selection_scores(space, book).items()},
-        confirmed=tuple(_comparisons(space, book, chosen, same)) if chosen else (),
-        steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in book.scored("confirmation")},
-        hours=sum(run.seconds for run in book.journal.runs.values()) / 3600,
+        selection={arm: t_interval(scores) for arm, scores in selection_scores(space, journal).items()},
+        confirmed=tuple(_comparisons(space, journal, chosen, same)) if chosen else (),
+        steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in journal.completed("confirmation")},
+        hours=sum(run.seconds for run in journal.runs.values()) / 3600,
     )
 
 
-def best_file(space: SearchSpace, book: Book, result: Outcome) -> str:
+def best_file(space: SearchSpace, journal: Journal, result: Outcome) -> str:
     """The text of `best.yaml`: the chosen configuration, as `train` and `ablate` take it."""
     if result.chosen is None:
         raise ValueError("no trial finished, so there is no best configuration")
-    _, trial = configuration(space, book, result.chosen)
+    _, trial = configuration(space, journal, result.chosen)
     tree = {
         "name": f"{space.name}-best",
         "trial": trial.tree(),
@@ -142,9 +141,9 @@ def _search_scores(
     return scores
 
 
-def _comparisons(space: SearchSpace, book: Book, chosen: str, same: bool) -> list[Comparison]:
+def _comparisons(space: SearchSpace, journal: Journal, chosen: str, same: bool) -> list[Comparison]:
     by_arm: dict[str, dict[int, RunRecord]] = {}
-    for run in book.scored("confirmation"):
+    for run in journal.completed("confirmation"):
         by_arm.setdefault(run.spec["arm"], {})[run.spec["seed_index"]] = run
     ours, start = by_arm.get(chosen, {}), by_arm.get(START, {})
     if same and chosen != START:

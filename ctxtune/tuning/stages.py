@@ -6,8 +6,7 @@ import numpy as np
 
 from ctxtune.config import SearchSpace, TrialSettings, resolve_trial, stage_seed, start_points
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.tuning.book import Book
-from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.journal import Journal, RunRecord
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.specs import RunSpec, Stage
 
@@ -15,17 +14,17 @@ START = "start"
 MOST_UNRESOLVABLE = 20
 
 
-def search_specs(space: SearchSpace, book: Book, sampler: Sampler) -> Iterator[RunSpec]:
+def search_specs(space: SearchSpace, journal: Journal, sampler: Sampler) -> Iterator[RunSpec]:
     """The trials: first those that an earlier process left unfinished, then what the sampler suggests.
 
     All trials share one seed: they differ in their configuration alone, and the luck of the seed is taken out by
     selection and confirmation, which have seeds of their own.
     """
-    for run in book.journal.stage("search"):
+    for run in journal.stage("search"):
         if run.state == "running":
             yield RunSpec.model_validate(run.spec)
     refused = 0
-    while (number := len(book.journal.stage("search"))) < space.search.trials and not sampler.exhausted:
+    while (number := len(journal.stage("search"))) < space.search.trials and not sampler.exhausted:
         key = f"trial-{number:04d}"
         point = sampler.ask(key)
         try:
@@ -39,15 +38,25 @@ def search_specs(space: SearchSpace, book: Book, sampler: Sampler) -> Iterator[R
         yield _spec(space, "search", key, arm=key, point=point, trial=trial, folds=space.validation.use, seed_index=0)
 
 
-def candidates(space: SearchSpace, book: Book) -> dict[str, RunRecord]:
-    """The configurations that selection scores again: the best full-length trials, and the start point, by arm."""
+def best_trial(space: SearchSpace, journal: Journal) -> RunRecord | None:
+    """The best completed trial so far, by its last score."""
+    ranked = _ranked(space, journal)
+    return ranked[0] if ranked else None
+
+
+def _ranked(space: SearchSpace, journal: Journal) -> list[RunRecord]:
+    """The completed trials, the best first."""
     metric, sign = space.search.objective.metric, 1 if space.search.objective.mode == "max" else -1
-    scored = [run for run in book.scored("search") if run.last(metric) is not None]
-    scored.sort(key=lambda run: -sign * (run.last(metric) or 0.0))
+    scored = [(score, run) for run in journal.completed("search") if (score := run.last(metric)) is not None]
+    return [run for _, run in sorted(scored, key=lambda item: -sign * item[0])]
+
+
+def candidates(space: SearchSpace, journal: Journal) -> dict[str, RunRecord]:
+    """The configurations that selection scores again: the best full-length trials, and the start point, by arm."""
     wanted = space.select.top if space.select else 1
     chosen: dict[str, RunRecord] = {}
     seen: set[str] = set()
-    for run in scored:
+    for run in _ranked(space, journal):
         configuration = TrialSettings.model_validate(run.spec["trial"]).hash()
         if configuration not in seen and len(chosen) < wanted:
             seen.add(configuration)
@@ -55,12 +64,12 @@ def candidates(space: SearchSpace, book: Book) -> dict[str, RunRecord]:
     return chosen
 
 
-def selection_specs(space: SearchSpace, book: Book) -> Iterator[RunSpec]:
+def selection_specs(space: SearchSpace, journal: Journal) -> Iterator[RunSpec]:
     """Each candidate and the start point on every fold with fresh seeds."""
     if space.select is None:
         return
     arms = {key: (run.spec["point"], TrialSettings.model_validate(run.spec["trial"])) for key, run in
-            candidates(space, book).items()}  # fmt: skip
+            candidates(space, journal).items()}  # fmt: skip
     start_point, start_trial = start_configuration(space)
     if start_trial.hash() not in {trial.hash() for _, trial in arms.values()}:
         arms[START] = (start_point, start_trial)
@@ -69,18 +78,18 @@ def selection_specs(space: SearchSpace, book: Book) -> Iterator[RunSpec]:
         for fold in folds:
             for arm, (point, trial) in arms.items():
                 key = f"selection-{arm}-fold{fold}-seed{seed_index}"
-                if not _ended(book, key):
+                if not _ended(journal, key):
                     yield _spec(
                         space, "selection", key, arm=arm, point=point, trial=trial, folds=(fold,), seed_index=seed_index
                     )
 
 
-def selection_scores(space: SearchSpace, book: Book) -> dict[str, list[float]]:
+def selection_scores(space: SearchSpace, journal: Journal) -> dict[str, list[float]]:
     """The selection scores of each arm that finished all its runs."""
     metric = space.search.objective.metric
     scores: dict[str, list[float]] = {}
     incomplete: set[str] = set()
-    for run in book.journal.stage("selection"):
+    for run in journal.stage("selection"):
         score = run.last(metric)
         if run.state == "completed" and score is not None:
             scores.setdefault(run.spec["arm"], []).append(score)
@@ -89,44 +98,44 @@ def selection_scores(space: SearchSpace, book: Book) -> dict[str, list[float]]:
     return {arm: values for arm, values in scores.items() if arm not in incomplete}
 
 
-def select(space: SearchSpace, book: Book) -> str:
+def select(space: SearchSpace, journal: Journal) -> str:
     """The arm to confirm: best mean in selection; without selection the best trial.
 
     Raises:
         CtxtuneError: neither a selection run nor a trial came to its end.
     """
-    scores = selection_scores(space, book)
+    scores = selection_scores(space, journal)
     if scores:
         sign = 1 if space.search.objective.mode == "max" else -1
         return max(scores, key=lambda arm: sign * float(np.mean(scores[arm])))
-    best = book.best()
+    best = best_trial(space, journal)
     if best is None:
         raise CtxtuneError("no trial came to its last epoch: there is nothing to select from")
     return best.key
 
 
-def confirmation_specs(space: SearchSpace, book: Book, chosen: str) -> Iterator[RunSpec]:
+def confirmation_specs(space: SearchSpace, journal: Journal, chosen: str) -> Iterator[RunSpec]:
     """The chosen configuration and the start point, on all train classes, over the same fresh seeds."""
     if space.confirm is None:
         return
     start_point, start_trial = start_configuration(space)
-    arms = {chosen: configuration(space, book, chosen)}
+    arms = {chosen: configuration(space, journal, chosen)}
     if START in space.confirm.also and arms[chosen][1].hash() != start_trial.hash():
         arms[START] = (start_point, start_trial)
     for seed_index in range(space.confirm.seeds):
         for arm, (point, trial) in arms.items():
             key = f"confirmation-{arm}-seed{seed_index}"
-            if not _ended(book, key):
+            if not _ended(journal, key):
                 yield _spec(
                     space, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index
                 )
 
 
-def configuration(space: SearchSpace, book: Book, arm: str) -> tuple[dict[str, object], TrialSettings]:
+def configuration(space: SearchSpace, journal: Journal, arm: str) -> tuple[dict[str, object], TrialSettings]:
     """Point and configuration of an arm."""
     if arm == START:
         return start_configuration(space)
-    spec = book.journal.runs[arm].spec
+    spec = journal.runs[arm].spec
     return spec["point"], TrialSettings.model_validate(spec["trial"])
 
 
@@ -141,8 +150,8 @@ def fold_count(space: SearchSpace) -> int:
     return 1 if space.validation.scheme == "class_holdout" else space.validation.folds
 
 
-def _ended(book: Book, key: str) -> bool:
-    run = book.journal.runs.get(key)
+def _ended(journal: Journal, key: str) -> bool:
+    run = journal.runs.get(key)
     return run is not None and run.state != "running"
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import signal
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from ctxtune.tracking import Tracker, flatten, run_environment
 from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning import stages
 from ctxtune.tuning.book import Book
+from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources, run_resources, start_ray
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import SweepFolder
@@ -99,7 +99,7 @@ def run_sweep(
         _start_tracking(space, book, benchmark.train.fingerprint(), resume=resume)
         with _interrupts(book):
             _run_stages(space, book, resources, storage or str(folder.checkpoints.absolute()), watcher)
-        result = outcome(space, book)
+        result = outcome(space, book.journal)
         _write(space, book, folder, result)
         link = tracker.ui_link(MLFLOW_UI, f"Trials by {space.search.objective.metric}")
         if link:
@@ -115,14 +115,14 @@ def run_sweep(
 def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:
     if "chosen" not in book.journal.decisions:
         _search(space, book, resources, storage, watcher)
-        selection = list(stages.selection_specs(space, book))
+        selection = list(stages.selection_specs(space, book.journal))
         if selection:
             watcher.on_stage(book, "selection", len(selection))
             run_stage("selection", iter(selection), book, storage=storage, resources=resources)
             _end_stage(book)
-        chosen = stages.select(space, book)
+        chosen = stages.select(space, book.journal)
         book.journal.decided("chosen", chosen)
-    confirmation = list(stages.confirmation_specs(space, book, book.journal.decisions["chosen"]))
+    confirmation = list(stages.confirmation_specs(space, book.journal, book.journal.decisions["chosen"]))
     if confirmation:
         watcher.on_stage(book, "confirmation", len(confirmation))
         run_stage("confirmation", iter(confirmation), book, storage=storage, resources=resources)
@@ -139,11 +139,11 @@ def _search(space: SearchSpace, book: Book, resources: RunResources, storage: st
     if isinstance(scheduler, RungScheduler):
         scheduler.replay(earlier)
     book.sampler = sampler
-    budget = _Budget(space, book, resources)
+    budget = Budget(space, book, resources)
     watcher.on_stage(book, "search", space.search.trials)
     run_stage(
         "search",
-        stages.search_specs(space, book, sampler),
+        stages.search_specs(space, book.journal, sampler),
         book,
         storage=storage,
         resources=resources,
@@ -153,7 +153,7 @@ def _search(space: SearchSpace, book: Book, resources: RunResources, storage: st
     if book.stop and not book.stop.resumable:
         watcher.on_note(book.stop.message)
     _end_stage(book)
-    if book.best() is None:
+    if stages.best_trial(space, book.journal) is None:
         reasons = {run.reason.splitlines()[0] for run in book.journal.stage("search") if run.state == "failed"}
         raise CtxtuneError(f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}")
     book.journal.decided("search_ended", True)
@@ -167,54 +167,6 @@ def _end_stage(book: Book) -> None:
         book.tracker.end_run(book.sweep_id, "killed", book.stop.reason)
         raise SweepStopped(book.stop.reason, book.stop.message)
     book.stop = type(book.stop)()
-
-
-class _Budget:
-    """Hours, GPU-hours and patience: whichever is spent first ends the search, with selection and confirmation paid."""
-
-    def __init__(self, space: SearchSpace, book: Book, resources: RunResources) -> None:
-        self._space, self._book, self._resources = space, book, resources
-        worked = sum(run.seconds for run in book.journal.runs.values())
-        self._hours_before = worked / resources.concurrent / 3600
-        self._started = time.monotonic()
-
-    def check(self) -> None:
-        budget = self._space.search.budget
-        if budget.hours is not None:
-            spent = self._hours_before + (time.monotonic() - self._started) / 3600
-            reserve = self._reserve_hours() / self._resources.concurrent
-            if spent + reserve >= budget.hours:
-                self._stop("hours", f"the search ends: {spent:.2f} h spent, {reserve:.2f} h kept for what follows")
-        if budget.gpu_hours is not None and self._resources.gpus:
-            worked = sum(run.seconds for run in self._book.journal.runs.values()) / 3600 * self._resources.gpus
-            reserve = self._reserve_hours() * self._resources.gpus
-            if worked + reserve >= budget.gpu_hours:
-                self._stop("gpu_hours", f"the search ends: {worked:.2f} GPU-hours spent, {reserve:.2f} kept")
-        if budget.no_improvement_for is not None and self._trials_since_best() >= budget.no_improvement_for:
-            self._stop("no_improvement", f"the search ends: no better trial in the last {budget.no_improvement_for}")
-
-    def _stop(self, reason: str, message: str) -> None:
-        self._book.request_stop(reason, message, resumable=False)
-
-    def _reserve_hours(self) -> float:
-        """Hours of work that selection and confirmation will take, from the trials that ran to the end."""
-        full = [run.seconds for run in self._book.scored("search")]
-        if not full:
-            return 0.0
-        select, confirm = self._space.select, self._space.confirm
-        runs = 0.0
-        if select:
-            folds = stages.fold_count(self._space) if select.folds == "all" else len(select.folds)
-            runs += (select.top + 1) * folds * select.seeds / len(self._space.validation.use)
-        if confirm:
-            # All train classes: a fold's fit classes are (folds - 1) / folds of them.
-            runs += (1 + len(confirm.also)) * confirm.seeds * 4 / 3 / len(self._space.validation.use)
-        return runs * sum(full) / len(full) / 3600
-
-    def _trials_since_best(self) -> int:
-        best = self._book.best()
-        ended = [run.key for run in self._book.journal.stage("search") if run.state != "running"]
-        return len(ended) - 1 - ended.index(best.key) if best else 0
 
 
 def _with_precision(space: SearchSpace, journal: Journal, resources: RunResources) -> SearchSpace:
@@ -263,7 +215,7 @@ def _start_tracking(space: SearchSpace, book: Book, fingerprint: str, *, resume:
 
 
 def _write(space: SearchSpace, book: Book, folder: SweepFolder, result: Outcome) -> None:
-    text = best_file(space, book, result)
+    text = best_file(space, book.journal, result)
     folder.best.write_text(text, encoding="utf-8")
     folder.write_summary(dataclasses.asdict(result))
     book.tracker.log_text(book.sweep_id, text, "best.yaml")

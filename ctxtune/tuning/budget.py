@@ -1,0 +1,57 @@
+"""When a search has spent enough."""
+
+import time
+
+from ctxtune.config import SearchSpace
+from ctxtune.tuning import stages
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.cluster import RunResources
+
+
+class Budget:
+    """Hours, GPU-hours and patience: whichever is spent first ends the search, with selection and confirmation paid."""
+
+    def __init__(self, space: SearchSpace, book: Book, resources: RunResources) -> None:
+        self._space, self._book, self._resources = space, book, resources
+        worked = sum(run.seconds for run in book.journal.runs.values())
+        self._hours_before = worked / resources.concurrent / 3600
+        self._started = time.monotonic()
+
+    def check(self) -> None:
+        """Ask the book to stop the search where a limit is met."""
+        budget = self._space.search.budget
+        if budget.hours is not None:
+            spent = self._hours_before + (time.monotonic() - self._started) / 3600
+            reserve = self._reserve_hours() / self._resources.concurrent
+            if spent + reserve >= budget.hours:
+                self._stop("hours", f"the search ends: {spent:.2f} h spent, {reserve:.2f} h kept for what follows")
+        if budget.gpu_hours is not None and self._resources.gpus:
+            worked = sum(run.seconds for run in self._book.journal.runs.values()) / 3600 * self._resources.gpus
+            reserve = self._reserve_hours() * self._resources.gpus
+            if worked + reserve >= budget.gpu_hours:
+                self._stop("gpu_hours", f"the search ends: {worked:.2f} GPU-hours spent, {reserve:.2f} kept")
+        if budget.no_improvement_for is not None and self._trials_since_best() >= budget.no_improvement_for:
+            self._stop("no_improvement", f"the search ends: no better trial in the last {budget.no_improvement_for}")
+
+    def _stop(self, reason: str, message: str) -> None:
+        self._book.request_stop(reason, message, resumable=False)
+
+    def _reserve_hours(self) -> float:
+        """Hours of work that selection and confirmation will take, from the trials that ran to the end."""
+        full = [run.seconds for run in self._book.journal.completed("search")]
+        if not full:
+            return 0.0
+        select, confirm = self._space.select, self._space.confirm
+        runs = 0.0
+        if select:
+            folds = stages.fold_count(self._space) if select.folds == "all" else len(select.folds)
+            runs += (select.top + 1) * folds * select.seeds / len(self._space.validation.use)
+        if confirm:
+            # All train classes: a fold's fit classes are (folds - 1) / folds of them.
+            runs += (1 + len(confirm.also)) * confirm.seeds * 4 / 3 / len(self._space.validation.use)
+        return runs * sum(full) / len(full) / 3600
+
+    def _trials_since_best(self) -> int:
+        best = stages.best_trial(self._space, self._book.journal)
+        ended = [run.key for run in self._book.journal.stage("search") if run.state != "running"]
+        return len(ended) - 1 - ended.index(best.key) if best else 0

@@ -1,0 +1,29 @@
+"""Draw what a finished sweep printed: python docs/figures/outcome_picture.py results/quickstart OUT.svg"""
+
+import io
+import sys
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from ctxtune.config import SearchSpace
+from ctxtune.tuning.display import print_outcome
+from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.outcome import outcome
+
+
+def main(folder: Path, picture: Path) -> None:
+    """Write the picture."""
+    space = SearchSpace.model_validate(yaml.safe_load((folder / "space.yaml").read_text()))
+    journal = Journal(folder / "journal.jsonl")
+    precision = journal.decisions["precision"]
+    space = space.model_copy(update={"trial": space.trial.model_copy(update={"precision": precision})})
+    console = Console(record=True, width=104, file=io.StringIO())
+    result = outcome(space, journal)
+    print_outcome(console, space, result, {})
+    picture.write_text(console.export_svg(title="python -m ctxtune.sweep search_spaces/quickstart.yaml"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -49,7 +49,7 @@ def test_a_sweep_over_a_tree_in_the_official_layout(repository, tmp_path):
             "loss.positive_margin": 0.75,
             "loss.negative_margin": 0.6,
             "optimizer.lr": 8e-5,
-        }  # fmt: skip
+        }
     )
     assert len(journal.stage("search")) == 4
 

@@ -70,6 +70,13 @@ def test_a_sweep_prints_what_it_found(finished):
     assert {"completed", "pruned"} <= summary["states"].keys() or summary["states"]["completed"] == 6
 
 
+def test_checkpoints_of_pruned_trials_are_gone_and_those_of_completed_ones_stay(finished):
+    folder, _ = finished
+    for record in Journal(folder / "results/quickstart/journal.jsonl").runs.values():
+        assert record.checkpoint is not None
+        assert Path(record.checkpoint).exists() == (record.state == "completed")
+
+
 def test_every_run_is_in_mlflow_with_its_parameters_metrics_and_state(finished):
     folder, _ = finished
     uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -121,7 +128,7 @@ def test_the_best_configuration_can_be_trained(repository, finished):
 
 
 def test_a_second_start_is_refused_and_resuming_a_finished_sweep_shows_it_again(repository, finished):
-    folder, first = finished
+    folder, _first = finished
     again = run(repository, folder)
     assert again.returncode == 2
     assert "--resume" in again.stderr and "Traceback" not in again.stderr

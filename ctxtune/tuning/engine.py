@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.logger import LoggerCallback
@@ -16,6 +17,7 @@ from ray.tune.stopper import Stopper
 
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.specs import RunSpec
 from ctxtune.tuning.trainable import run_trial
 
@@ -127,6 +129,9 @@ class _BookCallback(_WithoutState, LoggerCallback):
             self._book.end(key, "failed", f"its process died {PROCESS_RESTARTS + 1} times: {_last_error(trial)}")
         else:
             self._book.finish(key)
+        run = self._book.journal.runs[key]
+        if run.state in ("pruned", "failed"):
+            delete_checkpoints(run)
 
 
 class _BookStopper(_WithoutState, Stopper):
@@ -142,6 +147,16 @@ class _BookStopper(_WithoutState, Stopper):
         if self._check_budget and not self._book.stop:
             self._check_budget()
         return bool(self._book.stop)
+
+
+def delete_checkpoints(run: RunRecord) -> None:
+    """Make room: nobody goes on with a run that was pruned or has failed. What cannot be deleted stays."""
+    for folder in run.folders:
+        with contextlib.suppress(OSError, ValueError):
+            storage, path = FileSystem.from_uri(folder)
+            for entry in storage.get_file_info(FileSelector(path, allow_not_found=True)):
+                if entry.type == FileType.Directory and entry.base_name.startswith("checkpoint_"):
+                    storage.delete_dir(entry.path)
 
 
 def _address(checkpoint: Any) -> str:

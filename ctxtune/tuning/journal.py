@@ -24,7 +24,7 @@ class DiskFullError(CtxtuneError):
 
 @dataclass
 class RunRecord:
-    """What the journal knows of one run."""
+    """What the journal knows of one run; ``folders`` are those that hold checkpoints of it, one for each process."""
 
     key: str
     stage: str
@@ -33,6 +33,7 @@ class RunRecord:
     reason: str = ""
     reports: list[dict[str, float]] = field(default_factory=list)
     checkpoint: str | None = None
+    folders: set[str] = field(default_factory=set)
 
     @property
     def epoch(self) -> int:
@@ -145,6 +146,7 @@ class Journal:
             run.reports.append(event["metrics"])
         elif kind == "checkpointed":
             run.checkpoint = event["path"]
+            run.folders.add(event["path"].rpartition("/")[0])
         elif kind == "ended":
             run.state, run.reason = event["state"], event["reason"]
 

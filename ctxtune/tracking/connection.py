@@ -21,23 +21,29 @@ if TYPE_CHECKING:
 _NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 
 
-def connect(uri: str, *, retries: int, timeout_seconds: int) -> "MlflowClient":
-    """A client of the store at `uri` (see `addresses.absolute_uri`), creating an SQLite store's tables where needed.
+def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]":
+    """MLflow's client class, without telemetry and chatter. Importing it takes some 2 s.
 
     `retries` and `timeout_seconds` hold for each request over HTTP, unless the user's environment says otherwise.
-    Raises Unreachable or Refused.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_seconds))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-    for name in ("mlflow", "alembic", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with sorted_errors(uri):
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # importing it sets another level
-        return MlflowClient(tracking_uri=uri)
+    for name in ("mlflow", "alembic", "sqlalchemy"):  # importing MLflow sets other levels
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient
+
+
+def connect(uri: str, *, retries: int, timeout_seconds: int) -> "MlflowClient":
+    """A client of the store at `uri` (see `addresses.absolute_uri`), creating an SQLite store's tables where needed.
+
+    Raises Unreachable or Refused.
+    """
+    with sorted_errors(uri):
+        return import_client(retries=retries, timeout_seconds=timeout_seconds)(tracking_uri=uri)
 
 
 @contextmanager

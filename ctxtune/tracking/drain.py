@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact, sqlite_path
-from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment
+from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment, import_client
 from ctxtune.tracking.delivery import Delivery
 from ctxtune.tracking.errors import Refused, SpoolFullError, Unreachable
 from ctxtune.tracking.spool import Spool
@@ -59,14 +59,17 @@ class Drain:
         self._files_after = 0.0
         self._files_backoff = FIRST_BACKOFF_SECONDS
 
-    def check(self) -> None:
+    def check(self, asking: Callable[[], None]) -> None:
         """Find out whether the store can be used, in seconds: a database without tables gets them only later.
 
-        Raises TrackingError with the message for the user.
+        `asking` is called when MLflow is imported and the server is about to be asked. Raises TrackingError with the
+        message for the user.
         """
         path = sqlite_path(self._uri)
         if path is not None and not check_file_store(path):
             return
+        import_client(retries=0, timeout_seconds=20)
+        asking()
         try:
             self._connect()
         except Unreachable as error:
@@ -186,7 +189,7 @@ class DeliveryProcess:
 
     def _check(self, drain: Drain) -> None:
         try:
-            drain.check()
+            drain.check(lambda: self._spool.set_state(asking=self._owner))
             result = ""
         except TrackingError as error:
             result = str(error)

@@ -24,6 +24,8 @@ from ctxtune.tracking.values import clean_name, parameter_texts, tag_texts
 from ctxtune.tracking.views import experiment_link, view_tags
 
 CHECK_SECONDS = 15.0
+# Importing MLflow takes 2 s on an idle core, many times that on a machine in full use.
+START_SECONDS = 60.0
 _STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _RESTART_SECONDS = 5.0
 
@@ -83,23 +85,29 @@ class Tracker:
     # ------------------------------------------------------------------ the server
 
     def check(self) -> None:
-        """Find out whether the server can be reached and the experiment be used; at most about 15 seconds.
+        """Find out whether the server can be reached and the experiment be used; it is given 15 seconds to answer.
 
         The tables of a new SQLite store (5 s) are made afterwards, in the background. Does nothing where the tracker
         only spools. Raises TrackingError.
         """
         if not self._deliver:
             return
-        deadline = time.monotonic() + CHECK_SECONDS
-        while time.monotonic() < deadline:
+        asked: float | None = None
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
             checked = json.loads(self._spool.state("checked") or "{}")
             if checked.get("owner") == self._owner:
                 if checked["error"]:
                     raise TrackingError(checked["error"])
                 return
+            if asked is None and self._spool.state("asking") == self._owner:
+                asked = time.monotonic()
+                end = asked + CHECK_SECONDS
             if not self._watch():
                 raise TrackingError(f"The tracking server {redact(self._uri)} cannot be checked: {self.last_error}")
             time.sleep(0.02)
+        if asked is None:
+            raise TrackingError(f"MLflow could not be started within {START_SECONDS:.0f} s on this machine")
         raise TrackingError(f"The tracking server {redact(self._uri)} gives no answer within {CHECK_SECONDS:.0f} s")
 
     @property

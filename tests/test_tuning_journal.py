@@ -1,12 +1,12 @@
 """The journal: whole events or none, whatever kills the writer."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -83,7 +83,7 @@ for number in range(100000):
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "j")], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+        [sys.executable, "-c", WRITER, str(tmp_path / "j")], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
     )
     assert process.stdout is not None
     process.stdout.readline()

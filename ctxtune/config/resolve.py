@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
-from ctxtune.config.search import SearchSpace
+from ctxtune.config.search import SearchSpace, WarmStart
 from ctxtune.config.trial import TrialSettings
 from ctxtune.errors import ConfigError
 from ctxtune.recipes import load_recipe, published_recipe
@@ -91,11 +91,15 @@ def lookup(space: SearchSpace, point: Point) -> Any:
 def start_points(space: SearchSpace) -> dict[str, dict[str, Any]]:
     """The points to run first, unaltered, by name: `trial` (the file's own values), recipes, explicit points.
 
+    The best trials of an earlier sweep (`WarmStart`) are left out: they are known only when tracking is asked.
+
     Raises:
         ConfigError: an unknown recipe, a path that is not searched, or a value outside its dimension.
     """
     points: dict[str, dict[str, Any]] = {}
     for index, item in enumerate(space.search.start_from):
+        if isinstance(item, WarmStart):
+            continue
         if isinstance(item, str):
             name, values = item, _recipe_values(space, item)
         else:

@@ -143,6 +143,13 @@ class BudgetSettings(Settings):
     no_improvement_for: PositiveInt | None = Field(None, description="trials without a better score")
 
 
+class WarmStart(Settings):
+    """An item of `search.start_from`: the best completed trials of an earlier sweep, by validation, from MLflow."""
+
+    best_of: str
+    count: PositiveInt = 1
+
+
 class SearchSettings(Settings):
     """The `search` block."""
 
@@ -151,7 +158,7 @@ class SearchSettings(Settings):
     constraints: tuple[str, ...] = ()
     conditions: dict[str, str] = {}
     ties: dict[str, str] = {}
-    start_from: tuple[str | dict[str, Any], ...] = ("trial",)
+    start_from: tuple[str | WarmStart | dict[str, Any], ...] = ("trial",)
     sampler: SearchSamplerSettings = SearchSamplerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     trials: PositiveInt = 64

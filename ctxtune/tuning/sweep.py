@@ -26,6 +26,7 @@ from ctxtune.tuning.journal import Journal, RunRecord
 from ctxtune.tuning.outcome import Outcome, best_file, outcome, tracked_metrics
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
+from ctxtune.tuning.warm_start import with_warm_starts
 
 FLUSH_SECONDS = 60.0
 MLFLOW_UI = "http://127.0.0.1:5000"
@@ -93,7 +94,7 @@ def run_sweep(
         start_ray(address)
         cleanup.callback(ray.shutdown)
         resources = run_resources(space.resources, space.search.max_concurrent)
-        space = _with_precision(space, journal, resources)
+        space = with_warm_starts(_with_precision(space, journal, resources), journal)
         sweep_id = _sweep_id(journal)
         book = Book(space, journal, tracker, sweep_id=sweep_id, on_change=watcher.on_change)
         _start_tracking(space, book, benchmark.train.fingerprint(), resume=resume)

@@ -1,0 +1,46 @@
+"""Starting a search from what an earlier one found."""
+
+from typing import Any
+
+from ctxtune.config import SearchSpace, start_points
+from ctxtune.config.search import WarmStart
+from ctxtune.config.source import parse_value
+from ctxtune.errors import ConfigError
+from ctxtune.tracking import best_runs
+from ctxtune.tuning.journal import Journal
+
+DECISION = "warm_starts"
+
+
+def with_warm_starts(space: SearchSpace, journal: Journal) -> SearchSpace:
+    """The space with each ``{best_of: SWEEP, count: n}`` of `start_from` replaced by explicit points.
+
+    They are asked for once and kept in the journal: a resumed sweep starts from the same points.
+
+    Raises:
+        ConfigError: the earlier sweep has no completed trial, or one that lies outside this space.
+        TrackingError: it is not there, or tracking cannot be read.
+    """
+    if not any(isinstance(item, WarmStart) for item in space.search.start_from):
+        return space
+    if DECISION not in journal.decisions:
+        found = [_points(space, item) for item in space.search.start_from if isinstance(item, WarmStart)]
+        journal.decided(DECISION, found)
+    waiting = iter(journal.decisions[DECISION])
+    items: list[Any] = []
+    for item in space.search.start_from:
+        items += next(waiting) if isinstance(item, WarmStart) else [item]
+    search = space.search.model_copy(update={"start_from": tuple(items)})
+    started = space.model_copy(update={"search": search})
+    start_points(started)
+    return started
+
+
+def _points(space: SearchSpace, warm_start: WarmStart) -> list[dict[str, Any]]:
+    objective = space.search.objective
+    runs = best_runs(space.tracking.uri, warm_start.best_of, objective.metric, objective.mode, warm_start.count)
+    if not runs:
+        raise ConfigError(
+            f"search.start_from: the sweep {warm_start.best_of} has no completed trial with {objective.metric}"
+        )
+    return [{path: parse_value(run.params[path]) for path in space.search.space if path in run.params} for run in runs]

@@ -97,7 +97,9 @@ def test_tpe_learns():
 
 def test_pruned_and_failed_trials_are_told_as_such_and_nan_never():
     sampler = Sampler(space_of())
-    for number, (state, score) in enumerate([("completed", 0.5), ("pruned", 0.2), ("failed", None), ("completed", math.nan)]):
+    for number, (state, score) in enumerate(
+        [("completed", 0.5), ("pruned", 0.2), ("failed", None), ("completed", math.nan)]
+    ):
         sampler.ask(str(number))
         if score is not None and not math.isnan(score):
             sampler.report(str(number), 1, score)

@@ -16,7 +16,16 @@ import pytest
 from tracking_support import expected_rows, metric_rows, new_store, rows
 
 from ctxtune.errors import TrackingError
-from ctxtune.tracking import SpoolFullError, Tracker, find_sweep, metric_histories, read_runs, read_text, replay
+from ctxtune.tracking import (
+    SpoolFullError,
+    Tracker,
+    find_sweep,
+    metric_histories,
+    metric_history,
+    read_runs,
+    read_text,
+    replay,
+)
 from ctxtune.tracking.__main__ import main
 from ctxtune.tracking.spool import Spool
 
@@ -107,7 +116,10 @@ def test_a_server_that_comes_back_has_every_metric_once(tmp_path) -> None:
         assert {run.parent for run in runs} == {sweep.run_id}
         assert read_text(uri, sweep.run_id, "search_space.yaml") == "name: outage\n"
         histories = metric_histories(uri, [run.run_id for run in runs], "validation/map_at_r")
-        assert sorted(len(points) for points in histories.values()) == [5, 22, 22, 22, 22]
+        for run in runs:
+            points = [(point.step, point.value) for point in histories[run.run_id]]
+            assert points == [(step, 0.1 * step) for step in range(5 if run.key == "late" else 22)]
+            assert metric_history(uri, run.run_id, "none") == []
     finally:
         kill_server(server)
 

@@ -327,7 +327,7 @@ def test_a_server_that_is_away_costs_nothing_and_learns_no_secrets_of_ours(tmp_p
     start = time.monotonic()
     with pytest.raises(TrackingError) as caught:
         tracker.check()
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     assert f"http://127.0.0.1:{unused_port} cannot be used" in str(caught.value)
     durations = []
     for number in range(300):

@@ -1,0 +1,151 @@
+"""Selection, confirmation, outcome and budget, from journals written by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+from test_tuning_sampling import METRIC, space_of
+
+from ctxtune.config import load_trial_file, resolve_trial
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.budget import Budget
+from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.outcome import best_file, outcome
+from ctxtune.tuning.sampling import Sampler
+from ctxtune.tuning.specs import RunSpec
+from ctxtune.tuning.stages import (
+    START,
+    candidates,
+    confirmation_specs,
+    search_specs,
+    select,
+    selection_specs,
+)
+
+
+def finish(journal: Journal, spec: RunSpec, epoch: int, metrics: dict[str, float]) -> None:
+    journal.asked(spec.key, spec.stage, spec.plain())
+    journal.reported(spec.key, {"epoch": float(epoch), "time/seconds": 36.0, **metrics})
+    journal.ended(spec.key, "completed" if epoch == 9 else "pruned")
+
+
+@pytest.fixture
+def space():
+    space = space_of(trials=6)
+    tree = space.model_dump(mode="json")
+    tree |= {"select": {"top": 2, "folds": [1, 2], "seeds": 1}, "confirm": {"seeds": 4}}
+    return type(space).model_validate(tree)
+
+
+@pytest.fixture
+def journal(tmp_path, space) -> Journal:
+    """Six trials: the start is pruned, trial 3 is best, 5 next; 1 was best when it was pruned."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    scores = [(1, 0.1), (1, 0.99), (9, 0.3), (9, 0.6), (9, 0.4), (9, 0.5)]
+    for spec, (epoch, score) in zip(search_specs(space, journal, Sampler(space)), scores, strict=False):
+        finish(journal, spec, epoch, {METRIC: score})
+    return journal
+
+
+def score_selection(space, journal, values: dict[str, float]) -> None:
+    for spec in list(selection_specs(space, journal)):
+        finish(journal, spec, 9, {METRIC: values[spec.arm] + 0.01 * spec.folds[0]})
+
+
+def test_only_full_length_trials_are_candidates_and_the_start_is_always_scored_beside_them(space, journal):
+    assert list(candidates(space, journal)) == ["trial-0003", "trial-0005"]
+    specs = list(selection_specs(space, journal))
+    assert {spec.arm for spec in specs} == {"trial-0003", "trial-0005", START}
+    assert {(spec.arm, spec.folds) for spec in specs} == {
+        (arm, (fold,)) for arm in ("trial-0003", "trial-0005", START) for fold in (1, 2)
+    }
+    assert len({spec.seed for spec in specs}) == 1
+    assert specs[0].seed != journal.stage("search")[0].spec["seed"]
+
+
+def test_selection_overrules_a_lucky_winner(space, journal):
+    score_selection(space, journal, {"trial-0003": 0.35, "trial-0005": 0.45, START: 0.2})
+    assert select(space, journal) == "trial-0005"
+
+
+def test_an_arm_with_a_failed_selection_run_is_not_chosen(space, journal):
+    for spec in list(selection_specs(space, journal)):
+        if spec.arm == "trial-0005" and spec.folds == (2,):
+            journal.asked(spec.key, spec.stage, spec.plain())
+            journal.ended(spec.key, "failed", "non_finite")
+        else:
+            finish(journal, spec, 9, {METRIC: {"trial-0003": 0.35, "trial-0005": 0.9, START: 0.2}[spec.arm]})
+    assert select(space, journal) == "trial-0003"
+
+
+def test_what_has_ended_is_not_asked_for_again(space, journal):
+    first = next(selection_specs(space, journal))
+    finish(journal, first, 9, {METRIC: 0.5})
+    assert first.key not in {spec.key for spec in selection_specs(space, journal)}
+    assert next(search_specs(space, journal, Sampler(space)), None) is None
+
+
+def test_the_outcome_holds_paired_differences_with_their_t_interval(space, journal):
+    score_selection(space, journal, {"trial-0003": 0.5, "trial-0005": 0.4, START: 0.2})
+    journal.decided("chosen", select(space, journal))
+    rng = np.random.default_rng(0)
+    ours, start = {}, {}
+    for spec in list(confirmation_specs(space, journal, "trial-0003")):
+        luck = 0.05 * spec.seed_index  # shared by both arms of a seed
+        score = luck + (0.5 if spec.arm == "trial-0003" else 0.4) + 0.01 * rng.random()
+        (ours if spec.arm == "trial-0003" else start)[spec.seed_index] = score
+        names = ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r"]
+        finish(journal, spec, 9, {f"test/{name}": score for name in names} | {f"floor/{name}": 0.1 for name in names})
+    result = outcome(space, journal)
+    last = result.confirmed[-1]
+    pairs = np.array([[ours[seed], start[seed]] for seed in range(4)])
+    test = stats.ttest_rel(pairs[:, 0], pairs[:, 1])
+    low, high = test.confidence_interval(0.95)
+    assert last.metric == "test/map_at_r"
+    assert last.difference is not None and last.start is not None
+    assert (last.difference.low, last.difference.high) == pytest.approx((low, high))
+    assert last.chosen.mean == pytest.approx(pairs[:, 0].mean())
+    assert last.difference.half_width < last.chosen.half_width / 3  # pairing takes the luck of the seed out
+    assert last.floor == pytest.approx(0.1)
+
+
+def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):
+    score_selection(space, journal, {"trial-0003": 0.5, "trial-0005": 0.4, START: 0.2})
+    journal.decided("chosen", "trial-0003")
+    path = tmp_path / "best.yaml"
+    path.write_text(best_file(space, journal, outcome(space, journal)))
+    point = journal.runs["trial-0003"].spec["point"]
+    assert load_trial_file(path).trial.hash() == resolve_trial(space, point).hash()
+    assert yaml.safe_load(path.read_text())["name"] == "quick-best"
+
+
+class Silent:
+    """Tracking that is not asked in these tests."""
+
+
+def budgeted(space, journal, **budget) -> Book:
+    tree = space.model_dump(mode="json")
+    tree["search"]["budget"] = budget
+    space = type(space).model_validate(tree)
+    book = Book(space, journal, Silent(), sweep_id="s")  # type: ignore[arg-type]
+    Budget(space, book, RunResources(cpus=1, gpus=1, concurrent=2)).check()
+    return book
+
+
+def test_budgets_end_the_search_and_keep_what_confirmation_needs(space, journal):
+    # Six trials of 36 s: 0.06 GPU-hours spent. To come: 6 selection runs and 8 confirmations of 4/3: 0.167 more.
+    assert budgeted(space, journal, gpu_hours=0.2).stop.reason == "gpu_hours"
+    assert not budgeted(space, journal, gpu_hours=0.25).stop
+    # Wall time: half of that, two at a time.
+    assert budgeted(space, journal, hours=0.11).stop.reason == "hours"
+    assert not budgeted(space, journal, hours=0.125).stop
+
+
+def test_patience_counts_trials_since_the_best(space, journal):
+    assert budgeted(space, journal, no_improvement_for=2).stop.reason == "no_improvement"
+    assert not budgeted(space, journal, no_improvement_for=3).stop
+    assert not budgeted(space, journal, no_improvement_for=2).stop.resumable
+    assert isinstance(journal.path, Path)

@@ -18,7 +18,7 @@ def part_of(classes=20, images=10, supers=4):
 
 
 def spoiled(part, seed=0, **options):
-    return corrupt(part, DatasetSettings(name="made", **options), seed)
+    return corrupt(part, DatasetSettings(name="class_folders", **options), seed)
 
 
 def test_nothing_asked_is_nothing_done():
@@ -102,4 +102,4 @@ def test_noise_needs_a_second_class():
     with pytest.raises(DataError, match="label_noise needs at least two classes"):
         spoiled(part_of(classes=1), label_noise=0.1)
     with pytest.raises(ValidationError):
-        DatasetSettings(name="made", label_noise=1.0)
+        DatasetSettings(name="class_folders", label_noise=1.0)

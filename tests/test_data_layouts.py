@@ -1,5 +1,6 @@
 """Every official layout as a small tree of real files, and what is said when something in it is wrong."""
 
+import pickle
 import shutil
 import warnings
 
@@ -7,11 +8,19 @@ import numpy as np
 import pytest
 import trees
 from PIL import Image
+from pydantic import ValidationError
 
-from ctxtune.data import DatasetSettings, load, load_dataset
+from ctxtune.data import DatasetSettings, dataset_names, load, load_dataset
+from ctxtune.data.layouts.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
+from ctxtune.data.loading import LOADERS
 from ctxtune.data.official import OFFICIAL_COUNTS, DataWarning
 from ctxtune.data.part import StringTable
 from ctxtune.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTXTUNE_CACHE", str(tmp_path / "cache"))
 
 
 def quiet(name, root, **options):
@@ -342,6 +351,24 @@ def test_loading_opens_no_image(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *arguments, **options: opened.append(arguments))
     quiet("sop", tmp_path)
     assert opened == []
+
+
+def test_every_data_set_that_can_be_named_can_be_loaded():
+    assert sorted(LOADERS) == dataset_names()
+    with pytest.raises(ValidationError, match="did you mean cars196"):
+        DatasetSettings(name="cars")
+
+
+def test_parts_travel_to_other_processes(tmp_path):
+    trees.omniglot_folders(tmp_path / "o", TRAIN_ALPHABETS + TEST_ALPHABETS, characters=1, images=2)
+    archive = trees.zipped(tmp_path / "o", tmp_path / "o.zip")
+    trees.cub200(tmp_path)
+    for name, root in (("omniglot", archive), ("cub200", tmp_path), ("glyphs", None)):
+        part = quiet(name, root).train.select([3, 1], "two")
+        part.read(0)  # a zip is open by now
+        copy = pickle.loads(pickle.dumps(part))
+        assert np.array_equal(np.asarray(copy.read(0)), np.asarray(part.read(0)))
+        assert copy.fingerprint() == part.fingerprint()
 
 
 def test_string_table():

@@ -192,8 +192,8 @@ def _prepare_part(request: Request, part: Part, directory: Path | None, *, train
     """The number of unreadable images."""
     image, table, console = request.image, part.table, request.console
     if table.source.image_size is not None:
-        with _bar(console, part.name):
-            uniform_store(table, Building(directory, request.workers))
+        with _bar(console, part.name) as progress:
+            uniform_store(table, Building(directory, request.workers, progress))
         console.print(f"{part.name}: {len(part):,} images, ready")
         return 0
     faults = 0

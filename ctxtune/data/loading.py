@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from ctxtune.data.layouts.lists import load_image_lists, load_sop
 from ctxtune.data.layouts.omniglot import load_omniglot
 from ctxtune.data.official import verify
 from ctxtune.data.part import Benchmark, Part
-from ctxtune.data.settings import DatasetSettings
+from ctxtune.data.settings import DATASETS, DatasetSettings, unknown_dataset
 from ctxtune.errors import ConfigError
 
 
@@ -51,7 +50,7 @@ RECALL_AT = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30, 40, 50), "inat
 
 def dataset_names() -> list[str]:
     """The names that `load` knows, sorted."""
-    return sorted(LOADERS)
+    return list(DATASETS)
 
 
 def load(
@@ -79,9 +78,7 @@ def load(
         DataError: the data is missing or not as it should be, with file and line.
     """
     if name not in LOADERS:
-        near = difflib.get_close_matches(name, LOADERS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(dataset_names())}"
-        raise ConfigError(f"dataset.name: there is no data set {name!r}; {hint}")
+        raise ConfigError(f"dataset.name: {unknown_dataset(name)}")
     place = data_root(name, root)
     loader = LOADERS[name]
     known = [parameter for parameter in inspect.signature(loader).parameters if parameter != "root"]

@@ -131,6 +131,8 @@ class Part:
     @property
     def paths(self) -> StringTable:
         """The identifiers of the images, in the part's order (made on demand)."""
+        if len(self.rows) == len(self.table) and np.array_equal(self.rows, np.arange(len(self.rows))):
+            return self.table.paths
         return self.table.paths[self.rows]
 
     def path(self, index: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,6 +13,28 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A share of something, in [0, 1)."""
 Size = int | tuple[int, int]
 """Pixels: one number is the short side, two are height and width."""
+
+
+DATASETS = (
+    "cars196",
+    "class_folders",
+    "cub200",
+    "glyphs",
+    "image_list",
+    "inaturalist2018",
+    "inaturalist2021_mini",
+    "inshop",
+    "omniglot",
+    "sop",
+)
+"""The data sets that can be named."""
+
+
+def unknown_dataset(name: str) -> str:
+    """The message for a name that is none of `DATASETS`."""
+    near = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(DATASETS)}"
+    return f"there is no data set {name!r}; {hint}"
 
 
 class DatasetSettings(Settings):
@@ -36,6 +59,13 @@ class DatasetSettings(Settings):
     withheld_images: Share = 0.0
     max_unreadable: Share = 0.001
     strict: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in DATASETS:
+            raise ValueError(unknown_dataset(value))
+        return value
 
 
 class SamplerSettings(Settings):

@@ -229,6 +229,7 @@ def uniform_store(table: ImageTable, building: Building) -> npt.NDArray[np.uint8
         encode,
         directory=building.directory,
         workers=_workers(building),
+        progress=building.progress,
     )
     if store.unreadable:
         # Rows must stay aligned, and such data is small: it has to be whole.

@@ -1,7 +1,9 @@
 """Checkpoints: written whole or not at all, read without running code."""
 
+import contextlib
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,16 @@ import torch
 from ctxtune.errors import CtxtuneError
 
 STATE_FILE = "checkpoint.pt"
+BEST_FILE = "best.pt"
 FORMAT = 1
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write a state atomically: a reader sees the old file or the new one, also after kill -9 or a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _write_beside(state, path)
     try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -44,28 +43,88 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
+def scored_weights(state: dict[str, Any], fold: int = 0) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint's scores belong to: the averaged ones where there are any.
+
+    Args:
+        state: as `load_checkpoint` gives it.
+        fold: which of the session's runs.
+    """
+    run = state["runs"][fold]
+    weights: dict[str, torch.Tensor] = run["model"] if run.get("averaged") is None else run["averaged"]
+    return weights
+
+
+def _write_beside(state: dict[str, Any], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the file system lets us."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class CheckpointFolder:
-    """A folder of one run's checkpoints: the two newest, so that a damaged last one costs one interval."""
+    """A folder of one run's checkpoints: the two newest, so that a damaged last one costs one interval, and the best."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
         self.keep = keep
 
+    @property
+    def best(self) -> Path:
+        """Where the checkpoint with the best validation score lies, once there is one. For information only."""
+        return self.folder / BEST_FILE
+
     def paths(self) -> list[Path]:
-        """The checkpoints, oldest first."""
+        """The newest checkpoints, oldest first."""
         return sorted(self.folder.glob("epoch-*.pt"))
 
-    def save(self, state: dict[str, Any], epoch: int) -> Path:
-        """Write the checkpoint of an epoch and delete what is older than the newest two."""
+    def save(self, state: dict[str, Any], epoch: int, *, best: bool = False) -> Path:
+        """Write the checkpoint of an epoch and delete what is older than the newest two.
+
+        Args:
+            state: tensors and plain data.
+            epoch: its number; an existing checkpoint of the epoch is replaced.
+            best: keep it as the best one too.
+        """
         path = self.folder / f"epoch-{epoch:05d}.pt"
-        save_checkpoint(state, path)
+        temporary = _write_beside(state, path)
+        try:
+            if best:
+                # Before the rename: after a kill between the two, the interval is repeated, bit by bit the same.
+                _keep_also(temporary, self.best)
+            temporary.replace(path)
+            _sync_folder(self.folder)
+        finally:
+            temporary.unlink(missing_ok=True)
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed processes have begun to write. Only for whom the folder belongs to."""
+        for leftover in self.folder.glob(".*.pt.*"):
+            leftover.unlink(missing_ok=True)
 
     def load_newest(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
         """The newest readable checkpoint; None where there is none.
@@ -82,3 +141,14 @@ class CheckpointFolder:
         if problem:
             raise problem
         return None
+
+
+def _keep_also(file: Path, target: Path) -> None:
+    """Let `target` be a second name of `file`, or a copy where the file system knows no second names."""
+    second = target.with_name(f".{target.name}.{os.getpid()}")
+    second.unlink(missing_ok=True)
+    try:
+        os.link(file, second)
+    except OSError:
+        shutil.copyfile(file, second)
+    second.replace(target)

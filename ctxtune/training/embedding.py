@@ -4,37 +4,48 @@ import torch
 from torch import Tensor
 
 from ctxtune.data import EvaluationImages
+from ctxtune.errors import DataError
 from ctxtune.models import EmbeddingModel
+from ctxtune.training.health import memory_errors_named
 from ctxtune.training.precision import Precision, autocast
 
 
 @torch.no_grad()
 def embed(
     model: EmbeddingModel, images: EvaluationImages, *, batch_size: int, precision: Precision, device: torch.device
-) -> Tensor:
-    """Embed every image of a part.
+) -> tuple[Tensor, Tensor]:
+    """Embed every image of a part that can be read.
 
     The model is put into evaluation mode and back; no random number is drawn.
 
     Returns:
-        (n, embedding_dim) float32 on the CPU, row i for image i, not normalised.
+        (m, embedding_dim) float32 on the CPU, not normalised, and the images (m,) int64 that the rows belong to, in
+        ascending order: all n of the part, less those that cannot be read.
+
+    Raises:
+        DataError: no image could be read.
+        RunFailed: the device's memory does not suffice.
     """
     was_training = model.training
     model.eval()
     result: Tensor | None = None
+    kept: list[Tensor] = []
+    filled = 0
     try:
-        for batch, indices in images.batches(batch_size):
-            with autocast(precision, device):
-                embeddings = model(batch.to(memory_format=torch.channels_last))
-            if result is None:
-                result = torch.empty(len(images.part), embeddings.shape[1], pin_memory=device.type == "cuda")
-            # The indices of an evaluation run upwards without a gap: a slice, which needs no wait for the device.
-            start = int(indices[0])
-            result[start : start + len(indices)].copy_(embeddings.float(), non_blocking=True)
+        with memory_errors_named("evaluation.batch_size", batch_size):
+            for batch, indices in images.batches(batch_size):
+                with autocast(precision, device):
+                    embeddings = model(batch.to(memory_format=torch.channels_last))
+                if result is None:
+                    result = torch.empty(len(images.part), embeddings.shape[1], pin_memory=device.type == "cuda")
+                # A slice of pinned memory: the copy needs no wait for the device.
+                result[filled : filled + len(indices)].copy_(embeddings.float(), non_blocking=True)
+                filled += len(indices)
+                kept.append(indices)
     finally:
         model.train(was_training)
     if result is None:
-        raise ValueError("there are no images to embed")
+        raise DataError(f"{images.part.name}: none of its {len(images.part)} images can be read")
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return result
+    return result[:filled], torch.cat(kept)

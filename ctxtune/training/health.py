@@ -1,5 +1,8 @@
 """Noticing at once, and cheaply, that a run cannot come to anything."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -12,14 +15,18 @@ SMALLEST_SCALE = 1.0
 
 
 class FiniteFlag:
-    """A flag on the device that any non-finite loss or embedding raises; read every `CHECK_EVERY` steps."""
+    """A flag on the device that any non-finite loss or embedding raises; read every `CHECK_EVERY` steps.
+
+    Gradients are not looked at: that they overflow now and then under loss scaling is normal, the scaler then leaves
+    the step out. In other precisions a gradient that is not finite shows in the next step's embeddings.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._finite = torch.ones((), dtype=torch.bool, device=device)
 
     def update(self, loss: Tensor, embeddings: Tensor) -> None:
         """Note whether the loss () and the embeddings (n, d) of this step are finite; does not wait for the device."""
-        self._finite &= torch.isfinite(loss.detach()) & torch.isfinite(embeddings.detach().sum())
+        self._finite &= torch.isfinite(loss.detach()) & torch.isfinite(embeddings.detach()).all()
 
     def check(self, epoch: int) -> None:
         """Raise `RunFailed` if any step since the start was not finite. Waits for the device."""
@@ -48,10 +55,14 @@ def check_embeddings(embeddings: Tensor, epoch: int) -> None:
         raise RunFailed("collapse", f"all embeddings point the same way at the evaluation after epoch {epoch}")
 
 
-def out_of_memory(error: BaseException, batch_size: int) -> RunFailed:
-    """What to tell when the device's memory did not suffice."""
-    return RunFailed(
-        "out_of_memory",
-        f"the device ran out of memory with sampler.batch_size {batch_size}; take a smaller one, a smaller "
-        f"image.train_crop, or more GPU per trial (resources.gpus). {str(error).splitlines()[0]}",
-    )
+@contextmanager
+def memory_errors_named(setting: str, batch_size: int) -> Iterator[None]:
+    """Turn the device's memory errors inside into a `RunFailed` that names the setting and what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunFailed(
+            "out_of_memory",
+            f"the device ran out of memory with {setting} {batch_size}; take a smaller one, optimizer.micro_batch, a "
+            f"smaller image.train_crop, or more GPU per trial (resources.gpus). {str(error).splitlines()[0]}",
+        ) from None

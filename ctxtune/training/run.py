@@ -17,7 +17,7 @@ from ctxtune.losses import TrainingLoss
 from ctxtune.models import build_model
 from ctxtune.retrieval import RetrievalScores, score
 from ctxtune.training.embedding import embed
-from ctxtune.training.health import CHECK_EVERY, FiniteFlag, check_embeddings, check_scale, out_of_memory
+from ctxtune.training.health import CHECK_EVERY, FiniteFlag, check_embeddings, check_scale, memory_errors_named
 from ctxtune.training.optimization import (
     all_parameters,
     build_optimizer,
@@ -76,7 +76,7 @@ class Run:
         self._cache_dir = cache_dir
         _seed_everything(seed, trial.deterministic)
         self.model = build_model(trial.model, image_size=trial.image.train_crop, load_pretrained=load_pretrained)
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
         classes, labels = np.unique(parts.fit.labels, return_inverse=True)
         self._labels = torch.from_numpy(labels.astype(np.int64))
         self.loss = TrainingLoss(
@@ -151,11 +151,11 @@ class Run:
 
     def score_part(self, query: Part, gallery: Part | None) -> RetrievalScores:
         """Scores of any part under the present weights."""
-        embeddings = self._embed(query)
+        embeddings, labels = self._embed(query)
         recall_at = self.trial.evaluation.recall_at
         if gallery is None:
-            return score(embeddings, query.labels, recall_at=recall_at)
-        return score(embeddings, query.labels, self._embed(gallery), gallery.labels, recall_at=recall_at)
+            return score(embeddings, labels, recall_at=recall_at)
+        return score(embeddings, labels, *self._embed(gallery), recall_at=recall_at)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on exactly: tensors and plain data only."""
@@ -201,7 +201,7 @@ class Run:
         order, seconds = np.resize(self._sampler.epoch(0), (steps + 1, self.trial.sampler.batch_size)), []
         started = time.perf_counter()
         for images, indices in self._images.batches(order, 0):
-            terms = self._step(images, self._labels[indices].to(self.device), self.trial.optimizer.gradient_clip)
+            terms = self._step(images, self._labels[indices].to(self.device))
             float(next(iter(terms.values())))  # wait for the device
             seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
@@ -213,28 +213,28 @@ class Run:
         self._evaluation_images.clear()
 
     def _train_epoch(self) -> dict[str, float]:
-        schedule, clip = self.trial.schedule, self.trial.optimizer.gradient_clip
+        schedule = self.trial.schedule
         warming = self.epoch < schedule.head_warmup_epochs
         if schedule.head_warmup_epochs:
             self.model.set_backbone_trainable(not warming)
         order = self._sampler.epoch(self.epoch)
         sums: dict[str, Tensor] = {}
-        try:
+        with memory_errors_named("sampler.batch_size", self.trial.sampler.batch_size):
             for batch, (images, indices) in enumerate(self._images.batches(order, self.epoch)):
                 set_learning_rates(self.optimizer, learning_rate_factor(schedule, self.epoch + batch / len(order)))
-                terms = self._step(images, self._labels[indices].to(self.device, non_blocking=True), clip)
+                terms = self._step(images, self._labels[indices].to(self.device, non_blocking=True))
                 for name, value in terms.items():
                     sums[name] = sums[name] + value if name in sums else value
                 if (batch + 1) % CHECK_EVERY == 0:
                     self._finite.check(self.epoch)
-        except torch.cuda.OutOfMemoryError as error:
-            raise out_of_memory(error, self.trial.sampler.batch_size) from None
+                    check_scale(self.scaler, self.epoch)
         self._finite.check(self.epoch)
         check_scale(self.scaler, self.epoch)
         self.epoch += 1
         return {name: float(value) / len(order) for name, value in sums.items()}
 
-    def _step(self, images: Tensor, labels: Tensor, clip: float | None) -> dict[str, Tensor]:
+    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        clip = self.trial.optimizer.gradient_clip
         with autocast(self.precision, self.device):
             embeddings = self.model.project(self.model(images.to(memory_format=torch.channels_last)))
         loss, terms = self.loss(embeddings.float(), labels)
@@ -249,12 +249,13 @@ class Run:
         self.steps += 1
         return terms
 
-    def _embed(self, part: Part) -> Tensor:
+    def _embed(self, part: Part) -> tuple[Tensor, np.ndarray]:
+        """Embeddings and labels of the images of a part that can be read."""
         if part.name not in self._evaluation_images:
             self._evaluation_images[part.name] = EvaluationImages(
                 part, self.trial.image, device=self.device, cache_dir=self._cache_dir
             )
-        embeddings = embed(
+        embeddings, kept = embed(
             self.model,
             self._evaluation_images[part.name],
             batch_size=self.trial.evaluation.batch_size or 4 * self.trial.sampler.batch_size,
@@ -262,7 +263,7 @@ class Run:
             device=self.device,
         )
         check_embeddings(embeddings, self.epoch)
-        return embeddings
+        return embeddings, part.labels[kept.numpy()]
 
 
 def named_scores(scores: RetrievalScores, prefix: str) -> dict[str, float]:

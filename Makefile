@@ -22,7 +22,7 @@ sweep: setup
 	$(BIN)/python -m ctxtune.sweep search_spaces/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

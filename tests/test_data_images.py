@@ -114,6 +114,34 @@ def test_an_epoch_resumed_in_its_middle_goes_on_with_the_same_images(part, cache
     assert not torch.equal(training(part, cache, epoch=3)[0][0], whole[0][0])
 
 
+def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(part, cache):
+    images = TrainingImages(part, SETTINGS, cache_dir=cache, workers=2)
+    order = np.resize(np.arange(24), (40, 8))
+    kept, copies, places = [], [], set()
+    for number, (batch, _) in enumerate(images.batches(order, 0)):
+        places.add(batch.data_ptr())
+        if number % 10 == 0:
+            view = batch[3, 1]  # a view keeps the whole batch
+            kept.append(view)
+            copies.append(view.clone())
+        del batch
+    images.close()
+    assert all(torch.equal(view, copy) for view, copy in zip(kept, copies, strict=True))
+    assert len(places) < 20
+
+
+def test_a_batch_that_autograd_holds_is_left_alone(part, cache):
+    weight = torch.ones(3, requires_grad=True)
+    images = TrainingImages(part, SETTINGS, cache_dir=cache, workers=0)
+    losses, sums = [], []
+    for batch, _ in images.batches(np.resize(np.arange(24), (12, 8)), 0):
+        sums.append(batch.double().sum((0, 2, 3)))
+        losses.append((batch * weight[None, :, None, None]).sum())
+        del batch
+    torch.stack(losses).sum().backward()
+    torch.testing.assert_close(weight.grad.double(), torch.stack(sums).sum(0), rtol=1e-4, atol=1e-2)
+
+
 def test_train_resize_comes_before_the_crop(part, cache):
     for kept in ("decoded", "encoded", "none"):
         chosen = variant(train_resize=(40, 40), cache=kept)

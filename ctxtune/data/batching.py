@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,6 +76,34 @@ class SpreadOver:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+class Buffers:
+    """Memory for batches, used again once nobody holds a tensor on it any more.
+
+    Fresh memory of a batch's size costs the kernel as much time for its pages as the resize of the images takes. An
+    array is free when nothing but this list refers to it: a tensor made from it, and every view of that, does.
+    """
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self._arrays: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)]
+        self._unused = self._references(0)
+        self._arrays.clear()
+
+    def _references(self, index: int) -> int:
+        return sys.getrefcount(self._arrays[index])
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A float32 tensor of `shape` with arbitrary content."""
+        for index in range(len(self._arrays)):
+            if self._references(index) == self._unused and self._arrays[index].shape == shape:
+                return torch.from_numpy(self._arrays[index])
+        array = np.empty(shape, dtype=np.float32)
+        if len(self._arrays) < self.MOST:
+            self._arrays.append(array)
+        return torch.from_numpy(array)
+
+
 class UniformBatcher:
     """Images of one size, all in memory: cropped, resized, flipped and normalised as whole batches on the device."""
 
@@ -121,6 +150,8 @@ class CroppingBatcher:
         self._table, self._reader, self._settings = table, reader, settings
         self._device, self._spread, self._unreadable = device, spread, unreadable
         self._crop = crop_by_pillow if settings.exact else crop_by_torch
+        self._buffers = Buffers()
+        self._scale, self._shift = (values.repeat(settings.train_crop) for values in (_SCALE, _SHIFT))
 
     def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
         """Read and crop. Raises DataError where too many images are unreadable."""
@@ -144,7 +175,7 @@ class CroppingBatcher:
             if draws.flip[position]:
                 cropped = cropped.flip(1)
             if on_cpu:
-                _normalised_into(batch[position], cropped)
+                self._normalised_into(batch[position], cropped)
             else:
                 batch[position].copy_(cropped)
             good[position] = True
@@ -157,8 +188,7 @@ class CroppingBatcher:
         """(count, crop, crop, 3): float32 for a CPU, pinned uint8 for a GPU."""
         shape = (count, self._settings.train_crop, self._settings.train_crop, 3)
         if on_cpu:
-            # NumPy asks for huge pages, torch does not: faulting in small ones takes as long as the resize.
-            return torch.from_numpy(np.empty(shape, dtype=np.float32))
+            return self._buffers.take(shape)
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
 
     def _pixels(self, row: int) -> npt.NDArray[np.uint8] | None:
@@ -168,6 +198,13 @@ class CroppingBatcher:
         except (OSError, ValueError) as error:
             self._unreadable.record(self._table.paths[row], error)
             return None
+
+    def _normalised_into(self, target: Tensor, pixels: Tensor) -> None:
+        """(h, w, 3) uint8 into (h, w, 3) float32 while it is in the processor's cache, whole rows at a time."""
+        height, width, _ = target.shape
+        rows = target.view(height, 3 * width)
+        rows.copy_(pixels.view(height, 3 * width))
+        torch.addcmul(self._shift, rows, self._scale, out=rows)
 
     def device(self, batch: HostBatch) -> Tensor:
         """Copy, and normalise where the host did not."""
@@ -184,14 +221,6 @@ def _sides(sizes: Integers) -> tuple[Integers, Integers]:
 
 _SCALE = torch.tensor(DEVIATION).mul_(255).reciprocal_()
 _SHIFT = torch.tensor(MEAN).mul_(-255).mul_(_SCALE)
-
-
-def _normalised_into(target: Tensor, pixels: Tensor) -> None:
-    """(h, w, 3) uint8 into (h, w, 3) float32 while it is in the processor's cache, whole rows at a time."""
-    height, width, _ = target.shape
-    rows = target.view(height, 3 * width)
-    rows.copy_(pixels.view(height, 3 * width))
-    torch.addcmul(_SHIFT.repeat(width), rows, _SCALE.repeat(width), out=rows)
 
 
 class PackingBatcher:

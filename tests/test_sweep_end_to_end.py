@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ctxtune.tracking import read_runs
+from ctxtune.training import load_checkpoint
 from ctxtune.tuning.journal import Journal
 
 SMALL = [
@@ -75,6 +76,14 @@ def test_checkpoints_of_pruned_trials_are_gone_and_those_of_completed_ones_stay(
     for record in Journal(folder / "results/quickstart/journal.jsonl").runs.values():
         assert record.checkpoint is not None
         assert Path(record.checkpoint).exists() == (record.state == "completed")
+
+
+def test_the_weights_of_the_chosen_configuration_are_kept(finished):
+    folder, _ = finished
+    state = load_checkpoint(folder / "results/quickstart/best.pt")
+    best = yaml.safe_load((folder / "results/quickstart/best.yaml").read_text())
+    assert state["runs"][0]["epoch"] == 3
+    assert state["runs"][0]["config"]["loss"] == best["trial"]["loss"]
 
 
 def test_every_run_is_in_mlflow_with_its_parameters_metrics_and_state(finished):

@@ -70,6 +70,11 @@ class SweepFolder:
         """The chosen configuration."""
         return self.path / "best.yaml"
 
+    @property
+    def weights(self) -> Path:
+        """The chosen configuration's checkpoint."""
+        return self.path / "best.pt"
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the outcome as JSON."""
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,11 +11,13 @@ from typing import Any
 
 import ray
 import yaml
+from ray.tune import Checkpoint
 
 from ctxtune.config import SearchSpace
 from ctxtune.data import load_dataset
 from ctxtune.errors import CtxtuneError
 from ctxtune.tracking import Tracker, flatten, run_environment
+from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning import stages
 from ctxtune.tuning.book import Book
@@ -218,11 +221,26 @@ def _start_tracking(space: SearchSpace, book: Book, fingerprint: str, *, resume:
 def _write(space: SearchSpace, book: Book, folder: SweepFolder, result: Outcome) -> None:
     text = best_file(space, book.journal, result)
     folder.best.write_text(text, encoding="utf-8")
+    _keep_checkpoint(book, folder)
     folder.write_summary(dataclasses.asdict(result))
     book.tracker.log_text(book.sweep_id, text, "best.yaml")
     book.tracker.log_artifact(book.sweep_id, folder.path / "summary.json")
     book.tracker.log_metrics(book.sweep_id, tracked_metrics(result), step=0)
     book.tracker.end_run(book.sweep_id, "completed")
+
+
+def _keep_checkpoint(book: Book, folder: SweepFolder) -> None:
+    """Copy the chosen configuration's weights (confirmation's first seed, else the trial's) to `best.pt`, and track it."""
+    chosen = book.journal.decisions["chosen"]
+    confirmed = [run for run in book.journal.completed("confirmation") if run.spec["arm"] == chosen]
+    run = confirmed[0] if confirmed else book.journal.runs.get(chosen)
+    if run is None or run.checkpoint is None:
+        return
+    with contextlib.suppress(OSError), Checkpoint(run.checkpoint).as_directory() as source:
+        temporary = folder.weights.with_suffix(".part")
+        shutil.copyfile(Path(source) / STATE_FILE, temporary)
+        temporary.replace(folder.weights)
+        book.tracker.log_artifact(book.sweep_id, folder.weights)
 
 
 @contextlib.contextmanager

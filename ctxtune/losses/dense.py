@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from ctxtune.losses.options import SimilarityOptions
+from ctxtune.losses.overlap import Overlap
+from ctxtune.losses.pairs import plus_transpose
 
 
 def dense_contextual_loss(
@@ -27,7 +29,7 @@ def dense_contextual_loss(
 
     Args:
         similarities: (n, n) cosine similarities, at most 1, with a diagonal of exactly 1.
-        same_class: (n, n) bool, whether two items share their class.
+        same_class: (n, n), 1 where two items share their class, else 0.
         options: with `closed_form` true.
         rows: number of leading rows whose pairs make up the loss.
         with_gradient: whether to compute the gradient.
@@ -38,7 +40,7 @@ def dense_contextual_loss(
     """
     nearest = similarities.topk(options.k, dim=1).values
     neighbours = _at_least(similarities, nearest[:, options.k - 1 :] - 0.5 * options.epsilon)
-    overlap = _Overlap(neighbours, options)
+    overlap = _DenseOverlap(neighbours, options)
     weights = neighbours if overlap.matrix is None else neighbours * overlap.matrix
     if not options.query_expansion:
         loss, of_weights = _squared_error(weights.clone(), same_class, rows)
@@ -48,17 +50,17 @@ def dense_contextual_loss(
 
     half = options.k // 2
     closest = _at_least(similarities, nearest[:, half - 1 : half] - 0.5 * options.epsilon)
-    either = closest + closest.T
+    either = plus_transpose(closest)
     average = torch.gt(either, 1.0, out=closest)
     count = average.sum(dim=1, keepdim=True)
     average /= count
     expanded = average @ weights
-    symmetric = torch.add(expanded, expanded.T).mul_(0.5)
+    symmetric = plus_transpose(expanded).mul_(0.5)
     loss, of_symmetric = _squared_error(symmetric, same_class, rows)
     if not with_gradient:
         return loss, None
     if rows < len(similarities):
-        of_symmetric = torch.add(of_symmetric, of_symmetric.T).mul_(0.5)
+        of_symmetric = plus_transpose(of_symmetric).mul_(0.5)
 
     of_reciprocal = of_symmetric @ weights.T
     if not options.detach_expansion_normalizer:
@@ -77,7 +79,7 @@ def _at_least(values: Tensor, thresholds: Tensor) -> Tensor:
 
 def _squared_error(similarity: Tensor, same_class: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Mean of (y - w)^2 over the first rows (the diagonal counts as 0), and its gradient, in place of `similarity`."""
-    error = similarity.sub_(same_class.to(similarity.dtype))
+    error = similarity.sub_(same_class)
     error.fill_diagonal_(0.0)
     counted = error[:rows].reshape(-1)
     scale = 1.0 / counted.numel()
@@ -86,7 +88,7 @@ def _squared_error(similarity: Tensor, same_class: Tensor, rows: int) -> tuple[T
     return loss, error.mul_(2.0 * scale)
 
 
-class _Overlap:
+class _DenseOverlap:
     """How much two neighbourhoods (and their complements) share: the matrix A of the module's docstring, and back."""
 
     def __init__(self, neighbours: Tensor, options: SimilarityOptions) -> None:
@@ -94,50 +96,34 @@ class _Overlap:
         self.matrix: Tensor | None = None
         if options.overlap == "none":
             return
-        self.sizes = neighbours.sum(dim=1, keepdim=True)
+        self.overlap = overlap = Overlap(neighbours.sum(dim=1), options)
+        self.scale = overlap.scale.unsqueeze(1)
         if options.overlap == "shared":
-            self.scale = self.sizes.reciprocal()
             self.matrix = (neighbours * self.scale) @ neighbours.T
             return
-        self.outside = len(neighbours) - self.sizes
-        # 1/(2 o), and 0 where nothing is outside (0 / 0 counts as 0).
-        self.outside_scale = 0.5 * self.outside / self.outside.square().clamp_(min=1.0)
-        self.scale = torch.add(self.outside_scale, self.sizes.reciprocal(), alpha=0.5)
-        self.matrix = torch.addmm(
-            self.outside_scale * self.outside, neighbours * self.scale - self.outside_scale, neighbours.T
-        )
+        left = torch.addcmul(-overlap.outside_scale.unsqueeze(1), neighbours, self.scale)
+        self.matrix = torch.addmm((overlap.outside_scale * overlap.outside).unsqueeze(1), left, neighbours.T)
 
     def backward(self, of_weights: Tensor) -> Tensor:
         """Gradient of the neighbourhood mask N from that of W1 = N * A: (n, n) to (n, n)."""
         if self.matrix is None:
             return of_weights
         of_matrix = of_weights * self.neighbours
-        per_row = self._per_row(of_matrix)
+        per_row = self._per_row(of_matrix, self.matrix)
         of_neighbours = of_weights.mul_(self.matrix)
         if per_row is not None:
-            of_neighbours += per_row
+            of_neighbours += per_row.unsqueeze(1)
         of_matrix *= self.scale
-        of_neighbours.addmm_(of_matrix, self.neighbours)
-        return of_neighbours.addmm_(of_matrix.T, self.neighbours)
+        return of_neighbours.addmm_(plus_transpose(of_matrix), self.neighbours)
 
-    def _per_row(self, of_matrix: Tensor) -> Tensor | None:
-        """What a row's size receives, the same for every entry of the row: (n, 1)."""
+    def _per_row(self, of_matrix: Tensor, matrix: Tensor) -> Tensor | None:
+        """What a row's size receives, the same for every entry of the row: (n,)."""
         total = None
+        by_row = of_matrix.sum(dim=1)
         if self.options.overlap == "both":
-            total = -(of_matrix.T @ self.outside_scale)
-            total -= self.outside_scale * of_matrix.sum(dim=1, keepdim=True)
+            total = self.overlap.through_sizes(by_row, of_matrix.T @ self.overlap.outside_scale)
         if self.options.detach_overlap_normalizer:
             return total
-        through = self._through_normalizers(of_matrix)
+        times_matrix = (of_matrix * matrix).sum(dim=1)
+        through = self.overlap.through_normalizers(by_row, times_matrix, of_matrix @ self.overlap.sizes)
         return through if total is None else total + through
-
-    def _through_normalizers(self, of_matrix: Tensor) -> Tensor:
-        """The part of `_per_row` that goes through the denominators r and o, where they are not detached: (n, 1)."""
-        assert self.matrix is not None
-        of_overlap = (of_matrix * self.matrix).sum(dim=1, keepdim=True)
-        if self.options.overlap == "shared":
-            return -of_overlap / self.sizes
-        outside_only = of_matrix.sum(dim=1, keepdim=True) * self.outside - of_matrix @ self.sizes
-        of_shared = (of_overlap - self.outside_scale * outside_only) / self.scale
-        of_outside = outside_only + of_shared
-        return 2.0 * self.outside_scale.square() * of_outside - 0.5 * of_shared / self.sizes.square()

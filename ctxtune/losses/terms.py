@@ -4,6 +4,8 @@ For the heuristic step and the product conjunction the gradient with respect to 
 computed along with the value; all that is kept for the backward pass is one (n, d) matrix.
 """
 
+import contextlib
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +14,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ctxtune.losses.dense import dense_contextual_loss
+from ctxtune.losses.gather import GatheredContextualLoss
 from ctxtune.losses.options import SimilarityOptions, check_number
-from ctxtune.losses.pairs import at_least_float32, contrastive_coefficients, full_precision, unit_rows
+from ctxtune.losses.pairs import (
+    at_least_float32,
+    class_matrix,
+    contrastive_coefficients,
+    full_precision,
+    plus_transpose,
+    unit_rows,
+)
+from ctxtune.losses.scan import Margins, Pairs, Scan, TooDense, active_gradient, class_pairs, contrastive_value, scan
 from ctxtune.losses.similarity import compose
+from ctxtune.losses.sparse import SparseContextualLoss
+
+# Items from which the sparse form is tried, by device: below, its many small steps take longer than dense products.
+_SPARSE_FROM = defaultdict(lambda: 1024, cpu=224)
+# Items from which lists are tried before rows are gathered.
+LISTS_FROM = 640
 
 
 @dataclass(frozen=True)
@@ -85,11 +102,11 @@ def _composed(
     """`hybrid_loss` by autograd, for the options that have no closed form."""
     units, _ = unit_rows(embeddings)
     similarities = units @ units.T
-    same_class = labels.unsqueeze(1) == labels
+    same_class = class_matrix(labels, labels, units.dtype)
     total = embeddings.sum() * 0.0
     contextual = contrastive = regularizer = None
     weights = compose(similarities, terms.options)
-    error = (weights - same_class.to(weights.dtype)).fill_diagonal_(0.0)[:rows]
+    error = (weights - same_class).fill_diagonal_(0.0)[:rows]
     contextual = error.square().sum() / error.numel()
     total = total + terms.contextual_weight * contextual
     if terms.contrastive_weight:
@@ -134,7 +151,7 @@ def closed_form(
     embeddings: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
 ) -> tuple[Tensor, tuple[Tensor | None, ...], Tensor | None]:
     """Total, the three terms (None where the weight is 0), and the total's gradient (n, d)."""
-    units, inverse = unit_rows(embeddings)
+    units, lengths = unit_rows(embeddings)
     sums = units.sum(dim=0)
     poison = (sums * 0.0).sum()
     total = poison
@@ -162,17 +179,74 @@ def closed_form(
     gradient = None
     if of_units is not None:
         along = (of_units * units).sum(dim=1, keepdim=True)
-        gradient = of_units.addcmul_(units, along, value=-1.0).mul_(inverse)
+        gradient = of_units.addcmul_(units, along, value=-1.0).div_(lengths)
     return total, (contextual, contrastive, regularizer), gradient
 
 
 def _matrix_terms(
     units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Contextual and contrastive loss from the whole similarity matrix, and the gradient of their weighted sum."""
-    similarities = units @ units.T
+    """Contextual and contrastive loss, and the gradient of their weighted sum with respect to the unit embeddings."""
+    similarities = None
+    if terms.contextual_weight and terms.options.query_expansion and len(units) >= _SPARSE_FROM[units.device.type]:
+        try:
+            return _sparse_terms(units, labels, terms, rows, allowed, with_gradient)
+        except TooDense as found:
+            similarities = found.similarities
+    return _dense_terms(units, labels, terms, rows, allowed, with_gradient, similarities)
+
+
+def _sparse_terms(
+    units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    same_class = class_pairs(labels)
+    margins = None
+    if terms.contrastive_weight:
+        margins = Margins(terms.positive_margin, terms.negative_margin, allowed)
+    found = scan(units, same_class, terms.options, margins, rows)
+    loss = _closed_form_loss(found, same_class, terms.options, rows, units.dtype)
+    contextual, contrastive = loss.value(), None
+    if found.active is not None:
+        contrastive = contrastive_value(
+            found.active.count, found.active.total, terms.positive_margin, terms.negative_margin
+        )
+    if not with_gradient:
+        return contextual, contrastive, None
+    if found.active is None:
+        matrix, unit = units.new_zeros(len(units), len(units)), units.new_ones(())
+    else:
+        symmetric = rows == len(units) and allowed is None
+        matrix, unit = active_gradient(found.active, terms.contrastive_weight, symmetric=symmetric)
+    row = loss.gradient(matrix, terms.contextual_weight / unit)
+    del loss
+    of_units = matrix @ units
+    of_units.addr_(row, units.sum(dim=0)).add_(row @ units)
+    return contextual, contrastive, of_units.mul_(unit)
+
+
+def _closed_form_loss(
+    found: Scan, same_class: Pairs, options: SimilarityOptions, rows: int, dtype: torch.dtype
+) -> SparseContextualLoss | GatheredContextualLoss:
+    """The form that is quickest for the size and density of the masks."""
+    if len(same_class.sizes) >= LISTS_FROM:
+        with contextlib.suppress(TooDense):
+            return SparseContextualLoss(found, same_class, options, rows, dtype)
+    return GatheredContextualLoss(found, same_class, options, rows, dtype)
+
+
+def _dense_terms(
+    units: Tensor,
+    labels: Tensor,
+    terms: HybridTerms,
+    rows: int,
+    allowed: Tensor | None,
+    with_gradient: bool,
+    similarities: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    if similarities is None:
+        similarities = units @ units.T
     similarities.clamp_(max=1.0).fill_diagonal_(1.0)
-    same_class = labels.unsqueeze(1) == labels
+    same_class = class_matrix(labels, labels, units.dtype)
     contextual = contrastive = of_similarities = None
     if terms.contextual_weight:
         contextual, of_similarities = dense_contextual_loss(
@@ -190,4 +264,4 @@ def _matrix_terms(
             of_similarities[:rows].add_(coefficients, alpha=terms.contrastive_weight)
     if of_similarities is None:
         return contextual, contrastive, None
-    return contextual, contrastive, torch.add(of_similarities, of_similarities.T) @ units
+    return contextual, contrastive, plus_transpose(of_similarities) @ units

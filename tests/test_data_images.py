@@ -238,11 +238,12 @@ def resident():
 for number, _ in enumerate(images.batches(batches, 0)):
     if number == len(batches) // 10:
         early = resident()
-print(len(part), early, resident())
+print(number * 64 + 64, early, resident())
 """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_memory_of_8_workers_over_120000_images_stays_flat(tmp_path):
     """Real paths (hard links to a few files), each image read once by 8 workers."""
     trees.class_folders(tmp_path / "seed", {"": 20}, images=5, size=(20, 20))
@@ -256,4 +257,5 @@ def test_memory_of_8_workers_over_120000_images_stays_flat(tmp_path):
     run = subprocess.run(arguments, capture_output=True, text=True, check=True)
     count, early, late = map(float, run.stdout.split())
     assert count == 120_000
+    assert late < 1000
     assert late - early < 30, f"{early:.0f} MiB after a tenth of the images, {late:.0f} MiB at the end"

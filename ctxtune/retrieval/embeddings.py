@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.inputs import ArrayLike, as_matrix
-from ctxtune.retrieval.similarity import normalising_factors, to_grid
+from ctxtune.retrieval.similarity import euclidean_norms, normalise
 
 CHECK_ELEMENTS = 2**20
-# Factors that, and whose products, keep float32's full relative precision.
-PLAIN_FACTORS = (1e-18, 1e18)
+# Norms whose reciprocals, and products with these, keep float32's full relative precision.
+PLAIN_NORMS = (1e-18, 1e18)
 
 
 class Embeddings:
-    """Rows (n, d) and the factors (n,) that normalise them.
+    """Rows (n, d) as given and their norms (n,), float64.
 
     `classes` (n,) int64: the class number of each row. `origin` (n,): the row's index in the set that the user passed,
     which a selection of rows keeps.
     """
 
-    def __init__(self, raw: Tensor, factors: Tensor, classes: Tensor, origin: Tensor) -> None:
+    def __init__(self, raw: Tensor, norms: Tensor, classes: Tensor, origin: Tensor) -> None:
         self.raw = raw
-        self.factors = factors
+        self.norms = norms
         self.classes = classes
         self.origin = origin
 
@@ -37,17 +37,17 @@ class Embeddings:
     @property
     def device(self) -> torch.device:
         """Where blocks are computed; the rows themselves may lie elsewhere."""
-        return self.factors.device
+        return self.norms.device
 
     def rows(self, indices: Tensor | slice) -> Tensor:
-        """Rows on the similarity grid, (n, d) float64 on the device."""
+        """Normalised rows, (n, d) float64 on the device."""
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
-        return to_grid(self.raw[where].to(self.device), self.factors[indices])
+        return normalise(self.raw[where].to(self.device), self.norms[indices])
 
     def select(self, indices: Tensor | slice) -> "Embeddings":
         """Only these rows; a slice copies nothing."""
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
-        return Embeddings(self.raw[where], self.factors[indices], self.classes[indices], self.origin[indices])
+        return Embeddings(self.raw[where], self.norms[indices], self.classes[indices], self.origin[indices])
 
     def blocks(self, size: int) -> list["Block"]:
         """All rows in blocks of this size, the last one smaller."""
@@ -68,30 +68,36 @@ class Block:
         return self.stop - self.start
 
     @cached_property
-    def grid(self) -> Tensor:
-        """Rows on the similarity grid, (n, d) float64."""
+    def normalised(self) -> Tensor:
+        """Normalised rows, (n, d) float64."""
         return self.source.rows(slice(self.start, self.stop))
 
     @cached_property
     def approximate(self) -> Tensor:
         """Normalised rows in float32, (n, d), each element off by at most two units in the last place."""
         source, rows = self.source, slice(self.start, self.stop)
-        factors = source.factors[rows]
-        low, high = PLAIN_FACTORS
-        if source.raw.dtype == torch.float64 or not bool(((factors > low) & (factors < high)).all()):
-            return self.grid.float()
-        return source.raw[rows].to(source.device).float() * factors.float()[:, None]
+        norms = source.norms[rows]
+        low, high = PLAIN_NORMS
+        if source.raw.dtype == torch.float64 or not bool(((norms > low) & (norms < high)).all()):
+            return self.normalised.float()
+        return source.raw[rows].to(source.device).float() * norms.reciprocal().float()[:, None]
+
+    def normalised_rows(self, positions: Tensor) -> Tensor:
+        """Some normalised rows (p, d), float64; for a few, the rest is not computed."""
+        if "normalised" in self.__dict__ or 2 * len(positions) > len(self):
+            return self.normalised[positions]
+        return self.source.rows(self.start + positions)
+
+    def approximate_rows(self, positions: Tensor) -> Tensor:
+        """Some normalised rows (p, d) in float32, likewise."""
+        if "approximate" in self.__dict__ or 2 * len(positions) > len(self):
+            return self.approximate[positions]
+        return self.source.rows(self.start + positions).float()
 
     def release(self) -> None:
         """Forget the normalised rows."""
-        self.__dict__.pop("grid", None)
+        self.__dict__.pop("normalised", None)
         self.__dict__.pop("approximate", None)
-
-    def grid_rows(self, positions: Tensor) -> Tensor:
-        """Some rows (p, d) of the grid; for a few, the rest is not computed."""
-        if "grid" in self.__dict__ or 2 * len(positions) > len(self):
-            return self.grid[positions]
-        return self.source.rows(self.start + positions)
 
     @property
     def origin(self) -> Tensor:
@@ -112,20 +118,22 @@ class Block:
 def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str) -> Embeddings:
     """Check embeddings (n, d) and measure each row on the device of `classes` (n,).
 
-    Raises ValueError, naming `name`, for a wrong shape or type and for rows that are not finite or all zero.
+    Raises ValueError, naming `name`, for a wrong shape or type and for rows that are not finite or zero.
     """
     raw = as_matrix(embeddings, name)
     device = classes.device
-    factors = torch.empty(len(raw), dtype=torch.float64, device=device)
+    if len(raw) != len(classes):
+        raise ValueError(f"{name} holds {len(raw)} items, but there are {len(classes)} labels for them")
+    norms = torch.empty(len(raw), dtype=torch.float64, device=device)
     step = max(1, CHECK_ELEMENTS // raw.shape[1])
     for start in range(0, len(raw), step):
-        factors[start : start + step] = normalising_factors(raw[start : start + step].to(device))
-    _check_rows(raw, factors, name)
-    return Embeddings(raw, factors, classes, torch.arange(len(raw), device=device))
+        norms[start : start + step] = euclidean_norms(raw[start : start + step].to(device))
+    _check_rows(raw, norms, name)
+    return Embeddings(raw, norms, classes, torch.arange(len(raw), device=device))
 
 
-def _check_rows(raw: Tensor, factors: Tensor, name: str) -> None:
-    good = torch.isfinite(factors) & (factors > 0)
+def _check_rows(raw: Tensor, norms: Tensor, name: str) -> None:
+    good = torch.isfinite(norms) & (norms > 0)
     if bool(good.all()):
         return
     row = int((~good).nonzero()[0])

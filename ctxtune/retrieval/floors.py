@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Block, Embeddings
+from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.similarity import exact_matrix, float32_error
 
 SAMPLE_SHARE = 0.1
@@ -61,22 +62,28 @@ class Sample:
         similarity = _reached(values, own, needed) - error
         if not _is_crowded(values, similarity, error):
             return Floors(similarity, torch.full_like(needed, self.gallery_size)), False
-        similarity, column = _reached_exactly(exact_matrix(queries.grid, self.block.grid), own, needed)
+        similarity, column = _reached_exactly(exact_matrix(queries.normalised, self.block.normalised), own, needed)
         return Floors(similarity, self.items[column]), True
 
 
-def find_floors(
-    blocks: list[Block], gallery: Embeddings, matches: Tensor, *, own_left_out: bool, cautious: bool
-) -> Floors:
-    """Floors of the queries of consecutive blocks with `matches` (q,) each; marks the blocks that are crowded."""
-    sample = Sample(gallery, own_left_out=own_left_out)
-    needed = sample.needed(matches, cautious=cautious)
-    found = []
-    for block in blocks:
-        floors, block.crowded = sample.floors(block, needed[block.start : block.stop])
-        found.append(floors)
+def find_floors(blocks: list[Block], sample: Sample, needed: Tensor, ranks: Ranks) -> Floors:
+    """Floors of the queries of consecutive blocks with their ranks `needed` (q,) in the sample.
+
+    Marks the blocks that are crowded.
+    """
+    similarity = torch.zeros(len(needed), dtype=torch.float64, device=needed.device)
+    item = torch.zeros_like(needed)
+    crowded = torch.zeros(len(blocks), dtype=torch.int64, device=needed.device)
+    for number, block in ranks.share(enumerate(blocks)):
+        rows = slice(block.start, block.stop)
+        floors, near = sample.floors(block, needed[rows])
+        similarity[rows], item[rows], crowded[number] = floors.similarity, floors.item, int(near)
         block.release()
-    return Floors(torch.cat([floors.similarity for floors in found]), torch.cat([floors.item for floors in found]))
+    for tensor in (similarity, item, crowded):
+        ranks.add_up(tensor)
+    for block, flag in zip(blocks, crowded.tolist(), strict=True):
+        block.crowded = bool(flag)
+    return Floors(similarity, item)
 
 
 def _reached(values: Tensor, own: Tensor | None, needed: Tensor) -> Tensor:

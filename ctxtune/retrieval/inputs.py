@@ -1,5 +1,6 @@
 """Checks of what users pass in, and labels of any integer type made into small class numbers."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,10 @@ import torch
 from torch import Tensor
 
 ArrayLike = Tensor | np.ndarray
+# A tile of similarities stays in the processor's cache; a GPU wants larger products.
+CHUNK_ON_CPU = 1024
+CHUNK_ON_GPU = 4096
+LARGEST_CHUNK = 65536
 
 
 def as_matrix(embeddings: ArrayLike, name: str) -> Tensor:
@@ -18,7 +23,10 @@ def as_matrix(embeddings: ArrayLike, name: str) -> Tensor:
         if embeddings.dtype.itemsize > 8:
             raise ValueError(f"{name} must be of at most 64 bits, found numpy {embeddings.dtype}")
         native = np.ascontiguousarray(embeddings, dtype=embeddings.dtype.newbyteorder("="))
-        embeddings = torch.from_numpy(native if native.flags.writeable else native.copy())
+        with warnings.catch_warnings():
+            # Nothing is ever written to it, and a copy of a read-only memory map could be too large.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            embeddings = torch.from_numpy(native)
     if not isinstance(embeddings, Tensor):
         raise ValueError(f"{name} must be a torch tensor or a numpy array, found {type(embeddings).__name__}")
     if not embeddings.is_floating_point():
@@ -79,3 +87,12 @@ def check_recall_at(recall_at: Iterable[int], available: int) -> tuple[int, ...]
         if cutoff > available:
             raise ValueError(f"recall_at holds {cutoff}, but a query has only {available} gallery items to choose from")
     return tuple(sorted({int(cutoff) for cutoff in cutoffs}))
+
+
+def check_chunk_size(chunk_size: int | None, queries: ArrayLike) -> int:
+    """Rows of a block: `chunk_size`, or a size that suits the queries' device; ValueError unless from 1 to 65536."""
+    if chunk_size is None:
+        return CHUNK_ON_GPU if isinstance(queries, Tensor) and queries.is_cuda else CHUNK_ON_CPU
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or not 1 <= chunk_size <= LARGEST_CHUNK:
+        raise ValueError(f"chunk_size must be an integer from 1 to {LARGEST_CHUNK}, found {chunk_size!r}")
+    return chunk_size

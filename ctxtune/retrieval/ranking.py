@@ -7,8 +7,9 @@ import numpy as np
 from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Block, Embeddings
-from ctxtune.retrieval.floors import find_floors, no_floors
-from ctxtune.retrieval.matches import ClassMembers, Matches, class_members, find_matches
+from ctxtune.retrieval.floors import Sample, find_floors, no_floors
+from ctxtune.retrieval.matches import ClassMembers, Matches, find_matches
+from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.scores import QueryScores
 from ctxtune.retrieval.tally import Tally
 from ctxtune.retrieval.tiles import compute_tile
@@ -20,9 +21,10 @@ SYMMETRIC_MATCHES = 2**23
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched in what. `own_left_out`: the two are one set, and no query finds itself.
+    """What is searched in what, and how.
 
-    `cautious`: take no floor but one that R items surely reach.
+    `own_left_out`: the two are one set, and no query finds itself. `full_ranking`: score the average precision over
+    the whole ranking too. `tile`: rows of a block. `cautious`: take no floor but one that R items surely reach.
     """
 
     queries: Embeddings
@@ -31,21 +33,19 @@ class Search:
     own_left_out: bool
     full_ranking: bool
     tile: int
+    ranks: Ranks
     cautious: bool = False
 
 
-def score_queries(
-    queries: Embeddings, gallery: Embeddings, classes: int, *, own_left_out: bool, full_ranking: bool, tile: int
-) -> QueryScores:
-    """Per-query scores; `full_ranking` adds the average precision over the whole ranking."""
-    members = class_members(gallery.classes, classes)
-    search = Search(queries, gallery, members, own_left_out, full_ranking, tile)
-    matches = members.size[queries.classes]
-    if own_left_out and int(matches.sum()) <= SYMMETRIC_MATCHES:
-        return _scores_of(search, _add_half_the_tiles)
+def score_queries(search: Search) -> QueryScores:
+    """Scores of every query."""
+    queries = search.queries
+    matches = search.members.size[queries.classes]
+    if queries is search.gallery and int(matches.sum()) <= SYMMETRIC_MATCHES:
+        return _scores_of(search, _half_the_tiles)
     parts = []
-    for first, last in _query_groups(matches, tile, queries.dimension):
-        parts.append(_scores_of(replace(search, queries=queries.select(slice(first, last))), _add_all_tiles))
+    for first, last in _query_groups(matches, search.tile, queries.dimension):
+        parts.append(_scores_of(replace(search, queries=queries.select(slice(first, last))), _all_tiles))
     return concatenate(parts)
 
 
@@ -62,41 +62,44 @@ def _query_groups(matches: Tensor, tile: int, dimension: int) -> Iterator[tuple[
         first = last
 
 
-def _scores_of(search: Search, add_tiles: Callable[[Tally, list[Block], Search], None]) -> QueryScores:
-    queries, gallery, own = search.queries, search.gallery, search.own_left_out
-    matches = find_matches(queries, gallery, search.members, own_left_out=own)
+def _scores_of(search: Search, tiles: Callable[[Search, list[Block]], Iterator[tuple[Block, Block]]]) -> QueryScores:
+    queries, gallery = search.queries, search.gallery
+    matches = find_matches(queries, gallery, search.members, own_left_out=search.own_left_out)
     blocks = queries.blocks(search.tile)
-    floors = find_floors(blocks, gallery, matches.number, own_left_out=own, cautious=search.cautious)
+    sample = Sample(gallery, own_left_out=search.own_left_out)
+    floors = find_floors(blocks, sample, sample.needed(matches.number, cautious=search.cautious), search.ranks)
     if search.full_ranking:
         floors = no_floors(len(queries), len(gallery), queries.device)
     tally = Tally(matches, floors)
-    add_tiles(tally, blocks, search)
+    for block, column in search.ranks.share(tiles(search, blocks)):
+        _add_tile(tally, block, column, both=tiles is _half_the_tiles and block is not column)
+    search.ranks.add_up(tally.steps)
+    search.ranks.add_up(tally.reached)
     before = tally.before()
     scores = scores_from_counts(tally.matches, before, full_ranking=search.full_ranking)
     rows = tally.unsettled(before)
-    if len(rows) == 0:
+    if search.cautious or len(rows) == 0:
         return scores
     again = replace(search, queries=queries.select(rows), cautious=True)
-    return scores.updated(rows.cpu().numpy(), _scores_of(again, _add_all_tiles))
+    return scores.updated(rows.cpu().numpy(), _scores_of(again, _all_tiles))
 
 
-def _add_all_tiles(tally: Tally, blocks: list[Block], search: Search) -> None:
+def _all_tiles(search: Search, blocks: list[Block]) -> Iterator[tuple[Block, Block]]:
     for gallery in search.gallery.blocks(search.tile):
         for block in blocks:
-            _add_tile(tally, block, gallery, both=False)
+            yield block, gallery
 
 
-def _add_half_the_tiles(tally: Tally, blocks: list[Block], search: Search) -> None:
-    """For a set searched in itself: each tile is counted for its rows and for its columns."""
+def _half_the_tiles(search: Search, blocks: list[Block]) -> Iterator[tuple[Block, Block]]:
+    """For a set searched in itself: the other half has the same similarities, with query and gallery exchanged."""
     size = max(1, RESIDENT_BYTES // (12 * search.tile * search.queries.dimension))
     for first in range(0, len(blocks), size):
         resident = blocks[first : first + size]
         for number in range(first, len(blocks)):
-            column = blocks[number]
             for block in resident[: number - first + 1]:
-                _add_tile(tally, block, column, both=block is not column)
+                yield block, blocks[number]
             if number - first >= len(resident):
-                column.release()
+                blocks[number].release()
         for block in resident:
             block.release()
 

@@ -1,14 +1,22 @@
 """`score`: the one entry to the retrieval scores."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
+from ctxtune.retrieval.backends import choose_backend
 from ctxtune.retrieval.embeddings import read_embeddings
-from ctxtune.retrieval.inputs import ArrayLike, check_recall_at, number_classes
+from ctxtune.retrieval.faiss_search import score_with_faiss
+from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, check_recall_at, number_classes
+from ctxtune.retrieval.matches import class_members
 from ctxtune.retrieval.precision import full_float32
-from ctxtune.retrieval.ranking import score_queries
+from ctxtune.retrieval.ranking import Search, score_queries
+from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.scores import RetrievalScores, summarise
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def score(
@@ -23,10 +31,30 @@ def score(
     full_map: bool = False,
     per_query: bool = False,
     per_class: bool = False,
+    process_group: "ProcessGroup | None" = None,
 ) -> RetrievalScores:
-    """Retrieval scores by cosine similarity, exact."""
+    """Score retrieval by cosine similarity, exactly, in memory bounded by the chunk.
+
+    For each query the gallery is ranked by the float64 cosine similarity (greatest first), ties by gallery index.
+    Without a gallery, each query is searched in all others: its own index is left out, duplicates of it are not.
+
+    query_embeddings, gallery_embeddings: (q, d) and (g, d), of any floating-point type, torch or numpy, need not be
+        normalised. The work is done on the device of the queries; a gallery elsewhere is moved chunk by chunk.
+    query_labels, gallery_labels: (q,) and (g,) integers of any size.
+    recall_at: the K of Recall@K, each at most the number of gallery items that a query is ranked against.
+    backend: "torch", "faiss" or "auto"; all give the same scores. docs/retrieval.md says what auto goes by.
+    chunk_size: queries and gallery items that are compared at once; memory grows with its square.
+    full_map: also the mean average precision over the whole ranking, at the cost of counting before every match.
+    per_query, per_class: also the scores of each query, and the means of each class.
+    process_group: torch.distributed group whose ranks share the work. Every rank must call with the same arguments
+        (checked) and gets the same scores. None: this process works alone.
+
+    Raises ValueError for wrong shapes or types, embeddings that are not finite or zero, a K out of range, or an
+    unknown backend, and ImportError where faiss is asked for and not installed.
+    """
     if (gallery_embeddings is None) != (gallery_labels is None):
         raise ValueError("gallery_embeddings and gallery_labels go together; only one of them was given")
+    tile = check_chunk_size(chunk_size, query_embeddings)
     device = query_embeddings.device if isinstance(query_embeddings, torch.Tensor) else torch.device("cpu")
     with torch.no_grad(), full_float32():
         classes = number_classes(query_labels, gallery_labels, device)
@@ -35,15 +63,15 @@ def score(
         gallery = queries
         if gallery_embeddings is not None:
             gallery = read_embeddings(gallery_embeddings, classes.gallery, "gallery_embeddings")
+        if queries.dimension != gallery.dimension:
+            raise ValueError(f"queries have {queries.dimension} dimensions, the gallery has {gallery.dimension}")
         cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
-        scores = score_queries(
-            queries,
-            gallery,
-            len(classes.labels),
-            own_left_out=own_left_out,
-            full_ranking=full_map,
-            tile=chunk_size or 1024,
-        )
+        ranks = Ranks(process_group)
+        if not ranks.agree(queries.norms, queries.classes, gallery.norms, gallery.classes):
+            raise ValueError("the ranks of process_group must all pass the same embeddings and labels")
+        members = class_members(gallery.classes, len(classes.labels))
+        search = Search(queries, gallery, members, own_left_out, full_map, tile, ranks)
+        scores = score_queries(search) if choose_backend(backend) == "torch" else score_with_faiss(search)
     return summarise(
         scores, cutoffs, classes.queries.cpu().numpy(), classes.labels, per_query=per_query, per_class=per_class
     )

@@ -2,12 +2,11 @@
 
 Ranks are defined by similarities, so the same pair must get the same number from every backend, device, chunk size
 and matrix kernel. Ordinary float64 products do not give that: each kernel adds in its own order and rounds differently,
-and exact ties come apart. Here normalised embeddings are kept on a fixed-point grid of 2^-46 or finer and split into a
-high part (multiples of 2^-26) and a low part; then every partial sum of high x high and of high x low products
-is exactly representable in float64 and any order of addition gives the same two sums (the splitting of
-Ozaki et al., "Error-free transformations of matrix multiplication by using fast routines of matrix
-multiplication and its applications", Numerical Algorithms 59, 2012, with one slice).
-The result differs from the real-valued cosine by some 1e-15, a few times what ordinary float64 products do.
+and exact ties come apart. Here normalised embeddings are split into three parts of few enough bits each that every
+partial sum of products of two parts is exactly representable in float64, so that any order of addition gives the same
+sums (Ozaki et al., "Error-free transformations of matrix multiplication by using fast routines of matrix
+multiplication and its applications", Numerical Algorithms 59, 2012). Their total is the product of the float64 rows
+rounded once, closer to it than an ordinary float64 product.
 """
 
 import math
@@ -16,15 +15,6 @@ import torch
 from torch import Tensor
 
 HIGH_BITS = 26
-
-
-def grid_bits(dimension: int) -> int:
-    """Fractional bits of the grid on which normalised embeddings of this dimension are kept.
-
-    Chosen so that the sum of |high x low| + |low x high|, at most sqrt(dimension) * 2^-26, in multiples of
-    2^-(26 + bits), fits the 53 bits of a float64.
-    """
-    return min(50, 52 - int(math.log2(dimension) / 2))
 
 
 def ordered_sum(values: Tensor) -> Tensor:
@@ -41,49 +31,79 @@ def ordered_sum(values: Tensor) -> Tensor:
     return values[..., 0]
 
 
-def normalising_factors(rows: Tensor) -> Tensor:
-    """1 / Euclidean norm of each row of (n, d), float64 (n,); infinite for a zero row, NaN or 0 for one not finite."""
+def euclidean_norms(rows: Tensor) -> Tensor:
+    """Norm of each row of (n, d), float64 (n,), the same on every device; not finite for a row that is not."""
     values = rows.double()
     if rows.dtype != torch.float64:
-        return ordered_sum(values * values).sqrt_().reciprocal_()
+        return ordered_sum(values * values).sqrt_()
     # Powers of two, which round nothing, keep the squares from overflowing or vanishing.
     _, exponent = torch.frexp(values.abs().amax(dim=1))
     scale = torch.ldexp(torch.ones_like(values[:, 0]), -exponent.clamp(min=-1000))
     values = values * scale[:, None]
-    return scale / ordered_sum(values * values).sqrt_()
+    return ordered_sum(values * values).sqrt_() / scale
 
 
-def to_grid(rows: Tensor, factors: Tensor) -> Tensor:
-    """Rows (n, d) times their normalising factors (n,), float64, rounded to the grid of `grid_bits(d)`."""
-    magic = 1.5 * 2.0 ** (52 - grid_bits(rows.shape[1]))
-    return (rows.double() * factors[:, None]).add_(magic).sub_(magic)
+def normalise(rows: Tensor, norms: Tensor) -> Tensor:
+    """Rows (n, d) divided by their norms (n,), float64."""
+    return rows.double() / norms[:, None]
 
 
-def split(values: Tensor) -> tuple[Tensor, Tensor]:
-    """High part (multiples of 2^-26) and low part (the rest, at most 2^-27) of values on the grid."""
-    magic = 1.5 * 2.0 ** (52 - HIGH_BITS)
-    high = (values + magic).sub_(magic)
-    return high, values - high
+def split(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Three parts of normalised rows (..., d) that add up to them but for some 2^-70.
+
+    High: multiples of 2^-26. Middle: multiples of 2^-g, at most 2^-27. Low: multiples of 2^-l, at most 2^-(g + 1).
+    With |row| = 1, sums of products are bounded by Cauchy-Schwarz: high x high by 1 in multiples of 2^-52, high x
+    middle both ways by sqrt(d) * 2^-26 in multiples of 2^-(26 + g), and so on; g and l are such that each fits 53 bits.
+    """
+    half = math.log2(values.shape[-1]) / 2
+    middle_bits = 52 - math.floor(half)
+    low_bits = middle_bits + 26 - math.ceil(half)
+    high = _rounded(values, HIGH_BITS)
+    rest = values - high
+    middle = _rounded(rest, middle_bits)
+    return high, middle, _rounded(rest.sub_(middle), low_bits)
+
+
+def _rounded(values: Tensor, bits: int) -> Tensor:
+    """Values, at most 2^(51 - bits) in size, rounded to multiples of 2^-bits."""
+    magic = 1.5 * 2.0 ** (52 - bits)
+    return (values + magic).sub_(magic)
 
 
 def exact_matrix(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Similarities of all pairs. Shapes: (..., n, d) and (..., m, d) on the grid to (..., n, m) float64."""
-    query_high, query_low = split(queries)
+    """Similarities of all pairs. Shapes: (..., n, d) and (..., m, d) normalised to (..., n, m), float64."""
+    high, middle, low = split(queries)
     if gallery is queries:
-        small = query_high @ query_low.mT
-        return (query_high @ query_high.mT).add_(small + small.mT)
-    gallery_high, gallery_low = split(gallery)
-    small = query_high @ gallery_low.mT
-    small += query_low @ gallery_high.mT
-    return (query_high @ gallery_high.mT).add_(small)
+        crossed = high @ middle.mT
+        second = crossed + crossed.mT
+        crossed = high @ low.mT
+        third = crossed + crossed.mT
+        return _total(high @ high.mT, second, third, middle @ middle.mT)
+    other_high, other_middle, other_low = split(gallery)
+    second = (high @ other_middle.mT).add_(middle @ other_high.mT)
+    third = (high @ other_low.mT).add_(low @ other_high.mT)
+    return _total(high @ other_high.mT, second, third, middle @ other_middle.mT)
 
 
 def exact_pairs(queries: Tensor, gallery: Tensor) -> Tensor:
     """Similarities of corresponding rows, equal to the entries of `exact_matrix`. Shapes: (p, d) twice to (p,)."""
-    query_high, query_low = split(queries)
-    gallery_high, gallery_low = split(gallery)
-    small = (query_high * gallery_low).sum(dim=1) + (query_low * gallery_high).sum(dim=1)
-    return (query_high * gallery_high).sum(dim=1) + small
+    high, middle, low = split(queries)
+    other_high, other_middle, other_low = split(gallery)
+
+    def product(left: Tensor, right: Tensor) -> Tensor:
+        return (left * right).sum(dim=1)
+
+    second = product(high, other_middle) + product(middle, other_high)
+    third = product(high, other_low) + product(low, other_high)
+    return _total(product(high, other_high), second, third, product(middle, other_middle))
+
+
+def _total(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> Tensor:
+    """first + second + third + fourth, the first two without rounding error (Knuth's TwoSum)."""
+    total = first + second
+    share = total - first
+    error = (first - (total - share)).add_(second - share)
+    return total.add_(error.add_(third.add_(fourth)))
 
 
 def float32_error(dimension: int) -> float:
@@ -91,7 +111,7 @@ def float32_error(dimension: int) -> float:
 
     Rows normalised in float32 are off by 2u each, products and sums of d terms by d*u / (1 - d*u) (Higham, "Accuracy
     and Stability of Numerical Algorithms", 2002, section 3.1), as sum |q_i g_i| <= 1 by Cauchy-Schwarz, u = 2^-24; the
-    rest covers thresholds rounded to float32, sums of a similarity and a row number below 2^14 in float64, and
+    rest covers thresholds rounded to float32, sums of a similarity and a row number below 2^17 in float64, and
     underflow.
     """
     unit = 2.0**-24

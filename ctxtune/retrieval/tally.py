@@ -4,26 +4,55 @@ Counting needs no sorting: the rank of a query's j-th best match is j plus the n
 comparison per pair gives Recall@K for any K, and tiles of similarities can be added in any order and from either side.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from ctxtune.retrieval.embeddings import Block
 from ctxtune.retrieval.floors import Floors
 from ctxtune.retrieval.matches import Matches
 from ctxtune.retrieval.passes import count_above, list_between, list_ranked
 from ctxtune.retrieval.similarity import exact_pairs, products_error
 from ctxtune.retrieval.tiles import Tile
 
+# Of a tile's pairs, so many may be compared one by one; the first is a share.
 OPEN_SHARE = 0.01
+LEAST_LIMIT = 1000
 PAIR_ELEMENTS = 2**21
 # Similarities and their errors span less than this.
 SEPARATION = 4.0
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Some pairs of different classes: positions (p,) in their blocks and similarities (p,), off by at most `error`."""
+
+    query_block: Block
+    gallery_block: Block
+    queries: Tensor
+    items: Tensor
+    values: Tensor
+    error: float
+
+    def at(self, where: Tensor | slice) -> "Pairs":
+        """Some of them."""
+        return Pairs(
+            self.query_block,
+            self.gallery_block,
+            self.queries[where],
+            self.items[where],
+            self.values[where],
+            self.error,
+        )
+
+
 class Tally:
     """Running counts for the queries of `matches`. Each pair of query and gallery item is to be added once.
 
-    `steps` (m,) is the state: the sum of a query's steps from a match's place to its last place is the number of
-    items before that match. Tallies of different pairs are merged by adding their steps.
+    The state is `steps` (m,) and `reached` (q,). The sum of a query's steps from a match's place to its last place is
+    the number of items before that match; `reached` are the items of other classes seen at or above its floor.
+    Tallies of different pairs are merged by adding up both.
     """
 
     def __init__(self, matches: Matches, floors: Floors) -> None:
@@ -47,29 +76,40 @@ class Tally:
         lowest = torch.where(below, floors.similarity, _at(matches.similarities, start, some))
         self.lowest = torch.where(some & ~self.counted, lowest, torch.inf)
         self.lowest_item = torch.where(below, floors.item, _at(matches.items.long(), start, some))
-        self.reaching = self.matches.start[1:] - self.matches.start[:-1]
+        self.reached = torch.zeros_like(matches.number)
         self.steps = torch.zeros_like(self.matches.items)
 
     def add(self, tile: Tile) -> bool:
         """Count a tile. False, and nothing counted, if too many of its pairs are too close to call: make it exact."""
-        limit = OPEN_SHARE * tile.values.numel() + 1000
+        limit = int(OPEN_SHARE * tile.values.numel()) + LEAST_LIMIT
         rows = slice(tile.queries.start, tile.queries.stop)
-        queries, items, values = self._list(tile)
-        certain, possible = self._places(tile, queries, items, values)
-        if possible is not None and int((possible - certain).sum()) > limit:
-            return False
         counted = self.counted[rows].nonzero()[:, 0]
-        if len(counted):
-            above, near_queries, near_items = self._count(tile, counted)
-            if len(near_queries) > limit:
-                return False
-            self.steps.index_add_(0, self.best[rows][counted], above.int())
-            self._settle(tile, near_queries, near_items, self.best[rows][near_queries])
-        sure = queries[values >= self.floors.similarity[rows].index_select(0, queries) + tile.error]
-        self.reaching[rows] += torch.bincount(sure, minlength=len(tile.queries))
-        self._add_at((certain - 1)[certain > self.matches.start[rows].index_select(0, queries)])
-        if possible is not None:
-            self._settle_range(tile, queries, items, certain, possible)
+        above, near = self._count(tile, counted) if len(counted) else (counted, None)
+        if near is not None and len(near.queries) > limit:
+            return False
+        if not self.add_listed(self._list(tile), limit if tile.error else None):
+            return False
+        self.steps.index_add_(0, self.best[rows][counted], above.int())
+        if near is not None:
+            self._settle(near, self.best[rows][near.queries])
+        return True
+
+    def add_listed(self, pairs: Pairs, limit: int | None) -> bool:
+        """Count listed pairs. False, and nothing counted, if more than `limit` comparisons are too close to call."""
+        certain, possible = self._places(pairs)
+        if limit is not None and int((possible - certain).sum()) > limit:
+            return False
+        rows = slice(pairs.query_block.start, pairs.query_block.stop)
+        floor = self.floors.similarity[rows].index_select(0, pairs.queries)
+        sure = pairs.queries[pairs.values >= floor + pairs.error]
+        self.reached[rows] += torch.bincount(sure, minlength=len(pairs.query_block))
+        self._add_at((certain - 1)[certain > self.matches.start[rows].index_select(0, pairs.queries)])
+        open_pairs = (possible > certain).nonzero()[:, 0]
+        first = certain[open_pairs]
+        number = possible[open_pairs] - first
+        source = torch.repeat_interleave(number)
+        offset = torch.arange(len(source), device=source.device) - (number.cumsum(0) - number)[source]
+        self._settle(pairs.at(open_pairs[source]), first[source] + offset)
         return True
 
     def before(self) -> Tensor:
@@ -81,39 +121,43 @@ class Tally:
 
     def unsettled(self, before: Tensor) -> Tensor:
         """Queries (u,) whose left out matches might be among the first R after all."""
-        reaching = self.reaching.clone()
-        reaching[self.counted] = before[self.best[self.counted]] + 1
-        return ((self.left_out > 0) & (reaching < self.matches.number)).nonzero()[:, 0]
+        reached = self.reached + (self.matches.start[1:] - self.matches.start[:-1])
+        reached[self.counted] = before[self.best[self.counted]] + 1
+        return ((self.left_out > 0) & (reached < self.matches.number)).nonzero()[:, 0]
 
     def _add_at(self, places: Tensor) -> None:
         self.steps.index_add_(0, places, torch.ones_like(places, dtype=self.steps.dtype))
 
-    def _list(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs whose item may come before a match that is held: positions of query and item, and the similarity."""
+    def _list(self, tile: Tile) -> Pairs:
+        """Pairs whose item may come before a match that is held."""
         rows = slice(tile.queries.start, tile.queries.stop)
         if tile.error == 0:
-            return list_ranked(tile.values, self.lowest[rows], self.lowest_item[rows], tile.gallery.start, tile.axis)
-        return list_between(tile.values, self.lowest[rows] - tile.error, None, tile.axis)
+            found = list_ranked(tile.values, self.lowest[rows], self.lowest_item[rows], tile.gallery.start, tile.axis)
+        else:
+            found = list_between(tile.values, self.lowest[rows] - tile.error, None, tile.axis)
+        return Pairs(tile.queries, tile.gallery, *found, tile.error)
 
-    def _places(self, tile: Tile, queries: Tensor, items: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The places up to which these items come before their query's matches: surely, and possibly if not the same."""
-        start = self.matches.start[tile.queries.start : tile.queries.stop + 1]
-        if tile.error == 0:
-            return search(self.matches, start[queries], start[queries + 1], values, tile.gallery.start + items), None
+    def _places(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """The places up to which the items come before their query's matches: surely, and possibly."""
+        block = pairs.query_block
+        start = self.matches.start[block.start : block.stop + 1]
+        if pairs.error == 0:
+            items = pairs.gallery_block.start + pairs.items
+            certain = search(self.matches, start[pairs.queries], start[pairs.queries + 1], pairs.values, items)
+            return certain, certain
         first = start[0]
         own = torch.repeat_interleave(start[1:] - start[:-1])
         keys = SEPARATION * own + self.matches.similarities[first : first + len(own)]
-        values = values + SEPARATION * queries
-        certain = torch.searchsorted(keys, values - tile.error)
-        if len(keys) == 0:
-            return certain + first, None
-        follows = (keys[certain.clamp(max=len(keys) - 1)] <= values + tile.error).nonzero()[:, 0]
+        values = pairs.values + SEPARATION * pairs.queries
+        certain = torch.searchsorted(keys, values - pairs.error)
         possible = certain.clone()
-        possible[follows] = torch.searchsorted(keys, values[follows] + tile.error, right=True)
+        if len(keys):
+            follows = (keys[certain.clamp(max=len(keys) - 1)] <= values + pairs.error).nonzero()[:, 0]
+            possible[follows] = torch.searchsorted(keys, values[follows] + pairs.error, right=True)
         return certain + first, possible + first
 
-    def _count(self, tile: Tile, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For the queries `counted` (c,): items surely before the best match; queries, items of pairs too close to call."""
+    def _count(self, tile: Tile, counted: Tensor) -> tuple[Tensor, Pairs | None]:
+        """For the queries `counted` (c,): items surely before the best match, (c,), and pairs too close to call."""
         rows = tile.queries.start + counted
         similarity = self.best_similarity[rows]
         values = tile.values if len(counted) == len(tile.queries) else tile.values.index_select(tile.axis, counted)
@@ -122,45 +166,39 @@ class Tally:
             match = self.matches.items[self.best[rows]]
             by_query = values if tile.axis == 0 else values.T
             before = (by_query > similarity[:, None]) | ((by_query == similarity[:, None]) & (index < match[:, None]))
-            return before.sum(dim=1), counted[:0], counted[:0]
+            return before.sum(dim=1), None
         scratch = torch.empty_like(values)
         above = count_above(values, similarity + tile.error, tile.axis, scratch)
         some = (count_above(values, similarity - tile.error, tile.axis, scratch) > above).nonzero()[:, 0]
         values, similarity = values.index_select(tile.axis, some), similarity[some]
-        found = list_between(values, similarity - tile.error, similarity + tile.error, tile.axis)
-        return above, counted[some[found[0]]], found[1]
+        found, items, near = list_between(values, similarity - tile.error, similarity + tile.error, tile.axis)
+        return above, Pairs(tile.queries, tile.gallery, counted[some[found]], items, near, tile.error)
 
-    def _settle_range(self, tile: Tile, queries: Tensor, items: Tensor, certain: Tensor, possible: Tensor) -> None:
-        """Settle pairs (p,) with the matches at the places certain .. possible - 1 of each."""
-        pairs = (possible > certain).nonzero()[:, 0]
-        first = certain[pairs]
-        number = possible[pairs] - first
-        source = torch.repeat_interleave(number)
-        offset = torch.arange(len(source), device=source.device) - (number.cumsum(0) - number)[source]
-        self._settle(tile, queries[pairs][source], items[pairs][source], first[source] + offset)
-
-    def _settle(self, tile: Tile, queries: Tensor, items: Tensor, places: Tensor) -> None:
-        """Compare pairs of the tile exactly with the matches at `places` and count those that come before."""
-        step = max(1, PAIR_ELEMENTS // tile.queries.source.dimension)
+    def _settle(self, pairs: Pairs, places: Tensor) -> None:
+        """Compare pairs exactly with the matches at `places` (p,) and count those that come before."""
+        step = max(1, PAIR_ELEMENTS // pairs.query_block.source.dimension)
         for begin in range(0, len(places), step):
-            some = slice(begin, begin + step)
-            before = self._comes_before(tile, queries[some], items[some], places[some])
-            place = places[some][before]
+            place = places[begin : begin + step]
+            some = pairs.at(slice(begin, begin + step))
+            before = self._come_before(some, place)
+            place = place[before]
             self._add_at(place)
-            first = self.matches.start[tile.queries.start + queries[some][before]]
+            first = self.matches.start[some.query_block.start + some.queries[before]]
             earlier = place[place > first] - 1
             self.steps.index_add_(0, earlier, torch.full_like(earlier, -1, dtype=self.steps.dtype))
 
-    def _comes_before(self, tile: Tile, queries: Tensor, items: Tensor, places: Tensor) -> Tensor:
+    def _come_before(self, pairs: Pairs, places: Tensor) -> Tensor:
         """Whether the items come before the matches at `places`, (p,) all."""
         target = self.matches.similarities[places]
-        products = tile.queries.approximate[queries].mul_(tile.gallery.approximate[items])
+        queries, gallery = pairs.query_block, pairs.gallery_block
+        products = queries.approximate_rows(pairs.queries).mul_(gallery.approximate_rows(pairs.items))
         values = products.sum(dim=1, dtype=torch.float64)
         before = values > target
         unsure = ((values - target).abs() <= products_error(products.shape[1])).nonzero()[:, 0]
         if len(unsure):
-            exact = exact_pairs(tile.queries.grid_rows(queries[unsure]), tile.gallery.grid_rows(items[unsure]))
-            earlier_item = tile.gallery.start + items[unsure] < self.matches.items[places[unsure]]
+            items = pairs.items[unsure]
+            exact = exact_pairs(queries.normalised_rows(pairs.queries[unsure]), gallery.normalised_rows(items))
+            earlier_item = gallery.start + items < self.matches.items[places[unsure]]
             before[unsure] = (exact > target[unsure]) | ((exact == target[unsure]) & earlier_item)
         return before
 

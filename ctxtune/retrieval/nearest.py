@@ -1,0 +1,158 @@
+"""`nearest`: the exact nearest neighbours."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctxtune.retrieval.backends import choose_backend
+from ctxtune.retrieval.embeddings import Block, Embeddings, read_embeddings
+from ctxtune.retrieval.faiss_search import Fetch, faiss_fetch
+from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size
+from ctxtune.retrieval.precision import full_float32
+from ctxtune.retrieval.similarity import exact_matrix, exact_pairs, float32_error
+
+# Candidates are compared exactly this many embedding elements at a time.
+CANDIDATE_ELEMENTS = 2**21
+SPARE = 8
+WIDENING = 4
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Nearest gallery items of each query, nearest first: `indices` (q, k) int64, `similarities` (q, k) float64."""
+
+    indices: np.ndarray
+    similarities: np.ndarray
+
+
+def nearest(
+    query_embeddings: ArrayLike,
+    gallery_embeddings: ArrayLike | None = None,
+    *,
+    k: int,
+    backend: str = "auto",
+    chunk_size: int | None = None,
+) -> Neighbours:
+    """The k gallery items of greatest cosine similarity to each query, exactly; ties go by gallery index.
+
+    query_embeddings (q, d), gallery_embeddings (g, d): as for `score`. Without a gallery each query is searched in all
+    others, its own index left out.
+    k: from 1 to the number of gallery items that a query can find.
+    backend, chunk_size: as for `score`.
+
+    Raises ValueError for bad embeddings or a k out of range, ImportError where faiss is asked for and not installed.
+    """
+    chunk = check_chunk_size(chunk_size, query_embeddings)
+    device = query_embeddings.device if isinstance(query_embeddings, Tensor) else torch.device("cpu")
+    with torch.no_grad(), full_float32():
+        queries = _read(query_embeddings, "query_embeddings", device)
+        own_left_out = gallery_embeddings is None
+        gallery = queries if gallery_embeddings is None else _read(gallery_embeddings, "gallery_embeddings", device)
+        if queries.dimension != gallery.dimension:
+            raise ValueError(f"queries have {queries.dimension} dimensions, the gallery has {gallery.dimension}")
+        available = len(gallery) - own_left_out
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= available:
+            raise ValueError(
+                f"k must be an integer from 1 to {available}, the items that a query can find; found {k!r}"
+            )
+        fetch = torch_fetch(gallery, chunk) if choose_backend(backend) == "torch" else faiss_fetch(gallery, chunk)
+        items, similarities = _find(queries, gallery, int(k), chunk, fetch, own_left_out=own_left_out)
+    return Neighbours(items.cpu().numpy(), similarities.cpu().numpy())
+
+
+def _read(embeddings: ArrayLike, name: str, device: torch.device) -> Embeddings:
+    number = len(embeddings) if np.ndim(embeddings) else 0
+    return read_embeddings(embeddings, torch.zeros(number, dtype=torch.int64, device=device), name)
+
+
+def torch_fetch(gallery: Embeddings, chunk: int) -> Fetch:
+    """A function that fetches a block's nearest items, as `faiss_fetch` makes one."""
+
+    def fetch(queries: Block, number: int) -> tuple[Tensor, Tensor]:
+        best = torch.empty(len(queries), 0, dtype=torch.float32, device=gallery.device)
+        items = torch.empty(len(queries), 0, dtype=torch.int64, device=gallery.device)
+        for block in gallery.blocks(max(chunk, number)):
+            values = queries.approximate @ block.approximate.T
+            block.release()
+            found = values.topk(min(number, values.shape[1]), dim=1)
+            best = torch.cat([best, found.values], dim=1)
+            items = torch.cat([items, found.indices + block.start], dim=1)
+            if best.shape[1] > number:
+                best, kept = best.topk(number, dim=1)
+                items = items.gather(1, kept)
+        return best.double(), items
+
+    return fetch
+
+
+def _find(
+    queries: Embeddings, gallery: Embeddings, number: int, chunk: int, fetch: Fetch, *, own_left_out: bool
+) -> tuple[Tensor, Tensor]:
+    """Fetch a few more than needed, rank them exactly, more where the end of the list is open, and at last all."""
+    device = queries.device
+    items = torch.empty(len(queries), number, dtype=torch.int64, device=device)
+    similarities = torch.empty(len(queries), number, dtype=torch.float64, device=device)
+    rows = torch.arange(len(queries), device=device)
+    needed = number + own_left_out
+    for wanted in (needed + SPARE, WIDENING * (needed + SPARE)):
+        still_open = []
+        for block in queries.select(rows).blocks(chunk):
+            place = rows[block.start : block.stop]
+            items[place], similarities[place], open_rows = _ranked(
+                block, gallery, fetch(block, min(wanted, len(gallery))), number, own_left_out=own_left_out
+            )
+            still_open.append(place[open_rows])
+        rows = torch.cat(still_open)
+        if len(rows) == 0:
+            return items, similarities
+    for block in queries.select(rows).blocks(chunk):
+        place = rows[block.start : block.stop]
+        items[place], similarities[place] = _scan(block, gallery, number, chunk, own_left_out=own_left_out)
+    return items, similarities
+
+
+def _ranked(
+    block: Block, gallery: Embeddings, fetched: tuple[Tensor, Tensor], number: int, *, own_left_out: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first of the candidates in exact order, their similarities, and the queries for which more are needed."""
+    approximate, candidates = fetched
+    candidates = candidates.sort(dim=1).values
+    values = _exact(block, gallery, candidates)
+    if own_left_out:
+        values[candidates == block.origin[:, None]] = -torch.inf
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    values, items = values[:, :number], candidates.gather(1, order[:, :number])
+    # All that was not fetched is at most as similar as the last that was, give or take the error.
+    last = approximate[:, -1] + float32_error(gallery.dimension)
+    is_open = values[:, -1] <= last if candidates.shape[1] < len(gallery) else torch.zeros_like(last, dtype=torch.bool)
+    return items, values, is_open.nonzero()[:, 0]
+
+
+def _exact(block: Block, gallery: Embeddings, candidates: Tensor) -> Tensor:
+    """Exact similarities of a block's queries with their candidates (n, c)."""
+    flat = candidates.reshape(-1)
+    owner = torch.arange(len(candidates), device=flat.device).repeat_interleave(candidates.shape[1])
+    values = torch.empty(len(flat), dtype=torch.float64, device=flat.device)
+    step = max(1, CANDIDATE_ELEMENTS // gallery.dimension)
+    for start in range(0, len(flat), step):
+        some = slice(start, start + step)
+        values[some] = exact_pairs(block.normalised[owner[some]], gallery.rows(flat[some]))
+    return values.view_as(candidates)
+
+
+def _scan(block: Block, gallery: Embeddings, number: int, chunk: int, *, own_left_out: bool) -> tuple[Tensor, Tensor]:
+    """The nearest items and their similarities, by comparing a block's queries exactly with the whole gallery."""
+    best = torch.empty(len(block), 0, dtype=torch.float64, device=gallery.device)
+    items = torch.empty(len(block), 0, dtype=torch.int64, device=gallery.device)
+    for part in gallery.blocks(chunk):
+        values = exact_matrix(block.normalised, part.normalised)
+        part.release()
+        index = torch.arange(part.start, part.stop, device=gallery.device).expand_as(values)
+        if own_left_out:
+            values[index == block.origin[:, None]] = -torch.inf
+        # Earlier items come first, so that a stable sort leaves ties in order of their index.
+        best, order = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
+        best, items = best[:, :number], torch.cat([items, index], dim=1).gather(1, order[:, :number])
+    return items, best

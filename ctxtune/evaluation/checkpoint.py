@@ -1,0 +1,168 @@
+"""Checkpoints of `ctxtune.train` and of a sweep's runs, with the configuration and the folds they belong to."""
+
+import copy
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ctxtune.config import TrialSettings
+from ctxtune.config.paths import Location
+from ctxtune.config.source import Source, apply_overrides
+from ctxtune.data import ValidationSettings
+from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.models import EmbeddingModel, build_model
+from ctxtune.training import CheckpointFolder, load_checkpoint
+from ctxtune.training.checkpoints import STATE_FILE, scored_weights
+
+FIXED_BLOCKS = ("model", "loss", "regularizer", "sampler", "optimizer", "schedule")
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint and what is known of the run that wrote it.
+
+    `runs`: the state of each of its runs (one a fold). `stage`: search, selection or confirmation for a run of a sweep,
+    "" for any other.
+    """
+
+    path: Path
+    trial: TrialSettings
+    validation: ValidationSettings
+    runs: list[dict[str, Any]]
+    folds: tuple[int, ...]
+    stage: str
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained."""
+        return int(self.runs[0]["epoch"])
+
+
+def read_checkpoint(
+    path: Path, overrides: list[str], data: list[str] | None = None, fold: int | None = None
+) -> Checkpoint:
+    """Read a checkpoint, its configuration, and, where it lies in a sweep's folder, which classes it was scored on.
+
+    Raises:
+        CtxtuneError: no file, no checkpoint, or a setting that cannot be.
+    """
+    state, path = _read_state(path)
+    runs = state.get("runs")
+    if not isinstance(runs, list) or not runs or not all({"config", "model", "epoch"} <= set(run) for run in runs):
+        raise CtxtuneError(f"{path}: not a checkpoint of ctxtune.train or of a sweep: it holds no runs")
+    recipe = _asked_by_sweep(path)
+    validation = recipe.get("validation") or ValidationSettings().model_dump(mode="json")
+    if recipe.get("folds"):
+        validation["use"] = recipe["folds"]
+    elif len(runs) > 1:
+        validation["use"] = list(range(len(runs)))
+    trial, validated = _settings(path, runs[0]["config"], validation, overrides, data)
+    checkpoint = Checkpoint(path, trial, validated, runs, validated.use, recipe.get("stage", ""))
+    if len(runs) != len(validated.use):
+        raise ConfigError(
+            f"{path} holds {len(runs)} run(s), but validation.use names {len(validated.use)} fold(s); say which with "
+            "--set validation.use=[...]"
+        )
+    if fold is None:
+        return checkpoint
+    if fold not in validated.use:
+        raise ConfigError(f"--fold {fold}: {path} holds the fold(s) {', '.join(map(str, validated.use))}")
+    return replace(checkpoint, runs=[runs[validated.use.index(fold)]], folds=(fold,))
+
+
+def restore_model(checkpoint: Checkpoint, index: int = 0) -> EmbeddingModel:
+    """The embedding model of a checkpoint's run, on the CPU; no pretrained weights are fetched.
+
+    Raises:
+        CtxtuneError: the stored weights do not fit the stored configuration.
+    """
+    trial = checkpoint.trial
+    model = build_model(trial.model, image_size=trial.image.train_crop, load_pretrained=False)
+    try:
+        model.load_state_dict(scored_weights({"runs": checkpoint.runs}, index))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CtxtuneError(f"{checkpoint.path}: its weights do not fit its configuration ({error})") from None
+    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `ctxtune.train` wrote beside a checkpoint: the metrics of its epoch, and the device they were taken on."""
+
+    metrics: dict[str, float]
+    device: str
+
+
+def recorded_scores(checkpoint: Checkpoint) -> Record:
+    """What result.json says of the epoch of this checkpoint; without metrics where there is none."""
+    try:
+        result = json.loads((checkpoint.path.parent / RESULT_FILE).read_text(encoding="utf-8"))
+        history = {metrics["epoch"]: metrics for metrics in result["history"]}
+        return Record(dict(history.get(checkpoint.epoch, {})), str(result["device"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Record({}, "")
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any], Path]:
+    if not path.is_dir():
+        return load_checkpoint(path), path
+    if (path / STATE_FILE).is_file():
+        return load_checkpoint(path / STATE_FILE), path / STATE_FILE
+    folder = CheckpointFolder(path)
+    newest = folder.load_newest()
+    if newest is None:
+        raise CtxtuneError(f"{path}: the folder holds no checkpoint ({STATE_FILE} or epoch-NNNNN.pt)")
+    return newest, folder.paths()[-1]
+
+
+def _asked_by_sweep(path: Path) -> dict[str, Any]:
+    """What the journal of the sweep around a checkpoint says of its run; nothing for a run that is of no sweep."""
+    parents = path.absolute().parents
+    journal = next((each / "journal.jsonl" for each in parents if (each / "journal.jsonl").is_file()), None)
+    if journal is None:
+        return {}
+    names = {each.name for each in parents}
+    with journal.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # the torn last line of a sweep at work
+            if event.get("event") == "asked" and event["key"] in names:
+                return dict(event["spec"])
+    return {}
+
+
+def _settings(
+    path: Path, trial: dict[str, Any], validation: dict[str, Any], overrides: list[str], data: list[str] | None
+) -> tuple[TrialSettings, ValidationSettings]:
+    """The stored settings with what the command line says on top."""
+    source = Source(path, copy.deepcopy({"trial": trial, "validation": validation}), {(): str(path)})
+    if data is not None:
+        kept = trial["dataset"] if data[0] == trial["dataset"]["name"] else {}
+        root = None if data[1] == "-" else str(Path(data[1]).expanduser().absolute())
+        source.data["trial"]["dataset"] = {**kept, "name": data[0], "root": root}
+    apply_overrides(source, overrides)
+    for block in FIXED_BLOCKS:
+        if source.data["trial"].get(block) != trial.get(block):
+            raise ConfigError(
+                f"--set trial.{block}...: the checkpoint was made with its own {block}; that cannot change"
+            )
+    if set(source.data) != {"trial", "validation"}:
+        raise ConfigError("--set: paths begin with trial. or validation., for example trial.dataset.root=DIR")
+    problems = []
+    for block, model in (("trial", TrialSettings), ("validation", ValidationSettings)):
+        try:
+            source.data[block] = model.model_validate(source.data[block])
+        except ValidationError as error:
+            for item in error.errors():
+                location: Location = (block, *item["loc"])
+                problems.append(str(source.error(location, item["msg"].removeprefix("Value error, "))))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return source.data["trial"], source.data["validation"]

@@ -1,0 +1,158 @@
+"""Scores of a checkpoint's model on a part of a data set, and its export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ctxtune.config import TrialSettings
+from ctxtune.data import Benchmark, EvaluationImages, Part, load_dataset, split
+from ctxtune.errors import ConfigError
+from ctxtune.evaluation.checkpoint import Checkpoint
+from ctxtune.models import EmbeddingModel
+from ctxtune.models.export import export_model
+from ctxtune.models.preprocessing import Preprocessing
+from ctxtune.retrieval import RetrievalScores, score
+from ctxtune.training.embedding import embed
+from ctxtune.training.health import check_embeddings
+from ctxtune.training.precision import resolve_precision
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run's model on one part.
+
+    Attributes:
+        fold: the validation fold that the run left out; None: none.
+        query: the images that were scored; ``gallery``: what they were searched in, None: each other.
+        embeddings: (queries, embedding_dim) on the CPU, not normalised; ``gallery_embeddings`` alike.
+        left_out: images that cannot be read.
+    """
+
+    fold: int | None
+    query: Part
+    gallery: Part | None
+    embeddings: torch.Tensor
+    gallery_embeddings: torch.Tensor | None
+    scores: RetrievalScores
+    left_out: int
+
+
+def score_model(
+    checkpoint: Checkpoint,
+    model: EmbeddingModel,
+    benchmark: Benchmark,
+    part: str,
+    index: int,
+    device: torch.device,
+    recall_at: tuple[int, ...],
+) -> Scored:
+    """Embed and score a part ("validation", "train" or "test") of a benchmark.
+
+    Raises:
+        ConfigError: there is no such part, or a Recall@K that it cannot have.
+        CtxtuneError: data that cannot be read; embeddings that are not finite, or all alike.
+    """
+    fold = None if checkpoint.stage == "confirmation" else checkpoint.folds[index]
+    query, gallery = _parts(checkpoint, benchmark, part, fold)
+    epoch = checkpoint.runs[index]["epoch"]
+    images = len(query) + (len(gallery) if gallery else 0)
+    query, embeddings = _embed(checkpoint.trial, model, query, device, epoch)
+    found = None
+    if gallery is not None:
+        gallery, found = _embed(checkpoint.trial, model, gallery, device, epoch)
+    try:
+        scores = score(
+            embeddings.to(device),
+            query.labels,
+            None if found is None else found.to(device),
+            None if gallery is None else gallery.labels,
+            recall_at=recall_at,
+            per_query=True,
+            per_class=True,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{query.name} cannot be scored: {error}") from None
+    return Scored(
+        fold, query, gallery, embeddings, found, scores, images - len(query) - (len(gallery) if gallery else 0)
+    )
+
+
+def export_checkpoint(checkpoint: Checkpoint, model: EmbeddingModel, out: Path, benchmark: Benchmark | None) -> None:
+    """Write the embedding model with its preprocessing.
+
+    Where neither the image settings nor the data set's fix the size of prepared images, it is read off the data.
+
+    Raises:
+        ConfigError: see `ctxtune.models.export.export_model`.
+    """
+    image = checkpoint.trial.image
+    size: int | tuple[int, int] | None = None
+    if image.test_crop is None and image.test_resize is None:
+        size = checkpoint.trial.dataset.image_size
+    if image.test_crop is None and not isinstance(image.test_resize, tuple) and size is None:
+        train = (benchmark or load_dataset(checkpoint.trial.dataset)).train
+        first = EvaluationImages(train.select([0], f"{train.name}/first"), image)
+        height, width = next(iter(first.batches(1)))[0].shape[-2:]
+        first.close()
+        size = (height, width)
+    preparation = Preprocessing(resize=image.test_resize, crop=image.test_crop)
+    try:
+        export_model(model, out, preprocessing=preparation, image_size=size)
+    except OSError as error:
+        raise ConfigError(f"--export {out}: cannot be written ({error.strerror or error})") from None
+
+
+def named_scores(scores: RetrievalScores) -> dict[str, float]:
+    """The scores by the names that YAML, MLflow and JSON use, without the part in front."""
+    recall = {f"recall_at_{k}": value for k, value in scores.recall_at.items()}
+    return recall | {
+        "map_at_r": scores.map_at_r,
+        "r_precision": scores.r_precision,
+        "mean_reciprocal_rank": scores.mean_reciprocal_rank,
+    }
+
+
+def mean_scores(scored: list[Scored]) -> dict[str, float]:
+    """The mean over the runs of a checkpoint."""
+    each = [named_scores(one.scores) for one in scored]
+    return {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
+
+
+def _parts(checkpoint: Checkpoint, benchmark: Benchmark, part: str, fold: int | None) -> tuple[Part, Part | None]:
+    """Query and gallery (None: the query part itself) of what is to be scored. Labels are as published, without noise."""
+    if part == "test":
+        if benchmark.test is not None:
+            return benchmark.test, None
+        if benchmark.query is None or benchmark.gallery is None:
+            raise ConfigError(f"{benchmark.name} has neither a test part nor query and gallery")
+        return benchmark.query, benchmark.gallery
+    if fold is None:
+        if part == "train":
+            return benchmark.train, None
+        raise ConfigError(
+            f"{checkpoint.path} is of a confirmation: it was trained on all train classes and has no validation fold; "
+            "score it with --part test, or on the classes it has seen with --part train"
+        )
+    chosen = split(benchmark.train, checkpoint.validation)[fold]
+    return (chosen.validation if part == "validation" else chosen.fit), None
+
+
+def _embed(
+    trial: TrialSettings, model: EmbeddingModel, part: Part, device: torch.device, epoch: int
+) -> tuple[Part, torch.Tensor]:
+    """The images of a part that can be read, and their embeddings."""
+    images = EvaluationImages(part, trial.image, device=device)
+    try:
+        embeddings, kept = embed(
+            model,
+            images,
+            batch_size=trial.evaluation.batch_size or 4 * trial.sampler.batch_size,
+            precision=resolve_precision(trial.precision, device),
+            device=device,
+        )
+    finally:
+        images.close()
+    check_embeddings(embeddings, epoch)
+    return part.select(kept.numpy(), part.name), embeddings

@@ -182,7 +182,7 @@ def write_and_die(uri: str, folder: Path, first: int, steps: int) -> int:
     return last
 
 
-@pytest.mark.parametrize("deaths", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("deaths", [1, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_killed_writer_loses_nothing_that_it_was_told_is_logged(tmp_path, deaths: int) -> None:
     uri = new_store(tmp_path)
     last = -1

@@ -30,16 +30,16 @@ _FILES = 10
 
 
 @contextmanager
-def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock file for the block; yields False if another process holds it (`wait`: only after waiting for it)."""
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold a lock file for the block; yields False if another process holds it."""
     with path.open("a") as file:
-        yield try_lock(file.fileno(), wait=wait)
+        yield try_lock(file.fileno())
 
 
-def try_lock(descriptor: int, *, wait: bool) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Lock an open file until it is closed; False if another holder has it. A file system without locks is trusted."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -121,8 +121,8 @@ def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None]
         raise TrackingError(f"The tracking spool {folder} names no server and no experiment: nothing was ever spooled")
     target = absolute_uri(uri) if uri else stored
     with (
-        exclusive(folder / WRITER_LOCK, wait=False) as alone,
-        exclusive(folder / DELIVERY_LOCK, wait=False) as undisturbed,
+        exclusive(folder / WRITER_LOCK) as alone,
+        exclusive(folder / DELIVERY_LOCK) as undisturbed,
     ):
         if not alone or not undisturbed:
             raise TrackingError(f"The tracking spool {folder} is in use by a running sweep, which delivers it itself")
@@ -182,10 +182,15 @@ class DeliveryProcess:
         self._owner = orders["owner"]
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._sync, daemon=True).start()
-        with exclusive(self._folder / DELIVERY_LOCK, wait=True):
-            drain = Drain(self._spool, orders["uri"], orders["experiment"], self._is_owner)
-            self._check(drain)
-            self._serve(drain)
+        while self._is_owner():
+            # The delivery process of an earlier owner may be in the middle of a request.
+            with exclusive(self._folder / DELIVERY_LOCK) as alone:
+                if alone:
+                    drain = Drain(self._spool, orders["uri"], orders["experiment"], self._is_owner)
+                    self._check(drain)
+                    self._serve(drain)
+                    return
+            time.sleep(0.05)
 
     def _check(self, drain: Drain) -> None:
         try:

@@ -49,7 +49,7 @@ class Tracker:
         self._folder = Path(spool).absolute()
         self._spool = Spool(self._folder)
         self._lock_file = (self._folder / WRITER_LOCK).open("a")
-        if not try_lock(self._lock_file.fileno(), wait=False):
+        if not try_lock(self._lock_file.fileno()):
             self._spool.close()
             self._lock_file.close()
             raise TrackingError(

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctxtune.data.part import ImageTable, Integers
+from ctxtune.data.reading import Unreadable, in_threads
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -203,15 +204,32 @@ def _build(path: Path, stamp: str, table: ImageTable, encode: Encoder, workers: 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+class _BlockSums:
+    """Checksums of consecutive blocks of a stream of bytes."""
+
+    def __init__(self) -> None:
+        self.finished: list[int] = []
+        self._running, self._room = 0, BLOCK
+
+    def add(self, content: memoryview) -> None:
+        while len(content):
+            self._running = zlib.crc32(content[: self._room], self._running)
+            taken = min(self._room, len(content))
+            content, self._room = content[taken:], self._room - taken
+            if self._room == 0:
+                self.finished.append(self._running)
+                self._running, self._room = 0, BLOCK
+
+    def all(self) -> list[int]:
+        return [*self.finished, self._running] if self._room < BLOCK else self.finished
+
+
 def _write(
     folder: Path, stamp: str, table: ImageTable, encode: Encoder, workers: int, progress: Progress | None
 ) -> None:
-    from ctxtune.data.reading import Unreadable, in_threads
-
     unreadable = Unreadable(table)
     rows: list[tuple[int, ...]] = []
-    sums: list[int] = []
-    offset, block_sum, room = 0, 0, BLOCK
+    sums, offset = _BlockSums(), 0
 
     def attempt(name: str) -> Entry | Exception:
         try:
@@ -228,20 +246,12 @@ def _write(
                 rows.append((offset, *entry.columns))
                 content = memoryview(entry.content).cast("B")
                 file.write(content)
+                sums.add(content)
                 offset += len(content)
-                while len(content):
-                    block_sum = zlib.crc32(content[:room], block_sum)
-                    taken = min(room, len(content))
-                    content, room = content[taken:], room - taken
-                    if room == 0:
-                        sums.append(block_sum)
-                        block_sum, room = 0, BLOCK
             if progress is not None:
                 progress(len(rows), len(table))
         file.flush()
         os.fsync(file.fileno())
-    if room < BLOCK:
-        sums.append(block_sum)
     width = max(map(len, rows), default=1)
     index = np.array([row + (0,) * (width - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), width)
     np.save(folder / "index.npy", index)
@@ -250,7 +260,7 @@ def _write(
         "table": table.name,
         "stamp": stamp,
         "bytes": offset,
-        "checksums": sums,
+        "checksums": sums.all(),
         "index_checksum": zlib.crc32(index.tobytes()),
         "unreadable": unreadable.reasons,
     }

@@ -13,7 +13,7 @@ from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources
 from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.outcome import best_file, outcome
+from ctxtune.tuning.outcome import best_file, markdown, outcome
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.specs import RunSpec
 from ctxtune.tuning.stages import (
@@ -110,6 +110,9 @@ def test_the_outcome_holds_paired_differences_with_their_t_interval(space, journ
     assert last.chosen.mean == pytest.approx(pairs[:, 0].mean())
     assert last.difference.half_width < last.chosen.half_width / 3  # pairing takes the luck of the seed out
     assert last.floor == pytest.approx(0.1)
+    page = markdown(space, result)
+    assert f"{100 * last.difference.mean:.2f} ± {100 * last.difference.half_width:.2f}" in page
+    assert "| loss.k | 4 |" in page
 
 
 def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):

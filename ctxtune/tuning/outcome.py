@@ -168,3 +168,21 @@ def _comparisons(space: SearchSpace, journal: Journal, chosen: str, same: bool) 
             )
         )
     return comparisons
+
+
+def markdown(space: SearchSpace, result: Outcome) -> str:
+    """The outcome as Markdown, for the page of the sweep's run in MLflow."""
+    lines = [f"**Best configuration: {result.chosen}**", "", "| | start | best |", "|---|---|---|"]
+    lines += [
+        f"| {path} | {show(start)} | {show(best)} |" for path, (start, best) in changed_values(space, result).items()
+    ]
+    if result.confirmed:
+        seeds = result.confirmed[0].chosen.count
+        lines += ["", f"Test classes, percent, mean and 95 % t-interval over the same {seeds} fresh seeds:", ""]
+        lines += ["| | untrained | start | best | best - start |", "|---|---|---|---|---|"]
+    for comparison in result.confirmed:
+        cells = [comparison.start, comparison.chosen, comparison.difference]
+        texts = [f"{100 * cell.mean:.2f} ± {100 * cell.half_width:.2f}" if cell else "same" for cell in cells]
+        name = comparison.metric.removeprefix("test/")
+        lines.append(f"| {name} | {100 * comparison.floor:.2f} | {' | '.join(texts)} |")
+    return "\n".join(lines)

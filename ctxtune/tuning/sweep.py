@@ -26,7 +26,7 @@ from ctxtune.tuning.cluster import RunResources, run_resources, start_ray
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import SweepFolder
 from ctxtune.tuning.journal import Journal, RunRecord
-from ctxtune.tuning.outcome import Outcome, best_file, outcome, tracked_metrics
+from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
 from ctxtune.tuning.warm_start import with_warm_starts
@@ -226,6 +226,7 @@ def _write(space: SearchSpace, book: Book, folder: SweepFolder, result: Outcome)
     book.tracker.log_text(book.sweep_id, text, "best.yaml")
     book.tracker.log_artifact(book.sweep_id, folder.path / "summary.json")
     book.tracker.log_metrics(book.sweep_id, tracked_metrics(result), step=0)
+    book.tracker.set_tags(book.sweep_id, {"mlflow.note.content": markdown(space, result)})
     book.tracker.end_run(book.sweep_id, "completed")
 
 

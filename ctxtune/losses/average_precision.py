@@ -13,7 +13,7 @@ from pytorch_metric_learning.utils.common_functions import indices_tuple_not_sup
 from torch import Tensor
 
 from ctxtune.losses.options import check_number, check_positive
-from ctxtune.losses.pairs import at_least_float32, full_precision, unit_rows
+from ctxtune.losses.pairs import at_least_float32, check_not_empty, full_precision, unit_rows
 from ctxtune.losses.reference import join_reference
 
 
@@ -33,6 +33,7 @@ class _AveragePrecisionLoss(BaseMetricLossFunction):
         labels_required(labels)
         assert labels is not None
         indices_tuple_not_supported(indices_tuple)
+        check_not_empty(embeddings)
         gallery, gallery_labels = embeddings, labels
         if ref_emb is not embeddings:
             labels_required(ref_labels)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ctxtune.losses.options import Conjunction, Overlap, Step
 from ctxtune.settings import Settings
@@ -39,6 +39,12 @@ class ContextualSettings(SimilaritySettings):
     positive_margin: Cosine = 0.75
     negative_margin: Cosine = 0.6
 
+    @model_validator(mode="after")
+    def _leave_something(self) -> "ContextualSettings":
+        if self.contrastive_weight is None and self.contextual_weight > 1.0:
+            raise ValueError("contextual_weight is above 1 and leaves contrastive_weight below 0: set that one too")
+        return self
+
 
 class ContextualTermSettings(SimilaritySettings):
     """`loss.contextual`: the contextual term beside any other loss.
@@ -50,6 +56,12 @@ class ContextualTermSettings(SimilaritySettings):
 
     weight: Weight = 0.5
     other_weight: Weight | None = None
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> "ContextualTermSettings":
+        if self.other_weight is None and self.weight > 1.0:
+            raise ValueError("weight is above 1 and leaves other_weight below 0: set that one too")
+        return self
 
 
 class MemorySettings(Settings):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ctxtune.losses.contextual import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
-from ctxtune.losses.pairs import at_least_float32, full_precision, similarity_regularizer
+from ctxtune.losses.pairs import at_least_float32, check_not_empty, full_precision, similarity_regularizer
 from ctxtune.losses.roadmap import RoadmapLoss
 
 
@@ -71,7 +71,11 @@ class CombinedLoss(BaseMetricLossFunction):
             labels: (n,) integers.
             indices_tuple: pairs or triplets in place of the miner's.
             reference: (m, d) and (m,) in place of the memory.
+
+        Raises:
+            ValueError: the batch is empty, or too small for the loss.
         """
+        check_not_empty(embeddings)
         with full_precision(embeddings.device):
             embeddings = at_least_float32(embeddings)
             own_memory = self.memory is not None and reference is None

@@ -7,9 +7,11 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.reducers import DoNothingReducer, MeanReducer, MultipleReducers
 from torch import Tensor
 
-from ctxtune.losses.options import Conjunction, Overlap, SimilarityOptions, Step, check_number
+from ctxtune.losses.closed_form import closed_form
+from ctxtune.losses.cuda_graphs import CudaGraphs
+from ctxtune.losses.options import Conjunction, HybridTerms, Overlap, SimilarityOptions, Step, check_number
 from ctxtune.losses.reference import join_reference, narrowed_pairs
-from ctxtune.losses.terms import HybridTerms, hybrid_loss
+from ctxtune.losses.terms import ClosedForm, hybrid_loss
 
 
 class ContextualLoss(BaseMetricLossFunction):
@@ -69,6 +71,7 @@ class ContextualLoss(BaseMetricLossFunction):
         resolved = contrastive_weight_of(contextual_weight, contrastive_weight, regularizer_weight)
         _check_reducer(pytorch_metric_learning.get("reducer"))
         super().__init__(**pytorch_metric_learning)
+        self.use_cuda_graphs(False)
         _check_distance(self.distance)
         self.terms = HybridTerms(
             options=options,
@@ -79,6 +82,15 @@ class ContextualLoss(BaseMetricLossFunction):
             negative_margin=negative_margin,
             similarity_target=similarity_target,
         )
+
+    def use_cuda_graphs(self, use: bool = True) -> "ContextualLoss":
+        """Record the loss of small batches on a GPU as CUDA graphs, one for each shape, and replay them.
+
+        That makes one launch of about a hundred. It pays where launching is what takes the time, and costs the memory
+        of about ten (n, n) matrices for each shape. Without effect on a CPU. Returns the loss itself.
+        """
+        self._compute: ClosedForm = CudaGraphs() if use else closed_form
+        return self
 
     # What equals a row of the batch in a reference set is a copy of it, and left out: nobody need say which pairs are.
     leaves_out_copies = True
@@ -133,7 +145,7 @@ class ContextualLoss(BaseMetricLossFunction):
         allowed = None
         if indices_tuple is not None:
             allowed = narrowed_pairs(indices_tuple, labels, rows, columns, required=not self.terms.contrastive_weight)
-        return hybrid_loss(embeddings, labels, self.terms, rows=rows, allowed=allowed)
+        return hybrid_loss(embeddings, labels, self.terms, rows=rows, allowed=allowed, compute=self._compute)
 
 
 def contrastive_weight_of(contextual: float, contrastive: float | str | None, regularizer: float) -> float:

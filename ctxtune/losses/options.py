@@ -91,3 +91,26 @@ class SimilarityOptions:
                 f"the batch has {items} embedding{'s' if items != 1 else ''}, fewer than k = {self.k}: "
                 "take larger batches (drop a partial last one) or a smaller k"
             )
+
+
+@dataclass(frozen=True)
+class HybridTerms:
+    """What `hybrid_loss` computes: the weights of the three terms and their options.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or a margin or target lies outside of [-1, 1].
+    """
+
+    options: SimilarityOptions
+    contextual_weight: float
+    contrastive_weight: float
+    regularizer_weight: float
+    positive_margin: float
+    negative_margin: float
+    similarity_target: float
+
+    def __post_init__(self) -> None:
+        for name in ("contextual_weight", "contrastive_weight", "regularizer_weight"):
+            check_number(name, getattr(self, name), minimum=0.0)
+        for name in ("positive_margin", "negative_margin", "similarity_target"):
+            check_number(name, getattr(self, name), minimum=-1.0, maximum=1.0)

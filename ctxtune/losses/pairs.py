@@ -38,6 +38,12 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def check_not_empty(embeddings: Tensor) -> None:
+    """Raise ValueError where there are no embeddings."""
+    if len(embeddings) == 0:
+        raise ValueError("the batch is empty")
+
+
 def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of length 1, and the lengths they had: (n, d) to (n, d) and (n, 1).
 

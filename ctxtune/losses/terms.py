@@ -4,57 +4,29 @@ For the heuristic step and the product conjunction the gradient with respect to 
 computed along with the value; all that is kept for the backward pass is one (n, d) matrix.
 """
 
-import contextlib
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ctxtune.losses.dense import dense_contextual_loss
-from ctxtune.losses.gather import GatheredContextualLoss
-from ctxtune.losses.options import SimilarityOptions, check_number
+from ctxtune.losses.closed_form import closed_form
+from ctxtune.losses.options import HybridTerms
 from ctxtune.losses.pairs import (
     at_least_float32,
+    check_not_empty,
     class_matrix,
     contrastive_coefficients,
     full_precision,
-    plus_transpose,
     unit_rows,
 )
-from ctxtune.losses.scan import Margins, Pairs, Scan, TooDense, active_gradient, class_pairs, contrastive_value, scan
 from ctxtune.losses.similarity import compose
-from ctxtune.losses.sparse import SparseContextualLoss
 
-# Items from which the sparse form is tried, by device: below, its many small steps take longer than dense products.
-_SPARSE_FROM = defaultdict(lambda: 1024, cpu=224)
-# Items from which lists are tried before rows are gathered.
-LISTS_FROM = 640
-
-
-@dataclass(frozen=True)
-class HybridTerms:
-    """What `hybrid_loss` computes: the weights of the three terms and their options.
-
-    Raises:
-        ValueError: a weight is negative or not finite, or a margin or target lies outside of [-1, 1].
-    """
-
-    options: SimilarityOptions
-    contextual_weight: float
-    contrastive_weight: float
-    regularizer_weight: float
-    positive_margin: float
-    negative_margin: float
-    similarity_target: float
-
-    def __post_init__(self) -> None:
-        for name in ("contextual_weight", "contrastive_weight", "regularizer_weight"):
-            check_number(name, getattr(self, name), minimum=0.0)
-        for name in ("positive_margin", "negative_margin", "similarity_target"):
-            check_number(name, getattr(self, name), minimum=-1.0, maximum=1.0)
+ClosedForm = Callable[
+    [Tensor, Tensor, HybridTerms, int, Tensor | None, bool],
+    tuple[Tensor, tuple[Tensor | None, ...], Tensor | None],
+]
 
 
 def hybrid_loss(
@@ -64,6 +36,7 @@ def hybrid_loss(
     *,
     rows: int | None = None,
     allowed: Tensor | None = None,
+    compute: ClosedForm = closed_form,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the terms whose weight is not 0, and each of them, unweighted and detached.
 
@@ -73,6 +46,7 @@ def hybrid_loss(
         terms: weights and options.
         rows: the leading rows over which the losses are taken, all of them if None. Neighbourhoods always span all n.
         allowed: (rows, n) bool, the pairs that the contrastive term counts; None for all.
+        compute: evaluates the closed form; `cuda_graphs.CudaGraphs` does so by replaying a recording.
 
     Returns:
         The total (differentiable with respect to `embeddings`, once) and the terms by name:
@@ -82,14 +56,13 @@ def hybrid_loss(
         ValueError: there are fewer than k embeddings and the contextual term is asked for, or none at all.
     """
     rows = len(embeddings) if rows is None else rows
-    if rows == 0:
-        raise ValueError("the batch is empty")
+    check_not_empty(embeddings[:rows])
     if terms.contextual_weight:
         terms.options.check_batch(len(embeddings))
     with full_precision(embeddings.device):
         embeddings = at_least_float32(embeddings)
         if terms.contextual_weight == 0 or terms.options.closed_form:
-            total, *values = _ClosedForm.apply(embeddings, labels, terms, rows, allowed)
+            total, *values = _ClosedForm.apply(embeddings, labels, terms, rows, allowed, compute)
         else:
             total, *values = _composed(embeddings, labels, terms, rows, allowed)
     names = ("contextual", "contrastive", "regularizer")
@@ -129,10 +102,16 @@ class _ClosedForm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None
+        ctx: Any,
+        embeddings: Tensor,
+        labels: Tensor,
+        terms: HybridTerms,
+        rows: int,
+        allowed: Tensor | None,
+        compute: ClosedForm,
     ) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
-        total, values, gradient = closed_form(embeddings, labels, terms, rows, allowed, ctx.needs_input_grad[0])
+        total, values, gradient = compute(embeddings, labels, terms, rows, allowed, ctx.needs_input_grad[0])
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(*(value for value in values if value is not None))
@@ -141,127 +120,7 @@ class _ClosedForm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if gradients[0] is None or not ctx.needs_input_grad[0]:
-            return None, None, None, None, None
-        (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], None, None, None, None
-
-
-def closed_form(
-    embeddings: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
-) -> tuple[Tensor, tuple[Tensor | None, ...], Tensor | None]:
-    """Total, the three terms (None where the weight is 0), and the total's gradient (n, d)."""
-    units, lengths = unit_rows(embeddings)
-    sums = units.sum(dim=0)
-    poison = (sums * 0.0).sum()
-    total = poison
-    contextual = contrastive = regularizer = None
-    of_units: Tensor | None = None
-    if terms.contextual_weight or terms.contrastive_weight:
-        contextual, contrastive, of_units = _matrix_terms(units, labels, terms, rows, allowed, with_gradient)
-        if contextual is not None:
-            contextual = contextual + poison
-            total = torch.add(total, contextual, alpha=terms.contextual_weight)
-        if contrastive is not None:
-            contrastive = contrastive + poison
-            total = torch.add(total, contrastive, alpha=terms.contrastive_weight)
-    if with_gradient and of_units is None:
-        of_units = torch.zeros_like(units)
-    if terms.regularizer_weight:
-        row_sums = sums if rows == len(units) else units[:rows].sum(dim=0)
-        difference = terms.similarity_target - torch.dot(row_sums, sums) / (rows * len(units))
-        regularizer = difference.square()
-        total = torch.add(total, regularizer, alpha=terms.regularizer_weight)
-        if of_units is not None:
-            scale = difference * (-2.0 * terms.regularizer_weight / (rows * len(units)))
-            of_units += scale * row_sums
-            of_units[:rows] += scale * sums
-    gradient = None
-    if of_units is not None:
-        along = (of_units * units).sum(dim=1, keepdim=True)
-        gradient = of_units.addcmul_(units, along, value=-1.0).div_(lengths)
-    return total, (contextual, contrastive, regularizer), gradient
-
-
-def _matrix_terms(
-    units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Contextual and contrastive loss, and the gradient of their weighted sum with respect to the unit embeddings."""
-    similarities = None
-    if terms.contextual_weight and terms.options.query_expansion and len(units) >= _SPARSE_FROM[units.device.type]:
-        try:
-            return _sparse_terms(units, labels, terms, rows, allowed, with_gradient)
-        except TooDense as found:
-            similarities = found.similarities
-    return _dense_terms(units, labels, terms, rows, allowed, with_gradient, similarities)
-
-
-def _sparse_terms(
-    units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    same_class = class_pairs(labels)
-    margins = None
-    if terms.contrastive_weight:
-        margins = Margins(terms.positive_margin, terms.negative_margin, allowed)
-    found = scan(units, same_class, terms.options, margins, rows)
-    loss = _closed_form_loss(found, same_class, terms.options, rows, units.dtype)
-    contextual, contrastive = loss.value(), None
-    if found.active is not None:
-        contrastive = contrastive_value(
-            found.active.count, found.active.total, terms.positive_margin, terms.negative_margin
-        )
-    if not with_gradient:
-        return contextual, contrastive, None
-    if found.active is None:
-        matrix, unit = units.new_zeros(len(units), len(units)), units.new_ones(())
-    else:
-        symmetric = rows == len(units) and allowed is None
-        matrix, unit = active_gradient(found.active, terms.contrastive_weight, symmetric=symmetric)
-    row = loss.gradient(matrix, terms.contextual_weight / unit)
-    del loss
-    of_units = matrix @ units
-    of_units.addr_(row, units.sum(dim=0)).add_(row @ units)
-    return contextual, contrastive, of_units.mul_(unit)
-
-
-def _closed_form_loss(
-    found: Scan, same_class: Pairs, options: SimilarityOptions, rows: int, dtype: torch.dtype
-) -> SparseContextualLoss | GatheredContextualLoss:
-    """The form that is quickest for the size and density of the masks."""
-    if len(same_class.sizes) >= LISTS_FROM:
-        with contextlib.suppress(TooDense):
-            return SparseContextualLoss(found, same_class, options, rows, dtype)
-    return GatheredContextualLoss(found, same_class, options, rows, dtype)
-
-
-def _dense_terms(
-    units: Tensor,
-    labels: Tensor,
-    terms: HybridTerms,
-    rows: int,
-    allowed: Tensor | None,
-    with_gradient: bool,
-    similarities: Tensor | None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    if similarities is None:
-        similarities = units @ units.T
-    similarities.clamp_(max=1.0).fill_diagonal_(1.0)
-    same_class = class_matrix(labels, labels, units.dtype)
-    contextual = contrastive = of_similarities = None
-    if terms.contextual_weight:
-        contextual, of_similarities = dense_contextual_loss(
-            similarities, same_class, terms.options, rows, with_gradient
-        )
-        if of_similarities is not None:
-            of_similarities *= terms.contextual_weight
-    if terms.contrastive_weight:
-        contrastive, coefficients = contrastive_coefficients(
-            similarities[:rows], same_class[:rows], terms.positive_margin, terms.negative_margin, allowed
-        )
-        if with_gradient:
-            if of_similarities is None:
-                of_similarities = torch.zeros_like(similarities)
-            of_similarities[:rows].add_(coefficients, alpha=terms.contrastive_weight)
-    if of_similarities is None:
-        return contextual, contrastive, None
-    return contextual, contrastive, plus_transpose(of_similarities) @ units
+        gradient = None
+        if gradients[0] is not None and ctx.needs_input_grad[0]:
+            gradient = ctx.saved_tensors[0] * gradients[0]
+        return gradient, None, None, None, None, None

@@ -91,12 +91,14 @@ def assemble(
         raise ValueError(f"loss {settings.name} holds a proxy for each class: it needs num_classes and embedding_dim")
     loss = entry.build(settings.options(), Sizes(num_classes, embedding_dim, regularizer.weight))
     miner = None if settings.miner is None else build_miner(settings.miner.name, settings.miner.options())
+    if miner is not None and isinstance(loss, ContextualLoss) and not loss.terms.contrastive_weight:
+        raise ValueError("a miner narrows the contrastive term, whose weight is 0: leave out `miner`")
     contextual = settings.contextual
     term, term_weight, other_weight = None, 0.0, 1.0
     if contextual is not None:
         term = ContextualLoss(1.0, 0.0, 0.0, **contextual.model_dump(exclude={"weight", "other_weight"}))
         term_weight = contextual.weight
-        other_weight = _other_weight(term_weight, contextual.other_weight)
+        other_weight = 1.0 - term_weight if contextual.other_weight is None else contextual.other_weight
     return CombinedLoss(
         settings.name.rpartition(":")[2],
         loss,
@@ -110,14 +112,6 @@ def assemble(
         regularizer_weight=regularizer.weight,
         similarity_target=regularizer.similarity_target,
     )
-
-
-def _other_weight(term_weight: float, other_weight: float | None) -> float:
-    if other_weight is not None:
-        return other_weight
-    if term_weight > 1.0:
-        raise ValueError(f"contextual.weight is {term_weight:g}, above 1: set contextual.other_weight too")
-    return 1.0 - term_weight
 
 
 def _memory(settings: LossSettings, embedding_dim: int | None, miner: nn.Module | None) -> ReferenceMemory | None:

@@ -252,7 +252,7 @@ def test_what_is_no_checkpoint_is_told(run, tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
     save_checkpoint({"something": "else"}, tmp_path / "odd.pt")
     for name, message in {
-        "notes.txt": "not a checkpoint that can be read",
+        "notes.txt": "notes.txt: not a checkpoint$",
         "other.pt": "not a checkpoint of this version",
         "odd.pt": "it holds no runs",
         "missing.pt": "no such checkpoint",

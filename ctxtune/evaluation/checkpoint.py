@@ -2,6 +2,7 @@
 
 import copy
 import json
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,8 @@ def recorded_scores(checkpoint: Checkpoint) -> Record:
 
 
 def _read_state(path: Path) -> tuple[dict[str, Any], Path]:
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise CtxtuneError(f"{path}: not a checkpoint")
     if not path.is_dir():
         return load_checkpoint(path), path
     if (path / STATE_FILE).is_file():

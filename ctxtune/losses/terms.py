@@ -61,44 +61,49 @@ def hybrid_loss(
         terms.options.check_batch(len(embeddings))
     with full_precision(embeddings.device):
         embeddings = at_least_float32(embeddings)
-        if terms.contextual_weight == 0 or terms.options.closed_form:
-            total, *values = _ClosedForm.apply(embeddings, labels, terms, rows, allowed, compute)
-        else:
-            total, *values = _composed(embeddings, labels, terms, rows, allowed)
+        if terms.contextual_weight and not terms.options.closed_form:
+            compute = _composed
+        total, *values = _HybridLoss.apply(embeddings, labels, terms, rows, allowed, compute)
     names = ("contextual", "contrastive", "regularizer")
     return total, {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
 def _composed(
-    embeddings: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    """`hybrid_loss` by autograd, for the options that have no closed form."""
-    units, _ = unit_rows(embeddings)
-    similarities = units @ units.T
-    same_class = class_matrix(labels, labels, units.dtype)
-    total = embeddings.sum() * 0.0
-    contextual = contrastive = regularizer = None
-    weights = compose(similarities, terms.options)
-    error = (weights - same_class).fill_diagonal_(0.0)[:rows]
-    contextual = error.square().sum() / error.numel()
-    total = total + terms.contextual_weight * contextual
-    if terms.contrastive_weight:
-        exact = similarities.detach().clamp(max=1.0).fill_diagonal_(1.0)
-        contrastive, coefficients = contrastive_coefficients(
-            exact[:rows], same_class[:rows], terms.positive_margin, terms.negative_margin, allowed
-        )
-        # Piecewise linear: the value is `contrastive`, the gradient that of the inner product.
-        linear = (similarities[:rows] * coefficients).sum()
-        total = total + terms.contrastive_weight * (linear - linear.detach() + contrastive)
-    if terms.regularizer_weight:
-        regularizer = (terms.similarity_target - units[:rows].mean(dim=0).dot(units.mean(dim=0))).square()
-        total = total + terms.regularizer_weight * regularizer
-    poison = total.detach() * 0.0
-    return total, *(None if v is None else v.detach() + poison for v in (contextual, contrastive, regularizer))
+    embeddings: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
+) -> tuple[Tensor, tuple[Tensor | None, ...], Tensor | None]:
+    """What `closed_form` computes, by autograd, for the options that have no closed form."""
+    with torch.set_grad_enabled(with_gradient):
+        leaf = embeddings.detach().requires_grad_(with_gradient)
+        units, _ = unit_rows(leaf)
+        similarities = units @ units.T
+        same_class = class_matrix(labels, labels, units.dtype)
+        error = (compose(similarities, terms.options) - same_class).fill_diagonal_(0.0)[:rows]
+        contextual = error.square().sum() / error.numel()
+        total = terms.contextual_weight * contextual
+        contrastive = regularizer = None
+        if terms.contrastive_weight:
+            exact = similarities.detach().clamp(max=1.0).fill_diagonal_(1.0)
+            contrastive, coefficients = contrastive_coefficients(
+                exact[:rows], same_class[:rows], terms.positive_margin, terms.negative_margin, allowed
+            )
+            # Piecewise linear: the value is `contrastive`, the gradient that of the inner product.
+            linear = (similarities[:rows] * coefficients).sum()
+            total = total + terms.contrastive_weight * (linear - linear.detach() + contrastive)
+        if terms.regularizer_weight:
+            regularizer = (terms.similarity_target - units[:rows].mean(dim=0).dot(units.mean(dim=0))).square()
+            total = total + terms.regularizer_weight * regularizer
+        gradient = torch.autograd.grad(total, leaf)[0] if with_gradient else None
+    poison = embeddings.sum() * 0.0
+    values = (None if v is None else v.detach() + poison for v in (contextual, contrastive, regularizer))
+    return total.detach() + poison, tuple(values), gradient
 
 
-class _ClosedForm(torch.autograd.Function):
-    """`hybrid_loss` with the gradient computed in the forward pass, for as long as the similarities are at hand."""
+class _HybridLoss(torch.autograd.Function):
+    """`hybrid_loss` with the gradient computed in the forward pass.
+
+    There the similarities are at hand, the batch's graph is not yet in memory, and neither autocast nor reduced
+    precision of products, which may be in force again when backward is called, can change it.
+    """
 
     @staticmethod
     def forward(

@@ -80,6 +80,8 @@ def _as_integers(labels: ArrayLike | Sequence[int], name: str) -> np.ndarray:
 
 def check_recall_at(recall_at: Iterable[int], available: int) -> tuple[int, ...]:
     """The distinct cut-offs in ascending order; ValueError unless each is an integer from 1 to `available`."""
+    if not isinstance(recall_at, Iterable):
+        raise ValueError(f"recall_at must be a sequence of integers, found {recall_at!r}")
     cutoffs = tuple(recall_at)
     for cutoff in cutoffs:
         if isinstance(cutoff, bool) or not isinstance(cutoff, (int, np.integer)) or cutoff < 1:

@@ -1,21 +1,26 @@
-"""`python -m ctxtune.train FILE`: one run, on this machine, without Ray."""
+"""`python -m ctxtune.train FILE`: one run, on this machine, without Ray; several processes through torchrun."""
 
 import argparse
+import contextlib
+import fcntl
 import json
+import os
 import sys
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
-from ctxtune.errors import ConfigError
-from ctxtune.terminal import add_file_arguments, all_overrides, run_command
-from ctxtune.training import CheckpointFolder, Run, fold_parts
-from ctxtune.training.run import Progress
+from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
+from ctxtune.terminal import EXIT_USER_ERROR, add_file_arguments, all_overrides, run_command
+from ctxtune.training import CheckpointFolder, Run, World, fold_parts
+from ctxtune.training import progress as standing
 from ctxtune.training.session import Report, Session
 
 
@@ -23,71 +28,234 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of a single run."""
     parser = argparse.ArgumentParser(
         prog="python -m ctxtune.train",
-        description="Train the one configuration of a file (best.yaml, or the `trial` of a search-space file) and score "
-        "it on the validation classes of its folds. The test classes are left to the confirmation of a sweep.",
-        epilog="Exit status: 0 done, 2 wrong input or a run that could not go on, 130 interrupted.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train the one configuration of a file (best.yaml, or the `trial` of a search-space file) and score\n"
+        "it on the validation classes of its folds. The test classes are left to the confirmation of a sweep.\n\n"
+        "In RESULTS/NAME/train-seedN: a checkpoint after every epoch (the newest two are kept, and best.pt, the one\n"
+        "with the best validation score, for information) and result.json with the scores of every evaluation.",
+        epilog="examples:\n"
+        "  python -m ctxtune.train search_spaces/quickstart.yaml\n"
+        "  python -m ctxtune.train search_spaces/cars.yaml --set trial.optimizer.micro_batch=32 --name cars-small-gpu\n"
+        "  torchrun --nproc-per-node 4 -m ctxtune.train search_spaces/cars.yaml     # four GPUs, one batch\n\n"
+        "exit status: 0 done; 2 wrong input, or a run that could not go on, said in one message; 130 interrupted.",
     )
     add_file_arguments(parser, "YAML file, e.g. results/NAME/best.yaml or search_spaces/quickstart.yaml")
-    parser.add_argument("--seed-index", type=int, default=0, help="which repetition (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: what torch takes)")
-    parser.add_argument("--quiet", action="store_true", help="print the result only")
+    parser.add_argument(
+        "--seed-index",
+        metavar="N",
+        type=int,
+        default=0,
+        help="which repetition, from 0: other weights, batches and crops (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (a GPU where there is one), cpu, cuda or cuda:N; under torchrun each process takes its own "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint, bit by bit as if never stopped"
+    )
+    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what torch takes)")
+    parser.add_argument("--quiet", action="store_true", help="no progress display, only where the result lies")
     return parser
 
 
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
+    world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    try:
+        return _train(arguments, world)
+    except CtxtuneError as error:
+        # What is wrong with the input is wrong in every process; the first one says it.
+        everywhere = not isinstance(error, RunFailed) or error.reason != "out_of_memory"
+        if world.rank > 0 and everywhere:
+            return EXIT_USER_ERROR
+        raise
+    except OSError as error:
+        raise CtxtuneError(f"{error.filename or arguments.results}: {error.strerror or error}") from error
+
+
+def _train(arguments: argparse.Namespace, world: World) -> int:
     file = load_trial_file(arguments.file, all_overrides(arguments))
-    if arguments.threads:
+    if arguments.seed_index < 0:
+        raise ConfigError(f"--seed-index {arguments.seed_index}: counts from 0")
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ConfigError(f"--threads {arguments.threads}: at least 1")
         torch.set_num_threads(arguments.threads)
-    device = _device(arguments.device)
+    device = _device(arguments.device, world)
     folder = Path(arguments.results) / file.name / f"train-seed{arguments.seed_index}"
+    with _processes(world, device), _own_folder(folder, world):
+        return _train_in(folder, file, arguments, device, world)
+
+
+def _train_in(folder: Path, file: TrialFile, arguments: argparse.Namespace, device: torch.device, world: World) -> int:
     checkpoints = CheckpointFolder(folder)
-    newest = checkpoints.load_newest()
-    if newest is not None and not arguments.resume:
+    # Only what the first process found: it may write while the others still look.
+    found = world.from_first(bool(checkpoints.paths()))
+    if found and not arguments.resume:
         raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or give this one another --name")
-    console = Console(highlight=False, quiet=arguments.quiet)
-    session = open_session(file, seed_index=arguments.seed_index, device=device)
-    if newest is not None:
-        session.load_state_dict(newest)
-        console.print(f"going on after epoch {session.epoch}")
-    history: list[dict[str, float]] = []
-    with Live(console=console, transient=True) as live:
-
-        def on_report(report: Report) -> None:
-            checkpoints.save(report.state(), int(report.metrics["epoch"]))
-            history.append(report.metrics)
-            console.print(_line(report.metrics))
-
-        def on_epoch(progress: Progress) -> None:
-            if console.is_terminal:
-                live.update(_progress_table(progress))
-
-        session.run(on_report, on_epoch)
-    _write_result(folder, file, session, history)
-    print(f"checkpoints and result.json in {folder}", file=sys.stdout)  # noqa: T201
+    newest = checkpoints.load_newest() if found else None
+    console = Console(highlight=False, soft_wrap=True, quiet=arguments.quiet or world.rank > 0)
+    session = open_session(
+        file, seed_index=arguments.seed_index, device=device, world=world, load_pretrained=newest is None
+    )
+    try:
+        if newest is not None:
+            session.load_state_dict(newest)
+            console.print(f"going on after epoch {session.epoch}")
+        elif arguments.resume:
+            console.print("there is no checkpoint to go on from; starting")
+        del newest
+        _run(session, checkpoints, console, world)
+        if world.rank == 0:
+            _write_result(folder, file, session)
+            print(f"checkpoints and result.json in {folder}", file=sys.stdout)  # noqa: T201
+    except KeyboardInterrupt:
+        console.print(f"stopped after epoch {session.epoch}; the same command with --resume goes on")
+        raise
+    finally:
+        session.close()
     return 0
 
 
-def open_session(file: TrialFile, *, seed_index: int, device: torch.device) -> Session:
+def _run(session: Session, checkpoints: CheckpointFolder, console: Console, world: World) -> None:
+    def save(best: bool = False) -> None:
+        if world.rank == 0:
+            checkpoints.save(session.state_dict(), session.run_epochs, best=best)
+
+    with _Display(console, session) as display:
+
+        def on_report(report: Report) -> None:
+            save(report.best)
+            display.report(report.metrics)
+
+        session.run(on_report, display.show, save)
+
+
+def open_session(
+    file: TrialFile, *, seed_index: int, device: torch.device, world: World | None = None, load_pretrained: bool = True
+) -> Session:
     """The run of a file, one for each validation fold in use."""
     seed = stage_seed("train", seed_index)
     folds = [fold_parts(file.trial, file.validation, fold, seed) for fold in file.validation.use]
-    return Session([Run(file.trial, parts, seed=seed, device=device) for parts in folds])
+    return Session(
+        [
+            Run(file.trial, parts, seed=seed, device=device, world=world, load_pretrained=load_pretrained)
+            for parts in folds
+        ]
+    )
 
 
-def _device(asked: str) -> torch.device:
+def _device(asked: str, world: World) -> torch.device:
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(asked)
     except RuntimeError:
         raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
         raise ConfigError(f"--device {asked}: torch sees no CUDA device on this machine")
+    if world.together:
+        if device.index is not None:
+            raise ConfigError(f"--device {asked}: under torchrun each process takes its own GPU; say cuda")
+        device = torch.device("cuda", local)
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device: there is no {device}; torch sees {torch.cuda.device_count()} CUDA devices")
+    torch.cuda.set_device(device)
     return device
+
+
+@contextlib.contextmanager
+def _processes(world: World, device: torch.device) -> Iterator[None]:
+    """The group of processes that torchrun has started, while they train."""
+    if not world.together:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _own_folder(folder: Path, world: World) -> Iterator[None]:
+    """Keep a second command out of the folder while this one is at work; the lock ends with the process."""
+    if world.rank > 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is training in {folder}; give this one another --name") from None
+        CheckpointFolder(folder).remove_leftovers()
+        yield
+
+
+class _Display:
+    """A bar for a terminal, and a line for each evaluation."""
+
+    def __init__(self, console: Console, session: Session) -> None:
+        self._console, self._session = console, session
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[terms]}"),
+            TextColumn("{task.fields[rate]:.0f} images/s"),
+            TextColumn("{task.fields[score]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "_Display":
+        self._bar.start()
+        session = self._session
+        self._task = self._bar.add_task(
+            "",
+            total=float(session.epochs * len(session.runs)),
+            completed=session.run_epochs,
+            epoch=session.epoch,
+            epochs=session.epochs,
+            terms="",
+            rate=0.0,
+            score="",
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, progress: standing.Progress) -> None:
+        """Where the run stands now."""
+        assert self._task is not None
+        self._bar.update(
+            self._task,
+            completed=self._session.run_epochs + progress.batch / progress.batches,
+            epoch=progress.epoch,
+            terms="  ".join(f"{name} {value:.4f}" for name, value in progress.terms.items()),
+            rate=progress.images_per_second,
+        )
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """What an evaluation has found."""
+        assert self._task is not None
+        score = metrics.get("validation/map_at_r")
+        self._bar.update(self._task, score="" if score is None else f"map_at_r {score:.4f}")
+        self._console.print(_line(metrics))
 
 
 def _line(metrics: dict[str, float]) -> str:
@@ -98,14 +266,7 @@ def _line(metrics: dict[str, float]) -> str:
     return "  ".join([*shown, f"{metrics['time/images_per_second']:.0f} images/s"])
 
 
-def _progress_table(progress: Progress) -> Table:
-    table = Table.grid(padding=(0, 2))
-    terms = [f"{name} {value:.4f}" for name, value in progress.terms.items()]
-    table.add_row(f"epoch {progress.epoch}/{progress.epochs}", *terms, f"{progress.images_per_second:.0f} images/s")
-    return table
-
-
-def _write_result(folder: Path, file: TrialFile, session: Session, history: list[dict[str, float]]) -> None:
+def _write_result(folder: Path, file: TrialFile, session: Session) -> None:
     run = session.runs[0]
     result: dict[str, Any] = {
         "name": file.name,
@@ -113,12 +274,16 @@ def _write_result(folder: Path, file: TrialFile, session: Session, history: list
         "trial": file.trial.tree(),
         "seed": run.seed,
         "device": str(run.device),
+        "processes": run.world.size,
         "precision": run.precision,
         "torch": torch.__version__,
-        "metrics": history[-1] if history else {},
-        "history": history,
+        "metrics": session.history[-1],
+        "best": session.best,
+        "history": session.history,
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    temporary = folder / ".result.json"
+    temporary.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    temporary.replace(folder / "result.json")
 
 
 if __name__ == "__main__":

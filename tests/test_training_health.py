@@ -22,17 +22,17 @@ def test_gradients_that_overflow_under_loss_scaling_are_normal_and_leave_the_ste
     run = run_of(parts, trial_of(precision="float16"))
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
     before = weights(run)
-    run._step(*first_batch(run))
+    run.step(*first_batch(run))
     after = weights(run)
     trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
     assert all(torch.equal(before[name], after[name]) for name in trained)
     assert run.scaler.get_scale() == 2.0**59
-    run._finite.check(0)
+    run.step.finite.check(0)
 
 
 def test_float16_with_scaling_trains_as_float32_does(parts):
     exact, half = run_of(parts), run_of(parts, trial_of(precision="float16"))
-    losses = [[float(run._step(*first_batch(run))["loss"]) for _ in range(6)] for run in (exact, half)]
+    losses = [[float(run.step(*first_batch(run))["loss"]) for _ in range(6)] for run in (exact, half)]
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
     assert losses[0][-1] < losses[0][0]
 

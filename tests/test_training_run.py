@@ -85,23 +85,37 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(parts):
     assert not all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(other).values(), strict=True))
 
 
-def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path):
-    whole, cut = run_of(parts), run_of(parts)
+class Cut(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("moment", ["after epoch 1", "after epoch 2, before its report", "after the first report"])
+def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path, moment):
+    whole, cut = run_of(parts), Session([run_of(parts)])
     reports = reports_of(whole)
-    session = Session([cut])
-    cut.advance()
-    cut.evaluate()
-    save_checkpoint(session.state_dict(), tmp_path / "state.pt")
+
+    def save(*_: object) -> None:
+        save_checkpoint(cut.state_dict(), tmp_path / "state.pt")
+        if moment == f"after epoch {cut.epoch}" or (cut.epoch == 2 and "before" in moment):
+            raise Cut
+
+    def on_report(_: object) -> None:
+        save_checkpoint(cut.state_dict(), tmp_path / "state.pt")
+        raise Cut
+
+    with pytest.raises(Cut):
+        cut.run(on_report, on_checkpoint=save)
     torch.manual_seed(99)  # whatever happens to the process in between
     resumed = Session([run_of(parts)])
     resumed.load_state_dict(load_checkpoint(tmp_path / "state.pt"))
-    again: list[dict[str, float]] = []
-    resumed.run(lambda report: again.append(report.metrics))
-    assert [report["epoch"] for report in again] == [4]
+    resumed.run(lambda report: None)
+    assert [report["epoch"] for report in resumed.history] == [2, 4]
     assert all(
         torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed.runs[0]).values(), strict=True)
     )
-    assert again[-1]["validation/map_at_r"] == reports[-1]["validation/map_at_r"]
+    for name, value in reports[-1].items():
+        assert name.startswith("time/") or resumed.history[-1][name] == value
+    assert resumed.history[0]["train/loss"] == reports[0]["train/loss"]
 
 
 def test_evaluating_disturbs_nothing(parts):

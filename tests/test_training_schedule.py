@@ -25,7 +25,11 @@ def by_torch(scheduler_type, epochs: int, **options) -> list[float]:
 @pytest.mark.parametrize(
     ("settings", "scheduler", "options"),
     [
-        ({"name": "step", "step_epochs": 4, "factor": 0.3}, torch.optim.lr_scheduler.StepLR, {"step_size": 4, "gamma": 0.3}),
+        (
+            {"name": "step", "step_epochs": 4, "factor": 0.3},
+            torch.optim.lr_scheduler.StepLR,
+            {"step_size": 4, "gamma": 0.3},
+        ),
         (
             {"name": "multistep", "milestones": (3, 5, 11), "factor": 0.5},
             torch.optim.lr_scheduler.MultiStepLR,
@@ -59,7 +63,9 @@ def test_warm_up_rises_linearly_from_zero():
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_every_parameter_is_in_one_group_with_its_rate(name):
-    model = build_model(ModelSettings(backbone="small_conv", width=16, embedding_dim=16, projector_dim=32), image_size=32)
+    model = build_model(
+        ModelSettings(backbone="small_conv", width=16, embedding_dim=16, projector_dim=32), image_size=32
+    )
     loss = TrainingLoss(
         LossSettings(name="proxy_anchor"), RegularizerSettings(weight=0.0), num_classes=5, embedding_dim=32
     )

@@ -30,6 +30,12 @@ class OptimizerSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     lr_multipliers: LearningRateMultipliers = LearningRateMultipliers()
     gradient_clip: PositiveFloat | None = Field(None, description="largest norm of the whole gradient")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="score an exponential moving average of the weights with this decay"
+    )
+    micro_batch: PositiveInt | None = Field(
+        None, description="images at a time through the model; the loss still sees the whole batch; null: all"
+    )
 
 
 class ScheduleSettings(Settings):
@@ -75,6 +81,8 @@ class TrialSettings(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     deterministic: bool = Field(False, description="deterministic GPU kernels; slower")
+    compile: bool = Field(False, description="torch.compile, where it works")
+    tf32: bool = Field(True, description="TF32 for float32 products of the model on CUDA; losses and scores never")
 
     def tree(self) -> dict[str, Any]:
         """The resolved block as plain data (dicts, lists, numbers, strings), every default filled in."""

@@ -1,44 +1,34 @@
 """One run, from initial weights to the score of the last epoch."""
 
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data import EvaluationImages, Part, TrainingImages, build_sampler
-from ctxtune.errors import CtxtuneError
+from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.losses import TrainingLoss
-from ctxtune.models import build_model
+from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.retrieval import RetrievalScores, score
+from ctxtune.training.averaging import AveragedModel
 from ctxtune.training.embedding import embed
-from ctxtune.training.health import CHECK_EVERY, FiniteFlag, check_embeddings, check_scale, memory_errors_named
-from ctxtune.training.optimization import (
-    all_parameters,
-    build_optimizer,
-    learning_rate_factor,
-    set_learning_rates,
-)
+from ctxtune.training.health import CHECK_EVERY, check_embeddings, check_scale, memory_errors_named
+from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from ctxtune.training.parts import RunParts, scaled_sampler
-from ctxtune.training.precision import autocast, gradient_scaler, resolve_precision
+from ctxtune.training.precision import allow_tf32, gradient_scaler, resolve_precision
+from ctxtune.training.progress import Interval, Progress
+from ctxtune.training.step import TrainingStep
+from ctxtune.training.world import SharedTrainingImages, World
 
 TRAIN_PROBE_IMAGES = 2000
 """Most images that train-class Recall@1 is taken over; whole classes, the first ones in a seeded order."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, for a display."""
-
-    epoch: int
-    epochs: int
-    images_per_second: float
-    terms: dict[str, float]
 
 
 class Run:
@@ -54,6 +44,11 @@ class Run:
         device: where to train.
         cache_dir: where image caches live; None for the default.
         load_pretrained: false where a state is loaded at once: pretrained weights are then not fetched.
+        world: the processes that train this run together; each makes its own `Run`, with the same arguments otherwise.
+
+    Raises:
+        ConfigError: the settings do not go together, or the pretrained weights cannot be had.
+        DataError: the images cannot be had.
     """
 
     def __init__(
@@ -65,33 +60,63 @@ class Run:
         device: torch.device | str = "cpu",
         cache_dir: Path | None = None,
         load_pretrained: bool = True,
+        world: World | None = None,
     ) -> None:
         self.trial = trial = scaled_sampler(trial, parts)
-        self.parts = parts
-        self.seed = seed
+        self.parts, self.seed = parts, seed
         self.device = torch.device(device)
+        self.world = world or World()
+        _check_share(trial, self.world)
         self.precision = resolve_precision(trial.precision, self.device)
-        self.epoch = 0
-        self.steps = 0
+        self.epoch = self.steps = 0
+        self._interval = Interval()
         self._cache_dir = cache_dir
-        _seed_everything(seed, trial.deterministic)
-        self.model = build_model(trial.model, image_size=trial.image.train_crop, load_pretrained=load_pretrained)
-        self.model.to(self.device).to(memory_format=torch.channels_last)
+        _seed_everything(seed, trial)
+        self.model = self._build_model(load_pretrained)
         classes, labels = np.unique(parts.fit.labels, return_inverse=True)
         self._labels = torch.from_numpy(labels.astype(np.int64))
-        self.loss = TrainingLoss(
-            trial.loss,
-            trial.regularizer,
-            num_classes=len(classes),
-            embedding_dim=self.model.training_dim,
-        ).to(self.device)
+        self.loss = self._build_loss(len(classes))
+        self.averaged = None if trial.optimizer.ema is None else AveragedModel(self.model, trial.optimizer.ema)
         self.optimizer = build_optimizer(trial.optimizer, self.model, self.loss)
         self.scaler = gradient_scaler(self.precision, self.device)
+        self.step = TrainingStep(
+            trial,
+            self.model,
+            self.loss,
+            self.optimizer,
+            self.scaler,
+            precision=self.precision,
+            device=self.device,
+            world=self.world,
+        )
         self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
-        self._images = TrainingImages(parts.fit, trial.image, device=self.device, seed=seed, cache_dir=cache_dir)
+        self._images = self._open_images()
         self._evaluation_images: dict[str, EvaluationImages] = {}
-        self._finite = FiniteFlag(self.device)
         self.model.train()
+
+    def _build_model(self, load_pretrained: bool) -> EmbeddingModel:
+        trial = self.trial
+        model = build_model(trial.model, image_size=trial.image.train_crop, load_pretrained=load_pretrained)
+        model.to(self.device).to(memory_format=torch.channels_last)
+        if self.world.together and self.device.type == "cuda" and trial.model.batch_norm == "trained":
+            # Statistics over the whole batch, as one GPU would take them.
+            return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model
+
+    def _build_loss(self, num_classes: int) -> TrainingLoss:
+        trial, width = self.trial, self.model.training_dim
+        try:
+            loss = TrainingLoss(trial.loss, trial.regularizer, num_classes=num_classes, embedding_dim=width)
+        except ValueError as error:
+            raise ConfigError(f"loss {trial.loss.name}: {error}") from None
+        return loss.to(self.device)
+
+    def _open_images(self) -> TrainingImages:
+        kind = SharedTrainingImages if self.world.together else TrainingImages
+        images = kind(self.parts.fit, self.trial.image, device=self.device, seed=self.seed, cache_dir=self._cache_dir)
+        if isinstance(images, SharedTrainingImages):
+            images.world = self.world
+        return images
 
     @property
     def epochs(self) -> int:
@@ -109,8 +134,24 @@ class Run:
         every = self.trial.evaluation.every
         return min((self.epoch // every + 1) * every, self.epochs)
 
-    def advance(self, on_epoch: Callable[[Progress], None] | None = None) -> dict[str, float]:
-        """Train until the next evaluation is due.
+    @property
+    def scored_model(self) -> EmbeddingModel:
+        """The model that evaluations score: the averaged one where there is one (`optimizer.ema`)."""
+        return self.model if self.averaged is None else self.averaged.model
+
+    def advance(
+        self,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        until: int | None = None,
+        on_epoch: Callable[[], None] | None = None,
+    ) -> dict[str, float]:
+        """Train until the next evaluation is due, or until so many epochs are done (None where they are already).
+
+        Args:
+            on_progress: called after every epoch, and within long ones every `CHECK_EVERY` batches.
+            until: epochs done at the end.
+            on_epoch: called after every epoch, for a checkpoint.
 
         Returns:
             ``train/...`` terms (mean over the last epoch) and ``time/images_per_second`` of these epochs.
@@ -118,19 +159,17 @@ class Run:
         Raises:
             RunFailed: the loss is not finite, or the device's memory does not suffice.
         """
-        target, started, images = self.next_evaluation, time.perf_counter(), 0
-        terms: dict[str, float] = {}
+        target = self.next_evaluation if until is None else until
         while self.epoch < target:
-            terms = self._train_epoch()
-            images += self._sampler.batches_per_epoch * self.trial.sampler.batch_size
+            self._train_epoch(on_progress)
             if on_epoch:
-                rate = images / (time.perf_counter() - started)
-                on_epoch(Progress(self.epoch, self.epochs, rate, terms))
-        metrics = {f"train/{name}": value for name, value in terms.items()}
-        metrics["time/images_per_second"] = images / (time.perf_counter() - started)
+                on_epoch()
+        metrics = {f"train/{name}": value for name, value in self._interval.terms.items()}
+        metrics["time/images_per_second"] = self._interval.images_per_second
         metrics["train/steps"] = float(self.steps)
         if self.device.type == "cuda":
             metrics["gpu/memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self._interval = Interval()
         return metrics
 
     def evaluate(self) -> dict[str, float]:
@@ -151,11 +190,15 @@ class Run:
 
     def score_part(self, query: Part, gallery: Part | None) -> RetrievalScores:
         """Scores of any part under the present weights."""
-        embeddings, labels = self._embed(query)
-        recall_at = self.trial.evaluation.recall_at
-        if gallery is None:
-            return score(embeddings, labels, recall_at=recall_at)
-        return score(embeddings, labels, *self._embed(gallery), recall_at=recall_at)
+        scored = [self._embed(part) for part in (query, gallery) if part is not None]
+        scores: RetrievalScores | None = None
+        if self.world.rank == 0:
+            try:
+                scores = score(*(each for pair in scored for each in pair), recall_at=self.trial.evaluation.recall_at)
+            except ValueError as error:
+                raise ConfigError(f"{query.name} cannot be scored (evaluation.recall_at?): {error}") from None
+        result: RetrievalScores = self.world.from_first(scores)
+        return result
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on exactly: tensors and plain data only."""
@@ -164,7 +207,9 @@ class Run:
             "seed": self.seed,
             "epoch": self.epoch,
             "steps": self.steps,
+            "interval": dataclasses.asdict(self._interval),
             "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.model.state_dict(),
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -178,12 +223,15 @@ class Run:
         Raises:
             CtxtuneError: the state belongs to another configuration or seed.
         """
-        theirs = {**state["config"], "dataset": None}
+        theirs = {**_read_settings(state["config"]).tree(), "dataset": None}
         ours = {**self.trial.tree(), "dataset": None}
         if theirs != ours or state["seed"] != self.seed:
             raise CtxtuneError("the checkpoint belongs to another configuration or seed; give the new run another name")
         self.epoch, self.steps = state["epoch"], state["steps"]
+        self._interval = Interval(**state.get("interval", {}))
         self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.model.load_state_dict(state["averaged"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -197,73 +245,122 @@ class Run:
         return self._sampler.batches_per_epoch
 
     def time_step(self, steps: int = 3) -> float:
-        """Seconds of one training step: the median of a few, after one to warm up. The run is spoilt for training."""
+        """Seconds of one training step: the median of a few, after one to warm up. The run is spoilt for training.
+
+        Raises:
+            RunFailed: the device's memory does not suffice.
+        """
         order, seconds = np.resize(self._sampler.epoch(0), (steps + 1, self.trial.sampler.batch_size)), []
+        self.step.prepare()
         started = time.perf_counter()
-        for images, indices in self._images.batches(order, 0):
-            terms = self._step(images, self._labels[indices].to(self.device))
-            float(next(iter(terms.values())))  # wait for the device
-            seconds.append(time.perf_counter() - started)
-            started = time.perf_counter()
+        with memory_errors_named("sampler.batch_size", self.trial.sampler.batch_size):
+            for images, indices in self._images.batches(order, 0):
+                terms = self.step(images, self._labels[indices].to(self.device))
+                float(next(iter(terms.values())))  # wait for the device
+                seconds.append(time.perf_counter() - started)
+                started = time.perf_counter()
         return float(np.median(seconds[1:]))
 
     def close(self) -> None:
         """Stop background readers and let go of the images."""
         self._images.close()
+        for images in self._evaluation_images.values():
+            images.close()
         self._evaluation_images.clear()
 
-    def _train_epoch(self) -> dict[str, float]:
-        schedule = self.trial.schedule
-        warming = self.epoch < schedule.head_warmup_epochs
+    def _train_epoch(self, on_progress: Callable[[Progress], None] | None) -> None:
+        schedule, before, started = self.trial.schedule, self._interval, time.perf_counter()
         if schedule.head_warmup_epochs:
-            self.model.set_backbone_trainable(not warming)
+            self.model.set_backbone_trainable(self.epoch >= schedule.head_warmup_epochs)
+        self.step.prepare()
+        self._seed_epoch()
         order = self._sampler.epoch(self.epoch)
         sums: dict[str, Tensor] = {}
         with memory_errors_named("sampler.batch_size", self.trial.sampler.batch_size):
-            for batch, (images, indices) in enumerate(self._images.batches(order, self.epoch)):
-                set_learning_rates(self.optimizer, learning_rate_factor(schedule, self.epoch + batch / len(order)))
-                terms = self._step(images, self._labels[indices].to(self.device, non_blocking=True))
+            for batch, (images, indices) in enumerate(self._images.batches(order, self.epoch), start=1):
+                factor = learning_rate_factor(schedule, self.epoch + (batch - 1) / len(order))
+                set_learning_rates(self.optimizer, factor)
+                terms = self.step(images, self._labels[indices].to(self.device, non_blocking=True))
+                self.steps += 1
+                if self.averaged is not None:
+                    self.averaged.update(self.model, self.steps)
                 for name, value in terms.items():
                     sums[name] = sums[name] + value if name in sums else value
-                if (batch + 1) % CHECK_EVERY == 0:
-                    self._finite.check(self.epoch)
-                    check_scale(self.scaler, self.epoch)
-        self._finite.check(self.epoch)
-        check_scale(self.scaler, self.epoch)
+                if batch % CHECK_EVERY == 0 and batch < len(order):
+                    self._check_health()
+                    self._count(before, order[:batch], sums, started)
+                    self._show(on_progress, batch, len(order))
+        self._check_health()
+        self._count(before, order, sums, started)
+        self._share_buffers()
         self.epoch += 1
-        return {name: float(value) / len(order) for name, value in sums.items()}
+        self._show(on_progress, 0, len(order))
 
-    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        clip = self.trial.optimizer.gradient_clip
-        with autocast(self.precision, self.device):
-            embeddings = self.model.project(self.model(images.to(memory_format=torch.channels_last)))
-        loss, terms = self.loss(embeddings.float(), labels)
-        self._finite.update(loss, embeddings)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(all_parameters(self.optimizer), clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.steps += 1
-        return terms
+    def _check_health(self) -> None:
+        """Read the flags; waits for the device."""
+        self.step.finite.check(self.epoch)
+        check_scale(self.scaler, self.epoch)
+
+    def _count(self, before: Interval, done: np.ndarray, sums: dict[str, Tensor], started: float) -> None:
+        self._interval = Interval(
+            before.images + done.size,
+            before.seconds + time.perf_counter() - started,
+            {name: float(value) / len(done) for name, value in sums.items()},
+        )
+
+    def _show(self, on_progress: Callable[[Progress], None] | None, batch: int, batches: int) -> None:
+        if on_progress:
+            rate, terms = self._interval.images_per_second, self._interval.terms
+            on_progress(Progress(self.epoch, self.epochs, rate, terms, batch, batches))
+
+    def _seed_epoch(self) -> None:
+        """What a model draws (dropout, stochastic depth) follows from seed, epoch and process, not from the past."""
+        sequence = np.random.SeedSequence([self.seed, self.epoch, self.world.rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
+
+    def _share_buffers(self) -> None:
+        if self.trial.model.batch_norm == "trained":
+            self.world.spread_buffers(self.model)
+            if self.averaged is not None:
+                self.world.spread_buffers(self.averaged.model)
 
     def _embed(self, part: Part) -> tuple[Tensor, np.ndarray]:
-        """Embeddings and labels of the images of a part that can be read."""
+        """Embeddings and labels of the images of a part that can be read; each process embeds its share."""
         if part.name not in self._evaluation_images:
+            shared = self.world.share(len(part))
             self._evaluation_images[part.name] = EvaluationImages(
-                part, self.trial.image, device=self.device, cache_dir=self._cache_dir
+                part.select(np.arange(shared.start, shared.stop), part.name) if self.world.together else part,
+                self.trial.image,
+                device=self.device,
+                cache_dir=self._cache_dir,
             )
         embeddings, kept = embed(
-            self.model,
+            self.scored_model,
             self._evaluation_images[part.name],
             batch_size=self.trial.evaluation.batch_size or 4 * self.trial.sampler.batch_size,
             precision=self.precision,
             device=self.device,
         )
+        if self.world.together:
+            kept = self.world.gather_uneven((kept + self.world.share(len(part)).start).to(self.device)).cpu()
+            embeddings = self.world.gather_uneven(embeddings.to(self.device)).cpu()
         check_embeddings(embeddings, self.epoch)
         return embeddings, part.labels[kept.numpy()]
+
+
+def _read_settings(tree: dict[str, Any]) -> TrialSettings:
+    """The configuration of a checkpoint; keys that came later have their defaults."""
+    try:
+        return TrialSettings.model_validate(tree)
+    except ValidationError:
+        raise CtxtuneError("the checkpoint belongs to another version of ctxtune") from None
+
+
+def _check_share(trial: TrialSettings, world: World) -> None:
+    if trial.sampler.batch_size % world.size:
+        raise ConfigError(
+            f"sampler.batch_size {trial.sampler.batch_size} cannot be shared equally by {world.size} processes"
+        )
 
 
 def named_scores(scores: RetrievalScores, prefix: str) -> dict[str, float]:
@@ -279,10 +376,11 @@ def _probe(fit: Part, seed: int) -> Part:
     return fit.select(np.flatnonzero(np.isin(fit.labels, classes[taken])), "train_probe")
 
 
-def _seed_everything(seed: int, deterministic: bool) -> None:
-    """Also what a reused process still holds from the run before it: the deterministic switch and the CUDA peak."""
+def _seed_everything(seed: int, trial: TrialSettings) -> None:
+    """Also what a reused process still holds from the run before it: the switches and the CUDA peak."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.use_deterministic_algorithms(trial.deterministic, warn_only=True)
     if torch.cuda.is_available():
+        allow_tf32(trial.tf32)
         torch.cuda.reset_peak_memory_stats()

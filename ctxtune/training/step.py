@@ -1,0 +1,177 @@
+"""One training step: forward, loss over the whole batch, backward, optimiser."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from ctxtune.config.trial import TrialSettings
+from ctxtune.losses import TrainingLoss
+from ctxtune.models import EmbeddingModel
+from ctxtune.training.compilation import CompiledWithFallback
+from ctxtune.training.health import FiniteFlag
+from ctxtune.training.optimization import all_parameters
+from ctxtune.training.precision import Precision, autocast
+from ctxtune.training.world import World
+
+Randomness = tuple[Tensor, Tensor | None]
+
+
+class TrainingStep:
+    """Moves the weights by one batch.
+
+    The loss always sees the whole batch, also where the images go through the model in micro-batches or are shared by
+    several processes. Then the embeddings are computed first, the gradient of the loss with respect to them is taken,
+    and handed back to the model piece by piece (Gao et al., "Scaling deep contrastive learning batch size under
+    memory limited setup", 2021); micro-batches are computed a second time for that, with the same random numbers.
+
+    Args:
+        trial: the resolved configuration.
+        model, loss, optimizer, scaler: what is trained, all on `device`.
+        precision: of the forward pass.
+        world: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        trial: TrialSettings,
+        model: EmbeddingModel,
+        loss: TrainingLoss,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        *,
+        precision: Precision,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.scaler = model, loss, optimizer, scaler
+        self.precision, self.device, self.world = precision, device, world
+        self.finite = FiniteFlag(device)
+        self._micro_batch = trial.optimizer.micro_batch
+        self._clip = trial.optimizer.gradient_clip
+        self._forward = _TrainingEmbedding(model)
+        self._compile = trial.compile
+        self._call = self._compiled(self._forward)
+        self._parallel: DistributedDataParallel | None = None
+        self._parallel_over: list[int] = []
+
+    def prepare(self) -> None:
+        """To be called before the first step, and where other parameters are trained from now on (head warm-up)."""
+        if not self.world.together:
+            return
+        trained = [id(parameter) for parameter in self._forward.parameters() if parameter.requires_grad]
+        if trained == self._parallel_over:
+            return
+        self._parallel_over = trained
+        self._parallel = DistributedDataParallel(self._forward, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._call = self._compiled(self._parallel)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Take a step.
+
+        Args:
+            images: (b, 3, h, w) float32 on the device: this process's share of the batch.
+            labels: (b,) int64 on the device, contiguous class numbers.
+
+        Returns:
+            The loss's terms over the whole batch, detached, on the device.
+        """
+        images = images.to(memory_format=torch.channels_last)
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = [images] if self._micro_batch is None else list(images.split(self._micro_batch))
+        if len(pieces) == 1 and not self.world.together:
+            embeddings = self._embed(images)
+            total, terms = self.loss(embeddings, labels)
+            self.finite.update(total, embeddings)
+            self.scaler.scale(total).backward()
+        else:
+            terms = self._in_pieces(pieces, labels)
+        if self._clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(all_parameters(self.optimizer), self._clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms
+
+    def _compiled(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        return CompiledWithFallback(module) if self._compile else module
+
+    def _embed(self, images: Tensor) -> Tensor:
+        with autocast(self.precision, self.device):
+            embeddings = self._call(images)
+        return embeddings.float()
+
+    def _in_pieces(self, pieces: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """The gradients of the loss over all pieces and all processes."""
+        alone = self._embed(pieces[0]) if len(pieces) == 1 else None
+        random: list[Randomness] = []
+        own = alone.detach() if alone is not None else self._first_pass(pieces, random)
+        embeddings = self.world.gather(own).requires_grad_()
+        total, terms = self.loss(embeddings, self.world.gather(labels))
+        self.finite.update(total, embeddings)
+        self.scaler.scale(total).backward()
+        assert embeddings.grad is not None
+        # DistributedDataParallel takes the mean over processes, the loss is one loss over all of them: a sum.
+        gradient = embeddings.grad[self.world.share(len(embeddings))] * self.world.size
+        self.world.average_gradients(self.loss)
+        if alone is not None:
+            alone.backward(gradient)
+            return terms
+        for number, (piece, part) in enumerate(zip(pieces, gradient.split(len(pieces[0])), strict=True)):
+            with self._gradients_stay(until_last=number == len(pieces) - 1), self._repeated(random[number]):
+                self._embed(piece).backward(part)
+        return terms
+
+    @torch.no_grad()
+    def _first_pass(self, pieces: list[Tensor], random: list[Randomness]) -> Tensor:
+        """The embeddings of all pieces, and in `random` where the generators stood before each of them."""
+        embeddings = []
+        # Batch norm takes the batch into its running statistics in the second pass only.
+        with _running_statistics_kept(self.model):
+            for piece in pieces:
+                cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+                random.append((torch.get_rng_state(), cuda))
+                with autocast(self.precision, self.device):
+                    embeddings.append(self._forward(piece).float())
+        return torch.cat(embeddings)
+
+    def _gradients_stay(self, *, until_last: bool) -> AbstractContextManager[object]:
+        """Gradients are exchanged between processes with the last piece only."""
+        return nullcontext() if until_last or self._parallel is None else self._parallel.no_sync()
+
+    @contextmanager
+    def _repeated(self, state: Randomness) -> Iterator[None]:
+        """The random numbers of the first pass once more; afterwards the generators stand where they stood."""
+        cpu, cuda = state
+        with torch.random.fork_rng([self.device] if cuda is not None else [], device_type="cuda"):
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda, self.device)
+            yield
+
+
+class _TrainingEmbedding(nn.Module):
+    """Images to what the loss sees, as one module."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.project(self.model(images))
+
+
+@contextmanager
+def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    tracking = [layer.track_running_stats for layer in layers]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer, tracked in zip(layers, tracking, strict=True):
+            layer.track_running_stats = tracked

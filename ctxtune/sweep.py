@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ctxtune.config import load_search_space
-from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, add_file_arguments, all_overrides, run_command
+from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, add_file_arguments, all_overrides, program, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,15 +59,15 @@ def main() -> int:
         except SweepStopped as stopped:
             errors = Console(stderr=True, soft_wrap=True, highlight=False)
             errors.print(f"stopped: {stopped}", markup=False)
-            errors.print(f"go on with: {resume_command(sys.argv[1:])}", markup=False)
+            errors.print(f"go on with: {program('python')} {resume_command(sys.argv[1:])}", markup=False)
             return EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED
     folder = Path(arguments.results) / space.name
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
         return 0
     files = {
-        "best configuration": f"{folder / 'best.yaml'}   (python -m ctxtune.train {folder / 'best.yaml'})",
-        "all trials in MLflow": f"mlflow ui --backend-store-uri {redact(space.tracking.uri)}",
+        "best configuration": f"{folder / 'best.yaml'}   ({program('python')} -m ctxtune.train {folder / 'best.yaml'})",
+        "all trials in MLflow": f"{program('mlflow')} ui --backend-store-uri {redact(space.tracking.uri)}",
     }
     if display.link:
         files["  and then open"] = display.link

@@ -1,9 +1,12 @@
 """What all commands share: one clear message instead of a traceback, and exit codes that scripts can use."""
 
 import argparse
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -29,6 +32,15 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted", style="red")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def program(name: str) -> str:
+    """How to call a program of this Python's environment (python, mlflow) from the present directory."""
+    beside = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found is not None and Path(found).parent == beside.parent:
+        return name
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def _show_warning(

@@ -58,8 +58,10 @@ class SweepDisplay:
         self._book = book
         if run.state != "running":
             line = _ended_line(self._space, book, run, self._elapsed())
-            # On a terminal one line a run; in a log file nothing is cut off.
-            self._console.print(line, no_wrap=True, overflow="ellipsis", soft_wrap=not self._console.is_terminal)
+            if self._console.is_terminal:
+                self._console.print(line, no_wrap=True, overflow="ellipsis")
+            else:
+                self._console.print(line, soft_wrap=True)  # in a log file nothing is cut off
         if self._console.is_terminal:
             self._live.update(self._view(book))
 

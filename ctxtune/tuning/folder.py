@@ -107,6 +107,6 @@ class SweepFolder:
 
 
 def resume_command(arguments: list[str]) -> str:
-    """The command that goes on with the sweep that was started with ``arguments``."""
+    """What to hand to Python to go on with the sweep that was started with ``arguments``."""
     kept = [argument for argument in arguments if argument != "--resume"]
-    return f"python -m ctxtune.sweep {shlex.join(kept)} --resume"
+    return f"-m ctxtune.sweep {shlex.join(kept)} --resume"

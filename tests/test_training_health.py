@@ -10,7 +10,7 @@ from ctxtune.config import TrialSettings
 from ctxtune.data import ValidationSettings
 from ctxtune.errors import DataError, RunFailed
 from ctxtune.training import Run, fold_parts
-from ctxtune.training.health import FiniteFlag, check_embeddings
+from ctxtune.training.health import FiniteFlag, check_embeddings, memory_errors_named
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,14 @@ def test_the_flag_remembers_one_bad_step(bad):
         flag.update(torch.tensor(loss), torch.tensor([[1.0, embedding]]))
     with pytest.raises(RunFailed, match="epoch 3"):
         flag.check(2)
+
+
+def test_memory_errors_name_the_setting_and_what_to_change():
+    expected = r"sampler\.batch_size 512.*micro_batch.*Tried to allocate"
+    with pytest.raises(RunFailed, match=expected) as caught, memory_errors_named("sampler.batch_size", 512):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more lines")
+    assert caught.value.reason == "out_of_memory"
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_collapse_is_seen_whatever_the_length_of_the_embeddings():

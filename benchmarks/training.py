@@ -1,0 +1,192 @@
+"""Images per second of training: the bare step, our trainer, and a plain loop in the manner of the authors' code.
+
+    python benchmarks/training.py [--images 256] [--steps 8] [--rounds 3] [--batch 32] [--crop 224] [--backbone resnet50]
+
+In one run, on the same JPEGs, model, loss and optimiser:
+(a) bare: forward, loss, backward and optimiser step on one batch that lies on the device already;
+(b) ours: `ctxtune.training.Run` over epochs from its image cache, with everything that a run does in an epoch;
+(c) plain: PIL DataLoader, float16 autocast with loss scaling (on a CPU float32), `loss.item()` in each step, no
+    channels_last.
+The rounds alternate between the three; medians and the ratios b / a and b / c are printed, and the mean loss of the
+last epoch of (b) and (c), which should agree up to noise. Targets: b / a at least 0.95; b / c at least 2 on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from ctxtune.config import TrialSettings
+from ctxtune.data import Part, ValidationSettings, load_dataset
+from ctxtune.training import Run, fold_parts
+
+
+def write_jpegs(root: Path, count: int, batch: int) -> None:
+    """At least `count` pictures of 500 x 375 px, 16 a class, each class with a colour pattern; enough for two batches."""
+    for part, classes in (("train", max(batch // 2, count // 16)), ("test", 2)):
+        for label in range(classes):
+            coarse = np.random.default_rng((len(part), label)).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+            for number in range(16):
+                rng = np.random.default_rng((label, number))
+                noise = Image.fromarray(rng.integers(0, 256, (94, 125, 3)).astype(np.uint8))
+                pattern = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+                file = root / part / f"{part}{label:03d}" / f"{number:02d}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.blend(pattern, noise.resize((500, 375)), 0.3).save(file, quality=90)
+
+
+def build_trial(root: Path, arguments: argparse.Namespace) -> TrialSettings:
+    """Contextual loss, trained from scratch: no weights are fetched."""
+    small = arguments.backbone == "small_conv"
+    model = {"backbone": arguments.backbone, "embedding_dim": 128, "projector_dim": None}
+    return TrialSettings.model_validate(
+        {
+            "dataset": {"name": "class_folders", "root": str(root)},
+            "model": model | ({"width": 16} if small else {"weights": None}),
+            "sampler": {"batch_size": arguments.batch, "batches_per_epoch": arguments.steps},
+            "optimizer": {"lr": 1e-3},
+            "schedule": {"name": "constant", "epochs": 10_000},
+            "image": {"train_crop": arguments.crop, "test_resize": arguments.crop, "test_crop": arguments.crop},
+        }
+    )
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Bare:
+    """The model's step and nothing else."""
+
+    def __init__(self, run: Run, steps: int) -> None:
+        self.run, self.steps = run, steps
+        run.step.prepare()
+        self.images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
+        self.images = self.images.to(memory_format=torch.channels_last)
+        self.labels = run._labels[indices].to(run.device)
+
+    def __call__(self) -> float:
+        """Train `steps` batches."""
+        for _ in range(self.steps):
+            self.run.step(self.images, self.labels)
+        wait(self.run.device)
+        return float("nan")
+
+
+class Ours:
+    """An epoch of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self) -> float:
+        """Train an epoch; its mean loss."""
+        return self.run.advance(until=self.run.epoch + 1)["train/loss"]
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
+    """Open, convert, torchvision's transforms."""
+
+    def __init__(self, part: Part, root: Path, crop: int) -> None:
+        self.paths = [str(root / part.table.paths[int(row)]) for row in part.rows]
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(crop, scale=(0.12, 1.0), ratio=(0.75, 1.33)),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), index
+
+
+class Plain:
+    """The peer: same model, loss, sampler and optimiser (not fused), a loop as one writes it."""
+
+    def __init__(self, run: Run, root: Path, crop: int, workers: int) -> None:
+        self.run, self.workers, self.epoch = run, workers, 0
+        self.model = run.model.to(memory_format=torch.contiguous_format)
+        self.pictures = Pictures(run.parts.fit, root, crop)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=1e-4, foreach=False)
+        self.half = run.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=self.half)
+
+    def __call__(self) -> float:
+        """Train an epoch; its mean loss."""
+        order = self.run._sampler.epoch(self.epoch).tolist()
+        self.epoch += 1
+        total = 0.0
+        for images, indices in DataLoader(self.pictures, batch_sampler=order, num_workers=self.workers):
+            images, labels = images.to(self.run.device), self.run._labels[indices].to(self.run.device)
+            self.optimizer.zero_grad()
+            with torch.autocast(self.run.device.type, dtype=torch.float16, enabled=self.half):
+                embeddings = self.model(images)
+            loss, _ = self.run.loss(embeddings.float(), labels)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            total += loss.item()
+        return total / len(order)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=8, help="batches in an epoch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--crop", type=int, default=224)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--workers", type=int, default=min(8, len(os.sched_getaffinity(0))), help="of the plain loop")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        write_jpegs(root, arguments.images, arguments.batch)
+        trial = build_trial(root, arguments)
+        parts = fold_parts(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
+        runs = [Run(trial, parts, seed=0, device=device, cache_dir=Path(folder) / "cache") for _ in range(3)]
+        ways = {
+            "bare": Bare(runs[0], arguments.steps),
+            "ours": Ours(runs[1]),
+            "plain": Plain(runs[2], root, arguments.crop, arguments.workers),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        losses: dict[str, float] = {}
+        for number in range(arguments.rounds + 1):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                losses[name] = way()
+                if number:  # the first round warms up
+                    rates[name].append(arguments.steps * arguments.batch / (time.perf_counter() - started))
+        for run in runs:
+            run.close()
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"{arguments.backbone}, {arguments.crop} px, batch {arguments.batch}, {device}, {runs[0].precision}")
+    for name, value in medians.items():
+        print(f"  {name:<6} {value:8.1f} images/s   loss {losses[name]:.4f}")
+    print(f"  ours / bare  {medians['ours'] / medians['bare']:.3f}   (target 0.95)")
+    print(f"  ours / plain {medians['ours'] / medians['plain']:.2f}   (target 2 on a GPU)")
+
+
+if __name__ == "__main__":
+    main()

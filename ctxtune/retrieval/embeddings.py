@@ -96,8 +96,8 @@ class Block:
 
     def release(self) -> None:
         """Forget the normalised rows."""
-        self.__dict__.pop("normalised", None)
-        self.__dict__.pop("approximate", None)
+        for kept in ("normalised", "approximate", "by_class"):
+            self.__dict__.pop(kept, None)
 
     @property
     def origin(self) -> Tensor:

@@ -90,8 +90,8 @@ def _score_block(search: Search, fetch: Fetch) -> QueryScores:
     if search.full_ranking:
         return score_queries(search)
     queries, gallery = search.queries, search.gallery
-    matches = find_matches(queries, gallery, search.members, own_left_out=search.own_left_out)
-    number = min(matches.longest + search.own_left_out + SPARE, len(gallery))
+    longest = int(search.members.size[queries.classes].max())
+    number = min(longest + SPARE, len(gallery))
     block = Block(queries, 0, len(queries))
     similarities, items = fetch(block, number)
     error = float32_error(queries.dimension)
@@ -99,7 +99,7 @@ def _score_block(search: Search, fetch: Fetch) -> QueryScores:
     if number < len(gallery):
         # What is not in the list is at most as similar as its last item, give or take the error.
         floors = Floors(similarities[:, -1] + error, torch.full_like(floors.item, -1))
-    tally = Tally(matches, floors)
+    tally = Tally(find_matches(queries, gallery, search.members, floors, own_left_out=search.own_left_out), floors)
     others = gallery.classes[items] != queries.classes[:, None]
     rows, columns = others.nonzero(as_tuple=True)
     pairs = Pairs(

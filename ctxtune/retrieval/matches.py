@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Embeddings
+from ctxtune.retrieval.floors import Floors
 from ctxtune.retrieval.similarity import exact_matrix
 
 PIECE = 1024
 BATCH_ELEMENTS = 2**20
+# Queries with more matches than this are spared those that cannot count.
+SORTED_WHOLE = 256
 
 
 @dataclass(frozen=True)
@@ -61,27 +64,54 @@ class Matches:
         return Matches(start, self.items[kept], self.similarities[kept], self.number)
 
 
-def find_matches(queries: Embeddings, gallery: Embeddings, members: ClassMembers, *, own_left_out: bool) -> Matches:
-    """Matches of all queries; with `own_left_out` no query is its own match."""
+def find_matches(
+    queries: Embeddings, gallery: Embeddings, members: ClassMembers, floors: Floors, *, own_left_out: bool
+) -> Matches:
+    """The matches of all queries, or of large classes at least those that reach the floor, and the best.
+
+    With `own_left_out` no query is its own match.
+    """
     device = queries.device
     size = members.size[queries.classes]
     start = _starts(size)
-    total = int(start[-1])
-    similarities = torch.empty(total, dtype=torch.float64, device=device)
+    similarities = torch.empty(int(start[-1]), dtype=torch.float64, device=device)
     order = members.items if queries is gallery else torch.sort(queries.classes, stable=True).indices
     for query_rows, items, offsets, used in _class_batches(queries.classes, order, members, queries.dimension):
         stack = _stack(queries, query_rows)
         same = queries is gallery and torch.equal(query_rows, items)
         block = exact_matrix(stack, stack if same else _stack(gallery, items))
         place = start[query_rows][:, :, None] + offsets[:, None, :]
-        similarities[place[used]] = block[used]
+        if bool(used.all()):
+            similarities[place] = block
+        else:
+            similarities[place[used]] = block[used]
     owner = torch.repeat_interleave(size)
-    items = members.items[torch.arange(total, device=device) + (members.start[queries.classes] - start[:-1])[owner]]
+    items = members.items[
+        torch.arange(len(owner), device=device) + (members.start[queries.classes] - start[:-1])[owner]
+    ]
     if own_left_out:
         kept = items != queries.origin[owner]
-        items, similarities = items[kept], similarities[kept]
-        start = start - torch.arange(len(start), device=device)
-    return _sorted_by_rank(start, items.int(), similarities)
+        owner, items, similarities = owner[kept], items[kept], similarities[kept]
+        size = size - 1
+    number = size
+    if len(size) and int(size.max()) > SORTED_WHOLE:
+        kept = _is_needed(owner, items, similarities, floors)
+        owner, items, similarities = owner[kept], items[kept], similarities[kept]
+        size = torch.bincount(owner, minlength=len(size))
+    start = _starts(size)
+    _sort_by_rank(start, items, similarities)
+    return Matches(start, items.int(), similarities, number)
+
+
+def _is_needed(owner: Tensor, items: Tensor, similarities: Tensor, floors: Floors) -> Tensor:
+    """Which matches (m,) reach their owner's floor or are as similar as its best."""
+    best = torch.full_like(floors.similarity, -torch.inf).scatter_reduce(0, owner, similarities, "amax")
+    floor = floors.similarity[owner]
+    return (
+        (similarities > floor)
+        | ((similarities == floor) & (items <= floors.item[owner]))
+        | (similarities == best[owner])
+    )
 
 
 def _starts(sizes: Tensor) -> Tensor:
@@ -134,8 +164,8 @@ def _batches(widths: list[int]) -> Iterator[tuple[int, int]]:
         yield begin, len(widths)
 
 
-def _sorted_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> Matches:
-    """Sort each query's matches; they come in descending gallery index, which a stable sort keeps among ties."""
+def _sort_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> None:
+    """Sort each query's matches in place; they come in descending index, which a stable sort keeps among ties."""
     count = start[1:] - start[:-1]
     widths = count.tolist()
     for begin, end in _batches(widths):
@@ -147,4 +177,3 @@ def _sorted_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> Match
         ordered, order = torch.sort(padded, dim=1, stable=True)
         similarities[places] = ordered[used]
         items[places] = items[(first + order)[used]]
-    return Matches(start, items, similarities, count)

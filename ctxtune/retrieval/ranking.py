@@ -63,14 +63,15 @@ def _query_groups(matches: Tensor, tile: int, dimension: int) -> Iterator[tuple[
 
 
 def _scores_of(search: Search, tiles: Callable[[Search, list[Block]], Iterator[tuple[Block, Block]]]) -> QueryScores:
-    queries, gallery = search.queries, search.gallery
-    matches = find_matches(queries, gallery, search.members, own_left_out=search.own_left_out)
+    queries, gallery, own = search.queries, search.gallery, search.own_left_out
     blocks = queries.blocks(search.tile)
-    sample = Sample(gallery, own_left_out=search.own_left_out)
-    floors = find_floors(blocks, sample, sample.needed(matches.number, cautious=search.cautious), search.ranks)
     if search.full_ranking:
         floors = no_floors(len(queries), len(gallery), queries.device)
-    tally = Tally(matches, floors)
+    else:
+        sample = Sample(gallery, own_left_out=own)
+        needed = sample.needed(search.members.size[queries.classes] - int(own), cautious=search.cautious)
+        floors = find_floors(blocks, sample, needed, search.ranks)
+    tally = Tally(find_matches(queries, gallery, search.members, floors, own_left_out=own), floors)
     for block, column in search.ranks.share(tiles(search, blocks)):
         _add_tile(tally, block, column, both=tiles is _half_the_tiles and block is not column)
     search.ranks.add_up(tally.steps)
@@ -88,6 +89,7 @@ def _all_tiles(search: Search, blocks: list[Block]) -> Iterator[tuple[Block, Blo
     for gallery in search.gallery.blocks(search.tile):
         for block in blocks:
             yield block, gallery
+        gallery.release()
 
 
 def _half_the_tiles(search: Search, blocks: list[Block]) -> Iterator[tuple[Block, Block]]:

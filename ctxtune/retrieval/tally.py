@@ -17,7 +17,7 @@ from ctxtune.retrieval.similarity import exact_pairs, products_error
 from ctxtune.retrieval.tiles import Tile
 
 # Of a tile's pairs, so many may be compared one by one; the first is a share.
-OPEN_SHARE = 0.01
+OPEN_SHARE = 0.05
 LEAST_LIMIT = 1000
 PAIR_ELEMENTS = 2**21
 # Similarities and their errors span less than this.
@@ -66,8 +66,8 @@ class Tally:
         relevant = search(matches, start, end, floors.similarity, floors.item)
         # Where not even the best match reaches the floor, the items before it are counted without being listed.
         self.counted = some & (relevant == end)
-        self.left_out = torch.where(self.counted, relevant - 1, relevant) - start
-        self.matches = matches.without_worst(self.left_out)
+        self.matches = matches.without_worst(torch.where(self.counted, relevant - 1, relevant) - start)
+        self.left_out = self.matches.number - (self.matches.start[1:] - self.matches.start[:-1])
         self.best = self.matches.start[1:] - 1
         self.best_similarity = _at(matches.similarities, end - 1, some)
         # Items are listed from the floor on where matches lie below it, to see whether it was right.

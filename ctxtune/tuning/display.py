@@ -145,9 +145,7 @@ def _configuration_table(space: SearchSpace, result: Outcome) -> Table:
 
 
 def _validation_table(space: SearchSpace, result: Outcome) -> Table:
-    table = Table(
-        title=f"Validation ({space.search.objective.metric}, classes that no run trained on)", title_justify="left"
-    )
+    table = Table(title=f"{space.search.objective.metric}, unseen classes", title_justify="left")
     for column in ("", "start", "best"):
         table.add_column(column, justify="left" if not column else "right")
     scores, epochs = result.search_scores, space.trial.schedule.epochs

@@ -128,7 +128,7 @@ def _search_scores(
     space: SearchSpace, trials: list[RunRecord], chosen: str | None
 ) -> dict[str, tuple[float, int]]:  # fmt: skip
     metric = space.search.objective.metric
-    _, start_trial = start_configuration(space)
+    start_point, _ = start_configuration(space)
     scores: dict[str, tuple[float, int]] = {}
     for run in trials:
         score = run.last(metric)
@@ -136,7 +136,7 @@ def _search_scores(
             continue
         if run.key == chosen:
             scores["chosen"] = (score, run.epoch)
-        if START not in scores and run.spec["trial"] == start_trial.tree():
+        if START not in scores and run.spec["point"] == start_point:
             scores[START] = (score, run.epoch)
     return scores
 

@@ -1,12 +1,15 @@
 """Settings that hold for every test."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One cache for all test processes, out of the user's own.
+os.environ.setdefault("CTXTUNE_CACHE", str(Path(tempfile.gettempdir()) / "ctxtune-test-cache"))
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 torch.set_num_threads(1)
 

@@ -1,5 +1,6 @@
 """Oracles for the losses, written out from the formulas (recipes.md) without any of the package's code."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,9 +79,13 @@ def naive_loss(
     similarity_target: float = 0.3,
     rows: int | None = None,
     allowed: Tensor | None = None,
+    similarity: Callable[..., Tensor] = naive_similarity,
     **options: Any,
 ) -> Tensor:
-    """The weighted sum of the three terms; with `rows`, over the pairs of the first rows with everything."""
+    """The weighted sum of the three terms; with `rows`, over the pairs of the first rows with everything.
+
+    `naive_similarity` takes memory with the cube of the batch: beyond about 250 items pass another, tested against it.
+    """
     rows = len(labels) if rows is None else rows
     units = torch.nn.functional.normalize(embeddings, dim=1)
     similarities = units @ units.T
@@ -90,7 +95,7 @@ def naive_loss(
     count = rows * len(labels)
     total = regularizer_weight * (similarity_target - similarities[:rows].sum() / count).square()
     if contextual_weight:
-        error = naive_similarity(similarities, **options) - same.to(units.dtype)
+        error = similarity(similarities, **{"k": 4, "epsilon": 0.05, **options}) - same.to(units.dtype)
         total = total + contextual_weight * error[pairs].square().sum() / count
     counted = pairs.clone()
     if allowed is not None:

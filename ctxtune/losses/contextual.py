@@ -180,7 +180,10 @@ def _check_reducer(reducer: Any) -> None:
 
     A loss that is reduced already goes through every reducer of pytorch-metric-learning unchanged.
     """
-    if reducer is not None and not isinstance(reducer, (MeanReducer, DoNothingReducer, MultipleReducers)):
+    if isinstance(reducer, MultipleReducers):
+        for each in (*reducer.reducers.values(), reducer.default_reducer):
+            _check_reducer(each)
+    elif reducer is not None and type(reducer) not in (MeanReducer, DoNothingReducer):
         raise ValueError(
             f"ContextualLoss has means of its own (over all pairs, and over the active ones): {type(reducer).__name__} "
             "would change nothing. Leave `reducer` out, or pass MeanReducer or DoNothingReducer"

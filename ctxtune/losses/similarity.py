@@ -74,8 +74,8 @@ def compose(similarities: Tensor, options: SimilarityOptions) -> Tensor:
     distances = (2.0 - 2.0 * similarities).clamp(min=0.0)
     distances = distances - torch.diag(distances.diagonal().detach())
     nearest = distances.detach().topk(options.k, dim=1, largest=False).values
-    neighbours = _step(options.epsilon + nearest[:, options.k - 1 :] - distances, options)
-    weights = _overlap(neighbours, options)
+    depth = options.epsilon + nearest[:, options.k - 1 :] - distances
+    weights = _overlap(_step(depth, options), depth, options)
     if not options.query_expansion:
         return weights
     half = options.k // 2
@@ -88,8 +88,11 @@ def compose(similarities: Tensor, options: SimilarityOptions) -> Tensor:
     return 0.5 * (expanded + expanded.T)
 
 
-def _overlap(neighbours: Tensor, options: SimilarityOptions) -> Tensor:
-    """How much of each row's neighbourhood (and of its complement) is shared, within the neighbourhood: (n, n)."""
+def _overlap(neighbours: Tensor, depth: Tensor, options: SimilarityOptions) -> Tensor:
+    """How much of each row's neighbourhood (and of its complement) is shared, within the neighbourhood: (n, n).
+
+    `depth` (n, n) says how deep inside its neighbourhood an item lies, `neighbours` is the step of it.
+    """
     if options.overlap == "none":
         return neighbours
     sizes = neighbours.sum(dim=1, keepdim=True)
@@ -98,12 +101,13 @@ def _overlap(neighbours: Tensor, options: SimilarityOptions) -> Tensor:
     share = shared / normalizer
     if options.overlap == "shared":
         return _and(neighbours, share, options)
-    outside = 1.0 - neighbours
     if options.step == "heuristic" and options.conjunction == "product":
         outside_sizes = neighbours.shape[0] - sizes
         # (1-N)(1-N)^T = n - r_i - r_j + N N^T; exact, as these are whole numbers far below 2^24.
         shared_outside = outside_sizes - sizes.T + shared
     else:
+        # 1 - sigmoid(x) = sigmoid(-x), without the rounding that would be all that is left of 1 - N where N is near 1.
+        outside = torch.sigmoid(-depth / options.temperature) if options.step == "sigmoid" else 1.0 - neighbours
         outside_sizes = outside.sum(dim=1, keepdim=True)
         shared_outside = _sum_of_and(outside, outside, options)
     normalizer = outside_sizes.detach() if options.detach_overlap_normalizer else outside_sizes

@@ -106,7 +106,7 @@ def test_averaging_does_not_touch_the_training_and_is_resumed(parts):
 def test_where_the_compiler_fails_the_run_goes_on_without_it():
     import torch._inductor.config as config
 
-    module = torch.nn.Linear(3, 2)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.GELU(), torch.nn.Softplus())
     called = CompiledWithFallback(module)
     images = torch.randn(4, 3)
     broken = config.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True})

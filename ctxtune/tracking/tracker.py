@@ -23,7 +23,7 @@ from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, now_ms
 from ctxtune.tracking.values import clean_name, parameter_texts, tag_texts
 from ctxtune.tracking.views import experiment_link, view_tags
 
-CHECK_SECONDS = 15.0
+CHECK_SECONDS = 45.0
 # Importing MLflow takes 2 s on an idle core, many times that on a machine in full use.
 START_SECONDS = 60.0
 _STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}

@@ -187,3 +187,12 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     path.write_bytes(pickle.dumps({"format": 1, "state": Evil()}))
     with pytest.raises(CtxtuneError, match="not a checkpoint"):
         load_checkpoint(path)
+
+
+def test_what_was_done_to_the_data_is_recorded_with_the_run(benchmark):
+    trial = with_values(TRIAL, {"dataset.label_noise": 0.25})
+    parts = fold_parts(trial, VALIDATION, 0, seed=5, benchmark=benchmark)
+    last = reports_of(run_of(parts, trial))[-1]
+    assert last["data/unreadable_images"] == 0
+    recorded = {name: value for name, value in last.items() if name.startswith("data/")}
+    assert any("label" in name and value > 0 for name, value in recorded.items()), recorded

@@ -188,6 +188,11 @@ class Run:
         """Recall@1 among images of the classes that were trained on: far above validation means overfitting."""
         return self.score_part(_probe(self.parts.fit, self.seed), None).recall_at[1]
 
+    def data_record(self) -> dict[str, float]:
+        """What was done to the data of this run: shares of noise and withheld data with their seed; unreadable images."""
+        notes = {f"data/{name}": float(v) for name, v in self.parts.fit.notes.items() if isinstance(v, (int, float))}
+        return {**notes, "data/unreadable_images": float(len(self._images.unreadable))}
+
     def score_part(self, query: Part, gallery: Part | None) -> RetrievalScores:
         """Scores of any part under the present weights."""
         scored = [self._embed(part) for part in (query, gallery) if part is not None]

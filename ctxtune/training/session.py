@@ -97,6 +97,7 @@ class Session:
                 metrics |= _mean([run.evaluate() for run in self.runs])
             if last:
                 metrics |= _mean([{"train/recall_at_1": run.train_class_recall()} for run in self.runs]) | self._floor
+                metrics |= _mean([run.data_record() for run in self.runs])
             metrics |= {"epoch": float(target), "time/seconds": self.seconds}
             self._reported = target
             self.history.append(metrics)

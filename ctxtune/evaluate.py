@@ -33,7 +33,7 @@ from ctxtune.evaluation import (
 )
 from ctxtune.reporting.error_gallery import ErrorGallery, Side, error_gallery_page
 from ctxtune.retrieval import nearest
-from ctxtune.terminal import run_command
+from ctxtune.terminal import named_device, run_command
 
 NAMES = ("label", "name")
 SHORT_TITLES = {"map_at_r": "MAP@R", "r_precision": "R-prec", "mean_reciprocal_rank": "MRR"}
@@ -90,7 +90,7 @@ def main() -> int:
     _check_arguments(arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = _device(arguments.device)
+    device = named_device(arguments.device)
     checkpoint = read_checkpoint(arguments.checkpoint, arguments.overrides, arguments.data, arguments.fold)
     if (arguments.export or arguments.gallery_report) and len(checkpoint.runs) > 1:
         folds = ", ".join(map(str, checkpoint.folds))
@@ -127,18 +127,6 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise ConfigError("--tracking-uri enters a scoring of the test classes in the ledger: it goes with --part test")
     if min(arguments.recall_at or [1]) < 1 or arguments.worst < 1:
         raise ConfigError("--recall-at and --worst take numbers from 1 on")
-
-
-def _device(asked: str) -> torch.device:
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {asked}: torch sees {torch.cuda.device_count()} CUDA devices on this machine")
-    return device
 
 
 def _recall_at(checkpoint: Checkpoint, benchmark: Benchmark) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+import torch
 from rich.console import Console
 
-from ctxtune.errors import CtxtuneError
+from ctxtune.errors import ConfigError, CtxtuneError
 
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
@@ -41,6 +42,27 @@ def program(name: str) -> str:
     if found is not None and Path(found).parent == beside.parent:
         return name
     return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+
+
+def named_device(asked: str) -> torch.device:
+    """The device of ``--device``: auto takes a CUDA device where torch sees one.
+
+    Raises:
+        ConfigError: no such device.
+    """
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {asked}: torch sees no CUDA device on this machine")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {asked}: torch sees {torch.cuda.device_count()} CUDA devices on this machine")
+    return device
 
 
 def _show_warning(

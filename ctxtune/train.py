@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
-from ctxtune.terminal import EXIT_USER_ERROR, add_file_arguments, all_overrides, run_command
+from ctxtune.terminal import EXIT_USER_ERROR, add_file_arguments, all_overrides, named_device, run_command
 from ctxtune.training import CheckpointFolder, Run, World, fold_parts
 from ctxtune.training import progress as standing
 from ctxtune.training.session import Report, Session
@@ -150,25 +150,13 @@ def open_session(
 
 
 def _device(asked: str, world: World) -> torch.device:
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N")
+    device = named_device(asked)
     if device.type == "cpu":
         return device
-    if not torch.cuda.is_available():
-        raise ConfigError(f"--device {asked}: torch sees no CUDA device on this machine")
     if world.together:
         if device.index is not None:
             raise ConfigError(f"--device {asked}: under torchrun each process takes its own GPU; say cuda")
-        device = torch.device("cuda", local)
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device: there is no {device}; torch sees {torch.cuda.device_count()} CUDA devices")
+        device = named_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     torch.cuda.set_device(device)
     return device
 

@@ -2,6 +2,7 @@
 
     python benchmarks/retrieval.py                       # 5,924; 14,218 x 12,612; 60,502 embeddings of 512 dimensions
     python benchmarks/retrieval.py --sizes cub --repeats 5 --threads 1
+    python benchmarks/retrieval.py --sizes large-classes # 10,000 embeddings in 10 classes
     python benchmarks/retrieval.py --sizes million       # ctxtune alone: 10,000 queries in a gallery of a million
 
 Every measurement runs in a process of its own; those of one size take turns, so that a busy machine slows all alike.
@@ -27,8 +28,9 @@ SIZES = {
     "inshop": {"classes": 3985, "queries": 14218, "gallery": 12612, "dimension": 512, "spread": 0.45},
     "sop": {"classes": 11316, "queries": 60502, "gallery": None, "dimension": 512, "spread": 0.45},
     "million": {"classes": 200000, "queries": 10000, "gallery": 1000000, "dimension": 512, "spread": 0.5},
+    "large-classes": {"classes": 10, "queries": 10000, "gallery": None, "dimension": 64, "spread": 0.25},
 }
-CONTENDERS = ("ctxtune", "calculator", "bare faiss", "bare torch")
+CONTENDERS = ("ctxtune", "ctxtune faiss", "calculator", "bare faiss", "bare torch")
 TORCH_CHUNK = 1024
 
 
@@ -46,6 +48,7 @@ def embeddings(classes, number, dimension, spread, seed):
 
 
 def load(size):
+    """Embeddings and labels of queries and gallery; None and None where the queries are searched in themselves."""
     spec = SIZES[size]
     queries = embeddings(spec["classes"], spec["queries"], spec["dimension"], spec["spread"], 0)
     if spec["gallery"] is None:
@@ -54,16 +57,18 @@ def load(size):
 
 
 def neighbours_needed(query_labels, gallery_labels):
+    """The most matches that any query has, its own item included."""
     counts = torch.bincount(query_labels if gallery_labels is None else gallery_labels)
     return int(counts.max())
 
 
 def run(contender, queries, query_labels, gallery, gallery_labels):
     """Seconds-to-be: do the work once and return the scores, or nothing for a bare search."""
-    if contender == "ctxtune":
+    if contender.startswith("ctxtune"):
         from ctxtune.retrieval import score
 
-        scores = score(queries, query_labels, gallery, gallery_labels, recall_at=(1,))
+        backend = "faiss" if contender.endswith("faiss") else "auto"
+        scores = score(queries, query_labels, gallery, gallery_labels, recall_at=(1,), backend=backend)
         return {"precision_at_1": scores.recall_at[1], "r_precision": scores.r_precision, "map_at_r": scores.map_at_r}
     if contender == "calculator":
         from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
@@ -156,9 +161,11 @@ def compare(size, contenders, threads, repeats):
 
 
 def main():
+    """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["cub", "inshop", "sop"])
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    usual = [contender for contender in CONTENDERS if contender != "ctxtune faiss"]
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=usual)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)

@@ -12,7 +12,7 @@ from ctxtune.retrieval.floors import Floors
 from ctxtune.retrieval.similarity import exact_matrix
 
 PIECE = 1024
-BATCH_ELEMENTS = 2**20
+BATCH_ELEMENTS = 2**18
 # Queries with more matches than this are spared those that cannot count.
 SORTED_WHOLE = 256
 

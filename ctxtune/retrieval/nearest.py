@@ -9,7 +9,7 @@ from torch import Tensor
 from ctxtune.retrieval.backends import choose_backend
 from ctxtune.retrieval.embeddings import Block, Embeddings, read_embeddings
 from ctxtune.retrieval.faiss_search import Fetch, faiss_fetch
-from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size
+from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, working_device
 from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.similarity import exact_matrix, exact_pairs, float32_error
 
@@ -44,8 +44,8 @@ def nearest(
 
     Raises ValueError for bad embeddings or a k out of range, ImportError where faiss is asked for and not installed.
     """
-    chunk = check_chunk_size(chunk_size, query_embeddings)
-    device = query_embeddings.device if isinstance(query_embeddings, Tensor) else torch.device("cpu")
+    device = working_device(query_embeddings)
+    chunk = check_chunk_size(chunk_size, device)
     with torch.no_grad(), full_float32():
         queries = _read(query_embeddings, "query_embeddings", device)
         own_left_out = gallery_embeddings is None

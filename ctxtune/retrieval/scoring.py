@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctxtune.retrieval.backends import choose_backend
-from ctxtune.retrieval.embeddings import read_embeddings
+from ctxtune.retrieval.embeddings import Embeddings, read_embeddings
 from ctxtune.retrieval.faiss_search import score_with_faiss
-from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, check_recall_at, number_classes
+from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, check_recall_at, number_classes, working_device
 from ctxtune.retrieval.matches import class_members
 from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.ranking import Search, score_queries
@@ -39,7 +39,7 @@ def score(
     Without a gallery, each query is searched in all others: its own index is left out, duplicates of it are not.
 
     query_embeddings, gallery_embeddings: (q, d) and (g, d), of any floating-point type, torch or numpy, need not be
-        normalised. The work is done on the device of the queries; a gallery elsewhere is moved chunk by chunk.
+        normalised. The work is done on the queries' GPU or else on the CPU; a gallery elsewhere is moved in chunks.
     query_labels, gallery_labels: (q,) and (g,) integers of any size.
     recall_at: the K of Recall@K, each at most the number of gallery items that a query is ranked against.
     backend: "torch", "faiss" or "auto"; all give the same scores. docs/retrieval.md says what auto goes by.
@@ -49,29 +49,32 @@ def score(
     process_group: torch.distributed group whose ranks share the work. Every rank must call with the same arguments
         (checked) and gets the same scores. None: this process works alone.
 
-    Raises ValueError for wrong shapes or types, embeddings that are not finite or zero, a K out of range, or an
-    unknown backend, and ImportError where faiss is asked for and not installed.
+    Raises ValueError for wrong shapes or types, embeddings that are not finite or are zero, a K out of range or an
+    unknown backend; ImportError where faiss is asked for and not installed.
     """
     if (gallery_embeddings is None) != (gallery_labels is None):
         raise ValueError("gallery_embeddings and gallery_labels go together; only one of them was given")
-    tile = check_chunk_size(chunk_size, query_embeddings)
-    device = query_embeddings.device if isinstance(query_embeddings, torch.Tensor) else torch.device("cpu")
+    use_faiss = choose_backend(backend) == "faiss"
     with torch.no_grad(), full_float32():
-        classes = number_classes(query_labels, gallery_labels, device)
+        classes = number_classes(query_labels, gallery_labels, working_device(query_embeddings))
         queries = read_embeddings(query_embeddings, classes.queries, "query_embeddings")
-        own_left_out = gallery_embeddings is None
         gallery = queries
         if gallery_embeddings is not None:
             gallery = read_embeddings(gallery_embeddings, classes.gallery, "gallery_embeddings")
-        if queries.dimension != gallery.dimension:
-            raise ValueError(f"queries have {queries.dimension} dimensions, the gallery has {gallery.dimension}")
-        cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
+        own_left_out = gallery is queries
         ranks = Ranks(process_group)
-        if not ranks.agree(queries.norms, queries.classes, gallery.norms, gallery.classes):
-            raise ValueError("the ranks of process_group must all pass the same embeddings and labels")
+        _check_together(queries, gallery, ranks)
+        cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
         members = class_members(gallery.classes, len(classes.labels))
+        tile = check_chunk_size(chunk_size, queries.device)
         search = Search(queries, gallery, members, own_left_out, full_map, tile, ranks)
-        scores = score_queries(search) if choose_backend(backend) == "torch" else score_with_faiss(search)
-    return summarise(
-        scores, cutoffs, classes.queries.cpu().numpy(), classes.labels, per_query=per_query, per_class=per_class
-    )
+        scores = score_with_faiss(search) if use_faiss else score_queries(search)
+    numbers = classes.queries.cpu().numpy()
+    return summarise(scores, cutoffs, numbers, classes.labels, per_query=per_query, per_class=per_class)
+
+
+def _check_together(queries: Embeddings, gallery: Embeddings, ranks: Ranks) -> None:
+    if queries.dimension != gallery.dimension:
+        raise ValueError(f"queries have {queries.dimension} dimensions, the gallery has {gallery.dimension}")
+    if not ranks.agree(queries.norms, queries.classes, gallery.norms, gallery.classes):
+        raise ValueError("the ranks of process_group must all pass the same embeddings and labels")

@@ -1,5 +1,6 @@
 """Write the table of all losses: python docs/figures/losses_table.py > docs/losses.md"""
 
+import json
 import sys
 
 from ctxtune.losses import loss_names
@@ -35,7 +36,8 @@ pytorch-metric-learning are.
 def row(name: str) -> str:
     """One loss as a line of the table."""
     entry = loss_entry(name)
-    options = ", ".join(f"`{key}: {value}`" for key, value in entry.options().model_dump(mode="json").items())
+    defaults = entry.options().model_dump(mode="json")
+    options = ", ".join(f"`{key}: {json.dumps(value)}`".replace('"', "") for key, value in defaults.items())
     miner = entry.miner or ("possible" if entry.takes_miner else "-")
     weights = "one a class" if entry.proxies else "-"
     return f"| `{name}` | {options or '-'} | {miner} | {weights} | {entry.origin} | {entry.source} |"

@@ -37,9 +37,12 @@ def naive_similarity(
     distances = torch.relu(2.0 - 2.0 * similarities)
     distances = distances - torch.diag(torch.diag(distances).detach())
 
-    def neighbourhood(size: int) -> Tensor:
+    def neighbourhood(size: int) -> tuple[Tensor, Tensor]:
         values = epsilon + distances.detach().sort(dim=1).values[:, size - 1 : size] - distances
-        return HeuristicStep.apply(values, slope) if step == "heuristic" else torch.sigmoid(values / temperature)
+        if step == "sigmoid":
+            return torch.sigmoid(values / temperature), torch.sigmoid(-values / temperature)
+        inside = HeuristicStep.apply(values, slope)
+        return inside, 1.0 - inside
 
     def both(first: Tensor, second: Tensor) -> Tensor:
         return first * second if conjunction == "product" else torch.minimum(first, second)
@@ -49,10 +52,9 @@ def naive_similarity(
         empty = whole == 0
         return torch.where(empty, torch.zeros_like(part), part / torch.where(empty, torch.ones_like(whole), whole))
 
-    inside = neighbourhood(k)
+    inside, outside = neighbourhood(k)
     weights = inside
     if overlap != "none":
-        outside = 1.0 - inside
         common = both(inside.unsqueeze(1), inside.unsqueeze(0)).sum(dim=2)
         share = ratio(common, inside.sum(dim=1, keepdim=True), detach_overlap_normalizer)
         if overlap == "both":
@@ -61,7 +63,7 @@ def naive_similarity(
         weights = both(inside, share)
     if not query_expansion:
         return weights
-    closest = neighbourhood(k // 2)
+    closest, _ = neighbourhood(k // 2)
     reciprocal = both(closest, closest.T)
     expanded = both(reciprocal.unsqueeze(2), weights.unsqueeze(0)).sum(dim=1)
     expanded = ratio(expanded, reciprocal.sum(dim=1, keepdim=True), detach_expansion_normalizer)

@@ -71,7 +71,7 @@ def far_from_edges(embeddings: torch.Tensor, k: int, epsilon: float, distance: f
 
 
 class TestFormula:
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, derandomize=True, max_examples=150)
     @given(data=BATCHES, options=OPTIONS)
     def test_value_and_gradient_of_every_combination(self, data: Any, options: dict[str, Any]) -> None:
         embeddings, labels = data
@@ -81,7 +81,7 @@ class TestFormula:
         assert relative(found[0], wanted[0]) < 1e-9
         assert relative(found[1], wanted[1]) < 1e-8
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, derandomize=True, max_examples=60)
     @given(data=BATCHES, options=OPTIONS, seed=st.integers(0, 100))
     def test_similarity_as_a_function_of_similarities(self, data: Any, options: dict[str, Any], seed: int) -> None:
         units = torch.nn.functional.normalize(data[0], dim=1)
@@ -112,7 +112,12 @@ class TestFormula:
         assert relative(found[1], wanted[1]) < 1e-9
 
     @pytest.mark.parametrize("form", ["dense", "gathered rows", "lists"])
-    @settings(deadline=None, max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+    @settings(
+        deadline=None,
+        derandomize=True,
+        max_examples=60,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    )
     @given(
         data=BATCHES,
         options=CLOSED_FORM_OPTIONS,
@@ -259,7 +264,7 @@ class TestOptions:
 
 
 class TestNumerics:
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, derandomize=True, max_examples=60)
     @given(data=BATCHES, options=OPTIONS, seed=st.integers(0, 1000))
     def test_order_of_the_batch_does_not_matter(self, data: Any, options: dict[str, Any], seed: int) -> None:
         embeddings, labels = data
@@ -271,7 +276,7 @@ class TestNumerics:
         assert relative(permuted[0], plain[0]) < 1e-9
         assert relative(permuted[1], plain[1][order]) < 1e-8
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, derandomize=True, max_examples=60)
     @given(data=BATCHES, options=OPTIONS)
     def test_float32_against_float64(self, data: Any, options: dict[str, Any]) -> None:
         embeddings, labels = data[0].float(), data[1]

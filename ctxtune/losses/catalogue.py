@@ -24,12 +24,15 @@ class Sizes:
     Attributes:
         num_classes: number of training classes, labelled 0 ... num_classes - 1; None where it is not known.
         embedding_dim: width of the embeddings; None where it is not known.
-        regularizer_weight: of the similarity regulariser, for a contrastive weight that is the remainder.
+        regularizer_weight, similarity_target: of the similarity regulariser.
+        takes_regularizer: whether a loss that can is to compute the regulariser itself.
     """
 
     num_classes: int | None = None
     embedding_dim: int | None = None
     regularizer_weight: float = 0.0
+    similarity_target: float = 0.3
+    takes_regularizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,12 @@ def _contextual(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     weight = contrastive_weight_of(
         options["contextual_weight"], options["contrastive_weight"], sizes.regularizer_weight
     )
-    return ContextualLoss(**{**options, "contrastive_weight": weight, "regularizer_weight": 0.0})
+    regularizer_weight = sizes.regularizer_weight if sizes.takes_regularizer else 0.0
+    return ContextualLoss(
+        **{**options, "contrastive_weight": weight},
+        regularizer_weight=regularizer_weight,
+        similarity_target=sizes.similarity_target,
+    )
 
 
 def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:

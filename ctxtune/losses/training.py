@@ -89,7 +89,10 @@ def assemble(
     entry = loss_entry(settings.name)
     if entry.proxies and (num_classes is None or embedding_dim is None):
         raise ValueError(f"loss {settings.name} holds a proxy for each class: it needs num_classes and embedding_dim")
-    loss = entry.build(settings.options(), Sizes(num_classes, embedding_dim, regularizer.weight))
+    # The contextual loss has the similarities at hand. With a memory it would count remembered ones in, too.
+    inside = settings.name == "contextual" and settings.memory is None
+    sizes = Sizes(num_classes, embedding_dim, regularizer.weight, regularizer.similarity_target, inside)
+    loss = entry.build(settings.options(), sizes)
     miner = None if settings.miner is None else build_miner(settings.miner.name, settings.miner.options())
     if miner is not None and isinstance(loss, ContextualLoss) and not loss.terms.contrastive_weight:
         raise ValueError("a miner narrows the contrastive term, whose weight is 0: leave out `miner`")
@@ -109,7 +112,7 @@ def assemble(
         contextual=term,
         contextual_weight=term_weight,
         other_weight=other_weight,
-        regularizer_weight=regularizer.weight,
+        regularizer_weight=0.0 if inside else regularizer.weight,
         similarity_target=regularizer.similarity_target,
     )
 

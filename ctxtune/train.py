@@ -145,7 +145,12 @@ def open_session(
         [
             Run(file.trial, parts, seed=seed, device=device, world=world, load_pretrained=load_pretrained)
             for parts in folds
-        ]
+        ],
+        protocol={
+            "stage": "",
+            "validation": file.validation.model_dump(mode="json"),
+            "folds": list(file.validation.use),
+        },
     )
 
 

@@ -1,7 +1,6 @@
 """`python -m ctxtune.evaluate`: scores, exports and reports of real checkpoints; wrong inputs told in one message."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -145,7 +144,7 @@ def test_test_classes_are_scored_only_on_demand_and_said_to_be(run, run_folder):
 
 def test_a_checkpoint_with_several_folds_scores_each_on_its_own(run, run_folder, tmp_path):
     state = load_checkpoint(run_folder / "epoch-00001.pt")
-    save_checkpoint({**state, "runs": state["runs"] * 2}, tmp_path / "two.pt")
+    save_checkpoint({**state, "protocol": {}, "runs": state["runs"] * 2}, tmp_path / "two.pt")
     found = json.loads(run(tmp_path / "two.pt", "--set", "validation.use=[1, 3]", "--json"))
     first, second = found["runs"]
     assert (first["fold"], second["fold"]) == (1, 3)
@@ -168,8 +167,7 @@ def in_a_sweep(run_folder: Path, sweep: Path, stage: str, folds: tuple[int, ...]
     journal.asked("trial-0000", stage, spec.plain())
     journal.close()
     folder = sweep / "checkpoints" / "search-1" / "trial-0000" / "checkpoint_000000"
-    folder.mkdir(parents=True)
-    shutil.copy(run_folder / "epoch-00001.pt", folder / "checkpoint.pt")
+    save_checkpoint({**state, "protocol": {}}, folder / "checkpoint.pt")  # as before checkpoints said it themselves
     return folder
 
 
@@ -183,6 +181,14 @@ def test_a_confirmation_has_no_validation_fold(run, run_folder, tmp_path):
     folder = in_a_sweep(run_folder, tmp_path, "confirmation", ())
     with pytest.raises(CtxtuneError, match=r"it was trained on all train classes.*--part test"):
         run(folder)
+
+
+def test_a_copied_checkpoint_still_knows_which_classes_it_has_seen(run, run_folder, tmp_path):
+    state = load_checkpoint(run_folder / "epoch-00001.pt")
+    protocol = {**state["protocol"], "stage": "confirmation", "folds": []}
+    save_checkpoint({**state, "protocol": protocol}, tmp_path / "best.pt")
+    with pytest.raises(CtxtuneError, match=r"it was trained on all train classes.*--part test"):
+        run(tmp_path / "best.pt")
 
 
 def query_and_gallery(root: Path) -> Path:

@@ -104,7 +104,7 @@ def _explain(model: type[BaseModel], source: Source, problem: Any) -> str:
         words = f"unknown key{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
     elif problem["type"] == "missing":
         words = "this key is needed and missing"
-    elif not isinstance(problem["input"], dict) and problem["type"] != "value_error":
+    elif not isinstance(problem["input"], dict | None) and problem["type"] != "value_error":
         words = f"{words}; found {problem['input']!r}"
     return str(source.error(location, words))
 

@@ -56,7 +56,8 @@ def read_checkpoint(
     runs = state.get("runs")
     if not isinstance(runs, list) or not runs or not all({"config", "model", "epoch"} <= set(run) for run in runs):
         raise CtxtuneError(f"{path}: not a checkpoint of ctxtune.train or of a sweep: it holds no runs")
-    recipe = _asked_by_sweep(path)
+    # Checkpoints of before carried no protocol: the journal of the sweep around them knows it.
+    recipe = dict(state.get("protocol") or {}) or _asked_by_sweep(path)
     validation = recipe.get("validation") or ValidationSettings().model_dump(mode="json")
     if recipe.get("folds"):
         validation["use"] = recipe["folds"]

@@ -12,6 +12,7 @@ from ctxtune.retrieval.matches import ClassMembers, Matches, find_matches
 from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.scores import QueryScores
 from ctxtune.retrieval.tally import Tally
+from ctxtune.retrieval.threads import one_thread
 from ctxtune.retrieval.tiles import compute_tile
 
 RESIDENT_BYTES = 2**27
@@ -110,7 +111,9 @@ def _add_tile(tally: Tally, queries: Block, gallery: Block, *, both: bool) -> No
     tile = compute_tile(queries, gallery)
     sides = [tile, tile.exchanged] if both else [tile]
     for side in sides:
-        if not tally.add(side):
+        with one_thread(tile.values.device):
+            counted = tally.add(side)
+        if not counted:
             exact = compute_tile(queries, gallery, exact=True)
             tally.add(exact if side is tile else exact.exchanged)
 

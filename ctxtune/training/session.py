@@ -1,7 +1,7 @@
 """Driving a run (or the runs of several folds, side by side) to its last epoch, one report at a time."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,12 +35,20 @@ class Session:
         runs: at least one, of equal length.
         score_at: "every" evaluation, or only the "last" (confirmations: the test classes are scored once).
         floor: also score the untrained model, as ``floor/...``.
+        protocol: plain data that goes into each checkpoint: ``stage``, ``validation`` and ``folds``, so that whoever
+            opens it knows which classes the run has seen.
     """
 
     def __init__(
-        self, runs: Sequence[Run], *, score_at: Literal["every", "last"] = "every", floor: bool = False
+        self,
+        runs: Sequence[Run],
+        *,
+        score_at: Literal["every", "last"] = "every",
+        floor: bool = False,
+        protocol: Mapping[str, Any] | None = None,
     ) -> None:
         self.runs = runs
+        self.protocol = dict(protocol or {})
         self.score_at = score_at
         self._floor_wanted = floor
         self._floor: dict[str, float] = {}
@@ -119,6 +127,7 @@ class Session:
         """The state to resume from: tensors and plain data only."""
         return {
             "runs": [run.state_dict() for run in self.runs],
+            "protocol": self.protocol,
             "reported": self._reported,
             "best": self._best,
             "history": self.history,

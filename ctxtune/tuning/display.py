@@ -160,7 +160,7 @@ def _validation_table(space: SearchSpace, result: Outcome) -> Table:
         "in the search (one seed)", in_search(START), in_search("chosen" if result.chosen != START else START)
     )
     if result.selection:
-        start = result.selection.get(START) or result.selection.get(result.chosen or "")
+        start = result.selection.get(START)
         best = result.selection.get(result.chosen or "")
         table.add_row("in selection (fresh seeds)", _mean(start), _mean(best))
     return table

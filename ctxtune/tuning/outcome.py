@@ -67,7 +67,7 @@ def outcome(space: SearchSpace, journal: Journal) -> Outcome:
         states=dict(Counter(run.state for run in trials)),
         epochs=(sum(run.epoch for run in trials), epochs * len(trials)),
         search_scores=_search_scores(space, trials, chosen),
-        selection={arm: t_interval(scores) for arm, scores in selection_scores(space, journal).items()},
+        selection=_selection(space, journal, start_trial.hash()),
         confirmed=tuple(_comparisons(space, journal, chosen, same)) if chosen else (),
         steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in journal.completed("confirmation")},
         hours=sum(run.seconds for run in journal.runs.values()) / 3600,
@@ -139,6 +139,15 @@ def _search_scores(
         if START not in scores and run.spec["point"] == start_point:
             scores[START] = (score, run.epoch)
     return scores
+
+
+def _selection(space: SearchSpace, journal: Journal, start_hash: str) -> dict[str, Interval]:
+    """Each arm's mean in selection; a start point that is itself among the best trials stands there as start, too."""
+    means = {arm: t_interval(scores) for arm, scores in selection_scores(space, journal).items()}
+    for arm in list(means):
+        if START not in means and configuration(space, journal, arm)[1].hash() == start_hash:
+            means[START] = means[arm]
+    return means
 
 
 def _comparisons(space: SearchSpace, journal: Journal, chosen: str, same: bool) -> list[Comparison]:

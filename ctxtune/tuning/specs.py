@@ -47,12 +47,13 @@ def open_session(spec: RunSpec, *, device: str, cache_dir: Path | None = None) -
     A search or selection run touches no file of the test classes; a confirmation scores them once, at its end.
     """
     trial, seed = spec.trial, spec.seed
+    protocol = spec.model_dump(mode="json", include={"stage", "validation", "folds"})
     if spec.stage == "confirmation":
         parts = confirmation_parts(trial, spec.validation, seed)
         run = Run(trial, parts, seed=seed, device=device, cache_dir=cache_dir)
-        return Session([run], score_at="last", floor=True)
+        return Session([run], score_at="last", floor=True, protocol=protocol)
     runs = [
         Run(trial, fold_parts(trial, spec.validation, fold, seed), seed=seed, device=device, cache_dir=cache_dir)
         for fold in spec.folds
     ]
-    return Session(runs)
+    return Session(runs, protocol=protocol)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ctxtune.retrieval.inputs import ArrayLike, as_matrix
 from ctxtune.retrieval.similarity import euclidean_norms, normalise
+from ctxtune.retrieval.threads import Workers
 
-CHECK_ELEMENTS = 2**20
+CHECK_ELEMENTS = 2**18
 # Norms whose reciprocals, and products with these, keep float32's full relative precision.
 PLAIN_NORMS = (1e-18, 1e18)
 
@@ -115,7 +116,7 @@ class Block:
         return torch.sort(self.classes)
 
 
-def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str) -> Embeddings:
+def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str, workers: Workers) -> Embeddings:
     """Check embeddings (n, d) and measure each row on the device of `classes` (n,).
 
     Raises ValueError, naming `name`, for a wrong shape or type and for rows that are not finite or zero.
@@ -126,8 +127,11 @@ def read_embeddings(embeddings: ArrayLike, classes: Tensor, name: str) -> Embedd
         raise ValueError(f"{name} holds {len(raw)} items, but there are {len(classes)} labels for them")
     norms = torch.empty(len(raw), dtype=torch.float64, device=device)
     step = max(1, CHECK_ELEMENTS // raw.shape[1])
-    for start in range(0, len(raw), step):
+
+    def measure(start: int) -> None:
         norms[start : start + step] = euclidean_norms(raw[start : start + step].to(device))
+
+    workers.each(measure, range(0, len(raw), step))
     _check_rows(raw, norms, name)
     return Embeddings(raw, norms, classes, torch.arange(len(raw), device=device))
 

@@ -99,7 +99,9 @@ def _score_block(search: Search, fetch: Fetch) -> QueryScores:
     if number < len(gallery):
         # What is not in the list is at most as similar as its last item, give or take the error.
         floors = Floors(similarities[:, -1] + error, torch.full_like(floors.item, -1))
-    tally = Tally(find_matches(queries, gallery, search.members, floors, own_left_out=search.own_left_out), floors)
+    tally = Tally(
+        find_matches(queries, gallery, search.members, floors, search.workers, own_left_out=search.own_left_out), floors
+    )
     others = gallery.classes[items] != queries.classes[:, None]
     rows, columns = others.nonzero(as_tuple=True)
     pairs = Pairs(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ctxtune.retrieval.embeddings import Block, Embeddings
 from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.similarity import exact_matrix, float32_error
+from ctxtune.retrieval.threads import Workers
 
 SAMPLE_SHARE = 0.1
 SAMPLE_LIMITS = (256, 1024)
@@ -66,7 +67,7 @@ class Sample:
         return Floors(similarity, self.items[column]), True
 
 
-def find_floors(blocks: list[Block], sample: Sample, needed: Tensor, ranks: Ranks) -> Floors:
+def find_floors(blocks: list[Block], sample: Sample, needed: Tensor, ranks: Ranks, workers: Workers) -> Floors:
     """Floors of the queries of consecutive blocks with their ranks `needed` (q,) in the sample.
 
     Marks the blocks that are crowded.
@@ -74,11 +75,15 @@ def find_floors(blocks: list[Block], sample: Sample, needed: Tensor, ranks: Rank
     similarity = torch.zeros(len(needed), dtype=torch.float64, device=needed.device)
     item = torch.zeros_like(needed)
     crowded = torch.zeros(len(blocks), dtype=torch.int64, device=needed.device)
-    for number, block in ranks.share(enumerate(blocks)):
+
+    def find(numbered: tuple[int, Block]) -> None:
+        number, block = numbered
         rows = slice(block.start, block.stop)
         floors, near = sample.floors(block, needed[rows])
         similarity[rows], item[rows], crowded[number] = floors.similarity, floors.item, int(near)
         block.release()
+
+    workers.each(find, ranks.share(enumerate(blocks)))
     for tensor in (similarity, item, crowded):
         ranks.add_up(tensor)
     for block, flag in zip(blocks, crowded.tolist(), strict=True):

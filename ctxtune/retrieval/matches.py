@@ -10,6 +10,7 @@ from torch import Tensor
 from ctxtune.retrieval.embeddings import Embeddings
 from ctxtune.retrieval.floors import Floors
 from ctxtune.retrieval.similarity import exact_matrix
+from ctxtune.retrieval.threads import Workers
 
 PIECE = 1024
 BATCH_ELEMENTS = 2**18
@@ -65,7 +66,13 @@ class Matches:
 
 
 def find_matches(
-    queries: Embeddings, gallery: Embeddings, members: ClassMembers, floors: Floors, *, own_left_out: bool
+    queries: Embeddings,
+    gallery: Embeddings,
+    members: ClassMembers,
+    floors: Floors,
+    workers: Workers,
+    *,
+    own_left_out: bool,
 ) -> Matches:
     """The matches of all queries, or of large classes at least those that reach the floor, and the best.
 
@@ -76,7 +83,9 @@ def find_matches(
     start = _starts(size)
     similarities = torch.empty(int(start[-1]), dtype=torch.float64, device=device)
     order = members.items if queries is gallery else torch.sort(queries.classes, stable=True).indices
-    for query_rows, items, offsets, used in _class_batches(queries.classes, order, members, queries.dimension):
+
+    def compare(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        query_rows, items, offsets, used = batch
         stack = _stack(queries, query_rows)
         same = queries is gallery and torch.equal(query_rows, items)
         block = exact_matrix(stack, stack if same else _stack(gallery, items))
@@ -85,6 +94,8 @@ def find_matches(
             similarities[place] = block
         else:
             similarities[place[used]] = block[used]
+
+    workers.each(compare, _class_batches(queries.classes, order, members, queries.dimension))
     owner = torch.repeat_interleave(size)
     items = members.items[
         torch.arange(len(owner), device=device) + (members.start[queries.classes] - start[:-1])[owner]
@@ -99,7 +110,7 @@ def find_matches(
         owner, items, similarities = owner[kept], items[kept], similarities[kept]
         size = torch.bincount(owner, minlength=len(size))
     start = _starts(size)
-    _sort_by_rank(start, items, similarities)
+    _sort_by_rank(start, items, similarities, workers)
     return Matches(start, items.int(), similarities, number)
 
 
@@ -164,11 +175,13 @@ def _batches(widths: list[int]) -> Iterator[tuple[int, int]]:
         yield begin, len(widths)
 
 
-def _sort_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> None:
+def _sort_by_rank(start: Tensor, items: Tensor, similarities: Tensor, workers: Workers) -> None:
     """Sort each query's matches in place; they come in descending index, which a stable sort keeps among ties."""
     count = start[1:] - start[:-1]
     widths = count.tolist()
-    for begin, end in _batches(widths):
+
+    def sort(batch: tuple[int, int]) -> None:
+        begin, end = batch
         along = torch.arange(max(widths[begin:end]), device=start.device)[None]
         used = along < count[begin:end, None]
         first = start[begin:end, None]
@@ -177,3 +190,5 @@ def _sort_by_rank(start: Tensor, items: Tensor, similarities: Tensor) -> None:
         ordered, order = torch.sort(padded, dim=1, stable=True)
         similarities[places] = ordered[used]
         items[places] = items[(first + order)[used]]
+
+    workers.each(sort, _batches(widths))

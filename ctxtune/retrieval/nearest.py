@@ -12,6 +12,7 @@ from ctxtune.retrieval.faiss_search import Fetch, faiss_fetch
 from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, working_device
 from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.similarity import exact_matrix, exact_pairs, float32_error
+from ctxtune.retrieval.threads import Workers
 
 # Candidates are compared exactly this many embedding elements at a time.
 CANDIDATE_ELEMENTS = 2**21
@@ -46,10 +47,14 @@ def nearest(
     """
     device = working_device(query_embeddings)
     chunk = check_chunk_size(chunk_size, device)
-    with torch.no_grad(), full_float32():
-        queries = _read(query_embeddings, "query_embeddings", device)
+    use_faiss = choose_backend(backend) == "faiss"
+    # faiss has threads of its own.
+    with torch.no_grad(), full_float32(), Workers(device, alone=use_faiss) as workers:
+        queries = _read(query_embeddings, "query_embeddings", workers, device)
         own_left_out = gallery_embeddings is None
-        gallery = queries if gallery_embeddings is None else _read(gallery_embeddings, "gallery_embeddings", device)
+        gallery = queries
+        if gallery_embeddings is not None:
+            gallery = _read(gallery_embeddings, "gallery_embeddings", workers, device)
         if queries.dimension != gallery.dimension:
             raise ValueError(f"queries have {queries.dimension} dimensions, the gallery has {gallery.dimension}")
         available = len(gallery) - own_left_out
@@ -57,14 +62,14 @@ def nearest(
             raise ValueError(
                 f"k must be an integer from 1 to {available}, the items that a query can find; found {k!r}"
             )
-        fetch = torch_fetch(gallery, chunk) if choose_backend(backend) == "torch" else faiss_fetch(gallery, chunk)
-        items, similarities = _find(queries, gallery, int(k), chunk, fetch, own_left_out=own_left_out)
+        fetch = faiss_fetch(gallery, chunk) if use_faiss else torch_fetch(gallery, chunk)
+        items, similarities = _find(queries, gallery, int(k), chunk, fetch, workers, own_left_out=own_left_out)
     return Neighbours(items.cpu().numpy(), similarities.cpu().numpy())
 
 
-def _read(embeddings: ArrayLike, name: str, device: torch.device) -> Embeddings:
+def _read(embeddings: ArrayLike, name: str, workers: Workers, device: torch.device) -> Embeddings:
     number = len(embeddings) if np.ndim(embeddings) else 0
-    return read_embeddings(embeddings, torch.zeros(number, dtype=torch.int64, device=device), name)
+    return read_embeddings(embeddings, torch.zeros(number, dtype=torch.int64, device=device), name, workers)
 
 
 def torch_fetch(gallery: Embeddings, chunk: int) -> Fetch:
@@ -88,7 +93,14 @@ def torch_fetch(gallery: Embeddings, chunk: int) -> Fetch:
 
 
 def _find(
-    queries: Embeddings, gallery: Embeddings, number: int, chunk: int, fetch: Fetch, *, own_left_out: bool
+    queries: Embeddings,
+    gallery: Embeddings,
+    number: int,
+    chunk: int,
+    fetch: Fetch,
+    workers: Workers,
+    *,
+    own_left_out: bool,
 ) -> tuple[Tensor, Tensor]:
     """Fetch a few more than needed, rank them exactly, more where the end of the list is open, and at last all."""
     device = queries.device
@@ -97,26 +109,34 @@ def _find(
     rows = torch.arange(len(queries), device=device)
     needed = number + own_left_out
     for wanted in (needed + SPARE, WIDENING * (needed + SPARE)):
-        still_open = []
-        for block in queries.select(rows).blocks(chunk):
+        is_open = torch.zeros(len(queries), dtype=torch.bool, device=device)
+
+        def find(block: Block, rows: Tensor = rows, wanted: int = wanted, is_open: Tensor = is_open) -> None:
             place = rows[block.start : block.stop]
-            items[place], similarities[place], open_rows = _ranked(
-                block, gallery, fetch(block, min(wanted, len(gallery))), number, own_left_out=own_left_out
+            fetched = fetch(block, min(wanted, len(gallery)))
+            items[place], similarities[place], is_open[place] = _ranked(
+                block, gallery, fetched, number, own_left_out=own_left_out
             )
-            still_open.append(place[open_rows])
-        rows = torch.cat(still_open)
+            block.release()
+
+        workers.each(find, queries.select(rows).blocks(chunk))
+        rows = is_open.nonzero()[:, 0]
         if len(rows) == 0:
             return items, similarities
-    for block in queries.select(rows).blocks(chunk):
+
+    def scan(block: Block) -> None:
         place = rows[block.start : block.stop]
         items[place], similarities[place] = _scan(block, gallery, number, chunk, own_left_out=own_left_out)
+        block.release()
+
+    workers.each(scan, queries.select(rows).blocks(chunk))
     return items, similarities
 
 
 def _ranked(
     block: Block, gallery: Embeddings, fetched: tuple[Tensor, Tensor], number: int, *, own_left_out: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The first of the candidates in exact order, their similarities, and the queries for which more are needed."""
+    """The first of the candidates in exact order, their similarities, and which queries (n,) need more."""
     approximate, candidates = fetched
     candidates = candidates.sort(dim=1).values
     values = _exact(block, gallery, candidates)
@@ -127,7 +147,7 @@ def _ranked(
     # All that was not fetched is at most as similar as the last that was, give or take the error.
     last = approximate[:, -1] + float32_error(gallery.dimension)
     is_open = values[:, -1] <= last if candidates.shape[1] < len(gallery) else torch.zeros_like(last, dtype=torch.bool)
-    return items, values, is_open.nonzero()[:, 0]
+    return items, values, is_open
 
 
 def _exact(block: Block, gallery: Embeddings, candidates: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -12,10 +13,12 @@ from ctxtune.retrieval.matches import ClassMembers, Matches, find_matches
 from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.scores import QueryScores
 from ctxtune.retrieval.tally import Tally
-from ctxtune.retrieval.threads import one_thread
+from ctxtune.retrieval.threads import Workers
 from ctxtune.retrieval.tiles import compute_tile
 
 RESIDENT_BYTES = 2**27
+# Pairs of blocks whose tiles are to be counted, and what to call when that is done.
+TileGroup = tuple[list[tuple[Block, Block]], Callable[[], None]]
 # Matches of all queries held at once; each takes some 50 bytes while scores are computed.
 SYMMETRIC_MATCHES = 2**23
 
@@ -35,6 +38,7 @@ class Search:
     full_ranking: bool
     tile: int
     ranks: Ranks
+    workers: Workers
     cautious: bool = False
 
 
@@ -63,18 +67,17 @@ def _query_groups(matches: Tensor, tile: int, dimension: int) -> Iterator[tuple[
         first = last
 
 
-def _scores_of(search: Search, tiles: Callable[[Search, list[Block]], Iterator[tuple[Block, Block]]]) -> QueryScores:
-    queries, gallery, own = search.queries, search.gallery, search.own_left_out
+def _scores_of(search: Search, groups: Callable[[Search, list[Block]], Iterator[TileGroup]]) -> QueryScores:
+    queries, gallery, own, workers = search.queries, search.gallery, search.own_left_out, search.workers
     blocks = queries.blocks(search.tile)
     if search.full_ranking:
         floors = no_floors(len(queries), len(gallery), queries.device)
     else:
         sample = Sample(gallery, own_left_out=own)
         needed = sample.needed(search.members.size[queries.classes] - int(own), cautious=search.cautious)
-        floors = find_floors(blocks, sample, needed, search.ranks)
-    tally = Tally(find_matches(queries, gallery, search.members, floors, own_left_out=own), floors)
-    for block, column in search.ranks.share(tiles(search, blocks)):
-        _add_tile(tally, block, column, both=tiles is _half_the_tiles and block is not column)
+        floors = find_floors(blocks, sample, needed, search.ranks, workers)
+    tally = Tally(find_matches(queries, gallery, search.members, floors, workers, own_left_out=own), floors)
+    workers.each_group(lambda pair: _count_tile(tally, *pair), _shared(groups(search, blocks), search.ranks))
     search.ranks.add_up(tally.steps)
     search.ranks.add_up(tally.reached)
     before = tally.before()
@@ -86,34 +89,45 @@ def _scores_of(search: Search, tiles: Callable[[Search, list[Block]], Iterator[t
     return scores.updated(rows.cpu().numpy(), _scores_of(again, _all_tiles))
 
 
-def _all_tiles(search: Search, blocks: list[Block]) -> Iterator[tuple[Block, Block]]:
+def _shared(groups: Iterator[TileGroup], ranks: Ranks) -> Iterator[TileGroup]:
+    """The tiles that fall to this rank."""
+    first = 0
+    for tiles, finish in groups:
+        yield list(ranks.share(tiles, first)), finish
+        first += len(tiles)
+
+
+def _all_tiles(search: Search, blocks: list[Block]) -> Iterator[TileGroup]:
     for gallery in search.gallery.blocks(search.tile):
-        for block in blocks:
-            yield block, gallery
-        gallery.release()
+        yield [(block, gallery) for block in blocks], gallery.release
 
 
-def _half_the_tiles(search: Search, blocks: list[Block]) -> Iterator[tuple[Block, Block]]:
+def _half_the_tiles(search: Search, blocks: list[Block]) -> Iterator[TileGroup]:
     """For a set searched in itself: the other half has the same similarities, with query and gallery exchanged."""
     size = max(1, RESIDENT_BYTES // (12 * search.tile * search.queries.dimension))
     for first in range(0, len(blocks), size):
         resident = blocks[first : first + size]
         for number in range(first, len(blocks)):
-            for block in resident[: number - first + 1]:
-                yield block, blocks[number]
-            if number - first >= len(resident):
-                blocks[number].release()
-        for block in resident:
-            block.release()
+            column = blocks[number]
+            released = [column] if number - first >= len(resident) else []
+            if number == len(blocks) - 1:
+                released = [column, *resident]
+            yield [(block, column) for block in resident[: number - first + 1]], partial(_release, released)
 
 
-def _add_tile(tally: Tally, queries: Block, gallery: Block, *, both: bool) -> None:
+def _release(blocks: list[Block]) -> None:
+    for block in blocks:
+        block.release()
+
+
+def _count_tile(tally: Tally, queries: Block, gallery: Block) -> None:
+    """Count a tile for its queries; where both blocks are of the tally's queries, also with their parts exchanged."""
     tile = compute_tile(queries, gallery)
-    sides = [tile, tile.exchanged] if both else [tile]
+    sides = [tile]
+    if gallery.source is queries.source and gallery is not queries:
+        sides.append(tile.exchanged)
     for side in sides:
-        with one_thread(tile.values.device):
-            counted = tally.add(side)
-        if not counted:
+        if not tally.add(side):
             exact = compute_tile(queries, gallery, exact=True)
             tally.add(exact if side is tile else exact.exchanged)
 

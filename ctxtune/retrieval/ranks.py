@@ -20,9 +20,9 @@ class Ranks:
         # NCCL moves tensors of GPUs only.
         self._through_gpu = group is not None and distributed.get_backend(group) == "nccl"
 
-    def share(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Those of the items, the same on every rank, that fall to this one."""
-        for number, item in enumerate(items):
+    def share(self, items: Iterable[Item], first: int = 0) -> Iterator[Item]:
+        """Those of the items, the same on every rank and numbered from `first`, that fall to this one."""
+        for number, item in enumerate(items, first):
             if number % self.number == self.rank:
                 yield item
 

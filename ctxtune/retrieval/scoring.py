@@ -14,6 +14,7 @@ from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.ranking import Search, score_queries
 from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.scores import RetrievalScores, summarise
+from ctxtune.retrieval.threads import Workers
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -55,19 +56,20 @@ def score(
     if (gallery_embeddings is None) != (gallery_labels is None):
         raise ValueError("gallery_embeddings and gallery_labels go together; only one of them was given")
     use_faiss = choose_backend(backend) == "faiss"
-    with torch.no_grad(), full_float32():
-        classes = number_classes(query_labels, gallery_labels, working_device(query_embeddings))
-        queries = read_embeddings(query_embeddings, classes.queries, "query_embeddings")
+    device = working_device(query_embeddings)
+    with torch.no_grad(), full_float32(), Workers(device) as workers:
+        classes = number_classes(query_labels, gallery_labels, device)
+        queries = read_embeddings(query_embeddings, classes.queries, "query_embeddings", workers)
         gallery = queries
         if gallery_embeddings is not None:
-            gallery = read_embeddings(gallery_embeddings, classes.gallery, "gallery_embeddings")
+            gallery = read_embeddings(gallery_embeddings, classes.gallery, "gallery_embeddings", workers)
         own_left_out = gallery is queries
         ranks = Ranks(process_group)
         _check_together(queries, gallery, ranks)
         cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
         members = class_members(gallery.classes, len(classes.labels))
-        tile = check_chunk_size(chunk_size, queries.device)
-        search = Search(queries, gallery, members, own_left_out, full_map, tile, ranks)
+        tile = check_chunk_size(chunk_size, device)
+        search = Search(queries, gallery, members, own_left_out, full_map, tile, ranks, workers)
         scores = score_with_faiss(search) if use_faiss else score_queries(search)
     numbers = classes.queries.cpu().numpy()
     return summarise(scores, cutoffs, numbers, classes.labels, per_query=per_query, per_class=per_class)

@@ -5,6 +5,7 @@ comparison per pair gives Recall@K for any K, and tiles of similarities can be a
 """
 
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -78,6 +79,8 @@ class Tally:
         self.lowest_item = torch.where(below, floors.item, _at(matches.items.long(), start, some))
         self.reached = torch.zeros_like(matches.number)
         self.steps = torch.zeros_like(self.matches.items)
+        # Tiles are added by several threads; adding to a tensor is not atomic.
+        self._lock = Lock()
 
     def add(self, tile: Tile) -> bool:
         """Count a tile. False, and nothing counted, if too many of its pairs are too close to call: make it exact."""
@@ -89,7 +92,7 @@ class Tally:
             return False
         if not self.add_listed(self._list(tile), limit if tile.error else None):
             return False
-        self.steps.index_add_(0, self.best[rows][counted], above.int())
+        self._add_at(self.best[rows][counted], above)
         if near is not None:
             self._settle(near, self.best[rows][near.queries])
         return True
@@ -102,7 +105,9 @@ class Tally:
         rows = slice(pairs.query_block.start, pairs.query_block.stop)
         floor = self.floors.similarity[rows].index_select(0, pairs.queries)
         sure = pairs.queries[pairs.values >= floor + pairs.error]
-        self.reached[rows] += torch.bincount(sure, minlength=len(pairs.query_block))
+        reached = torch.bincount(sure, minlength=len(pairs.query_block))
+        with self._lock:
+            self.reached[rows] += reached
         self._add_at((certain - 1)[certain > self.matches.start[rows].index_select(0, pairs.queries)])
         open_pairs = (possible > certain).nonzero()[:, 0]
         first = certain[open_pairs]
@@ -125,8 +130,11 @@ class Tally:
         reached[self.counted] = before[self.best[self.counted]] + 1
         return ((self.left_out > 0) & (reached < self.matches.number)).nonzero()[:, 0]
 
-    def _add_at(self, places: Tensor) -> None:
-        self.steps.index_add_(0, places, torch.ones_like(places, dtype=self.steps.dtype))
+    def _add_at(self, places: Tensor, steps: Tensor | int = 1) -> None:
+        if isinstance(steps, int):
+            steps = torch.full_like(places, steps)
+        with self._lock:
+            self.steps.index_add_(0, places, steps.to(self.steps.dtype))
 
     def _list(self, tile: Tile) -> Pairs:
         """Pairs whose item may come before a match that is held."""
@@ -184,8 +192,7 @@ class Tally:
             place = place[before]
             self._add_at(place)
             first = self.matches.start[some.query_block.start + some.queries[before]]
-            earlier = place[place > first] - 1
-            self.steps.index_add_(0, earlier, torch.full_like(earlier, -1, dtype=self.steps.dtype))
+            self._add_at(place[place > first] - 1, -1)
 
     def _come_before(self, pairs: Pairs, places: Tensor) -> Tensor:
         """Whether the items come before the matches at `places`, (p,) all."""

@@ -10,6 +10,8 @@ from ctxtune.errors import RunFailed
 
 CHECK_EVERY = 50
 """Steps between two reads of the flag: reading it waits for the device."""
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""Torch has no class of error for the CPU's memory: a plain RuntimeError names its allocator."""
 SMALLEST_SCALE = 1.0
 """A loss scale below this means that gradients overflow whatever is done."""
 
@@ -57,12 +59,21 @@ def check_embeddings(embeddings: Tensor, epoch: int) -> None:
 
 @contextmanager
 def memory_errors_named(setting: str, batch_size: int) -> Iterator[None]:
-    """Turn the device's memory errors inside into a `RunFailed` that names the setting and what to change."""
+    """Turn memory errors inside, of a GPU or of the machine, into a `RunFailed` that says which setting to change."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise RunFailed(
-            "out_of_memory",
-            f"the device ran out of memory with {setting} {batch_size}; take a smaller one, optimizer.micro_batch, a "
-            f"smaller image.train_crop, or more GPU per trial (resources.gpus). {str(error).splitlines()[0]}",
-        ) from None
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(error, setting, batch_size) from None
+    except RuntimeError as error:
+        if CPU_ALLOCATOR not in str(error):
+            raise
+        raise _out_of_memory(error, setting, batch_size) from None
+
+
+def _out_of_memory(error: BaseException, setting: str, batch_size: int) -> RunFailed:
+    details = str(error).strip().splitlines()
+    return RunFailed(
+        "out_of_memory",
+        f"the device ran out of memory with {setting} {batch_size}; take a smaller one, optimizer.micro_batch, a "
+        f"smaller image.train_crop, or more GPU per trial (resources.gpus). {details[0] if details else ''}".rstrip(),
+    )

@@ -36,6 +36,7 @@ def run_stage(
     scheduler: FIFOScheduler | None = None,
     check_budget: Callable[[], None] | None = None,
     cache_dir: Path | None = None,
+    trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
     """Run specs as they are asked for, until there are no more or the book says stop.
 
@@ -45,11 +46,13 @@ def run_stage(
         storage: where checkpoints lie: a folder or an fsspec address.
         scheduler: who stops runs early; None: nobody.
         check_budget: called at every event; asks the book to stop where a budget is spent.
+        cache_dir: where image caches live; None for the default.
+        trainable: what Ray runs for each spec.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     config = {"threads": resources.cpus, "gpus": resources.gpus, "cache_dir": str(cache_dir) if cache_dir else None}
     tuner = Tuner(
-        tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         param_space=config,
         tune_config=TuneConfig(
             search_alg=_SpecSearcher(specs, book),

@@ -66,7 +66,23 @@ def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):
     lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
     lines[2] = b"\x00\x00garbage\n"
     (tmp_path / "j").write_bytes(b"".join(lines))
-    with pytest.raises(CtxtuneError, match=r"j:3: damaged"):
+    with pytest.raises(
+        CtxtuneError, match=r"j:3: damaged.* 2 events before .*4 events behind it, of trial-0000, trial-0001"
+    ):
+        Journal(tmp_path / "j")
+    # As the message says: with the whole lines before it the sweep can be resumed.
+    (tmp_path / "j").write_bytes(b"".join(lines[:2]))
+    assert Journal(tmp_path / "j").runs["trial-0000"].epoch == 1
+
+
+@pytest.mark.parametrize(
+    "line", [b"[]", b"7", b'{"event": "reported", "key": "nobody", "metrics": {}}', b'{"event": "invented"}', b"{}"]
+)
+def test_a_line_that_is_json_but_no_event_of_ours_is_damage_too(tmp_path, line):
+    filled(tmp_path / "j").close()
+    lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
+    (tmp_path / "j").write_bytes(b"".join([*lines[:4], line + b"\n", *lines[4:]]))
+    with pytest.raises(CtxtuneError, match=r"j:5: damaged"):
         Journal(tmp_path / "j")
 
 

@@ -7,14 +7,16 @@ there is no second state that could contradict it.
 
 import json
 import os
+import re
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ctxtune.errors import CtxtuneError
 
+_EVENTS = ("asked", "reported", "checkpointed", "ended", "decided")
+_KEY = re.compile(r'"key":"([^"]+)"')
 State = Literal["running", "completed", "pruned", "failed", "killed"]
 
 
@@ -32,13 +34,18 @@ class RunRecord:
     state: State = "running"
     reason: str = ""
     reports: list[dict[str, float]] = field(default_factory=list)
-    checkpoint: str | None = None
+    checkpoints: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
 
     @property
     def epoch(self) -> int:
         """Epochs reported so far."""
         return int(self.reports[-1]["epoch"]) if self.reports else 0
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The newest checkpoint."""
+        return self.checkpoints[-1] if self.checkpoints else None
 
     @property
     def seconds(self) -> float:
@@ -57,7 +64,8 @@ class Journal:
         path: the file; made if it is not there.
 
     Raises:
-        CtxtuneError: the file is damaged in its middle (a torn last line, as kill -9 leaves it, is dropped).
+        CtxtuneError: the file is damaged in its middle, with the line and what would be lost (a torn last line, as kill
+            -9 leaves it, is dropped).
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,10 +77,9 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = 0
         if path.exists():
-            for event, end in _read(path):
-                self._apply(event)
-                whole = end
-        self._file = path.open("ab")
+            whole = self._replay(path)
+        # Without a buffer: what a full disk refused must not be tried again behind our back, when the file is closed.
+        self._file = path.open("ab", buffering=0)
         self._file.truncate(whole)
 
     def asked(self, key: str, stage: str, spec: dict[str, Any]) -> None:
@@ -113,10 +120,11 @@ class Journal:
     def _write(self, event: dict[str, Any]) -> None:
         line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         with self._lock:
-            start = self._file.tell()
+            start = os.fstat(self._file.fileno()).st_size
             try:
-                self._file.write(line)
-                self._file.flush()
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
                 os.fsync(self._file.fileno())
             except OSError as error:
                 self._undo(start)
@@ -132,9 +140,40 @@ class Journal:
         except OSError:
             return
 
+    def _replay(self, path: Path) -> int:
+        """Apply the events of a file; the position behind the last whole one."""
+        lines = path.read_bytes().split(b"\n")[:-1]
+        position = 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                self._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                if number == len(lines):
+                    break  # torn: written, not yet whole, when the power went
+                raise CtxtuneError(self._damage(path, number, lines[number:])) from None
+            position += len(line) + 1
+        return position
+
+    def _damage(self, path: Path, number: int, behind: list[bytes]) -> str:
+        """What to say of a damaged line: what stands before it, and what of the lines behind it would be lost."""
+        names = sorted({name for line in behind for name in _KEY.findall(line.decode(errors="replace"))})
+        lost = f"{len(behind)} events behind it" + (f", of {', '.join(names[:5])}" if names else "")
+        lost += f" and {len(names) - 5} more runs" if len(names) > 5 else ""
+        return (
+            f"{path}:{number}: damaged; the sweep cannot be resumed from here. {number - 1} events before this line are whole "
+            f"({len(self.runs)} runs); lost would be this line and {lost}. What was tracked is safe in MLflow. Restore the "
+            f"file from a copy; or keep the first {number - 1} lines only (head -n {number - 1}) and resume, which runs the "
+            "rest again; or start again under another name (--name)"
+        )
+
     def _apply(self, event: dict[str, Any]) -> None:
-        self.events += 1
         kind = event["event"]
+        if kind not in _EVENTS:
+            raise ValueError(f"no such event: {kind}")
+        self._take(kind, event)
+        self.events += 1
+
+    def _take(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "decided":
             self.decisions[event["name"]] = event["value"]
             return
@@ -145,25 +184,7 @@ class Journal:
         if kind == "reported":
             run.reports.append(event["metrics"])
         elif kind == "checkpointed":
-            run.checkpoint = event["path"]
+            run.checkpoints.append(event["path"])
             run.folders.add(event["path"].rpartition("/")[0])
         elif kind == "ended":
             run.state, run.reason = event["state"], event["reason"]
-
-
-def _read(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each event of a journal with the position behind it."""
-    content = path.read_bytes()
-    position = 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        position += len(line) + 1
-        try:
-            event = json.loads(line)
-        except ValueError:
-            if position == len(content):
-                return  # torn: written, not yet whole, when the power went
-            raise CtxtuneError(
-                f"{path}:{number}: damaged; the sweep cannot be resumed from here. What was tracked is safe in MLflow; "
-                "start again under another name (--name)"
-            ) from None
-        yield event, position

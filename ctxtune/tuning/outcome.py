@@ -9,9 +9,9 @@ import yaml
 
 from ctxtune.config import SearchSpace
 from ctxtune.config.paths import get_path
+from ctxtune.statistics import Interval, t_interval
 from ctxtune.tuning.journal import Journal, RunRecord
 from ctxtune.tuning.stages import START, configuration, selection_scores, start_configuration
-from ctxtune.tuning.statistics import Interval, t_interval
 
 
 @dataclass(frozen=True)

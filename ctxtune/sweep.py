@@ -37,9 +37,10 @@ def main() -> int:
     # Ray, Optuna and what stands on them take seconds to import: a wrong file is told before.
     from ctxtune.tracking import redact
     from ctxtune.tuning.display import SweepDisplay, print_outcome
+    from ctxtune.tuning.driver import SweepStopped
     from ctxtune.tuning.folder import resume_command
     from ctxtune.tuning.plan import print_plan
-    from ctxtune.tuning.sweep import SweepStopped, run_sweep
+    from ctxtune.tuning.sweep import run_sweep
 
     console = Console(highlight=False)
     if arguments.dry_run:
@@ -59,7 +60,7 @@ def main() -> int:
         except SweepStopped as stopped:
             errors = Console(stderr=True, soft_wrap=True, highlight=False)
             errors.print(f"stopped: {stopped}", markup=False)
-            errors.print(f"go on with: {program('python')} {resume_command(sys.argv[1:])}", markup=False)
+            errors.print(f"go on with: {program('python')} {resume_command('sweep', sys.argv[1:])}", markup=False)
             return EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED
     folder = Path(arguments.results) / space.name
     if arguments.json:

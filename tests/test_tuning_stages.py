@@ -133,7 +133,7 @@ def budgeted(space, journal, **budget) -> Book:
     tree = space.model_dump(mode="json")
     tree["search"]["budget"] = budget
     space = type(space).model_validate(tree)
-    book = Book(space, journal, Silent(), sweep_id="s")  # type: ignore[arg-type]
+    book = Book(journal, Silent(), metric=space.search.objective.metric, sweep_id="s")  # type: ignore[arg-type]
     Budget(space, book, RunResources(cpus=1, gpus=1, concurrent=2)).check()
     return book
 

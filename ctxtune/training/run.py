@@ -18,6 +18,7 @@ from ctxtune.losses import TrainingLoss
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.retrieval import RetrievalScores, score
 from ctxtune.training.averaging import AveragedModel
+from ctxtune.training.by_class import ClassSums, class_sums
 from ctxtune.training.embedding import embed
 from ctxtune.training.health import CHECK_EVERY, check_embeddings, check_scale, memory_errors_named
 from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
@@ -181,8 +182,16 @@ class Run:
         Raises:
             RunFailed: the embeddings are not finite or have collapsed.
         """
+        return self.evaluate_by_class()[0]
+
+    def evaluate_by_class(self) -> tuple[dict[str, float], ClassSums]:
+        """The scores of `evaluate`, and what each class adds to them.
+
+        Raises:
+            RunFailed: the embeddings are not finite or have collapsed.
+        """
         scores = self.score_part(self.parts.query, self.parts.gallery)
-        return named_scores(scores, self.parts.scored_as)
+        return named_scores(scores, self.parts.scored_as), class_sums(scores, self.parts.scored_as)
 
     def train_class_recall(self) -> float:
         """Recall@1 among images of the classes that were trained on: far above validation means overfitting."""
@@ -199,7 +208,11 @@ class Run:
         scores: RetrievalScores | None = None
         if self.world.rank == 0:
             try:
-                scores = score(*(each for pair in scored for each in pair), recall_at=self.trial.evaluation.recall_at)
+                scores = score(
+                    *(each for pair in scored for each in pair),
+                    recall_at=self.trial.evaluation.recall_at,
+                    per_class=True,
+                )
             except ValueError as error:
                 raise ConfigError(f"{query.name} cannot be scored (evaluation.recall_at?): {error}") from None
         result: RetrievalScores = self.world.from_first(scores)

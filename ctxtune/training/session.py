@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ctxtune.errors import CtxtuneError
+from ctxtune.training.by_class import ClassSums, joined
 from ctxtune.training.progress import Progress
 from ctxtune.training.run import Run
 
@@ -21,11 +22,13 @@ class Report:
         metrics: epoch, ``train/...``, ``time/...`` and, where it was scored, ``validation/...`` or ``test/...``.
         state: makes the state to resume from; called only where a checkpoint is wanted.
         best: whether the validation score is the best so far (for information; what counts is the last epoch's).
+        by_class: what each class adds to the last scores, where the session keeps that.
     """
 
     metrics: dict[str, float]
     state: Callable[[], dict[str, Any]]
     best: bool = False
+    by_class: ClassSums | None = None
 
 
 class Session:
@@ -37,6 +40,7 @@ class Session:
         floor: also score the untrained model, as ``floor/...``.
         protocol: plain data that goes into each checkpoint: ``stage``, ``validation`` and ``folds``, so that whoever
             opens it knows which classes the run has seen.
+        by_class: whether the last report says what each class adds to the scores.
     """
 
     def __init__(
@@ -46,10 +50,12 @@ class Session:
         score_at: Literal["every", "last"] = "every",
         floor: bool = False,
         protocol: Mapping[str, Any] | None = None,
+        by_class: bool = False,
     ) -> None:
         self.runs = runs
         self.protocol = dict(protocol or {})
         self.score_at = score_at
+        self._by_class_wanted = by_class
         self._floor_wanted = floor
         self._floor: dict[str, float] = {}
         self._reported = 0
@@ -101,15 +107,18 @@ class Session:
             target = min((self._reported // every + 1) * every, self.epochs)
             metrics = _mean([run.advance(on_progress, until=target, on_epoch=on_checkpoint) for run in self.runs])
             last = target >= self.epochs
+            by_class: ClassSums | None = None
             if last or self.score_at == "every":
-                metrics |= _mean([run.evaluate() for run in self.runs])
+                scored = [run.evaluate_by_class() for run in self.runs]
+                metrics |= _mean([scores for scores, _ in scored])
+                by_class = joined([sums for _, sums in scored]) if last and self._by_class_wanted else None
             if last:
                 metrics |= _mean([{"train/recall_at_1": run.train_class_recall()} for run in self.runs]) | self._floor
                 metrics |= _mean([run.data_record() for run in self.runs])
             metrics |= {"epoch": float(target), "time/seconds": self.seconds}
             self._reported = target
             self.history.append(metrics)
-            on_report(Report(metrics, self.state_dict, self._is_best(metrics)))
+            on_report(Report(metrics, self.state_dict, self._is_best(metrics), by_class))
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         score = metrics.get(BEST_BY)

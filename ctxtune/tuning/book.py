@@ -1,19 +1,32 @@
 """The sweep's book-keeping on the driver: every event of Ray's goes through here, to journal, sampler and tracking."""
 
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from ctxtune.config import SearchSpace
 from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
 from ctxtune.tuning.journal import DiskFullError, Journal, RunRecord, State
-from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.specs import KINDS, RunSpec
-from ctxtune.tuning.trainable import FAILURE, MESSAGE
+from ctxtune.tuning.trainable import BY_CLASS, FAILURE, MESSAGE
 
 MOST_FAILURES_IN_A_ROW = 5
+SEARCHES = ("search", "cell_search")
+"""The stages whose runs a sampler learns from."""
+CLASS_SCORES = "per_class_scores.json"
+"""Artifact of an ablation's cells: {score: {class: [sum over its queries, number of queries]}}."""
+
+
+class Learner(Protocol):
+    """Who learns from the scores of a search: `Sampler`, or the samplers of many searches together."""
+
+    def report(self, key: str, epoch: int, score: float) -> None:
+        """A trial has a score on the way."""
+
+    def tell(self, key: str, state: str, score: float | None) -> None:
+        """A trial came to its end."""
 
 
 @dataclass
@@ -29,25 +42,28 @@ class Stop:
 
 
 class Book:
-    """Journal, sampler and tracking of one sweep, kept in step.
+    """Journal, sampler and tracking of one sweep or ablation, kept in step.
 
     Args:
-        space: the search space.
+        metric: what a search improves.
+        scheduler: who stops runs early, by name.
         sweep_id: names the sweep's runs in MLflow, whatever their experiment holds besides.
         on_change: called after every event, for a display.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
         journal: Journal,
         tracker: Tracker,
         *,
+        metric: str,
         sweep_id: str,
-        sampler: Sampler | None = None,
+        scheduler: str = "none",
+        sampler: Learner | None = None,
         on_change: Callable[["Book", RunRecord], None] | None = None,
     ) -> None:
-        self.space = space
+        self.metric = metric
+        self.scheduler = scheduler
         self.journal = journal
         self.tracker = tracker
         self.sweep_id = sweep_id
@@ -74,13 +90,17 @@ class Book:
             self.end(key, "failed", f"{result[FAILURE]}: {result[MESSAGE]}")
             return
         metrics = {name: float(value) for name, value in result.items() if _is_ours(name, value)}
+        if BY_CLASS in result:
+            # First: a run whose last report the journal knows is never run again.
+            text = json.dumps(result[BY_CLASS])
+            self._guard(lambda: self.tracker.log_text(self.tracked(key), text, CLASS_SCORES))
         if not self._guard(lambda: self.journal.reported(key, metrics)):
             return
         epoch = int(metrics["epoch"])
         tracked = {name: value for name, value in metrics.items() if name != "epoch"}
         self._guard(lambda: self.tracker.log_metrics(self.tracked(key), tracked, step=epoch))
-        score = metrics.get(self.space.search.objective.metric)
-        if self.journal.runs[key].stage == "search" and self.sampler and score is not None:
+        score = metrics.get(self.metric)
+        if self.journal.runs[key].stage in SEARCHES and self.sampler and score is not None:
             self.sampler.report(key, epoch, score)
         self._changed(key)
 
@@ -97,7 +117,7 @@ class Book:
         if run.epoch >= epochs:
             self.end(key, "completed")
         elif not self.stop:
-            self.end(key, "pruned", f"stopped by {self.space.search.scheduler.name} after epoch {run.epoch}")
+            self.end(key, "pruned", f"stopped by {self.scheduler} after epoch {run.epoch}")
         elif not self.stop.resumable:
             self.end(key, "killed", self.stop.reason)
 
@@ -107,9 +127,9 @@ class Book:
         if run.state != "running":
             return
         self._guard(lambda: self.journal.ended(key, state, reason))
-        if run.stage == "search" and self.sampler:
+        if run.stage in SEARCHES and self.sampler:
             told = state if state != "killed" else "failed"
-            self.sampler.tell(key, told, run.last(self.space.search.objective.metric))
+            self.sampler.tell(key, told, run.last(self.metric))
         self._guard(lambda: self.tracker.end_run(self.tracked(key), state, reason))
         self._count_failures(state, reason)
         self._changed(key)
@@ -137,11 +157,12 @@ class Book:
                 "seed": str(spec.seed),
                 "seed_index": str(spec.seed_index),
                 "config_hash": spec.trial.hash(),
+                **spec.tags,
             },
         )
         if again:
             self.tracker.reopen_run(key)
-        if spec.stage == "confirmation":
+        if spec.scores_test:
             record_test_scoring(self.tracker, key, spec.trial.dataset.name)
 
     def _count_failures(self, state: State, reason: str) -> None:

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from ctxtune.config import SearchSpace
 from ctxtune.tuning.book import Book
+from ctxtune.tuning.driver import Watcher
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.outcome import Comparison, Outcome, changed_values, show
 from ctxtune.tuning.stages import START, best_trial
 from ctxtune.tuning.statistics import Interval
-from ctxtune.tuning.sweep import Watcher
 
 _STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "killed": "red", "running": "cyan"}
 

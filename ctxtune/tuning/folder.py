@@ -1,54 +1,76 @@
-"""The results folder of a sweep: who may use it, and what lies in it."""
+"""The results folder of a sweep or an ablation: who may use it, and what lies in it."""
 
 import fcntl
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
 
-from ctxtune.config import SearchSpace
+from ctxtune.config import SearchSpace, TrialFile
 from ctxtune.config.paths import leaves
 from ctxtune.errors import ConfigError
 
-_MAY_CHANGE = ("search.trials", "search.max_concurrent", "search.budget", "select", "confirm", "resources", "tracking")
+Resolved = TypeVar("Resolved", bound=TrialFile)
+SWEEP_FILE, ABLATION_FILE = "space.yaml", "ablation.yaml"
+_KINDS = {SWEEP_FILE: "sweep", ABLATION_FILE: "ablation"}
+_SWEEP_MAY_CHANGE = (
+    "search.trials",
+    "search.max_concurrent",
+    "search.budget",
+    "select",
+    "confirm",
+    "resources",
+    "tracking",
+)
 """What a resumed sweep may say differently; anything else would make it another sweep."""
 
 
-class SweepFolder:
-    """``results/NAME``: journal, resolved space, tracking spool, checkpoints, outcome. One process at a time.
+class ResultsFolder(Generic[Resolved]):
+    """``results/NAME``: journal, resolved file, tracking spool, checkpoints, outcome. One process at a time.
+
+    Args:
+        root: the folder of all results.
+        settings: the resolved file.
+        file: what it is called in the folder: `SWEEP_FILE` or `ABLATION_FILE`.
+        may_change: beginnings of the paths that a resumed run may say differently.
+        resume: go on with what lies there.
 
     Raises:
-        ConfigError: another process is at work here; or the sweep exists and is not resumed; or is resumed and does not
-            exist, or its file has changed in what matters.
+        ConfigError: another process is at work here; or there is something and it is not resumed; or it is resumed and
+            does not exist, or its file has changed in what matters.
     """
 
-    def __init__(self, root: Path, space: SearchSpace, *, resume: bool) -> None:
-        self.path = root / space.name
+    def __init__(
+        self, root: Path, settings: Resolved, *, file: str, may_change: Sequence[str], resume: bool
+    ) -> None:  # fmt: skip
+        self.path = root / settings.name
+        self.kind = _KINDS[file]
+        self._may_change = tuple(may_change)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(f"{self.path}: this sweep is running in another process") from None
-        known = self.space_file.exists()
+            raise ConfigError(f"{self.path}: this {self.kind} is running in another process") from None
+        self.file = self.path / file
+        for other, kind in _KINDS.items():
+            if other != file and (self.path / other).exists():
+                raise ConfigError(f"{self.path}: holds a {kind} of this name; name this {self.kind} with --name NAME")
+        known = self.file.exists()
         if known and not resume:
             raise ConfigError(
-                f"{self.path}: a sweep named {space.name} was started here before; go on with it by --resume, start another "
-                "with --name NAME, or delete the folder"
+                f"{self.path}: {_a(self.kind)} named {settings.name} was started here before; go on with it by --resume, "
+                "start another with --name NAME, or delete the folder"
             )
         if resume and not known:
-            raise ConfigError(f"{self.path}: there is no sweep to resume; leave out --resume to start it")
+            raise ConfigError(f"{self.path}: there is no {self.kind} to resume; leave out --resume to start it")
         if known:
-            self._check_unchanged(space)
+            self._check_unchanged(settings)
         else:
-            self.space_file.write_text(yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-
-    @property
-    def space_file(self) -> Path:
-        """The resolved search space."""
-        return self.path / "space.yaml"
+            self.file.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
     @property
     def journal(self) -> Path:
@@ -67,7 +89,7 @@ class SweepFolder:
 
     @property
     def best(self) -> Path:
-        """The chosen configuration."""
+        """The chosen configuration of a sweep."""
         return self.path / "best.yaml"
 
     @property
@@ -83,30 +105,43 @@ class SweepFolder:
         """Let another process in."""
         self._lock.close()
 
-    def _check_unchanged(self, space: SearchSpace) -> None:
+    def _check_unchanged(self, settings: Resolved) -> None:
         try:
-            stored = SearchSpace.model_validate(yaml.safe_load(self.space_file.read_text(encoding="utf-8")))
+            stored = type(settings).model_validate(yaml.safe_load(self.file.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(
-                f"{self.space_file}: damaged, so that nobody can tell whether this is the same sweep ({error}); "
+                f"{self.file}: damaged, so that nobody can tell whether this is the same {self.kind} ({error}); "
                 "start again with --name NAME"
             ) from None
-        before, now = (dict(leaves(each.model_dump(mode="json"))) for each in (stored, space))
+        before, now = (dict(leaves(each.model_dump(mode="json"))) for each in (stored, settings))
         changed = sorted(
             path
             for path in before.keys() | now.keys()
-            if before.get(path) != now.get(path) and not path.startswith(_MAY_CHANGE)
+            if before.get(path) != now.get(path) and not path.startswith(self._may_change)
         )
         if changed:
             path = changed[0]
+            allowed = ", ".join(self._may_change)
             raise ConfigError(
-                f"{self.path}: the sweep was started with {path} = {before.get(path)!r}, now it is {now.get(path)!r}; a "
-                "resumed sweep may change only trials, budget, select, confirm, resources and tracking. Start a new one "
-                "with --name NAME"
+                f"{self.path}: the {self.kind} was started with {path} = {before.get(path)!r}, now it is "
+                f"{now.get(path)!r}; resumed, it may change only {allowed}. Start a new one with --name NAME"
             )
 
 
-def resume_command(arguments: list[str]) -> str:
-    """What to hand to Python to go on with the sweep that was started with ``arguments``."""
+def sweep_folder(root: Path, space: SearchSpace, *, resume: bool) -> ResultsFolder[SearchSpace]:
+    """The folder of a sweep.
+
+    Raises:
+        ConfigError: see `ResultsFolder`.
+    """
+    return ResultsFolder(root, space, file=SWEEP_FILE, may_change=_SWEEP_MAY_CHANGE, resume=resume)
+
+
+def resume_command(command: str, arguments: list[str]) -> str:
+    """What to hand to Python to go on with what ``command`` (such as ``sweep``) started with ``arguments``."""
     kept = [argument for argument in arguments if argument != "--resume"]
-    return f"-m ctxtune.sweep {shlex.join(kept)} --resume"
+    return f"-m ctxtune.{command} {shlex.join(kept)} --resume"
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -9,21 +9,29 @@ from ctxtune.settings import Settings
 from ctxtune.training import Run, confirmation_parts, fold_parts
 from ctxtune.training.session import Session
 
-Stage = Literal["search", "selection", "confirmation"]
-KINDS: dict[str, str] = {"search": "trial", "selection": "selection", "confirmation": "confirmation"}
+Stage = Literal["search", "selection", "confirmation", "cell_search", "cell"]
+KINDS: dict[str, str] = {
+    "search": "trial",
+    "selection": "selection",
+    "confirmation": "confirmation",
+    "cell_search": "cell_search",
+    "cell": "cell",
+}
 """The `kind` of each stage's runs in MLflow (DESIGN section 6)."""
 
 
 class RunSpec(Settings):
-    """One run of a sweep.
+    """One run of a sweep or an ablation.
 
     Attributes:
         key: its name within the sweep, such as ``trial-0007``.
-        arm: which configuration it belongs to: the trial's key, or ``start``.
+        arm: which configuration it belongs to: the trial's key, ``start``, or an ablation's cell.
         point: the searched values.
-        folds: validation folds to train on and score; none for a confirmation, which takes all train classes.
+        folds: validation folds to train on and score; none for a run on all train classes, which scores the test
+            classes.
         seed_index: which repetition; arms with the same index share all randomness.
         seed: from `ctxtune.config.stage_seed`.
+        tags: more of them, for tracking.
     """
 
     key: str
@@ -35,6 +43,12 @@ class RunSpec(Settings):
     folds: tuple[int, ...]
     seed_index: int
     seed: int
+    tags: dict[str, str] = {}
+
+    @property
+    def scores_test(self) -> bool:
+        """Whether it learns from all train classes and scores the test classes, once."""
+        return not self.folds
 
     def plain(self) -> dict[str, Any]:
         """The spec as plain data; `model_validate` reads it back."""
@@ -44,16 +58,19 @@ class RunSpec(Settings):
 def open_session(spec: RunSpec, *, device: str, cache_dir: Path | None = None) -> Session:
     """Build model, loss and data of a spec.
 
-    A search or selection run touches no file of the test classes; a confirmation scores them once, at its end.
+    A run with folds touches no file of the test classes; one without scores them once, at its end. Runs of an
+    ablation's cells also keep their scores by class.
     """
     trial, seed = spec.trial, spec.seed
     protocol = spec.model_dump(mode="json", include={"stage", "validation", "folds"})
-    if spec.stage == "confirmation":
+    by_class = spec.stage == "cell"
+    if spec.scores_test:
+        protocol["stage"] = "confirmation"  # who opens its checkpoint then knows that it has seen all train classes
         parts = confirmation_parts(trial, spec.validation, seed)
         run = Run(trial, parts, seed=seed, device=device, cache_dir=cache_dir)
-        return Session([run], score_at="last", floor=True, protocol=protocol)
+        return Session([run], score_at="last", floor=True, protocol=protocol, by_class=by_class)
     runs = [
         Run(trial, fold_parts(trial, spec.validation, fold, seed), seed=seed, device=device, cache_dir=cache_dir)
         for fold in spec.folds
     ]
-    return Session(runs, protocol=protocol)
+    return Session(runs, protocol=protocol, by_class=by_class)

@@ -3,11 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
-import signal
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import ray
 import yaml
@@ -18,47 +14,18 @@ from ctxtune.data import load_dataset
 from ctxtune.errors import CtxtuneError
 from ctxtune.tracking import Tracker, flatten, run_environment
 from ctxtune.training.checkpoints import STATE_FILE
-from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning import stages
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources, run_resources, start_ray
+from ctxtune.tuning.driver import FLUSH_SECONDS, MLFLOW_UI, Watcher, end_stage, identity, interrupts, with_precision
 from ctxtune.tuning.engine import run_stage
-from ctxtune.tuning.folder import SweepFolder
-from ctxtune.tuning.journal import Journal, RunRecord
+from ctxtune.tuning.folder import ResultsFolder, sweep_folder
+from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
 from ctxtune.tuning.warm_start import with_warm_starts
-
-FLUSH_SECONDS = 60.0
-MLFLOW_UI = "http://127.0.0.1:5000"
-"""Where `mlflow ui` serves its pages if nothing else is said."""
-
-
-class SweepStopped(CtxtuneError):
-    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures or disk_full."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-@dataclasses.dataclass(frozen=True)
-class Watcher:
-    """What a display is told.
-
-    Attributes:
-        on_stage: a stage begins, with the number of its runs.
-        on_change: a run was started, reported or ended.
-        on_note: something worth a line.
-        on_link: where MLflow's UI shows the trials, if it is started on this machine.
-    """
-
-    on_stage: Callable[[Book, str, int], None] = lambda book, stage, runs: None
-    on_change: Callable[[Book, RunRecord], None] = lambda book, run: None
-    on_note: Callable[[str], None] = lambda text: None
-    on_link: Callable[[str], None] = lambda link: None
 
 
 def run_sweep(
@@ -86,7 +53,7 @@ def run_sweep(
     """
     watcher = watcher or Watcher()
     benchmark = load_dataset(space.trial.dataset)
-    folder = SweepFolder(root, space, resume=resume)
+    folder = sweep_folder(root, space, resume=resume)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(folder.close)
         journal = Journal(folder.journal)
@@ -97,11 +64,18 @@ def run_sweep(
         start_ray(address)
         cleanup.callback(ray.shutdown)
         resources = run_resources(space.resources, space.search.max_concurrent)
-        space = with_warm_starts(_with_precision(space, journal, resources), journal)
-        sweep_id = _sweep_id(journal)
-        book = Book(space, journal, tracker, sweep_id=sweep_id, on_change=watcher.on_change)
+        space = with_warm_starts(with_precision(space, journal, resources), journal)
+        sweep_id = identity(journal, "sweep")
+        book = Book(
+            journal,
+            tracker,
+            metric=space.search.objective.metric,
+            sweep_id=sweep_id,
+            scheduler=space.search.scheduler.name,
+            on_change=watcher.on_change,
+        )
         _start_tracking(space, book, benchmark.train.fingerprint(), resume=resume)
-        with _interrupts(book):
+        with interrupts(book):
             _run_stages(space, book, resources, storage or str(folder.checkpoints.absolute()), watcher)
         result = outcome(space, book.journal)
         _write(space, book, folder, result)
@@ -123,14 +97,14 @@ def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage
         if selection:
             watcher.on_stage(book, "selection", len(selection))
             run_stage("selection", iter(selection), book, storage=storage, resources=resources)
-            _end_stage(book)
+            end_stage(book)
         chosen = stages.select(space, book.journal)
         book.journal.decided("chosen", chosen)
     confirmation = list(stages.confirmation_specs(space, book.journal, book.journal.decisions["chosen"]))
     if confirmation:
         watcher.on_stage(book, "confirmation", len(confirmation))
         run_stage("confirmation", iter(confirmation), book, storage=storage, resources=resources)
-        _end_stage(book)
+        end_stage(book)
 
 
 def _search(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:
@@ -156,48 +130,11 @@ def _search(space: SearchSpace, book: Book, resources: RunResources, storage: st
     )
     if book.stop and not book.stop.resumable:
         watcher.on_note(book.stop.message)
-    _end_stage(book)
+    end_stage(book)
     if stages.best_trial(space, book.journal) is None:
         reasons = {run.reason.splitlines()[0] for run in book.journal.stage("search") if run.state == "failed"}
         raise CtxtuneError(f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}")
     book.journal.decided("search_ended", True)
-
-
-def _end_stage(book: Book) -> None:
-    if book.stop.resumable:
-        for run in book.journal.runs.values():
-            if run.state == "running":
-                book.tracker.end_run(book.tracked(run.key), "killed", book.stop.reason)
-        book.tracker.end_run(book.sweep_id, "killed", book.stop.reason)
-        raise SweepStopped(book.stop.reason, book.stop.message)
-    book.stop = type(book.stop)()
-
-
-def _with_precision(space: SearchSpace, journal: Journal, resources: RunResources) -> SearchSpace:
-    """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same."""
-    if space.trial.precision == "auto":
-        if "precision" not in journal.decisions:
-            journal.decided("precision", _ask_worker(resources))
-        trial = space.trial.model_copy(update={"precision": journal.decisions["precision"]})
-        space = space.model_copy(update={"trial": trial})
-    return space
-
-
-def _ask_worker(resources: RunResources) -> str:
-    import torch
-
-    if not resources.gpus:
-        return resolve_precision("auto", torch.device("cpu"))
-    remote = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
-        lambda: resolve_precision("auto", torch.device("cuda"))
-    )
-    return str(ray.get(remote.remote()))
-
-
-def _sweep_id(journal: Journal) -> str:
-    if "sweep_id" not in journal.decisions:
-        journal.decided("sweep_id", f"sweep-{uuid.uuid4().hex[:12]}")
-    return str(journal.decisions["sweep_id"])
 
 
 def _start_tracking(space: SearchSpace, book: Book, fingerprint: str, *, resume: bool) -> None:
@@ -218,7 +155,7 @@ def _start_tracking(space: SearchSpace, book: Book, fingerprint: str, *, resume:
     )
 
 
-def _write(space: SearchSpace, book: Book, folder: SweepFolder, result: Outcome) -> None:
+def _write(space: SearchSpace, book: Book, folder: ResultsFolder[SearchSpace], result: Outcome) -> None:
     text = best_file(space, book.journal, result)
     folder.best.write_text(text, encoding="utf-8")
     _keep_checkpoint(book, folder)
@@ -230,7 +167,7 @@ def _write(space: SearchSpace, book: Book, folder: SweepFolder, result: Outcome)
     book.tracker.end_run(book.sweep_id, "completed")
 
 
-def _keep_checkpoint(book: Book, folder: SweepFolder) -> None:
+def _keep_checkpoint(book: Book, folder: ResultsFolder[SearchSpace]) -> None:
     """Copy the chosen configuration's weights (confirmation's first seed, else the trial's) to `best.pt`, and track it."""
     chosen = book.journal.decisions["chosen"]
     confirmed = [run for run in book.journal.completed("confirmation") if run.spec["arm"] == chosen]
@@ -242,20 +179,3 @@ def _keep_checkpoint(book: Book, folder: SweepFolder) -> None:
         shutil.copyfile(Path(source) / STATE_FILE, temporary)
         temporary.replace(folder.weights)
         book.tracker.log_artifact(book.sweep_id, folder.weights)
-
-
-@contextlib.contextmanager
-def _interrupts(book: Book) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way)."""
-
-    def stop(number: int, frame: Any) -> None:
-        if book.stop.reason == "interrupted":
-            raise KeyboardInterrupt
-        book.stop = type(book.stop)("interrupted", f"interrupted by {signal.Signals(number).name}", True)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,6 +19,7 @@ from ctxtune.tuning.specs import RunSpec, open_session
 
 FAILURE = "failure"
 MESSAGE = "message"
+BY_CLASS = "by_class"
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -54,7 +55,8 @@ def run_trial(config: dict[str, Any]) -> None:
 def _send(report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
         save_checkpoint(report.state(), Path(folder) / STATE_FILE)
-        tune.report(report.metrics, checkpoint=Checkpoint.from_directory(folder))
+        told = report.metrics if report.by_class is None else {**report.metrics, BY_CLASS: report.by_class}
+        tune.report(told, checkpoint=Checkpoint.from_directory(folder))
 
 
 def _fail(epoch: int, reason: str, message: str) -> None:

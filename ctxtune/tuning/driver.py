@@ -1,0 +1,107 @@
+"""What the drivers of sweeps and ablations share: how they stop, what they tell, what they fix once."""
+
+import contextlib
+import dataclasses
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import ray
+
+from ctxtune.config import TrialFile
+from ctxtune.errors import CtxtuneError
+from ctxtune.training.precision import resolve_precision
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.journal import Journal, RunRecord
+
+File = TypeVar("File", bound=TrialFile)
+FLUSH_SECONDS = 60.0
+MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves its pages if nothing else is said."""
+
+
+class SweepStopped(CtxtuneError):
+    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures or disk_full."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Watcher:
+    """What a display is told.
+
+    Attributes:
+        on_stage: a stage begins, with the number of its runs.
+        on_change: a run was started, reported or ended.
+        on_note: something worth a line.
+        on_link: where MLflow's UI shows the trials, if it is started on this machine.
+    """
+
+    on_stage: Callable[[Book, str, int], None] = lambda book, stage, runs: None
+    on_change: Callable[[Book, RunRecord], None] = lambda book, run: None
+    on_note: Callable[[str], None] = lambda text: None
+    on_link: Callable[[str], None] = lambda link: None
+
+
+def end_stage(book: Book) -> None:
+    """Tell tracking what a stopped stage leaves undone, and leave; otherwise make ready for the next stage.
+
+    Raises:
+        SweepStopped: the stage was stopped and can be resumed.
+    """
+    if book.stop.resumable:
+        for run in book.journal.runs.values():
+            if run.state == "running":
+                book.tracker.end_run(book.tracked(run.key), "killed", book.stop.reason)
+        book.tracker.end_run(book.sweep_id, "killed", book.stop.reason)
+        raise SweepStopped(book.stop.reason, book.stop.message)
+    book.stop = type(book.stop)()
+
+
+def with_precision(file: File, journal: Journal, resources: RunResources) -> File:
+    """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same."""
+    if file.trial.precision == "auto":
+        if "precision" not in journal.decisions:
+            journal.decided("precision", _ask_worker(resources))
+        trial = file.trial.model_copy(update={"precision": journal.decisions["precision"]})
+        file = file.model_copy(update={"trial": trial})
+    return file
+
+
+def _ask_worker(resources: RunResources) -> str:
+    import torch
+
+    if not resources.gpus:
+        return resolve_precision("auto", torch.device("cpu"))
+    remote = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
+        lambda: resolve_precision("auto", torch.device("cuda"))
+    )
+    return str(ray.get(remote.remote()))
+
+
+def identity(journal: Journal, kind: str) -> str:
+    """What names the runs of this sweep or ablation in MLflow, whatever their experiment holds besides."""
+    if "sweep_id" not in journal.decisions:
+        journal.decided("sweep_id", f"{kind}-{uuid.uuid4().hex[:12]}")
+    return str(journal.decisions["sweep_id"])
+
+
+@contextlib.contextmanager
+def interrupts(book: Book) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way)."""
+
+    def stop(number: int, frame: Any) -> None:
+        if book.stop.reason == "interrupted":
+            raise KeyboardInterrupt
+        book.stop = type(book.stop)("interrupted", f"interrupted by {signal.Signals(number).name}", True)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

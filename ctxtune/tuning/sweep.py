@@ -10,14 +10,14 @@ import yaml
 from ray.tune import Checkpoint
 
 from ctxtune.config import SearchSpace
-from ctxtune.data import load_dataset
 from ctxtune.errors import CtxtuneError
-from ctxtune.tracking import Tracker, flatten, run_environment
+from ctxtune.tracking import Tracker, flatten
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.tuning import stages
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
-from ctxtune.tuning.cluster import RunResources, run_resources, start_ray
+from ctxtune.tuning.cluster import RunResources, cluster_address
+from ctxtune.tuning.connection import Connection, check_before, connect
 from ctxtune.tuning.driver import FLUSH_SECONDS, MLFLOW_UI, Watcher, end_stage, identity, interrupts, with_precision
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import ResultsFolder, sweep_folder
@@ -52,18 +52,28 @@ def run_sweep(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    benchmark = load_dataset(space.trial.dataset)
+    address = cluster_address(address)
+    place, fingerprint = check_before(space, address, storage)
     folder = sweep_folder(root, space, resume=resume)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(folder.close)
         journal = Journal(folder.journal)
         cleanup.callback(journal.close)
+        cleanup.callback(_forget_unstarted, folder, journal)
         tracker = Tracker(space.tracking.uri, space.name, folder.spool)
         cleanup.callback(lambda: tracker.close(FLUSH_SECONDS))
         tracker.check()
-        start_ray(address)
         cleanup.callback(ray.shutdown)
-        resources = run_resources(space.resources, space.search.max_concurrent)
+        connection = connect(
+            space,
+            address=address,
+            storage=place,
+            fingerprint=fingerprint,
+            checkpoints=folder.checkpoints,
+            max_concurrent=space.search.max_concurrent,
+            on_note=watcher.on_note,
+        )
+        resources = connection.resources
         space = with_warm_starts(with_precision(space, journal, resources), journal)
         sweep_id = identity(journal, "sweep")
         book = Book(
@@ -74,9 +84,9 @@ def run_sweep(
             scheduler=space.search.scheduler.name,
             on_change=watcher.on_change,
         )
-        _start_tracking(space, book, benchmark.train.fingerprint(), resume=resume)
+        _start_tracking(space, book, connection, resume=resume)
         with interrupts(book):
-            _run_stages(space, book, resources, storage or str(folder.checkpoints.absolute()), watcher)
+            _run_stages(space, book, resources, connection.storage, watcher)
         result = outcome(space, book.journal)
         _write(space, book, folder, result)
         link = tracker.ui_link(MLFLOW_UI, f"Trials by {space.search.objective.metric}")
@@ -88,6 +98,12 @@ def run_sweep(
                 f"with: python -m ctxtune.tracking replay {folder.spool}"
             )
         return result
+
+
+def _forget_unstarted(folder: ResultsFolder[SearchSpace], journal: Journal) -> None:
+    """A sweep that was refused before its first decision is none: the next try shall not be told to resume it."""
+    if not journal.events:
+        folder.file.unlink(missing_ok=True)
 
 
 def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:
@@ -137,14 +153,18 @@ def _search(space: SearchSpace, book: Book, resources: RunResources, storage: st
     book.journal.decided("search_ended", True)
 
 
-def _start_tracking(space: SearchSpace, book: Book, fingerprint: str, *, resume: bool) -> None:
+def _start_tracking(space: SearchSpace, book: Book, connection: Connection, *, resume: bool) -> None:
     tree = space.model_dump(mode="json")
     book.tracker.start_run(
         book.sweep_id,
         name=space.name,
         kind="sweep",
         params=flatten({key: tree[key] for key in ("search", "select", "confirm", "validation")}),
-        tags={**run_environment(), "data_set": space.trial.dataset.name, "data.train_fingerprint": fingerprint},
+        tags={
+            **connection.environment,
+            "data_set": space.trial.dataset.name,
+            "data.train_fingerprint": connection.fingerprint,
+        },
     )
     if resume:
         book.tracker.reopen_run(book.sweep_id)

@@ -24,6 +24,7 @@ def play(scheduler: RungScheduler, scores: np.ndarray, first: int = 0, loss: str
         run = record(number, [], loss)
         for epoch, score in enumerate(curve, start=1):
             run.reports.append({"epoch": float(epoch), METRIC: float(score)})
+            run.order.append(1000 * number + epoch)
             if scheduler.decide(run.key, loss, run.reports[-1]) == "STOP":
                 break
         runs.append(run)
@@ -54,6 +55,21 @@ def test_rungs_rebuilt_from_the_journal_decide_as_before():
     resumed = RungScheduler(space_of())
     resumed.replay(first)
     assert [run.epoch for run in play(resumed, scores[20:], 20)] == [run.epoch for run in undisturbed[20:]]
+
+
+def test_a_trial_that_was_to_be_stopped_when_the_driver_died_is_stopped_by_the_replay():
+    scores = curves(40)
+    undisturbed = play(RungScheduler(space_of()), scores)
+    stopped = next(run for run in undisturbed[10:] if run.epoch < 9)
+    until = undisturbed.index(stopped) + 1
+    for run in undisturbed[:until]:
+        run.state = "completed" if run.epoch == 9 else "pruned"
+    stopped.state = "running"  # its last report was written down, its end was not
+    assert RungScheduler(space_of()).replay(undisturbed[:until]) == [stopped.key]
+    going_on = undisturbed[until]
+    going_on.state, going_on.reports, going_on.order = "running", going_on.reports[:0], []
+    stopped.state = "pruned"
+    assert RungScheduler(space_of()).replay([*undisturbed[:until], going_on]) == []
 
 
 def test_a_repeated_report_of_a_resumed_trial_counts_once():

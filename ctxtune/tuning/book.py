@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
 from ctxtune.tuning.journal import DiskFullError, Journal, RunRecord, State
 from ctxtune.tuning.specs import KINDS, RunSpec
-from ctxtune.tuning.trainable import BY_CLASS, FAILURE, MESSAGE
+from ctxtune.tuning.trainable import BY_CLASS, DISK_FULL, FAILURE, MESSAGE
 
 MOST_FAILURES_IN_A_ROW = 5
 SEARCHES = ("search", "cell_search")
@@ -87,18 +87,19 @@ class Book:
     def report(self, key: str, result: dict[str, Any]) -> None:
         """A run reported an evaluation, or that it failed."""
         if FAILURE in result:
-            self.end(key, "failed", f"{result[FAILURE]}: {result[MESSAGE]}")
+            if result[FAILURE] == DISK_FULL:  # not the run's fault: it goes on when the sweep is resumed
+                self.request_stop("disk_full", f"the disk is full: {key}: {result[MESSAGE]}", resumable=True)
+            else:
+                self.end(key, "failed", f"{result[FAILURE]}: {result[MESSAGE]}")
             return
         metrics = {name: float(value) for name, value in result.items() if _is_ours(name, value)}
-        if BY_CLASS in result:
-            # First: a run whose last report the journal knows is never run again.
-            text = json.dumps(result[BY_CLASS])
-            self._guard(lambda: self.tracker.log_text(self.tracked(key), text, CLASS_SCORES))
+        epoch = int(metrics["epoch"])
+        if epoch <= self.journal.runs[key].epoch:
+            return  # an interval that was repeated after a process or machine died
+        if not self._guard(lambda: self._track_report(key, metrics, result.get(BY_CLASS))):
+            return
         if not self._guard(lambda: self.journal.reported(key, metrics)):
             return
-        epoch = int(metrics["epoch"])
-        tracked = {name: value for name, value in metrics.items() if name != "epoch"}
-        self._guard(lambda: self.tracker.log_metrics(self.tracked(key), tracked, step=epoch))
         score = metrics.get(self.metric)
         if self.journal.runs[key].stage in SEARCHES and self.sampler and score is not None:
             self.sampler.report(key, epoch, score)
@@ -126,11 +127,14 @@ class Book:
         run = self.journal.runs[key]
         if run.state != "running":
             return
-        self._guard(lambda: self.journal.ended(key, state, reason))
+        # Tracking first: what the journal calls ended is never looked at again, what it does not is done once more.
+        if not self._guard(lambda: self.tracker.end_run(self.tracked(key), state, reason)):
+            return
+        if not self._guard(lambda: self.journal.ended(key, state, reason)):
+            return
         if run.stage in SEARCHES and self.sampler:
             told = state if state != "killed" else "failed"
             self.sampler.tell(key, told, run.last(self.metric))
-        self._guard(lambda: self.tracker.end_run(self.tracked(key), state, reason))
         self._count_failures(state, reason)
         self._changed(key)
 
@@ -170,13 +174,21 @@ class Book:
         if self._failures >= MOST_FAILURES_IN_A_ROW:
             self.request_stop("failures", f"{self._failures} runs failed in a row; the last: {reason}", resumable=True)
 
-    def _guard(self, write: Callable[[], Any]) -> Any:
-        """A full disk stops the sweep cleanly, not the process."""
+    def _track_report(self, key: str, metrics: dict[str, float], by_class: Any) -> None:
+        # Before the journal, for the same reason as in `end`; what tracking knows already it leaves out.
+        if by_class is not None:
+            self.tracker.log_text(self.tracked(key), json.dumps(by_class), CLASS_SCORES)
+        tracked = {name: value for name, value in metrics.items() if name != "epoch"}
+        self.tracker.log_metrics(self.tracked(key), tracked, step=int(metrics["epoch"]))
+
+    def _guard(self, write: Callable[[], Any]) -> bool:
+        """Whether it could be written: a full disk stops the sweep cleanly, not the process."""
         try:
-            return write()
+            write()
         except (DiskFullError, SpoolFullError) as error:
             self.request_stop("disk_full", str(error), resumable=True)
-            return None
+            return False
+        return True
 
     def _changed(self, key: str) -> None:
         if self._on_change and key in self.journal.runs:

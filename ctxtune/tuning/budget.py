@@ -7,6 +7,9 @@ from ctxtune.tuning import stages
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
 
+CHECK_SECONDS = 1.0
+"""Between two looks at the clock: Ray asks many times a second."""
+
 
 class Budget:
     """Hours, GPU-hours and patience: whichever is spent first ends the search, with selection and confirmation paid."""
@@ -16,9 +19,25 @@ class Budget:
         worked = sum(run.seconds for run in book.journal.runs.values())
         self._hours_before = worked / resources.concurrent / 3600
         self._started = time.monotonic()
+        self._looked_at = self._started - CHECK_SECONDS
+        self._ended = -1
 
     def check(self) -> None:
-        """Ask the book to stop the search where a limit is met."""
+        """Ask the book to stop the search where a limit is met: patience at every end of a run, hours once a second."""
+        self._check_patience()
+        if time.monotonic() - self._looked_at >= CHECK_SECONDS:
+            self._looked_at = time.monotonic()
+            self._check_hours()
+
+    def _check_patience(self) -> None:
+        patience = self._space.search.budget.no_improvement_for
+        if patience is None or self._book.journal.ended_runs == self._ended:
+            return
+        self._ended = self._book.journal.ended_runs
+        if self._trials_since_best() >= patience:
+            self._stop("no_improvement", f"the search ends: no better trial in the last {patience}")
+
+    def _check_hours(self) -> None:
         budget = self._space.search.budget
         if budget.hours is not None:
             spent = self._hours_before + (time.monotonic() - self._started) / 3600
@@ -30,8 +49,6 @@ class Budget:
             reserve = self._reserve_hours() * self._resources.gpus
             if worked + reserve >= budget.gpu_hours:
                 self._stop("gpu_hours", f"the search ends: {worked:.2f} GPU-hours spent, {reserve:.2f} kept")
-        if budget.no_improvement_for is not None and self._trials_since_best() >= budget.no_improvement_for:
-            self._stop("no_improvement", f"the search ends: no better trial in the last {budget.no_improvement_for}")
 
     def _stop(self, reason: str, message: str) -> None:
         self._book.request_stop(reason, message, resumable=False)

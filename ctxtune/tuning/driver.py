@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
+import shlex
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -11,6 +14,7 @@ import ray
 
 from ctxtune.config import TrialFile
 from ctxtune.errors import CtxtuneError
+from ctxtune.tracking import SpoolFullError, Tracker
 from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
@@ -18,6 +22,7 @@ from ctxtune.tuning.journal import Journal, RunRecord
 
 File = TypeVar("File", bound=TrialFile)
 FLUSH_SECONDS = 60.0
+OUTAGE_SECONDS = 15.0
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages if nothing else is said."""
 
@@ -39,12 +44,14 @@ class Watcher:
         on_change: a run was started, reported or ended.
         on_note: something worth a line.
         on_link: where MLflow's UI shows the trials, if it is started on this machine.
+        on_alert: what must be said in any case, also where nothing else is shown.
     """
 
     on_stage: Callable[[Book, str, int], None] = lambda book, stage, runs: None
     on_change: Callable[[Book, RunRecord], None] = lambda book, run: None
     on_note: Callable[[str], None] = lambda text: None
     on_link: Callable[[str], None] = lambda link: None
+    on_alert: Callable[[str], None] = lambda text: None
 
 
 def end_stage(book: Book) -> None:
@@ -54,10 +61,11 @@ def end_stage(book: Book) -> None:
         SweepStopped: the stage was stopped and can be resumed.
     """
     if book.stop.resumable:
-        for run in book.journal.runs.values():
-            if run.state == "running":
-                book.tracker.end_run(book.tracked(run.key), "killed", book.stop.reason)
-        book.tracker.end_run(book.sweep_id, "killed", book.stop.reason)
+        with contextlib.suppress(SpoolFullError):  # on a full disk tracking learns of it when the sweep is resumed
+            for run in book.journal.runs.values():
+                if run.state == "running":
+                    book.tracker.end_run(book.tracked(run.key), "killed", book.stop.reason)
+            book.tracker.end_run(book.sweep_id, "killed", book.stop.reason)
         raise SweepStopped(book.stop.reason, book.stop.message)
     book.stop = type(book.stop)()
 
@@ -90,14 +98,48 @@ def identity(journal: Journal, kind: str) -> str:
     return str(journal.decisions["sweep_id"])
 
 
+def deliver(tracker: Tracker) -> bool:
+    """Wait until tracking has everything, as long as it gets on; false where the server takes no more.
+
+    A minute without a single event delivered is taken for an outage, `OUTAGE_SECONDS` where the server says so itself.
+    """
+    waiting, since = tracker.pending, time.monotonic()
+    while not tracker.flush(1.0):
+        if tracker.pending < waiting:
+            waiting, since = tracker.pending, time.monotonic()
+        if time.monotonic() - since >= (FLUSH_SECONDS if tracker.last_error is None else OUTAGE_SECONDS):
+            return False
+    return True
+
+
+def not_delivered(tracker: Tracker) -> str:
+    """What to say of events that the tracking server has not taken."""
+    why = f" ({tracker.last_error})" if tracker.last_error else ""
+    return (
+        f"{tracker.pending} tracking events are not delivered yet{why}; they are safe in {tracker.folder}; deliver them with: "
+        f"python -m ctxtune.tracking replay {shlex.quote(os.path.relpath(tracker.folder))}"
+    )
+
+
+def close_tracker(tracker: Tracker, watcher: Watcher) -> None:
+    """Deliver what can be delivered, and say what cannot."""
+    if not deliver(tracker):
+        watcher.on_alert(not_delivered(tracker))
+    tracker.close(0)
+
+
 @contextlib.contextmanager
-def interrupts(book: Book) -> Iterator[None]:
+def interrupts(book: Book, watcher: Watcher = Watcher()) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way)."""
 
     def stop(number: int, frame: Any) -> None:
         if book.stop.reason == "interrupted":
             raise KeyboardInterrupt
-        book.stop = type(book.stop)("interrupted", f"interrupted by {signal.Signals(number).name}", True)
+        name = signal.Signals(number).name
+        book.stop = type(book.stop)("interrupted", f"interrupted by {name}", True)
+        watcher.on_alert(
+            f"{name}: stopping; everything is saved, the trials' processes are being ended (again: at once)"
+        )
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

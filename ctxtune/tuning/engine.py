@@ -18,12 +18,12 @@ from ray.tune.stopper import Stopper
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
 from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.recovery import KEPT_CHECKPOINTS, kept_checkpoints
 from ctxtune.tuning.specs import RunSpec
 from ctxtune.tuning.trainable import run_trial
 
 PROCESS_RESTARTS = 3
 """How often a run whose process or machine died goes on from its checkpoint."""
-KEPT_CHECKPOINTS = 2
 
 
 def run_stage(
@@ -78,7 +78,7 @@ def run_stage(
 
 
 def _trial_name(trial: Any) -> str:
-    return str(trial.config["spec"]["key"])
+    return str(trial.config["key"])
 
 
 class _WithoutState:
@@ -102,7 +102,13 @@ class _SpecSearcher(_WithoutState, Searcher):
         if spec is None or not self._book.start(spec):
             return Searcher.FINISHED
         known = self._book.journal.runs[spec.key]
-        return {"spec": spec.plain(), "resume_from": known.checkpoint}
+        # The spec as text: Tune copies, flattens and encodes a configuration at every report.
+        return {
+            "key": spec.key,
+            "loss": spec.trial.loss.name,
+            "spec": spec.model_dump_json(),
+            "resume_from": kept_checkpoints(known),
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The callback keeps the book."""

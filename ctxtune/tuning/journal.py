@@ -26,7 +26,13 @@ class DiskFullError(CtxtuneError):
 
 @dataclass
 class RunRecord:
-    """What the journal knows of one run; ``folders`` are those that hold checkpoints of it, one for each process."""
+    """What the journal knows of one run.
+
+    Attributes:
+        reports: its evaluations; ``order``: where each stands among all events of the sweep.
+        checkpoints: their addresses, the newest last; older ones may be gone.
+        folders: those that hold checkpoints, one for each process that worked on the run.
+    """
 
     key: str
     stage: str
@@ -34,6 +40,7 @@ class RunRecord:
     state: State = "running"
     reason: str = ""
     reports: list[dict[str, float]] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
 
@@ -72,7 +79,7 @@ class Journal:
         self.path = path
         self.runs: dict[str, RunRecord] = {}
         self.decisions: dict[str, Any] = {}
-        self.events = 0
+        self.events = self.ended_runs = 0
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = 0
@@ -183,8 +190,10 @@ class Journal:
         run = self.runs[event["key"]]
         if kind == "reported":
             run.reports.append(event["metrics"])
+            run.order.append(self.events)
         elif kind == "checkpointed":
             run.checkpoints.append(event["path"])
             run.folders.add(event["path"].rpartition("/")[0])
         elif kind == "ended":
             run.state, run.reason = event["state"], event["reason"]
+            self.ended_runs += 1

@@ -45,8 +45,7 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stop or continue, by the rule of the trial's loss."""
-        spec = trial.config["spec"]
-        return self.decide(spec["key"], spec["trial"]["loss"]["name"], result)
+        return self.decide(trial.config["key"], trial.config["loss"], result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Nothing: the last report was already shown to the rule."""
@@ -64,15 +63,22 @@ class RungScheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE  # the run ends by itself, and counts as completed
         return self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
 
-    def replay(self, runs: Iterable[RunRecord]) -> None:
-        """Show the rules the reports of an earlier process, rung by rung."""
-        reports = [
-            (report["epoch"], run.key, run.spec["trial"]["loss"]["name"], report)
-            for run in runs
-            for report in run.reports
-        ]
-        for _, key, loss, report in sorted(reports, key=lambda item: item[0]):
-            self.decide(key, loss, report)
+    def replay(self, runs: Iterable[RunRecord]) -> list[str]:
+        """Show the rules the reports of an earlier process, in their order.
+
+        Returns:
+            The keys of running trials that were to be stopped when that process died.
+        """
+        shown = [
+            (order, run, report) for run in runs for order, report in zip(run.order, run.reports, strict=True)
+        ]  # fmt: skip
+        decisions: dict[str, str] = {}
+        running = set()
+        for _, run, report in sorted(shown, key=lambda item: item[0]):
+            decisions[run.key] = self.decide(run.key, run.spec["trial"]["loss"]["name"], report)
+            if run.state == "running":
+                running.add(run.key)
+        return [key for key in decisions if key in running and decisions[key] == TrialScheduler.STOP]
 
     def _rule(self, loss: str, key: str) -> TrialScheduler:
         # Hyperband's brackets differ in their grace: each trial belongs to one, by its key.

@@ -1,9 +1,11 @@
 """What Ray Tune runs in its worker processes: one run, its reports and checkpoints."""
 
 import contextlib
+import errno
 import gc
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from ray import tune
 from ray.tune import Checkpoint
 
-from ctxtune.errors import RunFailed
+from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.session import Report
@@ -20,6 +22,9 @@ from ctxtune.tuning.specs import RunSpec, open_session
 FAILURE = "failure"
 MESSAGE = "message"
 BY_CLASS = "by_class"
+DISK_FULL = "disk_full"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -28,21 +33,24 @@ def run_trial(config: dict[str, Any]) -> None:
     What is wrong with the run itself (a loss that is not finite, no memory, an error in a user's loss) is reported as a
     failure and not tried again; a process or machine that dies is, by Ray, from the last checkpoint.
     """
-    spec = RunSpec.model_validate(config["spec"])
+    spec = RunSpec.model_validate_json(config["spec"])
     torch.set_num_threads(max(1, int(config["threads"])))
     device = "cuda" if config["gpus"] and torch.cuda.is_available() else "cpu"
     session = None
     try:
         session = open_session(spec, device=device, cache_dir=config["cache_dir"] and Path(config["cache_dir"]))
-        resume_from = tune.get_checkpoint() or _earlier(config)
-        if resume_from is not None:
-            with resume_from.as_directory() as folder:
-                session.load_state_dict(load_checkpoint(Path(folder) / STATE_FILE))
+        state = _state_to_resume(config["resume_from"])
+        if state is not None:
+            session.load_state_dict(state)
         session.run(_send)
     except RunFailed as error:
         _fail(session.epoch if session else 0, error.reason, str(error))
     except Exception as error:  # noqa: BLE001 - whatever a user's model or loss raises belongs to this run alone
-        _fail(session.epoch if session else 0, "error", f"{error}\n{traceback.format_exc()}")
+        epoch = session.epoch if session else 0
+        if disk_is_full(error):
+            _fail(epoch, DISK_FULL, f"a checkpoint cannot be written: {str(error).splitlines()[0]}")
+        else:
+            _fail(epoch, "error", f"{error}\n{traceback.format_exc()}")
     finally:
         if session is not None:
             session.close()
@@ -63,11 +71,21 @@ def _fail(epoch: int, reason: str, message: str) -> None:
     tune.report({"epoch": float(epoch), FAILURE: reason, MESSAGE: message})
 
 
-def _earlier(config: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint of an earlier process of this sweep; None where its storage no longer has it."""
-    if not config["resume_from"]:
-        return None
-    checkpoint = Checkpoint(config["resume_from"])
-    with contextlib.suppress(FileNotFoundError, OSError), checkpoint.as_directory():
-        return checkpoint
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that there is no room left (or no quota)."""
+    while error is not None:
+        if isinstance(error, OSError) and (error.errno in _NO_ROOM or "No space left on device" in str(error)):
+            return True
+        if _TORCH_CANNOT_WRITE in str(error):
+            return True  # torch's writer of archives says no more than this
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _state_to_resume(earlier: Sequence[str]) -> dict[str, Any] | None:
+    """The newest state that can be read: Ray's own, then those of an earlier process of this sweep; None: none."""
+    given = tune.get_checkpoint()
+    for checkpoint in [*([given] if given else []), *map(Checkpoint, earlier)]:
+        with contextlib.suppress(OSError, CtxtuneError), checkpoint.as_directory() as folder:
+            return load_checkpoint(Path(folder) / STATE_FILE)
     return None

@@ -18,11 +18,12 @@ from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources, cluster_address
 from ctxtune.tuning.connection import Connection, check_before, connect
-from ctxtune.tuning.driver import FLUSH_SECONDS, MLFLOW_UI, Watcher, end_stage, identity, interrupts, with_precision
+from ctxtune.tuning.driver import MLFLOW_UI, Watcher, close_tracker, end_stage, identity, interrupts, with_precision
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import ResultsFolder, sweep_folder
 from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
+from ctxtune.tuning.recovery import lost_checkpoints
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
 from ctxtune.tuning.warm_start import with_warm_starts
@@ -61,7 +62,9 @@ def run_sweep(
         cleanup.callback(journal.close)
         cleanup.callback(_forget_unstarted, folder, journal)
         tracker = Tracker(space.tracking.uri, space.name, folder.spool)
-        cleanup.callback(lambda: tracker.close(FLUSH_SECONDS))
+        cleanup.callback(close_tracker, tracker, watcher)
+        for note in lost_checkpoints(journal):
+            watcher.on_alert(note)
         tracker.check()
         cleanup.callback(ray.shutdown)
         connection = connect(
@@ -85,18 +88,13 @@ def run_sweep(
             on_change=watcher.on_change,
         )
         _start_tracking(space, book, connection, resume=resume)
-        with interrupts(book):
+        with interrupts(book, watcher):
             _run_stages(space, book, resources, connection.storage, watcher)
         result = outcome(space, book.journal)
         _write(space, book, folder, result)
         link = tracker.ui_link(MLFLOW_UI, f"Trials by {space.search.objective.metric}")
         if link:
             watcher.on_link(link)
-        if not tracker.flush(FLUSH_SECONDS):
-            watcher.on_note(
-                f"{tracker.pending} tracking events are not delivered yet; they are safe in {folder.spool}; deliver them "
-                f"with: python -m ctxtune.tracking replay {folder.spool}"
-            )
         return result
 
 
@@ -130,9 +128,10 @@ def _search(space: SearchSpace, book: Book, resources: RunResources, storage: st
     sampler = Sampler(space)
     sampler.replay(earlier, space.search.objective.metric)
     scheduler = build_scheduler(space)
-    if isinstance(scheduler, RungScheduler):
-        scheduler.replay(earlier)
     book.sampler = sampler
+    if isinstance(scheduler, RungScheduler):
+        for key in scheduler.replay(earlier):
+            book.finish(key)
     budget = Budget(space, book, resources)
     watcher.on_stage(book, "search", space.search.trials)
     run_stage(

@@ -28,6 +28,10 @@ _SWEEP_MAY_CHANGE = (
 """What a resumed sweep may say differently; anything else would make it another sweep."""
 
 
+class StartedBefore(ConfigError):
+    """There is a sweep or ablation of this name, and it was not asked for to be resumed."""
+
+
 class ResultsFolder(Generic[Resolved]):
     """``results/NAME``: journal, resolved file, tracking spool, checkpoints, outcome. One process at a time.
 
@@ -61,7 +65,7 @@ class ResultsFolder(Generic[Resolved]):
                 raise ConfigError(f"{self.path}: holds a {kind} of this name; name this {self.kind} with --name NAME")
         known = self.file.exists()
         if known and not resume:
-            raise ConfigError(
+            raise StartedBefore(
                 f"{self.path}: {_a(self.kind)} named {settings.name} was started here before; go on with it by --resume, "
                 "start another with --name NAME, or delete the folder"
             )

@@ -144,3 +144,114 @@ def test_a_grid_is_walked_once_and_ends():
     # The start point, then 3 x 2: a negative margin of 0.8 breaks the constraint (0.75).
     assert len(points) == 1 + 6
     assert len({tuple(sorted(point.items())) for point in points[1:]}) == 6
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "gp", "cma-es"])
+def test_suggested_numbers_have_five_significant_digits(name):
+    space = space_of(
+        sampler={"name": name, "startup_trials": 3},
+        space={"loss.epsilon": {"uniform": [0.1000004, 0.1000006]}, "optimizer.lr": {"loguniform": [1e-5, 1e-2]}},
+        constraints=[],
+        start_from=[],
+    )
+    sampler = Sampler(space)
+    seen = set()
+    for number in range(9):
+        point = sampler.ask(str(number))
+        assert point["optimizer.lr"] == float(f"{point['optimizer.lr']:.4e}")
+        assert 0.1000004 <= point["loss.epsilon"] <= 0.1000006  # rounded it would lie outside
+        seen.add(point["optimizer.lr"])
+        # What the sampler learns from is what was run.
+        assert sampler._study.trials[-1].params["optimizer.lr"] == point["optimizer.lr"]
+        sampler.tell(str(number), "completed", point["optimizer.lr"])
+    assert len(seen) >= 5
+
+
+TWO = [{"metric": METRIC}, {"metric": "time/seconds", "mode": "min"}]
+
+
+def play_two(sampler: Sampler, first: int, count: int) -> list[RunRecord]:
+    """A task with a trade-off: a high learning rate scores well and costs time."""
+    runs = []
+    for number in range(first, first + count):
+        key = f"trial-{number:04d}"
+        run = RunRecord(key, "search", {"point": sampler.ask(key), "memory": sampler.memory(key)})
+        rate = -math.log10(run.spec["point"]["optimizer.lr"])  # 2 ... 5
+        off = abs(run.spec["point"]["loss.positive_margin"] - 0.7)
+        run.reports.append({"epoch": 9.0, METRIC: (5 - rate) / 3 - off, "time/seconds": 10 - 2 * rate + 5 * off})
+        run.state = "completed"
+        sampler.tell(key, run.state, [run.reports[0][METRIC], run.reports[0]["time/seconds"]])
+        runs.append(run)
+    return runs
+
+
+@pytest.mark.parametrize("name", ["nsga-ii", "tpe"])
+def test_several_objectives_are_searched_for_and_rebuilt_from_the_journal(name):
+    space = space_of(objective=TWO, sampler={"name": name, "startup_trials": 6}, scheduler={"name": "none"})
+    first = Sampler(space)
+    runs = play_two(first, 0, 40)
+    off = [abs(run.spec["point"]["loss.positive_margin"] - 0.7) for run in runs]
+    assert sum(off[-12:]) < sum(off[1:13])  # what is poor in both objectives dies out
+    second = Sampler(space)
+    second.replay(runs, METRIC)
+    following = [run.spec["point"] for run in play_two(first, 40, 10)]
+    assert [run.spec["point"] for run in play_two(second, 40, 10)] == following
+
+
+def test_cma_es_goes_on_after_a_restart_with_what_it_had_learned():
+    space = space_of(
+        sampler={"name": "cma-es"},
+        space={"loss.epsilon": {"uniform": [0.0, 1.0]}, "optimizer.lr": {"loguniform": [1e-5, 1e-2]}},
+        constraints=[],
+    )
+
+    def play_on(sampler: Sampler, first: int, count: int) -> list[RunRecord]:
+        runs = []
+        for number in range(first, first + count):
+            key = f"trial-{number}"
+            run = RunRecord(
+                key, "search", {"point": sampler.ask(key), "memory": sampler.memory(key)}, state="completed"
+            )
+            score = -abs(run.spec["point"]["loss.epsilon"] - 0.3) - abs(
+                math.log10(run.spec["point"]["optimizer.lr"]) + 3
+            )
+            run.reports.append({"epoch": 9.0, METRIC: score})
+            sampler.tell(key, "completed", score)
+            runs.append(run)
+        return runs
+
+    first = Sampler(space)
+    runs = play_on(first, 0, 30)
+    assert sum(run.last(METRIC) for run in runs[-8:]) > sum(run.last(METRIC) for run in runs[1:9])
+    second = Sampler(space)
+    second.replay(runs, METRIC)
+    following = [run.spec["point"] for run in play_on(first, 30, 8)]
+    assert [run.spec["point"] for run in play_on(second, 30, 8)] == following
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ({"sampler": {"name": "nsga-ii"}}, "nsga-ii is for several objectives"),
+        ({"objective": TWO}, "scheduler asha stops trials by one score"),
+        ({"objective": TWO, "scheduler": {"name": "hyperband", "grace_epochs": 1}}, "scheduler hyperband"),
+        ({"objective": TWO, "scheduler": {"name": "median", "grace_epochs": 1}}, "scheduler median"),
+        ({"objective": TWO, "sampler": {"name": "gp"}, "scheduler": {"name": "none"}}, "gp searches for one objective"),
+        ({"objective": [TWO[1], TWO[0]], "scheduler": {"name": "none"}}, "time/seconds.*cannot be searched for"),
+        ({"objective": [TWO[0], TWO[0]], "scheduler": {"name": "none"}}, "stands twice"),
+        ({"objective": [TWO[0], {"metric": "model.embeding_dim"}], "scheduler": {"name": "none"}}, "no number at"),
+        ({"objective": [TWO[0], {"metric": "test/map_at_r"}], "scheduler": {"name": "none"}}, "cannot be searched for"),
+        ({"objective": []}, "a list of objectives"),
+    ],
+)
+def test_objectives_that_cannot_be_searched_for_are_refused_by_name(search, words):
+    with pytest.raises(ValueError, match=words):
+        space_of(**search)
+
+
+def test_a_list_of_objectives_is_written_back_as_a_list():
+    objectives = [{"metric": METRIC, "mode": "max"}, {"metric": "model.embedding_dim", "mode": "min"}]
+    space = space_of(objective=objectives, scheduler={"name": "none"})
+    assert space.model_dump(mode="json")["search"]["objective"] == objectives
+    assert SearchSpace.model_validate(space.model_dump(mode="json")) == space
+    assert space_of().model_dump(mode="json")["search"]["objective"] == {"metric": METRIC, "mode": "max"}

@@ -13,6 +13,7 @@ from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources
 from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.objectives import pareto_front
 from ctxtune.tuning.outcome import best_file, markdown, outcome
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.specs import RunSpec
@@ -152,3 +153,51 @@ def test_patience_counts_trials_since_the_best(space, journal):
     assert not budgeted(space, journal, no_improvement_for=3).stop
     assert not budgeted(space, journal, no_improvement_for=2).stop.resumable
     assert isinstance(journal.path, Path)
+
+
+def test_several_objectives_leave_a_pareto_front_and_its_best_by_the_first_is_chosen(tmp_path):
+    objectives = [{"metric": METRIC, "mode": "max"}, {"metric": "time/seconds", "mode": "min"}]
+    space = space_of(trials=8, objective=objectives, sampler={"name": "nsga-ii"}, scheduler={"name": "none"})
+    tree = space.model_dump(mode="json") | {"select": None, "confirm": None}
+    space = type(space).model_validate(tree)
+    journal = Journal(tmp_path / "journal.jsonl")
+    rng = np.random.default_rng(3)
+    scores, seconds = rng.random(8), rng.random(8)
+    scores[5], seconds[5] = scores[2], seconds[2]  # equals: neither beats the other
+    for number, spec in enumerate(search_specs(space, journal, Sampler(space))):
+        finish(journal, spec, 9, {METRIC: scores[number], "time/seconds": seconds[number]})
+    beaten = {
+        one
+        for one in range(8)
+        for other in range(8)
+        if scores[other] >= scores[one]
+        and seconds[other] <= seconds[one]
+        and (scores[other], seconds[other]) != (scores[one], seconds[one])
+    }
+    assert 0 < len(beaten) < 8
+    front = {run.key for run in pareto_front(space, journal)}
+    assert front == {f"trial-{number:04d}" for number in set(range(8)) - beaten}
+    assert set(candidates(space, journal)) <= front
+    chosen = select(space, journal)
+    assert journal.runs[chosen].last(METRIC) == max(scores)
+    journal.decided("chosen", chosen)
+    result = outcome(space, journal)
+    expected = sorted(sorted(front), key=lambda key: -journal.runs[key].last(METRIC))
+    assert [point.trial for point in result.front] == expected
+    best = result.front[0]
+    assert best.values == {METRIC: max(scores), "time/seconds": journal.runs[chosen].last("time/seconds")}
+    page = markdown(space, result)
+    assert "Pareto front" in page and all(f"| {key} |" in page for key in front)
+
+
+def test_an_objective_can_be_a_number_of_the_configuration(tmp_path):
+    objectives = [{"metric": METRIC}, {"metric": "model.embedding_dim", "mode": "min"}]
+    space = space_of(
+        trials=3, objective=objectives, scheduler={"name": "none"}, sampler={"name": "grid"}, constraints=[],
+        space={"model.embedding_dim": {"choice": [16, 32, 64]}}, start_from=[],
+    )  # fmt: skip
+    journal = Journal(tmp_path / "journal.jsonl")
+    for spec in search_specs(space, journal, Sampler(space)):
+        finish(journal, spec, 9, {METRIC: 0.5 if spec.trial.model.embedding_dim > 16 else 0.4})
+    front = [run.spec["trial"]["model"]["embedding_dim"] for run in pareto_front(space, journal)]
+    assert sorted(front) == [16, 32]  # 64 scores no better than 32

@@ -16,10 +16,14 @@ from pydantic import (
 )
 
 from ctxtune.config.expressions import Expression, parse
+from ctxtune.config.paths import get_path
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data.settings import ValidationSettings
 from ctxtune.settings import Settings
 
+_VALIDATION = re.compile(r"validation/(map_at_r|r_precision|recall_at_\d+)")
+_COSTS = ("time/seconds", "time/images_per_second", "gpu/memory_gib")
+_TRIAL_PATH = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")
 _KINDS = ("uniform", "loguniform", "quniform", "int", "logint", "choice", "fixed")
 
 
@@ -102,16 +106,63 @@ class Dimension(Settings):
         return int(value) if self.kind in ("int", "logint") else float(value)
 
 
-class ObjectiveSettings(Settings):
-    """The `objective` block: the validation metric that the search improves."""
+class FurtherObjective(Settings):
+    """An objective beside the first one: another score, what a run costs, or a number of the configuration itself."""
 
-    metric: str = "validation/map_at_r"
+    metric: str
     mode: Literal["max", "min"] = "max"
 
     @field_validator("metric")
     @classmethod
+    def _known(cls, metric: str) -> str:
+        if not _VALIDATION.fullmatch(metric) and metric not in _COSTS and not _TRIAL_PATH.fullmatch(metric):
+            raise ValueError(
+                f"{metric!r} cannot be searched for; use a validation score, {', '.join(_COSTS)}, or the path of a number "
+                "in the trial, such as model.embedding_dim"
+            )
+        return metric
+
+
+class ObjectiveSettings(Settings):
+    """The `objective` block: the validation metric that the search improves; as a list, several objectives at once.
+
+    The first one is the score that selection and confirmation choose by. ``beside`` holds the others.
+    """
+
+    metric: str = "validation/map_at_r"
+    mode: Literal["max", "min"] = "max"
+    beside: tuple[FurtherObjective, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_list(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        if not value or not all(isinstance(item, Mapping) for item in value):
+            raise ValueError("a list of objectives holds blocks such as {metric: validation/map_at_r, mode: max}")
+        return {**value[0], "beside": tuple(value[1:])}
+
+    @model_validator(mode="after")
+    def _different(self) -> "ObjectiveSettings":
+        metrics = [objective.metric for objective in self.all]
+        if len(set(metrics)) < len(metrics):
+            raise ValueError(f"an objective stands twice: {', '.join(metrics)}")
+        return self
+
+    @model_serializer
+    def _write(self) -> Any:
+        blocks = [{"metric": objective.metric, "mode": objective.mode} for objective in self.all]
+        return blocks if self.beside else blocks[0]
+
+    @property
+    def all(self) -> "tuple[ObjectiveSettings | FurtherObjective, ...]":
+        """Every objective, the first one first."""
+        return (self, *self.beside)
+
+    @field_validator("metric")
+    @classmethod
     def _validation_only(cls, metric: str) -> str:
-        if not re.fullmatch(r"validation/(map_at_r|r_precision|recall_at_\d+)", metric):
+        if not _VALIDATION.fullmatch(metric):
             raise ValueError(
                 f"{metric!r} cannot be searched for; use validation/map_at_r, validation/r_precision or "
                 "validation/recall_at_K (test scores are for confirmation only)"
@@ -122,9 +173,11 @@ class ObjectiveSettings(Settings):
 class SearchSamplerSettings(Settings):
     """The `search.sampler` block: who suggests the next configuration."""
 
-    name: Literal["tpe", "random", "grid", "gp", "cma-es"] = "tpe"
+    name: Literal["tpe", "random", "grid", "gp", "cma-es", "nsga-ii"] = "tpe"
     seed: NonNegativeInt = 0
-    startup_trials: PositiveInt = Field(10, description="random ones before tpe or gp learn")
+    startup_trials: PositiveInt = Field(
+        10, description="random ones before tpe or gp learn; of nsga-ii the size of a generation"
+    )
 
 
 class SchedulerSettings(Settings):
@@ -186,6 +239,7 @@ class SearchSettings(Settings):
             if path not in self.space:
                 raise ValueError(f"conditions.{path}: no such dimension in search.space")
         _check_sampler(self)
+        _check_objectives(self)
         return self
 
     def parsed_constraints(self) -> tuple[Expression, ...]:
@@ -211,6 +265,25 @@ def _check_sampler(search: SearchSettings) -> None:
         categorical = [p for p, d in search.space.items() if d.kind == "choice"]
         if categorical:
             raise ValueError(f"sampler cma-es cannot search the choices of {', '.join(categorical)}; take sampler tpe")
+
+
+def _check_objectives(search: SearchSettings) -> None:
+    count, sampler, scheduler = len(search.objective.all), search.sampler.name, search.scheduler.name
+    if count == 1 and sampler == "nsga-ii":
+        raise ValueError(
+            "sampler nsga-ii is for several objectives; write `objective` as a list, such as [{metric: validation/map_at_r}, "
+            "{metric: time/seconds, mode: min}], or take sampler tpe"
+        )
+    if count > 1 and sampler in ("gp", "cma-es"):
+        raise ValueError(
+            f"sampler {sampler} searches for one objective, not {count}; take nsga-ii, tpe, random or grid"
+        )
+    if count > 1 and scheduler != "none":
+        raise ValueError(
+            f"scheduler {scheduler} stops trials by one score and cannot weigh {count} objectives; take scheduler none"
+        )
+    if sampler == "nsga-ii" and search.sampler.startup_trials < 2:
+        raise ValueError("sampler nsga-ii needs two trials in a generation at least (sampler.startup_trials)")
 
 
 class SelectSettings(Settings):
@@ -265,6 +338,20 @@ class SearchSpace(TrialFile):
     search: SearchSettings
     select: SelectSettings | None = SelectSettings()
     confirm: ConfirmSettings | None = ConfirmSettings()
+
+    @model_validator(mode="after")
+    def _objectives(self) -> "SearchSpace":
+        tree = self.trial.tree()
+        for objective in self.search.objective.beside:
+            if "/" in objective.metric or objective.metric in self.search.space:
+                continue
+            try:
+                value = get_path(tree, objective.metric)
+            except KeyError:
+                value = None
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"search.objective: the trial has no number at {objective.metric}; found {value!r}")
+        return self
 
     @model_validator(mode="after")
     def _rungs(self) -> "SearchSpace":

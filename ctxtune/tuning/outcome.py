@@ -11,6 +11,7 @@ from ctxtune.config import SearchSpace
 from ctxtune.config.paths import get_path
 from ctxtune.statistics import Interval, t_interval
 from ctxtune.tuning.journal import Journal, RunRecord
+from ctxtune.tuning.objectives import objective_values, pareto_front
 from ctxtune.tuning.stages import START, configuration, selection_scores, start_configuration
 
 
@@ -26,6 +27,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class FrontPoint:
+    """A trial that no other one beats in all objectives, with the values of all of them."""
+
+    trial: str
+    values: dict[str, float]
+    point: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a sweep found.
 
@@ -37,6 +47,7 @@ class Outcome:
         search_scores: the objective in the search for chosen and start (a pruned start: its last score).
         selection: the objective's mean in selection, by arm.
         confirmed: one comparison for each test score.
+        front: the Pareto front of a search for several objectives, the best by the first one first; else empty.
         gpu_hours: hours of GPU, or of CPU core where the runs had no GPU (``hours_of``).
     """
 
@@ -50,6 +61,7 @@ class Outcome:
     confirmed: tuple[Comparison, ...]
     steps: dict[str, int]
     hours: float
+    front: tuple[FrontPoint, ...] = ()
 
 
 def outcome(space: SearchSpace, journal: Journal) -> Outcome:
@@ -71,7 +83,23 @@ def outcome(space: SearchSpace, journal: Journal) -> Outcome:
         confirmed=tuple(_comparisons(space, journal, chosen, same)) if chosen else (),
         steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in journal.completed("confirmation")},
         hours=sum(run.seconds for run in journal.runs.values()) / 3600,
+        front=_front(space, journal),
     )
+
+
+def _front(space: SearchSpace, journal: Journal) -> tuple[FrontPoint, ...]:
+    objectives = space.search.objective.all
+    if len(objectives) == 1:
+        return ()
+    points = [
+        FrontPoint(
+            run.key, {each.metric: value for each, value in zip(objectives, values, strict=True)}, run.spec["point"]
+        )
+        for run in pareto_front(space, journal)
+        if (values := objective_values(space, run))
+    ]
+    sign = 1 if objectives[0].mode == "max" else -1
+    return tuple(sorted(points, key=lambda point: -sign * point.values[objectives[0].metric]))
 
 
 def best_file(space: SearchSpace, journal: Journal, result: Outcome) -> str:
@@ -185,6 +213,11 @@ def markdown(space: SearchSpace, result: Outcome) -> str:
     lines += [
         f"| {path} | {show(start)} | {show(best)} |" for path, (start, best) in changed_values(space, result).items()
     ]
+    if result.front:
+        names = list(result.front[0].values)
+        lines += ["", "Pareto front (the best by the first objective is chosen):", ""]
+        lines += [f"| trial | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        lines += [f"| {point.trial} | {' | '.join(map(show, point.values.values()))} |" for point in result.front]
     if result.confirmed:
         seeds = result.confirmed[0].chosen.count
         lines += ["", f"Test classes, percent, mean and 95 % t-interval over the same {seeds} fresh seeds:", ""]

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from optuna.trial import TrialState
 from ctxtune.config import Dimension, SearchSpace, start_points
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
 from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.objectives import told_scores
+from ctxtune.tuning.rounding import RoundingSampler
 
 MOST_REJECTIONS = 200
 """Suggestions that may break a constraint before we draw at random among the feasible."""
@@ -31,10 +33,11 @@ class Sampler:
         self._space = space
         self._order = dimension_order(space)
         self._starts = list(start_points(space).values())
-        self._maximize = space.search.objective.mode == "max"
         self._study = optuna.create_study(
-            direction="maximize" if self._maximize else "minimize", sampler=self._fresh_sampler(0)
+            directions=["maximize" if each.mode == "max" else "minimize" for each in space.search.objective.all],
+            sampler=self._fresh_sampler(0),
         )
+        self._several = bool(space.search.objective.beside)
         self._open: dict[str, optuna.Trial] = {}
         self._asked = 0
         self._grid = _grid(space) if space.search.sampler.name == "grid" else None
@@ -47,11 +50,12 @@ class Sampler:
     def ask(self, key: str) -> dict[str, Any]:
         """The next point; ``key`` names its run when its score is told."""
         number, self._asked = self._asked, self._asked + 1
+        self._study.sampler = self._fresh_sampler(number)
+        self._forget_parents()
         if number < len(self._starts):
             return self._suggest_fixed(key, self._starts[number])
         if self._grid is not None:
             return self._suggest_fixed(key, self._grid[number - len(self._starts)])
-        self._study.sampler = self._fresh_sampler(number)
         for _ in range(MOST_REJECTIONS):
             trial = self._study.ask()
             point = self._suggest(trial)
@@ -61,34 +65,54 @@ class Sampler:
             self._study.tell(trial, state=TrialState.FAIL)
         return self._suggest_fixed(key, self._random_feasible(number))
 
-    def report(self, key: str, epoch: int, score: float) -> None:
-        """An evaluation of a running trial."""
-        self._open[key].report(score, epoch)
+    def memory(self, key: str) -> dict[str, Any]:
+        """What the sampler noted of an open suggestion (generations of nsga-ii and cma-es); `replay` gives it back."""
+        attributes = self._open[key].storage.get_trial_system_attrs(self._open[key]._trial_id)
+        return {name: value for name, value in attributes.items() if name != "fixed_params"}
 
-    def tell(self, key: str, state: str, score: float | None) -> None:
-        """How a trial ended: completed or pruned with its last score, or failed.
+    def report(self, key: str, epoch: int, score: float) -> None:
+        """An evaluation of a running trial. With several objectives nothing is learned before the end."""
+        if not self._several:
+            self._open[key].report(score, epoch)
+
+    def tell(self, key: str, state: str, score: float | Sequence[float] | None) -> None:
+        """How a trial ended: completed or pruned with its last score (all scores, of several objectives), or failed.
 
         A score that is not finite is told as a failure: the sampler never sees a NaN.
         """
         trial = self._open.pop(key)
         told = _TOLD[state]
-        if score is None or not np.isfinite(score):
+        if score is None or not np.isfinite(score).all() or (self._several and told == TrialState.PRUNED):
             told = TrialState.FAIL
         # Of a pruned trial Optuna takes the value that was reported last.
         self._study.tell(trial, score if told == TrialState.COMPLETE else None, state=told)
 
     def replay(self, runs: Iterable[RunRecord], metric: str) -> None:
         """Take in the trials of an earlier process, in their order."""
+        self._study.sampler = optuna.samplers.RandomSampler(seed=0)  # it only has to let the known values pass
         for run in runs:
             point = run.spec["point"]
             self._asked += 1
             self._suggest_fixed(run.key, point)
+            self._remember(run.key, run.spec.get("memory", {}))
             for report in run.reports:
                 if metric in report:
                     self.report(run.key, int(report["epoch"]), report[metric])
             if run.state != "running":
                 state = run.state if run.state in _TOLD else "failed"
-                self.tell(run.key, state, run.last(metric))
+                self.tell(run.key, state, told_scores(self._space, run))
+
+    def _forget_parents(self) -> None:
+        """Let nsga-ii choose parents anew each time: its cache is kept in another order than it is first used in."""
+        storage, number = self._study._storage, self._study._study_id
+        for name in storage.get_study_system_attrs(number):
+            if ":parent:" in name:
+                storage.set_study_system_attr(number, name, None)
+
+    def _remember(self, key: str, memory: Mapping[str, Any]) -> None:
+        trial = self._open[key]
+        for name, value in memory.items():
+            trial.storage.set_trial_system_attr(trial._trial_id, name, value)
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         point: dict[str, Any] = {}
@@ -108,7 +132,8 @@ class Sampler:
         return dict(point)
 
     def _random_feasible(self, number: int) -> dict[str, Any]:
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self._seed(number)))
+        random = RoundingSampler(optuna.samplers.RandomSampler(seed=self._seed(number)))
+        study = optuna.create_study(sampler=random)
         for _ in range(100_000):
             point = self._suggest(study.ask())
             if is_feasible(self._space, point):
@@ -119,6 +144,9 @@ class Sampler:
         return int(np.random.SeedSequence([self._space.search.sampler.seed, number]).generate_state(1)[0])
 
     def _fresh_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return RoundingSampler(self._unrounded_sampler(number))
+
+    def _unrounded_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         settings = self._space.search.sampler
         seed = self._seed(number)
         with warnings.catch_warnings():
@@ -136,6 +164,8 @@ class Sampler:
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=settings.startup_trials)
             if settings.name == "cma-es":
                 return optuna.samplers.CmaEsSampler(seed=seed)
+            if settings.name == "nsga-ii":
+                return optuna.samplers.NSGAIISampler(seed=seed, population_size=settings.startup_trials)
         return optuna.samplers.RandomSampler(seed=seed)
 
 

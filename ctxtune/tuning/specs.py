@@ -32,6 +32,7 @@ class RunSpec(Settings):
         seed_index: which repetition; arms with the same index share all randomness.
         seed: from `ctxtune.config.stage_seed`.
         tags: more of them, for tracking.
+        memory: what the sampler must know again of this suggestion after a restart.
     """
 
     key: str
@@ -44,6 +45,7 @@ class RunSpec(Settings):
     seed_index: int
     seed: int
     tags: dict[str, str] = {}
+    memory: dict[str, Any] = {}
 
     @property
     def scores_test(self) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from ctxtune.config import SearchSpace, TrialSettings, resolve_trial, stage_seed, start_points
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.journal import Journal, RunRecord
+from ctxtune.tuning.objectives import pareto_front
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.specs import RunSpec, Stage
 
@@ -35,7 +36,8 @@ def search_specs(space: SearchSpace, journal: Journal, sampler: Sampler) -> Iter
             if refused >= MOST_UNRESOLVABLE:
                 raise
             continue
-        yield _spec(space, "search", key, arm=key, point=point, trial=trial, folds=space.validation.use, seed_index=0)
+        spec = _spec(space, "search", key, arm=key, point=point, trial=trial, folds=space.validation.use, seed_index=0)
+        yield spec.model_copy(update={"memory": sampler.memory(key)})
 
 
 def best_trial(space: SearchSpace, journal: Journal) -> RunRecord | None:
@@ -45,9 +47,10 @@ def best_trial(space: SearchSpace, journal: Journal) -> RunRecord | None:
 
 
 def _ranked(space: SearchSpace, journal: Journal) -> list[RunRecord]:
-    """The completed trials, the best first."""
+    """The completed trials, the best first; with several objectives those of the Pareto front, by the first objective."""
     metric, sign = space.search.objective.metric, 1 if space.search.objective.mode == "max" else -1
-    scored = [(score, run) for run in journal.completed("search") if (score := run.last(metric)) is not None]
+    runs = pareto_front(space, journal) if space.search.objective.beside else journal.completed("search")
+    scored = [(score, run) for run in runs if (score := run.last(metric)) is not None]
     return [run for _, run in sorted(scored, key=lambda item: -sign * item[0])]
 
 

@@ -22,6 +22,7 @@ from ctxtune.tuning.driver import MLFLOW_UI, Watcher, close_tracker, end_stage, 
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import ResultsFolder, sweep_folder
 from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.objectives import SeveralObjectives
 from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
 from ctxtune.tuning.recovery import lost_checkpoints
 from ctxtune.tuning.sampling import Sampler
@@ -128,7 +129,7 @@ def _search(space: SearchSpace, book: Book, resources: RunResources, storage: st
     sampler = Sampler(space)
     sampler.replay(earlier, space.search.objective.metric)
     scheduler = build_scheduler(space)
-    book.sampler = sampler
+    book.sampler = SeveralObjectives(space, book.journal, sampler) if space.search.objective.beside else sampler
     if isinstance(scheduler, RungScheduler):
         for key in scheduler.replay(earlier):
             book.finish(key)
@@ -182,6 +183,8 @@ def _write(space: SearchSpace, book: Book, folder: ResultsFolder[SearchSpace], r
     book.tracker.log_text(book.sweep_id, text, "best.yaml")
     book.tracker.log_artifact(book.sweep_id, folder.path / "summary.json")
     book.tracker.log_metrics(book.sweep_id, tracked_metrics(result), step=0)
+    for point in result.front:
+        book.tracker.set_tags(book.tracked(point.trial), {"pareto_front": "true"})
     book.tracker.set_tags(book.sweep_id, {"mlflow.note.content": markdown(space, result)})
     book.tracker.end_run(book.sweep_id, "completed")
 

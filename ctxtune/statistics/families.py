@@ -43,30 +43,40 @@ class Verdict:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Holm 1979; statsmodels); p-values that are not numbers stay and do not count."""
+    """Holm's step-down adjustment (Holm 1979; statsmodels).
+
+    p-values that are not numbers stay so, but count as members of the family (as if they were 1).
+    """
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = np.full(len(p_values), np.nan)
-    known = np.isfinite(np.asarray(p_values, dtype=float))
-    if known.any():
-        adjusted[known] = multipletests(np.asarray(p_values, dtype=float)[known], method="holm")[1]
-    return [float(value) for value in adjusted]
+    if not p_values:
+        return []
+    array = np.asarray(p_values, dtype=float)
+    adjusted = multipletests(np.where(np.isnan(array), 1.0, array), method="holm")[1]
+    return [float(value) for value in np.where(np.isnan(array), np.nan, adjusted)]
 
 
 def judge_family(
-    contrasts: Sequence[PairedDifference], *, mode: Literal["max", "min"] = "max", level: float = LEVEL
+    contrasts: Sequence[PairedDifference],
+    *,
+    mode: Literal["max", "min"] = "max",
+    level: float = LEVEL,
+    unfinished: int = 0,
 ) -> list[Verdict]:
     """Judge all contrasts of a family together, so that the chance of any false "better" or "worse" is at most `level`.
 
     Args:
         mode: whether more of the metric is better ("max") or less ("min").
+        unfinished: contrasts of the family that have no pairs yet; they count in the correction from the start.
     """
     if not contrasts:
         return []
-    strictest = level / len(contrasts)
-    corrected = holm([contrast.p_value for contrast in contrasts])
+    strictest = level / (len(contrasts) + unfinished)
+    waiting = [math.nan] * unfinished
+    corrected = holm([*(contrast.p_value for contrast in contrasts), *waiting])[: len(contrasts)]
     reach = [wilcoxon_can_reach(contrast.count, strictest) for contrast in contrasts]
-    ranked = holm([each.wilcoxon_p if able else math.nan for each, able in zip(contrasts, reach, strict=True)])
+    ranks = [each.wilcoxon_p if able else math.nan for each, able in zip(contrasts, reach, strict=True)]
+    ranked = holm([*ranks, *waiting])[: len(contrasts)]
     return [
         _judge(contrast, p_value, rank_p if able else None, mode, level, strictest)
         for contrast, p_value, rank_p, able in zip(contrasts, corrected, ranked, reach, strict=True)

@@ -1,6 +1,7 @@
 """MLflow tracking through a durable local spool; knows nothing of Ray. Importing this does not import MLflow."""
 
 from ctxtune.tracking.addresses import absolute_uri, redact
+from ctxtune.tracking.artifacts import log_folder, read_texts
 from ctxtune.tracking.drain import replay
 from ctxtune.tracking.environment import run_environment
 from ctxtune.tracking.errors import SpoolFullError
@@ -29,10 +30,12 @@ __all__ = [
     "count_test_scorings",
     "find_sweep",
     "flatten",
+    "log_folder",
     "metric_histories",
     "metric_history",
     "read_runs",
     "read_text",
+    "read_texts",
     "record_test_scoring",
     "redact",
     "replay",

@@ -40,6 +40,7 @@ class TrackedRun:
     parent: str | None  # run_id of the parent run
     start_time: int  # milliseconds since 1970
     end_time: int | None
+    artifact_uri: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def find_sweep(uri: str, name: str) -> TrackedRun:
 
     Raises TrackingError if there is none (with the names that come near), or the server cannot be read.
     """
-    with _reading(uri) as client:
+    with reading(uri) as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             for kind in SWEEP_KINDS:
@@ -76,7 +77,7 @@ def read_runs(uri: str, experiment: str, kind: str | None = None) -> list[Tracke
 
     Raises TrackingError if there is no such experiment, or the server cannot be read.
     """
-    with _reading(uri) as client:
+    with reading(uri) as client:
         identifier = _experiment_id(client, uri, experiment)
         filter_ = f"tags.kind = '{kind}'" if kind is not None else ""
         return [_tracked(run) for run in _pages(client, [identifier], filter_, ["attributes.start_time ASC"])]
@@ -93,7 +94,7 @@ def metric_histories(uri: str, run_ids: Sequence[str], metric: str) -> dict[str,
     One request for a hundred runs where the store allows that. Raises TrackingError.
     """
     histories: dict[str, list[MetricPoint]] = {run_id: [] for run_id in run_ids}
-    with _reading(uri) as client:
+    with reading(uri) as client:
         for run_id, point in _history_points(client, list(histories), metric):
             histories[run_id].append(point)
     for points in histories.values():
@@ -124,7 +125,7 @@ def best_runs(
 
 def read_text(uri: str, run_id: str, artifact_file: str) -> str:
     """The text of one artifact, for example `config.yaml`. Raises TrackingError if it is not there."""
-    with _reading(uri) as client, TemporaryDirectory() as folder:
+    with reading(uri) as client, TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, artifact_file, folder)).read_text(encoding="utf-8")
 
 
@@ -134,7 +135,7 @@ def search_tagged(uri: str, tag: str, value: str | None = None) -> list[TrackedR
 
     # MLflow's filters have no "tag is there"; every text is like "%".
     filter_ = f"tags.`{tag}` = '{value}'" if value is not None else f"tags.`{tag}` LIKE '%'"
-    with _reading(uri) as client:
+    with reading(uri) as client:
         experiments = client.search_experiments(view_type=ViewType.ALL, max_results=_PAGE)
         identifiers = [experiment.experiment_id for experiment in experiments]
         return [_tracked(run) for run in _pages(client, identifiers, filter_, [], ViewType.ALL)]
@@ -144,7 +145,8 @@ def search_tagged(uri: str, tag: str, value: str | None = None) -> list[TrackedR
 
 
 @contextmanager
-def _reading(uri: str) -> Iterator["MlflowClient"]:
+def reading(uri: str) -> Iterator["MlflowClient"]:
+    """A client of the store at `uri`; whatever goes wrong inside becomes a TrackingError without secrets."""
     address = absolute_uri(uri)
     path = sqlite_path(address)
     if path is not None and not path.is_file():
@@ -236,4 +238,5 @@ def _tracked(run: Any) -> TrackedRun:
         parent=tags.get("mlflow.parentRunId"),
         start_time=run.info.start_time,
         end_time=run.info.end_time,
+        artifact_uri=run.info.artifact_uri or "",
     )

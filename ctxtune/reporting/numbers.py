@@ -1,0 +1,72 @@
+"""Numbers as a reader wants them: scores in percent, p-values with a bound, hours that say something."""
+
+import math
+from typing import Any
+
+from ctxtune.statistics import Interval
+
+MISSING = "–"
+
+
+def percent(score: float, digits: int = 2, *, sign: bool = False) -> str:
+    """A score in [0, 1] in percent."""
+    if not math.isfinite(score):
+        return MISSING
+    text = f"{100 * score:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "−")
+
+
+def percent_interval(interval: Interval, *, sign: bool = False) -> str:
+    """Mean ± half the width of its (symmetric) interval, in percent."""
+    if not math.isfinite(interval.low):
+        return percent(interval.mean, sign=sign)
+    return f"{percent(interval.mean, sign=sign)} ± {percent(interval.half_width)}"
+
+
+def percent_bounds(interval: Interval | None, *, sign: bool = False) -> str:
+    """The bounds of an interval in percent."""
+    if interval is None or not math.isfinite(interval.low):
+        return MISSING
+    return f"[{percent(interval.low, sign=sign)}, {percent(interval.high, sign=sign)}]"
+
+
+def p_value(value: float | None) -> str:
+    """Three digits, or the bound below which nobody needs to know."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def decimal(value: float, digits: int = 2, *, sign: bool = False) -> str:
+    """A plain number."""
+    if not math.isfinite(value):
+        return MISSING
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def duration(hours: float) -> str:
+    """Hours, or minutes where that says more."""
+    if not math.isfinite(hours):
+        return MISSING
+    if hours < 1:
+        return f"{60 * hours:.1f} min"
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def setting(value: Any) -> str:
+    """A value of the configuration, short enough for a table."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def capital(text: str) -> str:
+    """A text as the beginning of a sentence; the rest of it stays."""
+    return text[:1].upper() + text[1:]
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 contrast", "12 contrasts"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,159 @@
+"""A document as files: one HTML page, Markdown, LaTeX and CSV tables, PNG, SVG and PDF figures."""
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from ctxtune.reporting.document import Document, Picture, Table
+from ctxtune.reporting.style import styled
+
+PAGE, MARKDOWN, FIGURES, TABLES = "report.html", "report.md", "figures", "tables"
+_DOTS_PER_INCH = 200
+_PIXELS_PER_INCH = 130  # on the page
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+          "~": r"$\sim$", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$", "×": r"$\times$",
+          "–": "--", "▲": r"$\uparrow$", "▼": r"$\downarrow$", "●": r"$\bullet$"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What a report left on disk."""
+
+    folder: Path
+    page: Path
+    markdown: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+
+
+def write_document(document: Document, folder: Path) -> ReportFiles:
+    """Write all files of a document below `folder`, made where it is missing; files of the same name are replaced."""
+    for below in (folder / FIGURES, folder / TABLES):
+        below.mkdir(parents=True, exist_ok=True)
+    drawn = {picture.name: _save_figure(picture, folder / FIGURES) for picture in document.pictures}
+    written = [path for table in document.tables for path in _save_table(table, folder / TABLES)]
+    images = {name: _data_address(paths[1], "image/svg+xml") for name, (paths, _) in drawn.items()}
+    widths = {name: width for name, (_, width) in drawn.items()}
+    page, text = folder / PAGE, folder / MARKDOWN
+    page.write_text(_template().render(document=document, images=images, widths=widths), encoding="utf-8")
+    text.write_text(markdown(document), encoding="utf-8")
+    return ReportFiles(folder, page, text, tuple(written), tuple(path for paths, _ in drawn.values() for path in paths))
+
+
+def markdown(document: Document) -> str:
+    """The document as Markdown, with figures by reference."""
+    lines = [f"# {document.title}", "", document.subtitle, ""]
+    lines += [f"- {name}: {value}" for name, value in document.facts.items()]
+    lines += ["", *(f"> {finding}\n>" for finding in document.findings)]
+    for section in document.sections:
+        lines += ["", f"## {section.title}"]
+        for item in section.items:
+            lines += ["", _markdown_item(item)]
+    return "\n".join([*lines, "", *document.notes, ""])
+
+
+def _markdown_item(item: str | Table | Picture) -> str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Picture):
+        return f"![{item.caption}]({FIGURES}/{item.name}.png)\n\n{item.caption}"
+    return markdown_table(item)
+
+
+def markdown_table(table: Table) -> str:
+    """A table as Markdown, its caption above."""
+    columns = range(len(table.header))
+    rule = ["---" if table.is_text(column) else "---:" for column in columns]
+    rows = [
+        [f"**{cell}**" if index in table.strong and cell else cell for cell in row]
+        for index, row in enumerate(table.rows)
+    ]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+             for row in [table.header, rule, *rows]]  # fmt: skip
+    return "\n".join([table.caption, "", *lines, *(["", table.note] if table.note else [])])
+
+
+def latex_table(table: Table) -> str:
+    """A table for LaTeX with booktabs, in a table environment with caption and label."""
+    columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
+    rows = [
+        [rf"\textbf{{{_latex(cell)}}}" if index in table.strong and cell else _latex(cell) for cell in row]
+        for index, row in enumerate(table.rows)
+    ]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(table.caption)}}}",
+        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(_latex(title) for title in table.header) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *([rf"\par\smallskip\footnotesize {_latex(table.note)}"] if table.note else []),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def csv_table(table: Table) -> str:
+    """A table as CSV: full precision and plain names where the table has records, else the texts as shown."""
+    buffer = io.StringIO()
+    if table.records:
+        names = list(dict.fromkeys(name for record in table.records for name in record))
+        rows: Sequence[Sequence[Any]] = [[record.get(name, "") for name in names] for record in table.records]
+    else:
+        names, rows = list(table.header), table.rows
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([names, *rows])
+    return buffer.getvalue()
+
+
+def _latex(text: str) -> str:
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
+
+
+def _save_table(table: Table, folder: Path) -> list[Path]:
+    makers = {".csv": csv_table, ".md": markdown_table, ".tex": latex_table}
+    paths = []
+    for suffix, make in makers.items():
+        path = folder / f"{table.name}{suffix}"
+        path.write_text(make(table), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def _save_figure(picture: Picture, folder: Path) -> tuple[list[Path], int]:
+    """The files of a figure (PNG, SVG, PDF), and its width on the page in pixels."""
+    with styled():
+        drawing = picture.draw()
+        paths = [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg", ".pdf")]
+        for path in paths:
+            # No dates: the same numbers give the same bytes.
+            dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+            drawing.savefig(path, dpi=_DOTS_PER_INCH, metadata=dates, bbox_inches="tight", pad_inches=0.05)
+    return paths, round(drawing.get_figwidth() * _PIXELS_PER_INCH)
+
+
+def _data_address(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("ctxtune.reporting"),
+        autoescape=select_autoescape(["html", "j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")

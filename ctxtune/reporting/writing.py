@@ -1,0 +1,48 @@
+"""From a name in MLflow to a report on disk and beside the run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ctxtune.errors import TrackingError
+from ctxtune.reporting.ablation_data import read_ablation
+from ctxtune.reporting.ablation_report import ablation_document
+from ctxtune.reporting.document import Document
+from ctxtune.reporting.rendering import ReportFiles, write_document
+from ctxtune.reporting.study import Study, read_study
+from ctxtune.tracking import log_folder
+
+ARTIFACTS = "report"
+"""Where a report lies among the artifacts of its run."""
+
+
+def write_report(
+    uri: str, name: str, folder: Path, *, store: bool = True, on_note: Callable[[str], None] = lambda text: None
+) -> ReportFiles:
+    """Make the report of a sweep or ablation, finished or still running, from its tracking server alone.
+
+    Args:
+        folder: where the files go.
+        store: also log them as artifacts of the sweep's or ablation's own run.
+        on_note: hears what is worth saying, such as a server that can be read but not written.
+
+    Raises:
+        TrackingError: no such sweep, nothing to report on, or the server cannot be read.
+    """
+    study = read_study(uri, name)
+    if not study.runs:
+        raise TrackingError(f"{study.parent.kind} {name} has no runs yet: there is nothing to report on")
+    files = write_document(_document(study), folder)
+    if store:
+        _store(study, files, on_note)
+    return files
+
+
+def _document(study: Study) -> Document:
+    return ablation_document(read_ablation(study))
+
+
+def _store(study: Study, files: ReportFiles, on_note: Callable[[str], None]) -> None:
+    try:
+        log_folder(study.uri, study.parent.run_id, files.folder, ARTIFACTS)
+    except TrackingError as error:
+        on_note(f"the report is not among the artifacts of its run: {error}")

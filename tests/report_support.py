@@ -1,0 +1,135 @@
+"""Ablations and sweeps written to MLflow as the commands write them, with scores whose truth is known."""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tracking_support import new_store
+
+from ctxtune.tracking import Tracker, record_test_scoring, replay
+
+CLASSES = 12
+QUERIES = 10
+
+
+@dataclass
+class FakeAblation:
+    """What an ablation would have found. `effect(variant, levels)` is the true score of a cell."""
+
+    effect: Callable[[str, Mapping[str, Any]], float]
+    variants: Sequence[str]
+    name: str = "ablation"
+    factors: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    seeds: int = 5
+    repeats: int = 1
+    folds: Sequence[str] = ("0",)
+    tuning: str = "none"
+    tuned_for: str | None = None
+    dataset: str = "glyphs"
+    metric: str = "validation/map_at_r"
+    noise: float = 0.004
+    failed: Sequence[tuple[str, int]] = ()
+    finished_seeds: int | None = None
+    classes_kept: bool = True
+
+    def cells(self) -> list[dict[str, Any]]:
+        names = list(self.factors)
+        cells = []
+        for levels in product(*self.factors.values()):
+            at = dict(zip(names, levels, strict=True))
+            for variant in self.variants:
+                label = ", ".join([variant, *(f"{name.rpartition('.')[2]}={value}" for name, value in at.items())])
+                settings = {**at, **({} if variant == self.variants[0] else {f"loss.{variant}": True})}
+                digest = f"{zlib.crc32(label.encode()):08x}"
+                cells.append({"cell": label, "variant": variant, "levels": at, "settings": settings, "hash": digest})
+        return cells
+
+    def design(self) -> dict[str, Any]:
+        cells = self.cells()
+        at_level = {json.dumps(cell["levels"]): cell["cell"] for cell in cells if cell["variant"] == self.variants[0]}
+        contrasts = [
+            {"cell": cell["cell"], "against": at_level[json.dumps(cell["levels"])]}
+            for cell in cells
+            if cell["variant"] != self.variants[0]
+        ]
+        return {
+            "name": self.name, "metric": self.metric, "mode": "max", "correction": "holm", "reference": cells[0]["cell"],
+            "design": "grid", "seeds": self.seeds, "repeats": self.repeats, "confirmatory": self.metric.startswith("test/"),
+            "tuning": self.tuning, "tuned_for": self.tuned_for, "dataset": self.dataset,
+            "factors": {name: list(levels) for name, levels in self.factors.items()}, "variants": list(self.variants),
+            "cells": cells, "contrasts": contrasts,
+        }  # fmt: skip
+
+    def write(self, folder: Path, uri: str | None = None) -> str:
+        """Write everything into the store `uri`, a new one if there is none; the store's URI."""
+        uri = uri or new_store(folder)
+        spool = folder / f"spool-{self.name}"
+        tracker = Tracker(uri, self.name, spool, deliver=False)
+        tags = {
+            "data_set": self.dataset,
+            "version.ctxtune": "0.1.0",
+            "hardware.gpus": "0",
+            "hardware.cpu": "a processor",
+        }
+        tracker.start_run("ablation", name=self.name, kind="ablation", tags=tags)
+        tracker.log_text("ablation", json.dumps(self.design()), "design.json")
+        tracker.log_text("ablation", yaml.safe_dump({"name": self.name}), "ablation.yaml")
+        for cell in self.cells():
+            for repeat, seed, fold in product(range(self.repeats), range(self.seeds), self.folds):
+                if self.finished_seeds is None or seed < self.finished_seeds:
+                    self._run(tracker, cell, repeat, seed, fold)
+        if self.finished_seeds is None:
+            tracker.end_run("ablation", "completed")
+        tracker.close(timeout=0)
+        replay(spool)
+        return uri
+
+    def _run(self, tracker: Tracker, cell: Mapping[str, Any], repeat: int, seed: int, fold: str) -> None:
+        name = str(cell["cell"])
+        key = f"{zlib.crc32(name.encode()):08x}-repeat{repeat}-seed{seed}-fold{fold}"
+        tags = {
+            "cell": name,
+            "variant": str(cell["variant"]),
+            "seed_index": str(seed),
+            "repeat": str(repeat),
+            "fold": fold,
+        }
+        tracker.start_run(key, name=f"{name} seed {seed}", kind="cell", parent="ablation", tags=tags)
+        if self.metric.startswith("test/"):
+            record_test_scoring(tracker, key, self.dataset)
+        if (name, seed) in self.failed:
+            tracker.end_run(key, "failed", "non_finite: the loss is not finite at epoch 2")
+            return
+        part = self.metric.partition("/")[0]
+        table = self.class_table(cell, repeat, seed, fold)
+        score = sum(total for total, _ in table.values()) / sum(count for _, count in table.values())
+        scores = {
+            f"{part}/map_at_r": score,
+            f"{part}/recall_at_1": min(1.0, score + 0.2),
+            f"{part}/r_precision": score + 0.05,
+        }
+        tracker.log_metrics(key, {metric: 0.8 * value for metric, value in scores.items()}, 1)
+        tracker.log_metrics(key, {**scores, "time/seconds": 60.0, "train/loss": 0.1}, 2)
+        if self.classes_kept:
+            tracker.log_text(key, json.dumps({f"{part}/map_at_r": table}), "per_class_scores.json")
+        tracker.end_run(key, "completed")
+
+    def class_table(self, cell: Mapping[str, Any], repeat: int, seed: int, fold: str) -> dict[str, tuple[float, int]]:
+        """Score sum and number of queries of each class of one run."""
+
+        def draw(*key: Any) -> np.random.Generator:
+            return np.random.default_rng(zlib.crc32(json.dumps(key).encode()))
+
+        true = self.effect(str(cell["variant"]), cell["levels"])
+        luck = draw("seed", repeat, seed, fold).normal(0, 0.01)
+        own = draw("own", cell["cell"], repeat, seed, fold).normal(0, self.noise)
+        classes = draw("classes", fold).normal(0, 0.05, CLASSES)
+        peculiar = draw("peculiar", cell["variant"], fold).normal(0, 0.004, CLASSES)
+        means = np.clip(true + luck + own + classes - classes.mean() + peculiar - peculiar.mean(), 0, 1)
+        return {f"class {fold}-{index}": (float(mean * QUERIES), QUERIES) for index, mean in enumerate(means)}

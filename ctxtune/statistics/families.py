@@ -49,7 +49,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     from statsmodels.stats.multitest import multipletests
 
-    if not p_values:
+    if len(p_values) == 0:
         return []
     array = np.asarray(p_values, dtype=float)
     adjusted = multipletests(np.where(np.isnan(array), 1.0, array), method="holm")[1]

@@ -214,7 +214,7 @@ def _autoscaling() -> dict[str, Any]:
         options = dict(part.split("=", 1) for part in arguments if part.startswith("--") and "=" in part)
         if options.get("--gcs-address") == address and options.get("--autoscaling-config"):
             text = Path(options["--autoscaling-config"]).expanduser().read_text(encoding="utf-8")
-            return {"kinds": list(_kinds(yaml.safe_load(text)))}
+            return {"kinds": list(configured_kinds(yaml.safe_load(text)))}
     return {}
 
 
@@ -230,8 +230,8 @@ def _monitors() -> Iterator[list[str]]:
                 yield line.split("\0")
 
 
-def _kinds(config: dict[str, Any]) -> Iterator[tuple[str, float, float, int]]:
-    """Name, CPU cores, GPUs and greatest number of each kind of node in an autoscaler's configuration."""
+def configured_kinds(config: dict[str, Any]) -> Iterator[tuple[str, float, float, int]]:
+    """Name, CPU cores, GPUs and greatest number of each kind of node in the configuration of Ray's autoscaler."""
     most = config.get("max_workers", 2)
     for name, kind in config["available_node_types"].items():
         size = kind.get("resources", {})

@@ -78,7 +78,7 @@ def check_nodes(
         reference = probe.remote(*arguments)
         _wait_for_node(reference, resources)
         reports = [_answer("the first node", reference)]
-    _require_alike(reports)
+    require_alike(reports)
     return reports[0]
 
 
@@ -111,7 +111,8 @@ def _answer(address: str, reference: Any) -> NodeReport:
         return NodeReport(address, f"cannot run ctxtune: {lines[-1].strip() if lines else error}", "", {})
 
 
-def _require_alike(reports: Iterable[NodeReport]) -> None:
+def require_alike(reports: Iterable[NodeReport]) -> None:
+    """Raise DataError or ConfigError, naming each node, where one lacks something or its data is not that of the others."""
     reports = list(reports)
     missing = [report for report in reports if report.problem]
     if missing:

@@ -1,5 +1,7 @@
 """Errors that a user can mend. Commands print their message, without a traceback, and exit with status 2."""
 
+from pathlib import Path
+
 
 class CtxtuneError(Exception):
     """Something the user can mend; the message says what was found, where, and what would be right."""
@@ -7,6 +9,16 @@ class CtxtuneError(Exception):
 
 class ConfigError(CtxtuneError):
     """A YAML file, an override or a combination of settings is wrong."""
+
+
+def no_such_file(path: Path) -> ConfigError:
+    """The error for a YAML file that is missing, with those that lie beside it."""
+    there = (
+        sorted(item.name for item in path.parent.iterdir() if item.suffix in {".yaml", ".yml"})
+        if path.parent.is_dir()
+        else []
+    )
+    return ConfigError(f"{path}: no such file" + (f"; in {path.parent} there are {', '.join(there)}" if there else ""))
 
 
 class DataError(CtxtuneError):

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
 from ctxtune.config.search import SearchSpace, WarmStart
 from ctxtune.config.trial import TrialSettings
+from ctxtune.config.wording import in_words
 from ctxtune.errors import ConfigError
 from ctxtune.recipes import load_recipe, published_recipe
 
@@ -49,7 +50,7 @@ def resolve_trial(space: SearchSpace, point: Point) -> TrialSettings:
         return with_values(space.trial, apply_ties(space, point))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{dict(point)}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(f"{dict(point)}: {'.'.join(map(str, first['loc']))}: {in_words([first])}") from None
 
 
 def is_active(space: SearchSpace, path: str, point: Point) -> bool:

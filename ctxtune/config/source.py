@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ctxtune.config.paths import Location, Overridable, find_key, format_path
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, no_such_file
 
 _ENVIRONMENT = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d+)[eE][-+]?\d+$")
@@ -68,7 +68,7 @@ def read_source(path: Path | str) -> Source:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{_similar_files(path)}") from None
+        raise no_such_file(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     loader = _Loader(text)
@@ -177,10 +177,3 @@ def _yaml_message(path: Path, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"{path}:{mark.line + 1}" if mark else str(path)
     return f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"
-
-
-def _similar_files(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    names = sorted(item.name for item in path.parent.iterdir() if item.suffix in {".yaml", ".yml"})
-    return f"; in {path.parent} there are {', '.join(names)}" if names else ""

@@ -1,0 +1,78 @@
+"""What pydantic says of a wrong value, in the words of someone who writes YAML."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a block of keys",
+    "mapping_type": "a block of keys",
+    "model_type": "a block of keys",
+    "model_attributes_type": "a block of keys",
+    "none_required": "null",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "a number above {}"),
+    "greater_than_equal": ("ge", "a number of at least {}"),
+    "less_than": ("lt", "a number below {}"),
+    "less_than_equal": ("le", "a number of at most {}"),
+    "too_short": ("min_length", "at least {} items"),
+    "too_long": ("max_length", "at most {} items"),
+}
+
+
+def in_words(problems: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with one value, from all that pydantic says of it: one problem for each kind that it might be.
+
+    >>> in_words([{"type": "literal_error", "msg": "", "input": "some", "ctx": {"expected": "'auto'"}},
+    ...           {"type": "int_parsing", "msg": "", "input": "some"}])
+    "expected 'auto' or a whole number; found 'some'"
+    """
+    told = [problem for problem in problems if problem["type"] == "value_error"]
+    if told:
+        return str(told[0]["msg"]).removeprefix("Value error, ")
+    expected = list(dict.fromkeys(filter(None, map(_expected, problems))))
+    found = problems[0]["input"]
+    if not expected:
+        return f"{problems[0]['msg']}; found {_shown(found)}"
+    return f"expected {' or '.join(expected)}; found {_shown(found)}{_near(problems, found)}"
+
+
+def _shown(found: Any) -> str:
+    return "a block of keys" if isinstance(found, Mapping) else repr(found)
+
+
+def _expected(problem: Mapping[str, Any]) -> str | None:
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return words.format(f"{context[key]:g}")
+    if kind in ("literal_error", "enum"):
+        return str(context["expected"])
+    if kind == "string_pattern_mismatch":
+        return f"text of the form {context['pattern']}"
+    return None
+
+
+def _near(problems: Sequence[Mapping[str, Any]], found: Any) -> str:
+    names = [
+        name
+        for problem in problems
+        for name in re.findall("'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
+    ]
+    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else ""

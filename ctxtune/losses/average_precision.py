@@ -33,7 +33,7 @@ class _AveragePrecisionLoss(BaseMetricLossFunction):
         labels_required(labels)
         assert labels is not None
         indices_tuple_not_supported(indices_tuple)
-        check_not_empty(embeddings)
+        check_not_empty(len(embeddings))
         gallery, gallery_labels = embeddings, labels
         if ref_emb is not embeddings:
             labels_required(ref_labels)

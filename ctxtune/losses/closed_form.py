@@ -5,11 +5,12 @@ rows for sparse masks, and `sparse` lists for sparse masks of large batches.
 """
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ctxtune.losses.dense import dense_contextual_loss
+from ctxtune.losses.dense import dense_contextual_loss, dense_masks
 from ctxtune.losses.gather import GatheredContextualLoss
 from ctxtune.losses.options import HybridTerms, SimilarityOptions
 from ctxtune.losses.pairs import class_matrix, contrastive_coefficients, plus_transpose, unit_rows
@@ -25,58 +26,86 @@ def sparse_from(device: torch.device) -> int:
     return 224 if device.type == "cpu" else 1024
 
 
+@dataclass(frozen=True)
+class _MatrixTerms:
+    """The terms that need the matrix of similarities; None where the weight is 0.
+
+    Attributes:
+        contextual, contrastive: the losses.
+        of_units: (n, d), the gradient of their weighted sum with respect to the unit embeddings over `unit`.
+        unit: a number, or a tensor with one.
+    """
+
+    contextual: Tensor | None
+    contrastive: Tensor | None
+    of_units: Tensor | None
+    unit: Tensor | float
+
+
 def closed_form(
     embeddings: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
 ) -> tuple[Tensor, tuple[Tensor | None, ...], Tensor | None]:
     """Total, the three terms (None where the weight is 0), and the total's gradient (n, d)."""
     units, lengths = unit_rows(embeddings)
-    sums = units.sum(dim=0)
-    poison = (sums * 0.0).sum()
+    poison = lengths.sum() * 0.0  # NaN where an embedding is not finite: comparisons would hide it
     total = poison
+    unit: Tensor | float = 1.0
     contextual = contrastive = regularizer = None
     of_units: Tensor | None = None
     if terms.contextual_weight or terms.contrastive_weight:
-        contextual, contrastive, of_units = _matrix_terms(units, labels, terms, rows, allowed, with_gradient)
+        found = _matrix_terms(units, labels, terms, rows, allowed, with_gradient)
+        contextual, contrastive, of_units, unit = found.contextual, found.contrastive, found.of_units, found.unit
         if contextual is not None:
             contextual = contextual + poison
             total = torch.add(total, contextual, alpha=terms.contextual_weight)
         if contrastive is not None:
             contrastive = contrastive + poison
             total = torch.add(total, contrastive, alpha=terms.contrastive_weight)
-    if with_gradient and of_units is None:
+    elif with_gradient:
         of_units = torch.zeros_like(units)
     if terms.regularizer_weight:
-        row_sums = sums if rows == len(units) else units[:rows].sum(dim=0)
-        difference = terms.similarity_target - torch.dot(row_sums, sums) / (rows * len(units))
-        regularizer = difference.square()
+        regularizer, of_regularizer = _regularizer(units, terms.similarity_target, rows)
         total = torch.add(total, regularizer, alpha=terms.regularizer_weight)
         if of_units is not None:
-            scale = difference * (-2.0 * terms.regularizer_weight / (rows * len(units)))
-            of_units += scale * row_sums
-            of_units[:rows] += scale * sums
-    gradient = None
-    if of_units is not None:
-        along = (of_units * units).sum(dim=1, keepdim=True)
-        gradient = of_units.addcmul_(units, along, value=-1.0).div_(lengths)
+            of_units.add_(of_regularizer * (terms.regularizer_weight / unit))
+    if of_units is None:
+        return total, (contextual, contrastive, regularizer), None
+    along = (of_units * units).sum(dim=1, keepdim=True)
+    gradient = of_units.addcmul_(units, along, value=-1.0).div_(lengths / unit)
     return total, (contextual, contrastive, regularizer), gradient
+
+
+def _regularizer(units: Tensor, similarity_target: float, rows: int) -> tuple[Tensor, Tensor]:
+    """(target - mean similarity of the first rows with all)^2, and its gradient: (d,) where the same for each row."""
+    items = len(units)
+    sums = units.sum(dim=0)
+    row_sums = sums if rows == items else units[:rows].sum(dim=0)
+    difference = similarity_target - torch.dot(row_sums, sums) / (rows * items)
+    scaled = difference * (-2.0 / (rows * items))
+    if rows == items:
+        return difference.square(), sums * (2.0 * scaled)
+    gradient = (scaled * row_sums).repeat(items, 1)
+    gradient[:rows] += scaled * sums
+    return difference.square(), gradient
 
 
 def _matrix_terms(
     units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Contextual and contrastive loss, and the gradient of their weighted sum with respect to the unit embeddings."""
+) -> _MatrixTerms:
     similarities = None
     if terms.contextual_weight and terms.options.query_expansion and len(units) >= sparse_from(units.device):
         try:
             return _sparse_terms(units, labels, terms, rows, allowed, with_gradient)
         except TooDense as found:
             similarities = found.similarities
-    return _dense_terms(units, labels, terms, rows, allowed, with_gradient, similarities)
+    if similarities is None:
+        similarities = units @ units.T
+    return _dense_terms(similarities, units, labels, terms, rows, allowed, with_gradient)
 
 
 def _sparse_terms(
     units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> _MatrixTerms:
     same_class = class_pairs(labels)
     margins = None
     if terms.contrastive_weight:
@@ -89,7 +118,7 @@ def _sparse_terms(
             found.active.count, found.active.total, terms.positive_margin, terms.negative_margin
         )
     if not with_gradient:
-        return contextual, contrastive, None
+        return _MatrixTerms(contextual, contrastive, None, 1.0)
     if found.active is None:
         matrix, unit = units.new_zeros(len(units), len(units)), units.new_ones(())
     else:
@@ -97,9 +126,9 @@ def _sparse_terms(
         matrix, unit = active_gradient(found.active, terms.contrastive_weight, symmetric=symmetric)
     row = loss.gradient(matrix, terms.contextual_weight / unit)
     del loss
+    matrix.add_(row.unsqueeze(1)).add_(row)
     of_units = matrix @ units
-    of_units.addr_(row, units.sum(dim=0)).add_(row @ units)
-    return contextual, contrastive, of_units.mul_(unit)
+    return _MatrixTerms(contextual, contrastive, of_units, unit)
 
 
 def _closed_form_loss(
@@ -113,33 +142,31 @@ def _closed_form_loss(
 
 
 def _dense_terms(
+    similarities: Tensor,
     units: Tensor,
     labels: Tensor,
     terms: HybridTerms,
     rows: int,
     allowed: Tensor | None,
     with_gradient: bool,
-    similarities: Tensor | None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    if similarities is None:
-        similarities = units @ units.T
-    similarities.clamp_(max=1.0).fill_diagonal_(1.0)
+) -> _MatrixTerms:
+    similarities.fill_diagonal_(1.0)
     same_class = class_matrix(labels, labels, units.dtype)
-    contextual = contrastive = of_similarities = None
-    if terms.contextual_weight:
-        contextual, of_similarities = dense_contextual_loss(
-            similarities, same_class, terms.options, rows, with_gradient
-        )
-        if of_similarities is not None:
-            of_similarities *= terms.contextual_weight
+    contextual = contrastive = coefficients = gradient = None
+    unit = 1.0
+    masks = dense_masks(similarities, terms.options) if terms.contextual_weight else None
     if terms.contrastive_weight:
         contrastive, coefficients = contrastive_coefficients(
             similarities[:rows], same_class[:rows], terms.positive_margin, terms.negative_margin, allowed
         )
-        if with_gradient:
-            if of_similarities is None:
-                of_similarities = torch.zeros_like(similarities)
-            of_similarities[:rows].add_(coefficients, alpha=terms.contrastive_weight)
-    if of_similarities is None:
-        return contextual, contrastive, None
-    return contextual, contrastive, plus_transpose(of_similarities) @ units
+    del similarities
+    if masks is not None:
+        contextual, gradient, unit = dense_contextual_loss(*masks, same_class, terms.options, rows, with_gradient)
+        unit *= terms.contextual_weight
+    if not with_gradient:
+        return _MatrixTerms(contextual, contrastive, None, 1.0)
+    if gradient is None:
+        gradient, unit = torch.zeros_like(same_class), 1.0
+    if coefficients is not None:
+        gradient[:rows].add_(coefficients, alpha=terms.contrastive_weight / unit)
+    return _MatrixTerms(contextual, contrastive, plus_transpose(gradient) @ units, unit)

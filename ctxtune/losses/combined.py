@@ -75,7 +75,7 @@ class CombinedLoss(BaseMetricLossFunction):
         Raises:
             ValueError: the batch is empty, or too small for the loss.
         """
-        check_not_empty(embeddings)
+        check_not_empty(len(embeddings))
         with full_precision(embeddings.device):
             embeddings = at_least_float32(embeddings)
             own_memory = self.memory is not None and reference is None

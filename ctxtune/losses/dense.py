@@ -11,7 +11,8 @@ sums, c = (1/r + 1/o)/2 and v = 1/(2 o) (constants, where the normalizer is deta
     d  = -v * (U * N) 1 - (U * N)^T v   the row sums that the second overlap subtracts
     dL/ds = 2 slope (dN + dR * (N' + N'^T)), up to a transposition that the symmetric use of s takes away.
 
-That is five products of (n, n) matrices where autograd through the formula written out takes nine.
+That is five products of (n, n) matrices where autograd through the formula written out takes nine. For small batches
+what counts is the number of operations: (R/q)^T and W1 lie in one matrix, so that U and (H W1^T)^T are one product.
 """
 
 import torch
@@ -22,70 +23,80 @@ from ctxtune.losses.overlap import Overlap
 from ctxtune.losses.pairs import plus_transpose
 
 
+def dense_masks(similarities: Tensor, options: SimilarityOptions) -> tuple[Tensor, Tensor | None]:
+    """N, and N' where there is a query expansion, as 0 and 1 in the dtype of the similarities.
+
+    Args:
+        similarities: (n, n), with a diagonal of exactly 1.
+        options: k and epsilon.
+    """
+    edges = similarities.topk(options.k, dim=1).values.clamp_(max=1.0) - 0.5 * options.epsilon
+    neighbours = torch.ge(similarities, edges[:, options.k - 1 :], out=torch.empty_like(similarities))
+    if not options.query_expansion:
+        return neighbours, None
+    half = options.k // 2
+    return neighbours, torch.ge(similarities, edges[:, half - 1 : half], out=torch.empty_like(similarities))
+
+
 def dense_contextual_loss(
-    similarities: Tensor, same_class: Tensor, options: SimilarityOptions, rows: int, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
+    neighbours: Tensor,
+    closest: Tensor | None,
+    same_class: Tensor,
+    options: SimilarityOptions,
+    rows: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None, float]:
     """Contextual loss over the first `rows` rows, and its gradient with respect to the similarities.
 
     Args:
-        similarities: (n, n) cosine similarities, at most 1, with a diagonal of exactly 1.
+        neighbours, closest: (n, n) masks of `dense_masks`; `closest` is overwritten.
         same_class: (n, n), 1 where two items share their class, else 0.
         options: with `closed_form` true.
         rows: number of leading rows whose pairs make up the loss.
         with_gradient: whether to compute the gradient.
 
     Returns:
-        The loss, 1/(rows n) times the sum of (y - w)^2 over the pairs i != j with i < rows; and G (n, n) with
-        dL = <G, ds> for every symmetric ds (G itself is not symmetric), or None.
+        The loss, 1/(rows n) times the sum of (y - w)^2 over the pairs i != j with i < rows; G (n, n) or None, and a
+        factor: dL = factor * <G, ds> for every symmetric ds (G itself is not symmetric).
     """
-    nearest = similarities.topk(options.k, dim=1).values
-    neighbours = _at_least(similarities, nearest[:, options.k - 1 :] - 0.5 * options.epsilon)
     overlap = _DenseOverlap(neighbours, options)
-    weights = neighbours if overlap.matrix is None else neighbours * overlap.matrix
-    if not options.query_expansion:
-        loss, of_weights = _squared_error(weights.clone(), same_class, rows)
+    scale = 1.0 / (rows * len(neighbours))
+    if closest is None:
+        error = overlap.weights(torch.empty_like(neighbours)).sub_(same_class).fill_diagonal_(0.0)
+        loss = _sum_of_squares(error[:rows]).mul_(scale)
         if not with_gradient:
-            return loss, None
-        return loss, overlap.backward(of_weights).mul_(2.0 * options.slope)
+            return loss, None, 0.0
+        if rows < len(error):
+            error[rows:] = 0.0
+        return loss, overlap.backward(error, None), 4.0 * options.slope * scale
 
-    half = options.k // 2
-    closest = _at_least(similarities, nearest[:, half - 1 : half] - 0.5 * options.epsilon)
+    items = len(neighbours)
     either = plus_transpose(closest)
-    average = torch.gt(either, 1.0, out=closest)
-    count = average.sum(dim=1, keepdim=True)
-    average /= count
-    expanded = average @ weights
-    symmetric = plus_transpose(expanded).mul_(0.5)
-    loss, of_symmetric = _squared_error(symmetric, same_class, rows)
+    reciprocal = torch.gt(either, 1.0, out=closest)
+    count = reciprocal.sum(dim=1)
+    left = neighbours.new_empty(2 * items, items)
+    average_transposed = torch.div(reciprocal, count, out=left[:items])  # R/q, as R is symmetric
+    weights = overlap.weights(left[items:])
+    expanded = average_transposed.T @ weights
+    error = plus_transpose(expanded).sub_(same_class, alpha=2.0).fill_diagonal_(0.0)  # 2 (w - y)
+    loss = _sum_of_squares(error[:rows]).mul_(0.25 * scale)
     if not with_gradient:
-        return loss, None
-    if rows < len(similarities):
-        of_symmetric = plus_transpose(of_symmetric).mul_(0.5)
-
-    of_reciprocal = of_symmetric @ weights.T
+        return loss, None, 0.0
+    if rows < items:
+        error[:rows, rows:] *= 0.5
+        error[rows:, :rows] *= 0.5
+        error[rows:, rows:] = 0.0
+    through = left @ error
+    of_weights, of_reciprocal = through[:items], through[items:]  # the second transposed
     if not options.detach_expansion_normalizer:
-        of_reciprocal -= expanded.mul_(of_symmetric).sum(dim=1, keepdim=True)
+        of_reciprocal -= expanded.mul_(error).sum(dim=1)
     of_reciprocal.div_(count).mul_(either)
-    del expanded, either, weights
-    of_weights = average.T @ of_symmetric
-    del average, of_symmetric, symmetric
-    return loss, overlap.backward(of_weights).add_(of_reciprocal).mul_(2.0 * options.slope)
+    return loss, overlap.backward(of_weights, of_reciprocal), 2.0 * options.slope * scale
 
 
-def _at_least(values: Tensor, thresholds: Tensor) -> Tensor:
-    """1 where a value reaches the threshold of its row, else 0, in the dtype of `values`: (n, m), (n, 1) to (n, m)."""
-    return torch.ge(values, thresholds, out=torch.empty_like(values))
-
-
-def _squared_error(similarity: Tensor, same_class: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean of (y - w)^2 over the first rows (the diagonal counts as 0), and its gradient, in place of `similarity`."""
-    error = similarity.sub_(same_class)
-    error.fill_diagonal_(0.0)
-    counted = error[:rows].reshape(-1)
-    scale = 1.0 / counted.numel()
-    loss = torch.dot(counted, counted) * scale
-    error[rows:] = 0.0
-    return loss, error.mul_(2.0 * scale)
+def _sum_of_squares(values: Tensor) -> Tensor:
+    flat = values.reshape(-1)
+    return torch.dot(flat, flat)
 
 
 class _DenseOverlap:
@@ -104,17 +115,23 @@ class _DenseOverlap:
         left = torch.addcmul(-overlap.outside_scale.unsqueeze(1), neighbours, self.scale)
         self.matrix = torch.addmm((overlap.outside_scale * overlap.outside).unsqueeze(1), left, neighbours.T)
 
-    def backward(self, of_weights: Tensor) -> Tensor:
-        """Gradient of the neighbourhood mask N from that of W1 = N * A: (n, n) to (n, n)."""
+    def weights(self, result: Tensor) -> Tensor:
+        """W1 = N * A, written to `result` (n, n)."""
         if self.matrix is None:
-            return of_weights
+            return result.copy_(self.neighbours)
+        return torch.mul(self.neighbours, self.matrix, out=result)
+
+    def backward(self, of_weights: Tensor, others: Tensor | None) -> Tensor:
+        """Gradient of the neighbourhood mask N from that of W1, plus `others`, in place of one of them: (n, n)."""
+        if self.matrix is None:
+            return of_weights if others is None else others.add_(of_weights)
         of_matrix = of_weights * self.neighbours
         per_row = self._per_row(of_matrix, self.matrix)
-        of_neighbours = of_weights.mul_(self.matrix)
+        total = of_weights.mul_(self.matrix) if others is None else others.addcmul_(of_weights, self.matrix)
         if per_row is not None:
-            of_neighbours += per_row.unsqueeze(1)
+            total += per_row.unsqueeze(1)
         of_matrix *= self.scale
-        return of_neighbours.addmm_(plus_transpose(of_matrix), self.neighbours)
+        return total.addmm_(plus_transpose(of_matrix), self.neighbours)
 
     def _per_row(self, of_matrix: Tensor, matrix: Tensor) -> Tensor | None:
         """What a row's size receives, the same for every entry of the row: (n,)."""

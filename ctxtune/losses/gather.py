@@ -40,20 +40,23 @@ class GatheredContextualLoss:
         weights = self.mask
         self.weights = self.overlap.sizes.new_ones(len(self.keys))
         if options.overlap != "none":
-            self.matrix = self.overlap.of_shared(_gather(scan.neighbours, None, self.mask.T.contiguous()))
+            transposed = torch.zeros_like(self.mask)
+            transposed.view(-1).index_fill_(0, scan.neighbours.keys(transposed=True), 1.0)
+            self.matrix = self.overlap.of_shared(_gather(scan.neighbours, None, transposed))
+            del transposed
             self.weights = take(self.matrix.view(-1), self.keys)
             weights = self.mask * self.matrix
         self.expanded = _gather(self.reciprocal, take(self.count, self.reciprocal.rows).reciprocal_(), weights)
         del weights
-        self.error = plus_transpose(self.expanded).mul_(0.5)
+        self.error = plus_transpose(self.expanded)  # 2 (w - y) off the diagonal
         flat = self.error.view(-1)
-        flat.index_add_(0, same_class.keys(), flat.new_ones(()).neg_().expand(len(same_class.rows)))
+        flat.index_add_(0, same_class.keys(), flat.new_tensor(-2.0).expand(len(same_class.rows)))
         self.error.fill_diagonal_(0.0)
 
     def value(self) -> Tensor:
         """1/(rows n) times the sum of error^2 over the first rows."""
         counted = self.error[: self.rows].reshape(-1)
-        return torch.dot(counted, counted) / counted.numel()
+        return torch.dot(counted, counted) / (4.0 * counted.numel())
 
     def gradient(self, matrix: Tensor, weight: Tensor | float) -> Tensor:
         """weight * (dL/ds + its transpose) = what is added to `matrix` (n, n) + row 1^T + 1 row^T. To be called once.
@@ -65,7 +68,7 @@ class GatheredContextualLoss:
             self.error[: self.rows, self.rows :] *= 0.5
             self.error[self.rows :, : self.rows] *= 0.5
             self.error[self.rows :, self.rows :] = 0.0
-        scale = weight * (4.0 * self.options.slope / (self.rows * self.items))
+        scale = weight * (2.0 * self.options.slope / (self.rows * self.items))
         along = self.expanded.mul_(self.error).sum(dim=1)
         del self.expanded
         total = self._of_closest(along)
@@ -90,22 +93,21 @@ class GatheredContextualLoss:
         result = _gather(self.neighbours, self.weights, self.error)
         if not self.options.detach_expansion_normalizer:
             result -= along
-        result /= self.count
+        per_column = self.count.reciprocal()
         either = torch.zeros_like(result)
-        flat, one = either.view(-1), either.new_ones(()).expand(len(self.closest[0]))
         for rows, columns in (self.closest, self.closest[::-1]):
-            flat.index_add_(0, torch.add(columns, rows, alpha=self.items), one)
+            either.view(-1).index_add_(0, torch.add(columns, rows, alpha=self.items), take(per_column, columns))
         return result.mul_(either)
 
     def _of_shared(self, of_matrix: Tensor) -> Tensor:
         """(B + B^T) N with B = c of_matrix at the entries of N: (n, n)."""
         neighbours = self.neighbours
         scaled = take(self.overlap.scale, neighbours.rows).mul_(of_matrix)
-        rows = torch.cat([neighbours.rows, neighbours.columns])
-        order = rows.argsort()
-        columns = take(torch.cat([neighbours.columns, neighbours.rows]), order)
-        sizes = torch.bincount(rows, minlength=self.items)
-        return _gather(Pairs.of(rows, columns, sizes), take(torch.cat([scaled, scaled]), order), self.mask)
+        order = neighbours.columns.argsort()
+        sizes = torch.bincount(neighbours.columns, minlength=self.items)
+        transposed = Pairs.of(take(neighbours.columns, order), take(neighbours.rows, order), sizes)
+        result = _gather(neighbours, scaled, self.mask)
+        return result.add_(_gather(transposed, take(scaled, order), self.mask))
 
 
 def _gather(pairs: Pairs, values: Tensor | None, right: Tensor) -> Tensor:

@@ -49,9 +49,10 @@ class Pairs:
         """From entries in row order and their number in each row."""
         return cls(rows, columns, sizes, sizes.cumsum(dim=0) - sizes)
 
-    def keys(self) -> Tensor:
-        """Places of the entries in the matrix laid out flat: (m,)."""
-        return self.rows * len(self.sizes) + self.columns
+    def keys(self, *, transposed: bool = False) -> Tensor:
+        """Places of the entries, or of their mirror images, in the matrix laid out flat: (m,)."""
+        first, second = (self.columns, self.rows) if transposed else (self.rows, self.columns)
+        return torch.add(second, first, alpha=len(self.sizes))
 
 
 def expand(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,11 +75,9 @@ def sums(values: Tensor, groups: Tensor, count: int) -> Tensor:
 def class_pairs(labels: Tensor) -> Pairs:
     """All pairs of items that share their label, an item with itself included."""
     ordered, order = labels.sort()
-    _, members = ordered.unique_consecutive(return_counts=True)
-    classes = torch.empty_like(order)
-    classes[order] = torch.repeat_interleave(members)
-    sizes = take(members, classes)
-    rows, places = expand(take(members.cumsum(dim=0) - members, classes), sizes)
+    starts = torch.searchsorted(ordered, labels)
+    sizes = torch.searchsorted(ordered, labels, right=True).sub_(starts)
+    rows, places = expand(starts, sizes)
     return Pairs.of(rows, take(order, places), sizes)
 
 
@@ -144,10 +143,10 @@ def scan(units: Tensor, same_class: Pairs, options: SimilarityOptions, margins: 
         similarities = torch.mm(units[start:stop], units.T, out=buffer[: stop - start])
         similarities.diagonal(start).fill_(1.0)
         inside, near_edge = _neighbourhoods(similarities, options)
-        total += int(inside.count_nonzero())
+        found.append(_entries(similarities, inside, near_edge))
+        total += len(found[-1][0])
         if total > limit:
             raise TooDense(similarities if block == items else None)
-        found.append(_entries(similarities, inside, near_edge))
         found[-1][0].add_(start)
         if tally is not None and start < rows:
             tally.add(similarities[: rows - start], start)
@@ -179,16 +178,16 @@ def reciprocal_pairs(found: Scan, buffer: Tensor) -> tuple[tuple[Tensor, Tensor]
         buffer: (n * n,) zeros, which they are again afterwards.
     """
     items = len(found.neighbours.sizes)
-    rows, columns = found.neighbours.rows[found.closest], found.neighbours.columns[found.closest]
+    inside = found.closest.nonzero().view(-1)
+    rows, columns = take(found.neighbours.rows, inside), take(found.neighbours.columns, inside)
     keys = torch.add(columns, rows, alpha=items)
     buffer.index_fill_(0, keys, 1.0)
-    mutual = take(buffer, torch.add(rows, columns, alpha=items)) > 0
+    mutual = take(buffer, torch.add(rows, columns, alpha=items)).nonzero().view(-1)
     buffer.index_fill_(0, keys, 0.0)
-    others = rows != columns
-    rows_of_r, columns_of_r = rows[mutual], columns[mutual]
-    return (rows[others], columns[others]), Pairs.of(
-        rows_of_r, columns_of_r, torch.bincount(rows_of_r, minlength=items)
-    )
+    others = (rows != columns).nonzero().view(-1)
+    rows_of_r = take(rows, mutual)
+    sizes = torch.bincount(rows_of_r, minlength=items)
+    return (take(rows, others), take(columns, others)), Pairs.of(rows_of_r, take(columns, mutual), sizes)
 
 
 class _Tally:
@@ -198,8 +197,8 @@ class _Tally:
         self.same_class, self.margins = same_class, margins
         self.negatives = units.new_empty(rows, len(units))
         self.positives: list[tuple[Tensor, Tensor]] = []
-        self.count = units.new_zeros(2)
-        self.total = units.new_zeros(2)
+        self.counts: list[tuple[Tensor, Tensor]] = []
+        self.totals: list[tuple[Tensor, Tensor]] = []
 
     def add(self, similarities: Tensor, start: int) -> None:
         """Take in a block (b, n) whose first row is `start`."""
@@ -215,16 +214,21 @@ class _Tally:
         if self.margins.allowed is not None:
             active &= self.margins.allowed[rows, columns]
             negatives *= self.margins.allowed[start:stop]
-        self.positives.append((rows[active], columns[active]))
-        self.count[0] += active.sum()
-        self.count[1] += negatives.sum()
-        self.total[0] += positive[active].sum()
-        self.total[1] += torch.dot(similarities.view(-1), negatives.view(-1))
+        chosen = active.nonzero().view(-1)
+        self.positives.append((take(rows, chosen), take(columns, chosen)))
+        self.counts.append((active.sum(), negatives.sum()))
+        self.totals.append((take(positive, chosen).sum(), torch.dot(similarities.view(-1), negatives.view(-1))))
 
     def result(self) -> Active:
         """All that was taken in."""
         rows, columns = (torch.cat(parts) for parts in zip(*self.positives, strict=True))
-        return Active(self.negatives, rows, columns, self.count, self.total)
+        count, total = (_summed(parts, self.negatives) for parts in (self.counts, self.totals))
+        return Active(self.negatives, rows, columns, count, total)
+
+
+def _summed(parts: list[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """Sums of the first and of the second numbers: (2,)."""
+    return torch.stack([value.to(like.dtype) for pair in parts for value in pair]).view(-1, 2).sum(dim=0)
 
 
 def contrastive_value(count: Tensor, total: Tensor, positive_margin: float, negative_margin: float) -> Tensor:

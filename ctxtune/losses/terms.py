@@ -56,7 +56,7 @@ def hybrid_loss(
         ValueError: there are fewer than k embeddings and the contextual term is asked for, or none at all.
     """
     rows = len(embeddings) if rows is None else rows
-    check_not_empty(embeddings[:rows])
+    check_not_empty(rows)
     if terms.contextual_weight:
         terms.options.check_batch(len(embeddings))
     with full_precision(embeddings.device):

@@ -1,19 +1,31 @@
 """The config tree: YAML files into typed settings, with errors that name file, line and key."""
 
+from ctxtune.config.ablation import Ablation, BestOf
+from ctxtune.config.cells import Cell, Contrast, cells_of, contrasts_of, reference_cell, search_of
 from ctxtune.config.load import load_search_space, load_trial_file
+from ctxtune.config.load_ablation import load_ablation
 from ctxtune.config.resolve import resolve_trial, start_points, with_values
 from ctxtune.config.search import Dimension, SearchSpace, TrialFile
 from ctxtune.config.seeds import stage_seed
 from ctxtune.config.trial import TrialSettings
 
 __all__ = [
+    "Ablation",
+    "BestOf",
+    "Cell",
+    "Contrast",
     "Dimension",
     "SearchSpace",
     "TrialFile",
     "TrialSettings",
+    "cells_of",
+    "contrasts_of",
+    "load_ablation",
     "load_search_space",
     "load_trial_file",
+    "reference_cell",
     "resolve_trial",
+    "search_of",
     "stage_seed",
     "start_points",
     "with_values",

@@ -1,7 +1,7 @@
 """Files into typed settings, with one clear error for whatever is wrong."""
 
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from ctxtune.config.paths import Location, did_you_mean, get_path, merge
 from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
 from ctxtune.config.search import SearchSpace, TrialFile
 from ctxtune.config.source import Source, apply_overrides, read_source
+from ctxtune.config.wording import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe
@@ -35,7 +36,7 @@ def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> Search
         raise ConfigError(
             f"{source.path}: there is no `search` block; run one configuration with ctxtune.train instead"
         )
-    space = _validate(SearchSpace, source)
+    space = validated(SearchSpace, source)
     _check_points(space, source)
     return space
 
@@ -49,17 +50,26 @@ def load_trial_file(path: Path | str, overrides: Iterable[str] = ()) -> TrialFil
     source = _read(path, overrides)
     for block in _SEARCH_BLOCKS:
         source.data.pop(block, None)
-    return _validate(TrialFile, source)
+    return validated(TrialFile, source)
 
 
 def _read(path: Path | str, overrides: Iterable[str]) -> Source:
     source = read_source(path)
     apply_overrides(source, overrides, _DOTTED_BLOCKS)
+    fill_in(source)
+    return source
+
+
+def fill_in(source: Source) -> None:
+    """Put a trial's recipe in place, and make its paths absolute.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
     trial = source.data.get("trial")
     if isinstance(trial, dict) and "recipe" in trial:
         source.data["trial"] = _with_recipe(trial, source)
     _make_absolute(source.data)
-    return source
 
 
 def _make_absolute(data: dict[str, Any]) -> None:
@@ -81,32 +91,44 @@ def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:
         recipe = load_recipe(str(trial["recipe"]))
     except CtxtuneError as error:
         raise source.error(("trial", "recipe"), str(error)) from None
-    own_loss = said.get("loss") or {}
-    if isinstance(own_loss, dict) and own_loss.get("name", recipe["loss"]["name"]) != recipe["loss"]["name"]:
-        recipe = {**recipe, "loss": {}}
-    return merge(recipe, said)
+    return laid_on(recipe, said)
 
 
-def _validate(model: type[Model], source: Source) -> Model:
+def laid_on(base: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial with what is said laid on it; another loss drops the options of the loss before it."""
+    own_loss, its_loss = said.get("loss") or {}, base.get("loss") or {}
+    if isinstance(own_loss, dict) and own_loss.get("name", its_loss.get("name")) != its_loss.get("name"):
+        base = {**base, "loss": {}}
+    return merge(base, said)
+
+
+def validated(model: type[Model], source: Source) -> Model:
+    """The data of a file as a model.
+
+    Raises:
+        ConfigError: every problem, a line each, with file, line and key.
+    """
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
-        messages = [_explain(model, source, problem) for problem in error.errors()]
-        raise ConfigError("\n".join(messages)) from None
+        raise ConfigError("\n".join(_explained(model, source, error.errors()))) from None
 
 
-def _explain(model: type[BaseModel], source: Source, problem: Any) -> str:
-    location: Location = tuple(problem["loc"])
-    # Pydantic appends the branch of a union ("int", "literal[...]") to the location: not a key of the file.
-    location = _known_part(source.data, location, keep_last=problem["type"] in ("extra_forbidden", "missing"))
-    words = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        words = f"unknown key{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
-    elif problem["type"] == "missing":
-        words = "this key is needed and missing"
-    elif not isinstance(problem["input"], dict | None) and problem["type"] != "value_error":
-        words = f"{words}; found {problem['input']!r}"
-    return str(source.error(location, words))
+def _explained(model: type[BaseModel], source: Source, problems: Iterable[Any]) -> list[str]:
+    """A message for each wrong key: pydantic tells of each kind that a value might be, one by one."""
+    by_key: dict[Location, list[Any]] = {}
+    for problem in problems:
+        # Pydantic appends the branch of a union ("int", "literal[...]") to the location: not a key of the file.
+        keep = problem["type"] in ("extra_forbidden", "missing")
+        by_key.setdefault(_known_part(source.data, tuple(problem["loc"]), keep_last=keep), []).append(problem)
+    return [str(source.error(location, _words(model, location, found))) for location, found in by_key.items()]
+
+
+def _words(model: type[BaseModel], location: Location, problems: list[Any]) -> str:
+    kinds = {problem["type"] for problem in problems}
+    if "extra_forbidden" in kinds:
+        return f"unknown key{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
+    return "this key is needed and missing" if "missing" in kinds else in_words(problems)
 
 
 def _known_part(data: Any, location: Location, *, keep_last: bool) -> Location:

@@ -1,0 +1,220 @@
+"""An ablation file: which configurations are compared, over which seeds, and how each is tuned before."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from ctxtune.config.expressions import parse
+from ctxtune.config.paths import did_you_mean
+from ctxtune.config.search import Dimension, ObjectiveSettings, TrialFile
+from ctxtune.settings import Settings
+
+Design = Literal["grid", "one_factor_at_a_time", "leave_one_out"]
+Level = bool | int | float | str | None
+FULL = "full"
+"""The arm of `leave_one_out` that has every component."""
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.+-]*$"
+
+
+class BestOf(Settings):
+    """`base: {best_of: SWEEP}`: the configuration that a sweep chose, by validation, read from MLflow."""
+
+    best_of: str
+
+
+class TuneEachSettings(Settings):
+    """The `tune_each` block: a search for every cell, all with the same number of trials at full length.
+
+    Attributes:
+        trials: of each search; the first is the cell's own configuration, unaltered.
+        repeats: how often search and seeds are repeated, with fresh randomness.
+        space: the dimensions that every variant searches.
+        spaces: by variant: further dimensions, or others in place of those of `space`; null takes one out.
+        constraints, conditions, ties: as in a search-space file; those whose paths a variant does not have, do not
+            apply to it.
+        folds: validation folds that the searches score; null: those of `validation.use`. Other folds than those that
+            the seeds are scored on keep the choice and the judgement apart.
+        sampler: tpe or random.
+        startup_trials: random ones before tpe learns.
+        seed: of the sampler; the same for every cell.
+    """
+
+    trials: int = Field(16, ge=2, description="one is the cell's own configuration: a search needs another")
+    repeats: PositiveInt = 1
+    space: dict[str, Dimension] = {}
+    spaces: dict[str, dict[str, Dimension | None]] = {}
+    constraints: tuple[str, ...] = ()
+    conditions: dict[str, str] = {}
+    ties: dict[str, str] = {}
+    folds: tuple[NonNegativeInt, ...] | None = None
+    sampler: Literal["tpe", "random"] = "tpe"
+    startup_trials: PositiveInt = 5
+    seed: NonNegativeInt = 0
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _drop_removed(cls, space: Any) -> Any:
+        return _without_nulls(space)
+
+    def space_of(self, variant: str) -> dict[str, Dimension]:
+        """What the cells of a variant search."""
+        merged: dict[str, Dimension | None] = {**self.space, **self.spaces.get(variant, {})}
+        return {path: dimension for path, dimension in merged.items() if dimension is not None}
+
+
+class CompareSettings(ObjectiveSettings):
+    """The `compare` block: the score that arms are compared by, and the correction for many comparisons.
+
+    The metric is one of validation; a confirmatory ablation takes the same score of the test classes.
+    """
+
+    correction: Literal["holm"] = "holm"
+
+    def scored_metric(self, *, confirmatory: bool) -> str:
+        """The metric that the cells' final scores have in tracking."""
+        return self.metric.replace("validation/", "test/") if confirmatory else self.metric
+
+
+class Ablation(TrialFile):
+    """An ablation file, its base filled in.
+
+    Attributes:
+        based_on: where the trial came from, where it did not stand in the file itself.
+        seeds: runs of every cell, and fold; arms with the same index share all randomness.
+        reference: the variant that others are compared with, or a cell by its name; null: the first variant.
+        design: ``grid``: every variant at every combination of the factors' levels. ``one_factor_at_a_time``: one
+            factor moves, the others keep their first level. ``leave_one_out``: the variants are components; one arm
+            has all of them, and each other arm all but one.
+        variants: by name, the paths that it changes in the trial.
+        factors: by path, its levels.
+    """
+
+    based_on: str | None = None
+    seeds: PositiveInt = 5
+    reference: str | None = None
+    design: Design = "grid"
+    variants: dict[str, dict[str, Any]] = {"base": {}}
+    factors: dict[str, tuple[Level, ...]] = {}
+    tune_each: TuneEachSettings | None = None
+    compare: CompareSettings = CompareSettings()
+    confirmatory: bool = False
+    max_concurrent: Literal["auto"] | PositiveInt = "auto"
+
+    @field_validator("variants", "factors", mode="before")
+    @classmethod
+    def _drop_removed(cls, value: Any) -> Any:
+        # `--set variants.NAME=null` takes a variant out; a variant that is written without a value changes nothing.
+        return _without_nulls(value)
+
+    @field_validator("variants")
+    @classmethod
+    def _names(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in variants:
+            if not re.match(_NAME, name):
+                raise ValueError(
+                    f"{name!r} cannot name a variant: letters, digits, spaces and _ . + - only, a letter or digit first"
+                )
+        if not variants:
+            raise ValueError("there is no variant; write at least one, such as `full: {}`")
+        return variants
+
+    @field_validator("factors")
+    @classmethod
+    def _levels(cls, factors: dict[str, tuple[Level, ...]]) -> dict[str, tuple[Level, ...]]:
+        for path, levels in factors.items():
+            if len(levels) < 2:
+                raise ValueError(f"{path}: a factor needs two levels or more; found {list(levels)!r}")
+            if len({(type(level), level) for level in levels}) < len(levels):
+                raise ValueError(f"{path}: a level stands twice in {list(levels)!r}")
+        return factors
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_removed(cls, data: Any) -> Any:
+        # A variant that is taken out takes its own search space along.
+        if isinstance(data, Mapping):
+            data = {
+                key: value for key, value in data.items() if value is not None or key not in ("variants", "factors")
+            }
+        if not isinstance(data, Mapping) or not isinstance(data.get("variants"), Mapping):
+            return data
+        removed = [name for name, settings in data["variants"].items() if settings is None]
+        tune = data.get("tune_each")
+        if not isinstance(tune, Mapping) or not isinstance(tune.get("spaces"), Mapping):
+            return data
+        kept = {name: space for name, space in tune["spaces"].items() if name not in removed}
+        return {**data, "tune_each": {**tune, "spaces": kept}}
+
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """What each arm changes in the trial: the variants, or what `leave_one_out` makes of them."""
+        if self.design != "leave_one_out":
+            return self.variants
+        return {
+            FULL: {path: value for settings in self.variants.values() for path, value in settings.items()},
+            **{
+                f"without {name}": {
+                    path: value
+                    for other, settings in self.variants.items()
+                    if other != name
+                    for path, value in settings.items()
+                }
+                for name in self.variants
+            },
+        }
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Ablation":
+        if self.design == "one_factor_at_a_time" and not self.factors:
+            raise ValueError(
+                "design one_factor_at_a_time moves factors, and there are none; write factors, or design grid"
+            )
+        if self.design == "leave_one_out":
+            _check_components(self.variants)
+        if len(self.variants) == 1 and not self.factors and self.design != "leave_one_out":
+            raise ValueError("one variant and no factors: there is nothing to compare; write a second variant")
+        _check_tuning(self)
+        return self
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def _check_components(variants: Mapping[str, Mapping[str, Any]]) -> None:
+    if len(variants) < 2:
+        raise ValueError("design leave_one_out needs two components or more under `variants`")
+    owners: dict[str, str] = {}
+    for name, settings in variants.items():
+        if name == FULL:
+            raise ValueError(
+                f"under leave_one_out {FULL!r} is the arm with all components; name this component otherwise"
+            )
+        for path in settings:
+            if path in owners:
+                raise ValueError(
+                    f"variants.{name}: component {owners[path]} sets {path} too; what is left out must be one's own"
+                )
+            owners[path] = name
+
+
+def _check_tuning(ablation: Ablation) -> None:
+    tune = ablation.tune_each
+    if tune is None:
+        return
+    arms = ablation.arms()
+    for name in tune.spaces:
+        if name not in arms:
+            raise ValueError(f"tune_each.spaces.{name}: there is no such variant{did_you_mean(name, arms)}")
+    if tune.folds is not None:
+        ablation.validation.model_validate({**ablation.validation.model_dump(), "use": tune.folds})
+    for text in (*tune.constraints, *tune.conditions.values()):
+        parse(text)
+    for name in arms:
+        if not tune.space_of(name):
+            raise ValueError(
+                f"tune_each: variant {name} has nothing to search; give tune_each.space or a space of its own"
+            )

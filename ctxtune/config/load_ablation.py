@@ -1,0 +1,103 @@
+"""Ablation files into typed settings, with every arm checked."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ctxtune.config.ablation import Ablation, BestOf
+from ctxtune.config.cells import ArmError, cells_of, check_search, contrasts_of
+from ctxtune.config.load import fill_in, laid_on, validated
+from ctxtune.config.paths import Location
+from ctxtune.config.source import Source, apply_overrides, read_source
+from ctxtune.errors import ConfigError
+
+FindBest = Callable[[BestOf, dict[str, Any]], dict[str, Any]]
+"""From `base: {best_of: SWEEP}` and the file's own data to the data of that sweep's best.yaml."""
+_INHERITED = ("validation", "tracking", "resources")
+
+
+def load_ablation(path: Path | str, overrides: Iterable[str] = (), *, find_best: FindBest | None = None) -> Ablation:
+    """Read an ablation file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``a.b=value`` texts, as given to ``--set``, with paths from the file's root.
+        find_best: who reads the best of a sweep from tracking, for files with ``base: {best_of: SWEEP}``.
+
+    Raises:
+        ConfigError: anything wrong in it, with file, line, key, what was found and what would be right: among others an
+            arm that cannot be run, is the same as another, or changes what its run does not read.
+    """
+    source, overrides = read_source(path), list(overrides)
+    apply_overrides(source, overrides, _dotted_blocks(source.data, overrides))
+    if "search" in source.data:
+        raise source.error(("search",), "this is a search-space file; run it with ctxtune.sweep, or name it as `base:`")
+    _lay_on_base(source, find_best)
+    fill_in(source)
+    ablation = validated(Ablation, source)
+    try:
+        cells = cells_of(ablation)
+        contrasts_of(ablation, cells)
+        if ablation.tune_each is not None:
+            for cell in cells:
+                check_search(ablation, cell)
+    except ArmError as error:
+        raise source.error(error.location, str(error)) from None
+    return ablation
+
+
+def _dotted_blocks(data: dict[str, Any], overrides: list[str]) -> list[Location]:
+    """The blocks whose keys are dotted paths: each variant's and each own space's among them."""
+    blocks: list[Location] = [("factors",), *(("tune_each", block) for block in ("space", "conditions", "ties"))]
+    variants, tune = data.get("variants"), data.get("tune_each")
+    names = set(variants) if isinstance(variants, dict) else set()
+    spaces = tune.get("spaces") if isinstance(tune, dict) else None
+    names |= set(spaces) if isinstance(spaces, dict) else set()
+    for text in overrides:
+        parts = text.partition("=")[0].strip().split(".")
+        names |= {parts[1]} if parts[0] == "variants" and len(parts) > 2 else set()
+        names |= {parts[2]} if parts[:2] == ["tune_each", "spaces"] and len(parts) > 3 else set()
+    return blocks + [("variants", name) for name in names] + [("tune_each", "spaces", name) for name in names]
+
+
+def _lay_on_base(source: Source, find_best: FindBest | None) -> None:
+    """Put the base's trial under the file's own; what the file does not say of validation and the like comes with it."""
+    base = source.data.pop("base", None)
+    if base is None:
+        return
+    if isinstance(base, str):
+        found, note = _base_file(source, base), base
+    else:
+        try:
+            request = BestOf.model_validate(base)
+        except ValidationError:
+            raise source.error(("base",), f"expected a file or {{best_of: SWEEP}}; found {base!r}") from None
+        if find_best is None:
+            raise source.error(("base",), "the best of a sweep is read from tracking; here is none")
+        try:
+            found, note = find_best(request, source.data), f"best of {request.best_of}"
+        except ConfigError as error:
+            raise source.error(("base",), str(error)) from None
+    own = source.data.get("trial")
+    if own is not None and not isinstance(own, dict):
+        raise source.error(("trial",), f"expected a block with keys; found {own!r}")
+    source.data["trial"] = laid_on(found["trial"], own or {})
+    for block in _INHERITED:
+        if block in found:
+            source.data.setdefault(block, found[block])
+    source.data.setdefault("based_on", note)
+
+
+def _base_file(source: Source, name: str) -> dict[str, Any]:
+    """The data of a file that a base names, relative to the file that names it."""
+    path = Path(name).expanduser()
+    try:
+        other = read_source(path if path.is_absolute() else source.path.parent / path)
+        fill_in(other)
+    except ConfigError as error:
+        raise source.error(("base",), str(error)) from None
+    if not isinstance(other.data.get("trial"), dict):
+        raise source.error(("base",), f"{other.path} has no `trial` block")
+    return other.data

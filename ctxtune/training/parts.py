@@ -18,6 +18,7 @@ class RunParts:
         query: what is scored; ``gallery`` None means among themselves.
         scored_as: prefix of the scores, "validation" or "test".
         image_share: images of ``fit`` against those of a search trial; a fixed ``batches_per_epoch`` grows by it.
+        fold_classes: of test classes: how many classes a validation fold has, to compare on subsets of that size.
     """
 
     fit: Part
@@ -25,6 +26,7 @@ class RunParts:
     gallery: Part | None
     scored_as: Literal["validation", "test"]
     image_share: float = 1.0
+    fold_classes: int | None = None
 
 
 def fold_parts(
@@ -55,15 +57,16 @@ def confirmation_parts(
         DataError: the data set cannot be read or has no test part.
     """
     benchmark = benchmark or load_dataset(trial.dataset)
-    share = len(benchmark.train) / len(split(benchmark.train, validation)[validation.use[0]].fit)
+    fold = split(benchmark.train, validation)[validation.use[0]]
+    share, fold_classes = len(benchmark.train) / len(fold.fit), len(fold.validation.classes())
     fit = corrupt(benchmark.train, trial.dataset, seed)
     if benchmark.test is not None:
-        return RunParts(fit, benchmark.test, None, "test", share)
+        return RunParts(fit, benchmark.test, None, "test", share, fold_classes)
     if benchmark.query is None or benchmark.gallery is None:
         raise ConfigError(
             f"dataset {benchmark.name} has neither test nor query and gallery; there is nothing to confirm on"
         )
-    return RunParts(fit, benchmark.query, benchmark.gallery, "test", share)
+    return RunParts(fit, benchmark.query, benchmark.gallery, "test", share, fold_classes)
 
 
 def scaled_sampler(trial: TrialSettings, parts: RunParts) -> TrialSettings:

@@ -26,6 +26,7 @@ from ctxtune.training.parts import RunParts, scaled_sampler
 from ctxtune.training.precision import allow_tf32, gradient_scaler, resolve_precision
 from ctxtune.training.progress import Interval, Progress
 from ctxtune.training.step import TrainingStep
+from ctxtune.training.subsets import subset_scores
 from ctxtune.training.world import SharedTrainingImages, World
 
 TRAIN_PROBE_IMAGES = 2000
@@ -182,16 +183,21 @@ class Run:
         Raises:
             RunFailed: the embeddings are not finite or have collapsed.
         """
-        return self.evaluate_by_class()[0]
+        scores = self.score_part(self.parts.query, self.parts.gallery)
+        return named_scores(scores, self.parts.scored_as)
 
     def evaluate_by_class(self) -> tuple[dict[str, float], ClassSums]:
         """The scores of `evaluate`, and what each class adds to them.
 
+        Of test classes also ``test_subset/...``, the means over random subsets of a validation fold's size.
+
         Raises:
             RunFailed: the embeddings are not finite or have collapsed.
         """
-        scores = self.score_part(self.parts.query, self.parts.gallery)
-        return named_scores(scores, self.parts.scored_as), class_sums(scores, self.parts.scored_as)
+        scored = self._embed_both(self.parts.query, self.parts.gallery)
+        scores = self._score(scored, self.parts.query.name)
+        named = named_scores(scores, self.parts.scored_as) | self._on_subsets(scored)
+        return named, class_sums(scores, self.parts.scored_as)
 
     def train_class_recall(self) -> float:
         """Recall@1 among images of the classes that were trained on: far above validation means overfitting."""
@@ -204,7 +210,12 @@ class Run:
 
     def score_part(self, query: Part, gallery: Part | None) -> RetrievalScores:
         """Scores of any part under the present weights."""
-        scored = [self._embed(part) for part in (query, gallery) if part is not None]
+        return self._score(self._embed_both(query, gallery), query.name)
+
+    def _embed_both(self, query: Part, gallery: Part | None) -> list[tuple[Tensor, np.ndarray]]:
+        return [self._embed(part) for part in (query, gallery) if part is not None]
+
+    def _score(self, scored: list[tuple[Tensor, np.ndarray]], name: str) -> RetrievalScores:
         scores: RetrievalScores | None = None
         if self.world.rank == 0:
             try:
@@ -214,9 +225,19 @@ class Run:
                     per_class=True,
                 )
             except ValueError as error:
-                raise ConfigError(f"{query.name} cannot be scored (evaluation.recall_at?): {error}") from None
+                raise ConfigError(f"{name} cannot be scored (evaluation.recall_at?): {error}") from None
         result: RetrievalScores = self.world.from_first(scores)
         return result
+
+    def _on_subsets(self, scored: list[tuple[Tensor, np.ndarray]]) -> dict[str, float]:
+        if self.parts.scored_as != "test" or self.parts.fold_classes is None:
+            return {}
+        found: list[dict[str, float]] = []
+        if self.world.rank == 0:
+            each = subset_scores(scored, self.parts.fold_classes, self.trial.evaluation.recall_at)
+            found = [named_scores(scores, "test_subset") for scores in each]
+        found = self.world.from_first(found)
+        return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]} if found else {}
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on exactly: tensors and plain data only."""

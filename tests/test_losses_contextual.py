@@ -225,6 +225,13 @@ class TestOptions:
         values = [ContextualLoss(step="sigmoid", temperature=t)(embeddings, labels) for t in (0.01, 0.1)]
         assert abs(values[0] - values[1]) > 1e-6
 
+    def test_an_unknown_option_is_named(self) -> None:
+        with pytest.raises(TypeError, match="'slop'; did you mean 'slope'"):
+            ContextualLoss(slop=3.0)
+
+    def test_shows_its_options(self) -> None:
+        assert "k=6" in repr(ContextualLoss(k=6)) and "step='sigmoid'" in repr(ContextualLoss(step="sigmoid"))
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [

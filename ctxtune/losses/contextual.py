@@ -1,5 +1,8 @@
 """The contextual loss as a pytorch-metric-learning loss."""
 
+import inspect
+from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -9,9 +12,12 @@ from torch import Tensor
 
 from ctxtune.losses.closed_form import closed_form
 from ctxtune.losses.cuda_graphs import CudaGraphs
+from ctxtune.losses.naming import unknown
 from ctxtune.losses.options import Conjunction, HybridTerms, Overlap, SimilarityOptions, Step, check_number
 from ctxtune.losses.reference import join_reference, narrowed_pairs
 from ctxtune.losses.terms import ClosedForm, hybrid_loss
+
+_LIBRARY_ARGUMENTS = ("embedding_regularizer", "embedding_reg_weight", "collect_stats", "distance", "reducer")
 
 
 class ContextualLoss(BaseMetricLossFunction):
@@ -33,6 +39,7 @@ class ContextualLoss(BaseMetricLossFunction):
 
     Raises:
         ValueError: an option is out of its range, or a distance or reducer is asked for that the loss does not have.
+        TypeError: an option is not known.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class ContextualLoss(BaseMetricLossFunction):
             detach_expansion_normalizer=detach_expansion_normalizer,
         )
         resolved = contrastive_weight_of(contextual_weight, contrastive_weight, regularizer_weight)
+        _check_library_arguments(pytorch_metric_learning)
         _check_reducer(pytorch_metric_learning.get("reducer"))
         super().__init__(**pytorch_metric_learning)
         self.use_cuda_graphs(False)
@@ -91,6 +99,13 @@ class ContextualLoss(BaseMetricLossFunction):
         """
         self._compute: ClosedForm = CudaGraphs() if use else closed_form
         return self
+
+    def extra_repr(self) -> str:
+        """The weights, margins and options, for `print`."""
+        terms = {field.name: getattr(self.terms, field.name) for field in fields(self.terms)}
+        options = terms.pop("options")
+        shown = terms | {field.name: getattr(options, field.name) for field in fields(options)}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     # What equals a row of the batch in a reference set is a copy of it, and left out: nobody need say which pairs are.
     leaves_out_copies = True
@@ -168,6 +183,13 @@ def contrastive_weight_of(contextual: float, contrastive: float | str | None, re
             f"regularizer_weight {regularizer:g}): lower them, or set contrastive_weight"
         )
     return max(0.0, weight)
+
+
+def _check_library_arguments(names: Iterable[str]) -> None:
+    ours = list(inspect.signature(ContextualLoss).parameters)[:-1]
+    for name in names:
+        if name not in _LIBRARY_ARGUMENTS:
+            raise TypeError(unknown("option of ContextualLoss", name, [*ours, *_LIBRARY_ARGUMENTS]))
 
 
 def _check_distance(distance: Any) -> None:

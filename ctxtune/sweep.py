@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.config import load_search_space
+from ctxtune.errors import ConfigError, no_such_file
 from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, add_file_arguments, all_overrides, program, run_command
 
 
@@ -33,12 +33,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
+    # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
+    if not Path(arguments.file).exists():
+        raise no_such_file(Path(arguments.file))
+    from ctxtune.config import load_search_space
+
     space = load_search_space(arguments.file, all_overrides(arguments))
-    # Ray, Optuna and what stands on them take seconds to import: a wrong file is told before.
     from ctxtune.tracking import redact
-    from ctxtune.tuning.display import SweepDisplay, print_outcome
+    from ctxtune.tuning.display import print_outcome, sweep_display
     from ctxtune.tuning.driver import SweepStopped
-    from ctxtune.tuning.folder import resume_command
+    from ctxtune.tuning.folder import StartedBefore, resume_command
     from ctxtune.tuning.plan import print_plan
     from ctxtune.tuning.sweep import run_sweep
 
@@ -46,8 +50,9 @@ def main() -> int:
     if arguments.dry_run:
         print_plan(console, space, arguments.address)
         return 0
+    go_on = f"go on with: {program('python')} {resume_command('sweep', sys.argv[1:])}"
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with SweepDisplay(progress, space) as display:
+    with sweep_display(progress, space) as display:
         try:
             result = run_sweep(
                 space,
@@ -57,10 +62,11 @@ def main() -> int:
                 storage=arguments.storage,
                 watcher=display.watcher(),
             )
+        except StartedBefore as known:
+            raise ConfigError(f"{known}\n{go_on}") from None
         except SweepStopped as stopped:
             errors = Console(stderr=True, soft_wrap=True, highlight=False)
-            errors.print(f"stopped: {stopped}", markup=False)
-            errors.print(f"go on with: {program('python')} {resume_command('sweep', sys.argv[1:])}", markup=False)
+            errors.print(f"stopped: {stopped}\n{go_on}", markup=False)
             return EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED
     folder = Path(arguments.results) / space.name
     if arguments.json:

@@ -1,119 +1,48 @@
 """What a sweep shows while it runs, and what it found."""
 
 import math
-import time
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ctxtune.config import SearchSpace
 from ctxtune.tuning.book import Book
-from ctxtune.tuning.driver import Watcher
 from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.live import RunDisplay, show_point
 from ctxtune.tuning.outcome import Comparison, Outcome, changed_values, show
 from ctxtune.tuning.stages import START, best_trial
 from ctxtune.tuning.statistics import Interval
 
-_STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "killed": "red", "running": "cyan"}
 
+def sweep_display(console: Console, space: SearchSpace) -> RunDisplay:
+    """The display of a sweep."""
+    search = space.search
+    words = {
+        "search": f"search: up to {{runs}} trials of {space.trial.schedule.epochs} epochs, "
+        f"{search.sampler.name} and {search.scheduler.name}",
+        "selection": "selection: {runs} runs, the best trials and the start again on validation with fresh seeds",
+        "confirmation": "confirmation: {runs} runs on all train classes; the test classes are scored, once a run",
+    }
 
-class SweepDisplay:
-    """A line for each run that ends and, on a terminal, a live view of those that are at work."""
+    def standing(book: Book) -> str:
+        best = best_trial(space, book.journal)
+        return f"best {best.last(search.objective.metric):.4f} ({best.key})" if best else ""
 
-    def __init__(self, console: Console, space: SearchSpace) -> None:
-        self._console = console
-        self._space = space
-        self._live = Live(console=console, transient=True, auto_refresh=True, refresh_per_second=4)
-        self._book: Book | None = None
-        self._stage, self._runs = "", 0
-        self.link: str | None = None
-        self._began = time.monotonic()
+    def remark(book: Book, run: RunRecord) -> Text:
+        line = Text()
+        if run.stage == "search":
+            best = best_trial(space, book.journal)
+            if best is not None and best.key == run.key:
+                line.append("best  ", style="bold green")
+            line.append(show_point(run.spec["point"]), style="dim")
+        return line
 
-    def __enter__(self) -> "SweepDisplay":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._live.stop()
-
-    def watcher(self) -> Watcher:
-        """What to hand to `run_sweep`."""
-        return Watcher(self._on_stage, self._on_change, self._on_note, self._on_link)
-
-    def _on_stage(self, book: Book, stage: str, runs: int) -> None:
-        self._book, self._stage, self._runs = book, stage, runs
-        words = {
-            "search": f"search: up to {runs} trials of {self._space.trial.schedule.epochs} epochs, "
-            f"{self._space.search.sampler.name} and {self._space.search.scheduler.name}",
-            "selection": f"selection: {runs} runs, the best trials and the start again on validation with fresh seeds",
-            "confirmation": f"confirmation: {runs} runs on all train classes; the test classes are scored, once a run",
-        }
-        self._console.print(Text(f"{words[stage]} ({_metric_of(self._space, stage)})", style="bold"), soft_wrap=True)
-
-    def _on_change(self, book: Book, run: RunRecord) -> None:
-        self._book = book
-        if run.state != "running":
-            line = _ended_line(self._space, book, run, self._elapsed())
-            if self._console.is_terminal:
-                self._console.print(line, no_wrap=True, overflow="ellipsis")
-            else:
-                self._console.print(line, soft_wrap=True)  # in a log file nothing is cut off
-        if self._console.is_terminal:
-            self._live.update(self._view(book))
-
-    def _on_note(self, text: str) -> None:
-        self._console.print(Text(text, style="yellow"))
-
-    def _on_link(self, link: str) -> None:
-        self.link = link
-
-    def _elapsed(self) -> str:
-        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        return f"{minutes:3d}:{seconds:02d}"
-
-    def _view(self, book: Book) -> RenderableType:
-        metric = _metric_of(self._space, self._stage)
-        runs = book.journal.stage(self._stage)
-        table = Table(box=None, pad_edge=False)
-        for column in ("running", "epoch", "", metric):
-            table.add_column(column, style="cyan" if column == "running" else "")
-        for run in runs:
-            if run.state == "running":
-                epochs = run.spec["trial"]["schedule"]["epochs"]
-                score = run.last(metric)
-                bar = ProgressBar(total=epochs, completed=run.epoch, width=24)
-                table.add_row(run.key, f"{run.epoch}/{epochs}", bar, "" if score is None else f"{score:.4f}")
-        ended = sum(run.state != "running" for run in runs)
-        best = best_trial(self._space, book.journal)
-        line = f"{self._elapsed()}  {self._stage} {ended}/{self._runs}"
-        if best:
-            line += f"  best {best.last(self._space.search.objective.metric):.4f} ({best.key})"
-        return Group(Text(line, style="bold"), table)
+    return RunDisplay(console, words, metric=lambda stage: _metric_of(space, stage), standing=standing, remark=remark)
 
 
 def _metric_of(space: SearchSpace, stage: str) -> str:
     return "test/map_at_r" if stage == "confirmation" else space.search.objective.metric
-
-
-def _ended_line(space: SearchSpace, book: Book, run: RunRecord, elapsed: str) -> Text:
-    metric = _metric_of(space, run.stage)
-    score = run.last(metric)
-    line = Text(f"{elapsed}  {run.key.removeprefix(f'{run.stage}-'):<10} ")
-    line.append(f"{run.state:<9}", style=_STYLES[run.state])
-    line.append(f" epoch {run.epoch:>3}  ")
-    line.append("   -    " if score is None else f"{score:.4f}  ")
-    if run.state in ("failed", "killed"):
-        line.append(run.reason.splitlines()[0] if run.reason else "", style="red")
-    elif run.stage == "search":
-        best = best_trial(space, book.journal)
-        if best is not None and best.key == run.key:
-            line.append("best  ", style="bold green")
-        line.append(" ".join(f"{path.split('.')[-1]}={show(v)}" for path, v in run.spec["point"].items()), style="dim")
-    return line
 
 
 def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: dict[str, str]) -> None:
@@ -126,6 +55,8 @@ def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: 
         f"({done / full:.0%}); {result.hours:.2f} hours of work in all",
         highlight=False,
     )
+    if result.front:
+        console.print(_front_table(result))
     console.print(_configuration_table(space, result))
     console.print(_validation_table(space, result))
     if result.confirmed:
@@ -133,6 +64,20 @@ def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: 
         console.print(_verdict(result.confirmed), highlight=False)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)
+
+
+def _front_table(result: Outcome) -> Table:
+    table = Table(
+        title=f"Pareto front: {len(result.front)} trials that no other one beats; the best by the first objective goes on",
+        title_justify="left",
+    )
+    table.add_column("trial")
+    for metric in result.front[0].values:
+        table.add_column(metric, justify="right")
+    table.add_column("point", overflow="fold")
+    for point in result.front:
+        table.add_row(point.trial, *map(show, point.values.values()), show_point(point.point))
+    return table
 
 
 def _configuration_table(space: SearchSpace, result: Outcome) -> Table:

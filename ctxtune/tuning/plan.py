@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.config import SearchSpace
+from ctxtune.config import SearchSpace, TrialFile, TrialSettings
 from ctxtune.data import load_dataset
 from ctxtune.tracking import Tracker, redact
 from ctxtune.training import Run, fold_parts
+from ctxtune.training.parts import RunParts
 from ctxtune.tuning.outcome import show
 from ctxtune.tuning.stages import fold_count, start_configuration
 
@@ -52,11 +53,8 @@ def make_plan(space: SearchSpace) -> Plan:
     _, trial = start_configuration(space)
     benchmark = load_dataset(trial.dataset)
     parts = fold_parts(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
-    device = "cuda" if torch.cuda.is_available() and space.resources.gpus != 0 else "cpu"
-    run = Run(trial, parts, seed=0, device=device)
-    seconds = run.time_step()
-    run.close()
-    batches = run.batches_per_epoch
+    device = plan_device(space)
+    timing = time_epoch(trial, parts, device)
     folds = fold_count(space)
     selection = 0
     if space.select:
@@ -72,12 +70,44 @@ def make_plan(space: SearchSpace) -> Plan:
         selection_runs=selection,
         confirmation_runs=confirmation,
         epochs_at_most=runs * trial.schedule.epochs,
-        batches_per_epoch=batches,
-        seconds_per_epoch=seconds * batches,
+        batches_per_epoch=timing.batches,
+        seconds_per_epoch=timing.seconds,
         fit_images=len(parts.fit),
         fit_classes=len(parts.fit.classes()),
-        device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        device=device_name(device),
     )
+
+
+@dataclass(frozen=True)
+class EpochTime:
+    """An epoch without evaluation: its batches, and seconds from one timed step."""
+
+    batches: int
+    seconds: float
+
+
+def time_epoch(trial: TrialSettings, parts: RunParts, device: str) -> EpochTime:
+    """Build model and data of a configuration and time a training step.
+
+    Raises:
+        ConfigError, DataError, RunFailed: whatever would stop the run at its start.
+    """
+    run = Run(trial, parts, seed=0, device=device)
+    try:
+        batches = run.batches_per_epoch
+        return EpochTime(batches, run.time_step() * batches)
+    finally:
+        run.close()
+
+
+def plan_device(file: TrialFile) -> str:
+    """Where runs would be timed: a CUDA device where there is one and the file wants it."""
+    return "cuda" if torch.cuda.is_available() and file.resources.gpus != 0 else "cpu"
+
+
+def device_name(device: str) -> str:
+    """What a device is called in a plan."""
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
 def print_plan(console: Console, space: SearchSpace, address: str | None = None) -> None:
@@ -111,7 +141,7 @@ def print_plan(console: Console, space: SearchSpace, address: str | None = None)
         console.print(line)
 
 
-def check_tracking(space: SearchSpace) -> None:
+def check_tracking(space: TrialFile) -> None:
     """Raise TrackingError where the tracking server cannot be used."""
     with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
         tracker = Tracker(space.tracking.uri, space.name, Path(folder) / "spool")

@@ -9,6 +9,8 @@ from ctxtune.reporting.ablation_report import ablation_document
 from ctxtune.reporting.document import Document
 from ctxtune.reporting.rendering import ReportFiles, write_document
 from ctxtune.reporting.study import Study, read_study
+from ctxtune.reporting.sweep_data import read_sweep
+from ctxtune.reporting.sweep_report import sweep_document
 from ctxtune.tracking import log_folder
 
 ARTIFACTS = "report"
@@ -38,7 +40,9 @@ def write_report(
 
 
 def _document(study: Study) -> Document:
-    return ablation_document(read_ablation(study))
+    if study.parent.kind == "ablation":
+        return ablation_document(read_ablation(study))
+    return sweep_document(read_sweep(study))
 
 
 def _store(study: Study, files: ReportFiles, on_note: Callable[[str], None]) -> None:

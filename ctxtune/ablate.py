@@ -1,0 +1,93 @@
+"""`python -m ctxtune.ablate FILE`: a designed comparison over paired seeds."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from ctxtune.config import Ablation, load_ablation
+from ctxtune.errors import ConfigError
+from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, add_file_arguments, all_overrides, program, run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of an ablation."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ctxtune.ablate",
+        description="Compare configurations as a designed experiment: every cell over the same seeds, on request after a "
+        "small search of its own with the same budget.",
+        epilog="Exit status: 0 done, 1 stopped (too many failures, full disk) or 130 interrupted: go on with --resume; 2 wrong "
+        "input, nothing was started.",
+    )
+    add_file_arguments(parser, "ablation file, e.g. ablations/quickstart.yaml")
+    parser.add_argument("--resume", action="store_true", help="go on with this ablation where an earlier process ended")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, print the plan, stop")
+    parser.add_argument("--address", help="of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    parser.add_argument("--storage", help="where checkpoints go on a cluster: /nfs/..., s3://..., gs://...")
+    parser.add_argument("--quiet", action="store_true", help="print the outcome only")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON, for scripts")
+    return parser
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    arguments = build_parser().parse_args()
+    ablation = _load(arguments)
+    # Ray, Optuna and what stands on them take seconds to import: a wrong file is told before.
+    from ctxtune.ablation.display import ablation_display, print_outcome
+    from ctxtune.ablation.plan import print_plan
+    from ctxtune.ablation.run import run_ablation
+    from ctxtune.tracking import redact
+    from ctxtune.tuning.driver import SweepStopped
+    from ctxtune.tuning.folder import StartedBefore, resume_command
+
+    console = Console(highlight=False)
+    if arguments.dry_run:
+        print_plan(console, ablation, arguments.address)
+        return 0
+    go_on = f"go on with: {program('python')} {resume_command('ablate', sys.argv[1:])}"
+    progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
+    with ablation_display(progress, ablation) as display:
+        try:
+            result = run_ablation(
+                ablation,
+                root=Path(arguments.results),
+                resume=arguments.resume,
+                address=arguments.address,
+                storage=arguments.storage,
+                watcher=display.watcher(),
+            )
+        except StartedBefore as known:
+            raise ConfigError(f"{known}\n{go_on}") from None
+        except SweepStopped as stopped:
+            errors = Console(stderr=True, soft_wrap=True, highlight=False)
+            errors.print(f"stopped: {stopped}\n{go_on}", markup=False)
+            return EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED
+    folder = Path(arguments.results) / ablation.name
+    if arguments.json:
+        sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
+        return 0
+    files = {
+        "report": f"{program('python')} -m ctxtune.report {ablation.name}",
+        "all runs in MLflow": f"{program('mlflow')} ui --backend-store-uri {redact(ablation.tracking.uri)}",
+    }
+    if display.link:
+        files["  and then open"] = display.link
+    print_outcome(console, ablation, result, files)
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> Ablation:
+    from ctxtune.ablation.base import finder
+
+    return load_ablation(
+        arguments.file,
+        all_overrides(arguments),
+        find_best=finder(Path(arguments.results), resume=arguments.resume),
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,145 @@
+"""`--dry-run`: everything is checked, a step of each kind of run is timed; nothing is started or written."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ctxtune.ablation.display import notes
+from ctxtune.ablation.runs import repeats_of, run_count
+from ctxtune.config import Ablation, Cell, cells_of, contrasts_of, reference_cell
+from ctxtune.data import load_dataset
+from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.tracking import redact
+from ctxtune.training import fold_parts
+from ctxtune.tuning.plan import check_tracking, device_name, plan_device, time_epoch
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """What an ablation would do.
+
+    Attributes:
+        tuning_runs, scored_runs: how many runs.
+        epochs: of all runs together.
+        device_hours: of one device (GPU or CPU core), from a timed step, evaluation aside.
+        gpu_hours: device hours times the share of a GPU that a run gets; None without a GPU.
+        hours: wall time with as many runs at a time as this machine fits.
+        device: what was timed on.
+    """
+
+    tuning_runs: int
+    scored_runs: int
+    epochs: int
+    device_hours: float
+    gpu_hours: float | None
+    hours: float
+    device: str
+
+
+def make_plan(ablation: Ablation) -> AblationPlan:
+    """Load the data and time a step of every kind of run: cells that differ in more than numbers of the loss.
+
+    Raises:
+        ConfigError, DataError: whatever would stop the ablation at its start.
+    """
+    cells = cells_of(ablation)
+    device = plan_device(ablation)
+    each_tuning, each_scored = (count // len(cells) for count in run_count(ablation, len(cells)))
+    timed: dict[str, float] = {}
+    seconds, epochs = 0.0, 0
+    for cell in cells:
+        kind = _kind(cell)
+        if kind not in timed:
+            timed[kind] = _seconds_per_epoch(ablation, cell, device)
+        of_cell = cell.trial.schedule.epochs
+        folds = len(ablation.tune_each.folds or ablation.validation.use) if ablation.tune_each else 1
+        cell_epochs = of_cell * (each_tuning * folds + each_scored)
+        epochs += cell_epochs
+        seconds += cell_epochs * timed[kind]
+    tuning, scored = run_count(ablation, len(cells))
+    gpus = (1.0 if ablation.resources.gpus == "auto" else float(ablation.resources.gpus)) if device == "cuda" else 0.0
+    return AblationPlan(
+        tuning_runs=tuning,
+        scored_runs=scored,
+        epochs=epochs,
+        device_hours=seconds / 3600,
+        gpu_hours=seconds / 3600 * gpus if gpus else None,
+        hours=seconds / 3600 / _at_a_time(ablation, gpus),
+        device=device_name(device),
+    )
+
+
+def print_plan(console: Console, ablation: Ablation, address: str | None = None) -> None:
+    """Check everything and print what the ablation would do."""
+    began = time.monotonic()
+    plan = make_plan(ablation)
+    check_tracking(ablation)
+    cells = cells_of(ablation)
+    console.print(_arms(ablation, cells))
+    tune, folds = ablation.tune_each, len(ablation.validation.use)
+    repeated = f" x {repeats_of(ablation)} repeats" if repeats_of(ablation) > 1 else ""
+    if tune is not None:
+        console.print(f"{plan.tuning_runs} tuning trials: {len(cells)} cells x {tune.trials}{repeated}, {tune.sampler}")
+    scored_on = (
+        "all train classes, the test classes scored once a run, entered in the ledger"
+        if ablation.confirmatory
+        else f"{folds} validation fold{'s' if folds > 1 else ''}"
+    )
+    gpu_hours = "" if plan.gpu_hours is None else f" ({plan.gpu_hours:.2f} GPU-hours)"
+    for line in (
+        f"{plan.scored_runs} runs: {len(cells)} cells x {ablation.seeds} seeds{repeated} on {scored_on}",
+        f"{len(contrasts_of(ablation, cells))} contrasts, corrected together ({ablation.compare.correction}), by "
+        f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
+        *notes(ablation),
+        f"{plan.epochs} epochs in all; timed on {plan.device}, evaluation aside: {plan.device_hours:.2f} hours of one "
+        f"device{gpu_hours}, {plan.hours:.2f} hours with all of this machine",
+        f"tracking: {redact(ablation.tracking.uri)} can be used",
+        f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
+    ):
+        console.print(line, soft_wrap=True)
+
+
+def _arms(ablation: Ablation, cells: list[Cell]) -> Table:
+    reference = reference_cell(ablation, cells)
+    table = Table(title=f"{ablation.name}: {len(cells)} cells ({ablation.design})", title_justify="left")
+    for column in ("cell", "changes in the trial"):
+        table.add_column(column, overflow="fold")
+    if ablation.tune_each:
+        table.add_column("searches", overflow="fold")
+    for cell in cells:
+        changes = ", ".join(f"{path} = {json.dumps(value)}" for path, value in cell.settings.items()) or "nothing"
+        row = [cell.name + ("  (reference)" if cell is reference else ""), changes]
+        if ablation.tune_each:
+            row.append(", ".join(ablation.tune_each.space_of(cell.arm)))
+        table.add_row(*row)
+    return table
+
+
+def _kind(cell: Cell) -> str:
+    """What the time of a step depends on."""
+    tree = cell.trial.tree()
+    kept = {block: tree[block] for block in ("model", "sampler", "image", "precision")}
+    return json.dumps({**kept, "loss": tree["loss"]["name"], "dataset": tree["dataset"]["name"]}, sort_keys=True)
+
+
+def _seconds_per_epoch(ablation: Ablation, cell: Cell, device: str) -> float:
+    benchmark = load_dataset(cell.trial.dataset)
+    parts = fold_parts(cell.trial, ablation.validation, ablation.validation.use[0], seed=0, benchmark=benchmark)
+    try:
+        return time_epoch(cell.trial, parts, device).seconds
+    except CtxtuneError as error:
+        raise ConfigError(f"arm {cell.name}: {error}") from None
+
+
+def _at_a_time(ablation: Ablation, gpus: float) -> float:
+    if ablation.max_concurrent != "auto":
+        return float(ablation.max_concurrent)
+    if gpus:
+        return max(1.0, torch.cuda.device_count() // gpus)
+    cpus = 1.0 if ablation.resources.cpus == "auto" else float(ablation.resources.cpus) or 1.0
+    return max(1.0, (os.cpu_count() or 1) // cpus)

@@ -1,0 +1,178 @@
+"""An ablation from start to end: check, tune every cell, run the seeds, write down."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+import yaml
+
+from ctxtune.ablation.outcome import AblationOutcome, design_of, outcome_of, summary_of
+from ctxtune.ablation.runs import cell_specs, repeats_of, run_count, search_specs, tuned_configuration
+from ctxtune.ablation.searches import Searches
+from ctxtune.config import Ablation, cells_of
+from ctxtune.data import load_dataset
+from ctxtune.tracking import Tracker, flatten
+from ctxtune.tuning.book import Book
+from ctxtune.tuning.cluster import cluster_address
+from ctxtune.tuning.connection import Connection, check_before, connect
+from ctxtune.tuning.driver import MLFLOW_UI, Watcher, close_tracker, end_stage, identity, interrupts, with_precision
+from ctxtune.tuning.engine import run_stage
+from ctxtune.tuning.folder import ABLATION_FILE, ResultsFolder
+from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.recovery import lost_checkpoints
+from ctxtune.tuning.specs import RunSpec
+
+_MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on")
+"""What a resumed ablation may say differently. Seeds are not among it: more of them once the scores are known would be
+optional stopping, which no p-value allows for."""
+
+
+def ablation_folder(root: Path, ablation: Ablation, *, resume: bool) -> ResultsFolder[Ablation]:
+    """The results folder of an ablation.
+
+    Raises:
+        ConfigError: see `ResultsFolder`.
+    """
+    return ResultsFolder(root, ablation, file=ABLATION_FILE, may_change=_MAY_CHANGE, resume=resume)
+
+
+def run_ablation(
+    ablation: Ablation,
+    *,
+    root: Path,
+    resume: bool = False,
+    address: str | None = None,
+    storage: str | None = None,
+    watcher: Watcher | None = None,
+) -> AblationOutcome:
+    """Run an ablation to its end, or go on with one.
+
+    Args:
+        ablation: from `ctxtune.config.load_ablation`.
+        root: the folder of all results; this ablation's is ``root/NAME``.
+        resume: go on with an earlier process's ablation.
+        address: of a Ray cluster; None starts Ray on this machine.
+        storage: where checkpoints lie, for a cluster; None: in the results folder.
+        watcher: told of every event.
+
+    Raises:
+        ConfigError, DataError, TrackingError: something is wrong, found before any run starts.
+        SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
+    """
+    watcher = watcher or Watcher()
+    address = cluster_address(address)
+    place, fingerprint = check_before(ablation, address, storage)
+    if not address:
+        _check_data(ablation)
+    folder = ablation_folder(root, ablation, resume=resume)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(folder.close)
+        journal = Journal(folder.journal)
+        cleanup.callback(journal.close)
+        cleanup.callback(_forget_unstarted, folder, journal)
+        tracker = Tracker(ablation.tracking.uri, ablation.name, folder.spool)
+        cleanup.callback(close_tracker, tracker, watcher)
+        for note in lost_checkpoints(journal):
+            watcher.on_alert(note)
+        tracker.check()
+        cleanup.callback(ray.shutdown)
+        connection = connect(
+            ablation,
+            address=address,
+            storage=place,
+            fingerprint=fingerprint,
+            checkpoints=folder.checkpoints,
+            max_concurrent=ablation.max_concurrent,
+            on_note=watcher.on_note,
+        )
+        ablation = with_precision(ablation, journal, connection.resources)
+        book = Book(
+            journal,
+            tracker,
+            metric=ablation.compare.metric,
+            sweep_id=identity(journal, "ablation"),
+            on_change=watcher.on_change,
+        )
+        _start_tracking(ablation, book, connection, resume=resume)
+        with interrupts(book, watcher):
+            _run_stages(ablation, book, connection, watcher)
+        result = outcome_of(ablation, journal)
+        _write(book, folder, result)
+        link = tracker.ui_link(MLFLOW_UI, "Cells")
+        if link:
+            watcher.on_link(link)
+        return result
+
+
+def _check_data(ablation: Ablation) -> None:
+    """Look for the data of cells that name another data set, or other data of it."""
+    known = {ablation.trial.dataset.model_dump_json()}
+    for cell in cells_of(ablation):
+        dataset = cell.trial.dataset
+        if dataset.model_dump_json() not in known:
+            known.add(dataset.model_dump_json())
+            load_dataset(dataset)
+
+
+def _forget_unstarted(folder: ResultsFolder[Ablation], journal: Journal) -> None:
+    """What was refused before its first decision is no ablation: the next try shall not be told to resume it."""
+    if not journal.events:
+        folder.file.unlink(missing_ok=True)
+
+
+def _run_stages(ablation: Ablation, book: Book, connection: Connection, watcher: Watcher) -> None:
+    def run(stage: str, runs: Iterator[RunSpec]) -> None:
+        run_stage(stage, runs, book, storage=connection.storage, resources=connection.resources)
+        end_stage(book)
+
+    cells = cells_of(ablation)
+    tuning, scored = run_count(ablation, len(cells))
+    if ablation.tune_each is not None and "search_ended" not in book.journal.decisions:
+        searches = Searches(ablation, cells)
+        searches.replay(book.journal.stage("cell_search"))
+        book.sampler = searches
+        watcher.on_stage(book, "cell_search", tuning)
+        trials = search_specs(ablation, book.journal, searches)
+        run("cell_search", trials)
+        book.journal.decided("search_ended", True)
+    for repeat in range(repeats_of(ablation)):
+        for cell in cells:
+            if tuned_configuration(ablation, cell, repeat, book.journal) is None:
+                watcher.on_note(f"{cell.name}: no trial of its search came to the last epoch; it has no score")
+    specs = list(cell_specs(ablation, cells, book.journal))
+    if specs:
+        watcher.on_stage(book, "cell", scored)
+        run("cell", iter(specs))
+
+
+def _start_tracking(ablation: Ablation, book: Book, connection: Connection, *, resume: bool) -> None:
+    tree = ablation.model_dump(mode="json")
+    design = design_of(ablation)
+    book.tracker.start_run(
+        book.sweep_id,
+        name=ablation.name,
+        kind="ablation",
+        params=flatten({key: tree[key] for key in ("seeds", "design", "compare", "confirmatory", "validation")}),
+        tags={
+            **connection.environment,
+            "data_set": ablation.trial.dataset.name,
+            "data.train_fingerprint": connection.fingerprint,
+            "reference": design["reference"],
+            "based_on": ablation.based_on or "",
+        },
+    )
+    if resume:
+        book.tracker.reopen_run(book.sweep_id)
+    book.tracker.log_text(book.sweep_id, yaml.safe_dump(tree, sort_keys=False), "ablation.yaml")
+    book.tracker.log_text(book.sweep_id, json.dumps(design, indent=2), "design.json")
+    paths = sorted({path for cell in cells_of(ablation) for path in cell.settings})
+    book.tracker.save_view("Cells", design["metric"], paths, mode=ablation.compare.mode, kind="cell")
+
+
+def _write(book: Book, folder: ResultsFolder[Ablation], result: AblationOutcome) -> None:
+    folder.write_summary(summary_of(result))
+    book.tracker.log_artifact(book.sweep_id, folder.path / "summary.json")
+    book.tracker.log_metrics(book.sweep_id, {"time/hours": result.hours}, step=0)
+    book.tracker.end_run(book.sweep_id, "completed")

@@ -1,0 +1,129 @@
+"""The runs of an ablation: every cell's own search, then every cell over the same seeds."""
+
+from collections.abc import Iterator
+
+from ctxtune.ablation.searches import Searches
+from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
+from ctxtune.tuning.journal import Journal, RunRecord
+from ctxtune.tuning.specs import RunSpec
+
+UNTUNED = "own configuration"
+
+
+def repeats_of(ablation: Ablation) -> int:
+    """How often search and seeds are repeated; once where nothing is tuned."""
+    return ablation.tune_each.repeats if ablation.tune_each else 1
+
+
+def folds_of(ablation: Ablation) -> tuple[int | None, ...]:
+    """The fold of each run of a cell and seed; None stands for all train classes, and the test classes are scored."""
+    return (None,) if ablation.confirmatory else ablation.validation.use
+
+
+def run_count(ablation: Ablation, cells: int) -> tuple[int, int]:
+    """How many runs tune, and how many are scored."""
+    tuning = cells * repeats_of(ablation) * ablation.tune_each.trials if ablation.tune_each else 0
+    return tuning, cells * repeats_of(ablation) * ablation.seeds * len(folds_of(ablation))
+
+
+def search_specs(ablation: Ablation, journal: Journal, searches: Searches) -> Iterator[RunSpec]:
+    """The trials that tune the cells: first what an earlier process left unfinished, then by turns.
+
+    All cells meet the same randomness: trial n of each has the same seed, and a sampler with the same seed. Taking
+    turns lets a sampler see the score of one trial before it suggests the next, though trials run side by side.
+    """
+    tune = ablation.tune_each
+    if tune is None:
+        return
+    for run in journal.stage("cell_search"):
+        if run.state == "running":
+            yield RunSpec.model_validate(run.spec)
+    for repeat in range(tune.repeats):
+        for number in range(tune.trials):
+            for cell in searches.cells:
+                key = search_key(cell, repeat, number)
+                if key in journal.runs:
+                    continue
+                point, trial = searches.ask(cell, repeat, key)
+                yield RunSpec(
+                    key=key,
+                    stage="cell_search",
+                    arm=cell.name,
+                    point=point,
+                    trial=trial,
+                    validation=ablation.validation,
+                    folds=tune.folds or ablation.validation.use,
+                    seed_index=repeat,
+                    seed=stage_seed("cell_search", repeat),
+                    tags={**_tags(cell, repeat), "trial": str(number)},
+                )
+
+
+def cell_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> Iterator[RunSpec]:
+    """Every cell at its tuned configuration, seed by seed: what an interrupted ablation has, is balanced over cells."""
+    for repeat in range(repeats_of(ablation)):
+        for seed_index in range(ablation.seeds):
+            for fold in folds_of(ablation):
+                for cell in cells:
+                    tuned = tuned_configuration(ablation, cell, repeat, journal)
+                    key = cell_key(ablation, cell, repeat, seed_index, fold)
+                    if tuned is None or (key in journal.runs and journal.runs[key].state != "running"):
+                        continue
+                    point, trial = tuned
+                    yield RunSpec(
+                        key=key,
+                        stage="cell",
+                        arm=cell.name,
+                        point=point,
+                        trial=trial,
+                        validation=ablation.validation,
+                        folds=() if fold is None else (fold,),
+                        seed_index=seed_index,
+                        seed=cell_seed(repeat, seed_index),
+                        tags={**_tags(cell, repeat), "fold": "" if fold is None else str(fold)},
+                    )
+
+
+def cell_seed(repeat: int, seed_index: int) -> int:
+    """The seed of a cell's run: the same for every cell and fold, another in every repeat."""
+    return stage_seed("cell" if repeat == 0 else f"cell, repeat {repeat}", seed_index)
+
+
+def tuned_configuration(
+    ablation: Ablation, cell: Cell, repeat: int, journal: Journal
+) -> tuple[dict[str, object], TrialSettings] | None:
+    """Point and configuration that a cell's search found best; the cell's own where nothing is tuned.
+
+    None where no trial of its search came to the last epoch.
+    """
+    if ablation.tune_each is None:
+        return {}, cell.trial
+    best = best_search_trial(ablation, cell, repeat, journal)
+    if best is None:
+        return None
+    return best.spec["point"], TrialSettings.model_validate(best.spec["trial"])
+
+
+def best_search_trial(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> RunRecord | None:
+    """The best completed trial of a cell's search, by its last score; the earlier one of equals."""
+    assert ablation.tune_each is not None
+    metric, sign = ablation.compare.metric, 1 if ablation.compare.mode == "max" else -1
+    keys = [search_key(cell, repeat, number) for number in range(ablation.tune_each.trials)]
+    runs = [journal.runs[key] for key in keys if key in journal.runs and journal.runs[key].state == "completed"]
+    scored = [(sign * score, run) for run in runs if (score := run.last(metric)) is not None]
+    return max(scored, key=lambda item: item[0])[1] if scored else None
+
+
+def search_key(cell: Cell, repeat: int, number: int) -> str:
+    """The name of a tuning trial."""
+    return f"{cell.key}-repeat{repeat}-trial{number:03d}"
+
+
+def cell_key(ablation: Ablation, cell: Cell, repeat: int, seed_index: int, fold: int | None) -> str:
+    """The name of a cell's run."""
+    repeated = f"-repeat{repeat}" if repeats_of(ablation) > 1 else ""
+    return f"{cell.key}{repeated}-seed{seed_index}" + ("" if fold is None else f"-fold{fold}")
+
+
+def _tags(cell: Cell, repeat: int) -> dict[str, str]:
+    return {"cell": cell.name, "variant": cell.arm, "repeat": str(repeat)}

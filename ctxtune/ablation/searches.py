@@ -1,0 +1,66 @@
+"""The samplers of all cells: one for each cell and repeat, all with the same settings and budget."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ctxtune.config import Ablation, Cell, TrialSettings, resolve_trial, search_of
+from ctxtune.errors import ConfigError
+from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.sampling import Sampler
+
+MOST_UNRESOLVABLE = 20
+"""So many suggestions in a row that no run can take are one too many."""
+
+
+class Searches:
+    """Asks and tells the sampler that a trial belongs to."""
+
+    def __init__(self, ablation: Ablation, cells: list[Cell]) -> None:
+        tune = ablation.tune_each
+        self.cells = cells
+        self._metric = ablation.compare.metric
+        self._spaces = {cell.name: search_of(ablation, cell) for cell in cells} if tune else {}
+        self._samplers: dict[tuple[str, int], Sampler] = {}
+        for repeat in range(tune.repeats if tune else 0):
+            for cell in cells:
+                space = self._spaces[cell.name]
+                seeded = space.search.sampler.model_copy(update={"seed": space.search.sampler.seed + repeat})
+                search = space.search.model_copy(update={"sampler": seeded})
+                self._samplers[cell.name, repeat] = Sampler(space.model_copy(update={"search": search}))
+        self._owners: dict[str, Sampler] = {}
+
+    def ask(self, cell: Cell, repeat: int, key: str) -> tuple[dict[str, Any], TrialSettings]:
+        """The next point of a cell's search, and its configuration; ``key`` names its run.
+
+        Raises:
+            ConfigError: suggestion after suggestion cannot be run.
+        """
+        sampler, space = self._samplers[cell.name, repeat], self._spaces[cell.name]
+        for refused in range(1, MOST_UNRESOLVABLE + 1):
+            point = sampler.ask(key)
+            try:
+                trial = resolve_trial(space, point)
+            except ConfigError:
+                sampler.tell(key, "failed", None)
+                if refused == MOST_UNRESOLVABLE:
+                    raise
+                continue
+            self._owners[key] = sampler
+            return point, trial
+        raise AssertionError("the loop above returns or raises")
+
+    def report(self, key: str, epoch: int, score: float) -> None:
+        """A trial has a score on the way."""
+        self._owners[key].report(key, epoch, score)
+
+    def tell(self, key: str, state: str, score: float | None) -> None:
+        """A trial came to its end."""
+        self._owners[key].tell(key, state, score)
+
+    def replay(self, runs: Iterable[RunRecord]) -> None:
+        """Take in the trials of an earlier process, in their order."""
+        for run in runs:
+            tags = run.spec["tags"]
+            sampler = self._samplers[tags["cell"], int(tags["repeat"])]
+            sampler.replay([run], self._metric)
+            self._owners[run.key] = sampler

@@ -11,7 +11,7 @@ from ctxtune.reporting import confirmation as confirming
 from ctxtune.reporting import search_figures, space_figures
 from ctxtune.reporting.ablation_tables import failures
 from ctxtune.reporting.document import Document, Picture, Section, Table
-from ctxtune.reporting.importance import FEWEST_TRIALS, Importances, importances
+from ctxtune.reporting.importance import FEWEST_TRIALS, MOST_TRIALS, Importances, importances
 from ctxtune.reporting.numbers import MISSING, capital, counted, duration, percent, percent_interval, setting
 from ctxtune.reporting.provenance import moment, provenance_section
 from ctxtune.reporting.published import published_scores
@@ -170,7 +170,8 @@ def _space_section(data: SweepData) -> Section:
     if pair is not None:
         caption = (
             f"{capital(metric_title(data.objective))} over the two dimensions with the largest mean importance. Points are "
-            "completed trials; the shading is a smooth surface through them, only near them, averaged over the other dimensions."
+            "completed trials; the shading, only near them, is a smooth surface through them, averaged over the other "
+            "dimensions."
         )
         draw: Callable[[], Figure] = partial(space_figures.contour, data, *pair)
         items.append(Picture("contour", caption, draw))
@@ -264,12 +265,12 @@ def ledger_table(parent: TrackedRun, scored: dict[str, list[TrackedRun]], datase
 def _methods(data: SweepData) -> list[Item]:
     return [
         "The search saw validation scores only, on classes that neither training nor test has. Selection scored the best "
-        "trials and the start again with fresh seeds. Confirmation trained the chosen configuration and the unaltered start on all "
-        "train classes over the same fresh seeds, and scored the test classes once a run.",
+        "trials and the start again with fresh seeds. Confirmation trained the chosen configuration and the unaltered start "
+        "on all train classes over the same fresh seeds, and scored the test classes once a run.",
         "Intervals: Student's t over seeds, and a bias-corrected, accelerated bootstrap (9,999 resamples), which is too "
-        "narrow for few seeds. The one test is the paired t-test of chosen against start on the objective's counterpart; effect g is d_z "
-        "with Hedges' correction. Seeds show how a result varies with the seed, given this one search; what another search "
-        "would have found is not in the interval.",
-        f"fANOVA: random forest of Optuna on up to 400 trials (Hutter et al. 2014); at least {FEWEST_TRIALS} trials. "
+        "narrow for few seeds. The one test is the paired t-test of chosen against start on the objective's counterpart; "
+        "effect g is d_z with Hedges' correction. Seeds show how a result varies with the seed, given this one search; what "
+        "another search would have found is not in the interval.",
+        f"fANOVA: random forest of Optuna on up to {MOST_TRIALS} trials (Hutter et al. 2014), at least {FEWEST_TRIALS}. "
         "PED-ANOVA: Watanabe et al. 2023. With few trials importances are rough.",
     ]

@@ -1,0 +1,189 @@
+"""What a sweep costs besides training: no-op trials of 3 reports through our engine and through stock Ray Tune.
+
+    python benchmarks/overhead.py [--trials 1000] [--stock 100] [--sampler tpe] [--profile FILE]
+
+In one run, one trial at a time on one CPU core each, processes reused:
+(ours) `ctxtune.tuning.engine.run_stage` with journal, sampler, budget and tracking (parent and child runs, 3 reports of
+    4 metrics, the whole configuration as params) into a fresh SQLite store;
+(stock) Ray Tune's Tuner with OptunaSearch and MLflowLoggerCallback into another SQLite store, 4 metrics too.
+Printed: milliseconds a trial until the last trial ended, and until the last event was in MLflow; the driver's memory
+over the trials; and the ratio of the two for the same number of trials (the first `--stock` of ours). Targets at 1,000
+trials: at most 25 ms of control loop, the spool drained at no more than 60 ms a trial, memory flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import cProfile
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from record_curves import METRIC, search_space
+
+REPORTS = 3
+METRICS = ("train/loss", METRIC, "validation/recall_at_1", "time/seconds")
+
+
+def no_op(config: dict[str, Any]) -> None:
+    """A trial that only reports."""
+    from ray import tune
+
+    point = json.loads(config["spec"])["point"]
+    for number in range(1, REPORTS + 1):
+        score = number * point["loss.contextual_weight"] / REPORTS
+        tune.report({"epoch": float(3 * number), **dict.fromkeys(METRICS, score)})
+
+
+def stock_no_op(config: dict[str, Any]) -> None:
+    """The same for stock Ray Tune, whose configuration is the point itself."""
+    no_op({"spec": json.dumps({"point": config})})
+
+
+def resident_mebibytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@contextlib.contextmanager
+def profiled(file: str | None) -> Iterator[None]:
+    """Profile the block into a file for pstats, if one is named."""
+    if file is None:
+        yield
+        return
+    with cProfile.Profile() as profile:
+        yield
+    profile.dump_stats(file)
+
+
+def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[str, Any]:
+    """Run no-op trials through the engine; seconds at which each ended, memory at each, seconds until delivered."""
+    from ctxtune.tracking import Tracker
+    from ctxtune.tuning import stages
+    from ctxtune.tuning.book import Book
+    from ctxtune.tuning.budget import Budget
+    from ctxtune.tuning.cluster import RunResources
+    from ctxtune.tuning.engine import run_stage
+    from ctxtune.tuning.journal import Journal
+    from ctxtune.tuning.sampling import Sampler
+
+    space = search_space(
+        trials=trials, sampler={"name": sampler}, scheduler={"name": "none"}, budget={"hours": 100, "no_improvement_for": 10**6}
+    )  # fmt: skip
+    ended: list[float] = []
+    memory: list[float] = []
+
+    def note(book: Book, run: Any) -> None:
+        if run.state != "running":
+            ended.append(time.perf_counter())
+            memory.append(resident_mebibytes())
+
+    journal = Journal(folder / "journal.jsonl")
+    tracker = Tracker(f"sqlite:///{folder / 'ours.db'}", "overhead", folder / "spool")
+    tracker.check()
+    resources = RunResources(cpus=1, gpus=0, concurrent=1)
+    sampling = Sampler(space)
+    book = Book(journal, tracker, metric=METRIC, sweep_id="sweep", sampler=sampling, on_change=note)
+    tracker.start_run("sweep", name="sweep", kind="sweep")
+    if not tracker.flush(60):
+        raise SystemExit(f"MLflow could not be reached: {tracker.last_error}")
+    started = time.perf_counter()
+    with profiled(profile):
+        run_stage(
+            "search", stages.search_specs(space, journal, sampling), book, storage=folder / "checkpoints",
+            resources=resources, check_budget=Budget(space, book, resources).check, trainable=no_op,
+        )  # fmt: skip
+    waiting = tracker.pending
+    if not tracker.flush(600):
+        raise SystemExit(f"not delivered: {tracker.last_error}")
+    drained = time.perf_counter() - started
+    tracker.close()
+    assert len(journal.completed("search")) == trials
+    return {"ended": [at - started for at in ended], "memory": memory, "drained": drained, "waiting": waiting}
+
+
+def stock(folder: Path, trials: int) -> list[float]:
+    """Run no-op trials through stock Ray Tune and its MLflow callback; seconds at which each ended."""
+    import optuna
+    from ray import tune
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    ended: list[float] = []
+
+    class Clock(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ended.append(time.perf_counter())
+
+    space = {
+        "optimizer.lr": tune.loguniform(5e-4, 2e-2),
+        "loss.contextual_weight": tune.uniform(0.1, 1.0),
+        "loss.epsilon": tune.loguniform(0.005, 0.5),
+        "loss.k": tune.choice([2, 4, 8]),
+    }
+    mlflow = MLflowLoggerCallback(
+        tracking_uri=f"sqlite:///{folder / 'stock.db'}", experiment_name="overhead", save_artifact=False
+    )
+    mlflow.setup()  # the tables of a new store take seconds: not counted, as for ours
+    tuner = tune.Tuner(
+        tune.with_resources(stock_no_op, {"cpu": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearch(metric=METRIC, mode="max", seed=0), num_samples=trials, max_concurrent_trials=1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder / "stock"), name="stock", verbose=0, callbacks=[mlflow, Clock()]),
+    )  # fmt: skip
+    started = time.perf_counter()
+    tuner.fit()
+    return [at - started for at in ended]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--stock", type=int, default=100, help="trials of stock Ray Tune (0: leave it out)")
+    parser.add_argument("--sampler", default="tpe", help="of ours; the stock side has OptunaSearch's, tpe")
+    parser.add_argument("--profile", help="write a profile of our control loop, for pstats")
+    arguments = parser.parse_args()
+    import ray
+
+    from ctxtune.tuning.cluster import start_ray
+
+    start_ray()
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            mine = ours(Path(name), arguments.trials, arguments.sampler, arguments.profile)
+            theirs = stock(Path(name), arguments.stock) if arguments.stock else []
+    finally:
+        ray.shutdown()
+    ended, memory, trials = mine["ended"], mine["memory"], arguments.trials
+    quarter = max(1, trials // 4)
+    result = {
+        "trials": trials,
+        "ours_ms_per_trial": 1000 * ended[-1] / trials,
+        "ours_ms_per_trial_without_first": 1000 * (ended[-1] - ended[0]) / (trials - 1),
+        "drained_ms_per_trial": 1000 * mine["drained"] / trials,
+        "events_waiting_at_the_end": mine["waiting"],
+        "driver_mib_at_quarters": [round(memory[min(i * quarter, trials) - 1], 1) for i in range(1, 5)],
+        "driver_kib_per_trial_in_last_half": 1024 * (memory[-1] - memory[trials // 2]) / (trials - trials // 2),
+    }
+    if theirs:
+        count = min(len(theirs), len(ended))
+        result |= {
+            "stock_trials": count,
+            "stock_ms_per_trial": 1000 * theirs[count - 1] / count,
+            "ours_ms_per_trial_same_count": 1000 * ended[count - 1] / count,
+            "ours_over_stock": ended[count - 1] / theirs[count - 1],
+        }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

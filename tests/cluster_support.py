@@ -88,6 +88,17 @@ class RayCluster:
         self.nodes.append(node)
         return node
 
+    def alive(self) -> list[str]:
+        """The addresses of the nodes that have joined and are there."""
+        from ray._raylet import GcsClient
+
+        found = GcsClient(self.address).get_all_node_info(timeout=10).values()
+        return [node.node_manager_address for node in found if node.state == 0]
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Until so many nodes have joined, the head not counted."""
+        wait_for(lambda: len(self.alive()) >= count + 1, START_SECONDS, f"{count} nodes")
+
     def stop(self) -> None:
         for node in [*self.nodes, self.head]:
             _end(node.process, signal.SIGTERM)

@@ -306,6 +306,9 @@ class ResourcesSettings(Settings):
 
     gpus: Literal["auto"] | float = Field("auto")
     cpus: Literal["auto"] | float = Field("auto")
+    price_per_gpu_hour: PositiveFloat | None = Field(
+        None, description="what an hour of one GPU costs, in any currency; adds money to GPU-hours"
+    )
 
     @model_validator(mode="after")
     def _not_negative(self) -> "ResourcesSettings":

@@ -3,7 +3,7 @@
 import time
 
 from ctxtune.config import SearchSpace
-from ctxtune.tuning import stages
+from ctxtune.tuning import costs, stages
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
 
@@ -45,7 +45,7 @@ class Budget:
             if spent + reserve >= budget.hours:
                 self._stop("hours", f"the search ends: {spent:.2f} h spent, {reserve:.2f} h kept for what follows")
         if budget.gpu_hours is not None and self._resources.gpus:
-            worked = sum(run.seconds for run in self._book.journal.runs.values()) / 3600 * self._resources.gpus
+            worked = costs.spent(self._book.journal.runs.values()).gpu_hours
             reserve = self._reserve_hours() * self._resources.gpus
             if worked + reserve >= budget.gpu_hours:
                 self._stop("gpu_hours", f"the search ends: {worked:.2f} GPU-hours spent, {reserve:.2f} kept")

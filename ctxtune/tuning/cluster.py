@@ -47,6 +47,7 @@ class RunResources:
     cpus: float
     gpus: float
     concurrent: int
+    price_per_gpu_hour: float | None = None
 
 
 @dataclass(frozen=True)

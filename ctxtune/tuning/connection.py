@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,9 @@ def connect(
         CtxtuneError: there is no cluster at the address.
     """
     start_ray(address, own_modules(file.model_dump(mode="json")))
-    resources = run_resources(file.resources, max_concurrent)
+    resources = replace(
+        run_resources(file.resources, max_concurrent), price_per_gpu_hour=file.resources.price_per_gpu_hour
+    )
     place = storage or str(checkpoints.absolute())
     if address is None:
         return Connection(resources, place, fingerprint, run_environment())

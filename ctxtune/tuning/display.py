@@ -8,6 +8,7 @@ from rich.text import Text
 
 from ctxtune.config import SearchSpace
 from ctxtune.tuning.book import Book
+from ctxtune.tuning.costs import Spent
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.live import RunDisplay, show_point
 from ctxtune.tuning.outcome import Comparison, Outcome, changed_values, show
@@ -52,7 +53,8 @@ def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: 
     console.rule(f"[bold]{space.name}")
     console.print(
         f"{sum(result.states.values())} trials ({states}); {done} epochs trained where full length would be {full} "
-        f"({done / full:.0%}); {result.hours:.2f} hours of work in all",
+        f"({done / full:.0%}); {result.hours:.2f} hours of work in all"
+        + (f", {Spent(result.gpu_hours, result.money)}" if result.gpu_hours else ""),
         highlight=False,
     )
     if result.front:

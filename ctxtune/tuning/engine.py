@@ -50,7 +50,12 @@ def run_stage(
         trainable: what Ray runs for each spec.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    config = {"threads": resources.cpus, "gpus": resources.gpus, "cache_dir": str(cache_dir) if cache_dir else None}
+    config = {
+        "threads": resources.cpus,
+        "gpus": resources.gpus,
+        "price": resources.price_per_gpu_hour,
+        "cache_dir": str(cache_dir) if cache_dir else None,
+    }
     tuner = Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         param_space=config,

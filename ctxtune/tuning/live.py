@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctxtune.tuning.book import Book
+from ctxtune.tuning.costs import spent
 from ctxtune.tuning.driver import Watcher
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.outcome import show
@@ -99,6 +100,9 @@ class RunDisplay:
             line.append(run.reason.splitlines()[0] if run.reason else "", style="red")
         else:
             line.append(self._remark(book, run))
+        cost = spent([run])
+        if cost.gpu_hours:
+            line.append(f"  {cost}", style="dim")
         return line
 
     def _view(self, book: Book) -> RenderableType:
@@ -115,6 +119,8 @@ class RunDisplay:
                 table.add_row(run.key, f"{run.epoch}/{epochs}", bar, "" if score is None else f"{score:.4f}")
         ended = sum(run.state != "running" for run in runs)
         line = f"{self._elapsed()}  {self._stage.replace('_', ' ')} {ended}/{self._runs}  {self._standing(book)}"
+        cost = spent(book.journal.runs.values())
+        line += f"  {cost}" if cost.gpu_hours else ""
         return Group(Text(line, style="bold"), table)
 
 

@@ -10,6 +10,7 @@ import yaml
 from ctxtune.config import SearchSpace
 from ctxtune.config.paths import get_path
 from ctxtune.statistics import Interval, t_interval
+from ctxtune.tuning.costs import GPU_HOURS, MONEY, spent
 from ctxtune.tuning.journal import Journal, RunRecord
 from ctxtune.tuning.objectives import objective_values, pareto_front
 from ctxtune.tuning.stages import START, configuration, selection_scores, start_configuration
@@ -48,7 +49,8 @@ class Outcome:
         selection: the objective's mean in selection, by arm.
         confirmed: one comparison for each test score.
         front: the Pareto front of a search for several objectives, the best by the first one first; else empty.
-        gpu_hours: hours of GPU, or of CPU core where the runs had no GPU (``hours_of``).
+        hours: of work of all runs together.
+        gpu_hours: of all runs; 0 where they had no GPU; ``money``: their price, where one is known.
     """
 
     chosen: str | None
@@ -62,6 +64,8 @@ class Outcome:
     steps: dict[str, int]
     hours: float
     front: tuple[FrontPoint, ...] = ()
+    gpu_hours: float = 0.0
+    money: float | None = None
 
 
 def outcome(space: SearchSpace, journal: Journal) -> Outcome:
@@ -72,6 +76,7 @@ def outcome(space: SearchSpace, journal: Journal) -> Outcome:
     start_point, start_trial = start_configuration(space)
     epochs = space.trial.schedule.epochs
     same = trial is not None and trial.hash() == start_trial.hash()
+    cost = spent(journal.runs.values())
     return Outcome(
         chosen=chosen,
         point=dict(point),
@@ -84,6 +89,8 @@ def outcome(space: SearchSpace, journal: Journal) -> Outcome:
         steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in journal.completed("confirmation")},
         hours=sum(run.seconds for run in journal.runs.values()) / 3600,
         front=_front(space, journal),
+        gpu_hours=cost.gpu_hours,
+        money=cost.money,
     )
 
 
@@ -123,6 +130,10 @@ def best_file(space: SearchSpace, journal: Journal, result: Outcome) -> str:
 def tracked_metrics(result: Outcome) -> dict[str, float]:
     """The outcome as metrics of the sweep's own run in MLflow."""
     metrics: dict[str, float] = {"time/hours": result.hours}
+    if result.gpu_hours:
+        metrics[GPU_HOURS] = result.gpu_hours
+    if result.money is not None:
+        metrics[MONEY] = result.money
     for comparison in result.confirmed:
         metrics[comparison.metric] = comparison.chosen.mean
         metrics[f"floor/{comparison.metric.partition('/')[2]}"] = comparison.floor

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.session import Report
+from ctxtune.tuning.costs import Rate
 from ctxtune.tuning.specs import RunSpec, open_session
 
 FAILURE = "failure"
@@ -34,6 +36,8 @@ def run_trial(config: dict[str, Any]) -> None:
     failure and not tried again; a process or machine that dies is, by Ray, from the last checkpoint.
     """
     spec = RunSpec.model_validate_json(config["spec"])
+    began = time.perf_counter()
+    rate = Rate(config["gpus"], config.get("price"))
     torch.set_num_threads(max(1, int(config["threads"])))
     device = "cuda" if config["gpus"] and torch.cuda.is_available() else "cpu"
     session = None
@@ -42,7 +46,8 @@ def run_trial(config: dict[str, Any]) -> None:
         state = _state_to_resume(config["resume_from"])
         if state is not None:
             session.load_state_dict(state)
-        session.run(_send)
+        prepared = time.perf_counter() - began
+        session.run(lambda report: _send(report, rate.of(prepared + report.metrics["time/seconds"])))
     except RunFailed as error:
         _fail(session.epoch if session else 0, error.reason, str(error))
     except Exception as error:  # noqa: BLE001 - whatever a user's model or loss raises belongs to this run alone
@@ -60,10 +65,14 @@ def run_trial(config: dict[str, Any]) -> None:
             torch.cuda.empty_cache()
 
 
-def _send(report: Report) -> None:
+def _send(report: Report, costs: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
         save_checkpoint(report.state(), Path(folder) / STATE_FILE)
-        told = report.metrics if report.by_class is None else {**report.metrics, BY_CLASS: report.by_class}
+        told = (
+            report.metrics | costs
+            if report.by_class is None
+            else {**report.metrics, **costs, BY_CLASS: report.by_class}
+        )
         tune.report(told, checkpoint=Checkpoint.from_directory(folder))
 
 

@@ -1,6 +1,8 @@
 """The journal of a sweep: what was asked, what was reported, how it ended. Ray may die at any moment; this stays.
 
-One line of JSON an event, appended and forced to disk before anything depends on it. All that a resumed sweep knows
+One line of JSON an event, appended before anything depends on it, so that it survives the death of the process. What a
+power cut must not take either (decisions, new runs, checkpoints, ends) is forced to disk, and with it all that stands
+before; a report alone is not: if it is lost, the run is, too, back at the checkpoint before it. All that a resumed sweep knows
 (the sampler's trials, the scheduler's rungs, each run's last checkpoint) is rebuilt by reading it from the start, so
 there is no second state that could contradict it.
 """
@@ -97,7 +99,7 @@ class Journal:
         """A run reported an evaluation; false where this epoch was known already (a repeated interval)."""
         if metrics["epoch"] <= self.runs[key].epoch:
             return False
-        self._write({"event": "reported", "key": key, "metrics": metrics})
+        self._write({"event": "reported", "key": key, "metrics": metrics}, force=False)
         return True
 
     def checkpointed(self, key: str, path: str) -> None:
@@ -124,7 +126,7 @@ class Journal:
         """Close the file."""
         self._file.close()
 
-    def _write(self, event: dict[str, Any]) -> None:
+    def _write(self, event: dict[str, Any], *, force: bool = True) -> None:
         line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         with self._lock:
             start = os.fstat(self._file.fileno()).st_size
@@ -132,7 +134,8 @@ class Journal:
                 rest = memoryview(line)
                 while rest:
                     rest = rest[self._file.write(rest) :]
-                os.fsync(self._file.fileno())
+                if force:
+                    os.fsync(self._file.fileno())
             except OSError as error:
                 self._undo(start)
                 raise DiskFullError(

@@ -130,10 +130,15 @@ def _kind(cell: Cell) -> str:
 def _seconds_per_epoch(ablation: Ablation, cell: Cell, device: str) -> float:
     benchmark = load_dataset(cell.trial.dataset)
     parts = fold_parts(cell.trial, ablation.validation, ablation.validation.use[0], seed=0, benchmark=benchmark)
+    threads = torch.get_num_threads()
+    if device == "cpu":  # as many as a run gets
+        torch.set_num_threads(1 if ablation.resources.cpus == "auto" else max(1, int(ablation.resources.cpus)))
     try:
         return time_epoch(cell.trial, parts, device).seconds
     except CtxtuneError as error:
         raise ConfigError(f"arm {cell.name}: {error}") from None
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _at_a_time(ablation: Ablation, gpus: float) -> float:

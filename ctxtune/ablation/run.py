@@ -18,9 +18,9 @@ from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import cluster_address
 from ctxtune.tuning.connection import Connection, check_before, connect
 from ctxtune.tuning.driver import MLFLOW_UI, Watcher, close_tracker, end_stage, identity, interrupts, with_precision
-from ctxtune.tuning.engine import run_stage
+from ctxtune.tuning.engine import delete_checkpoints, run_stage
 from ctxtune.tuning.folder import ABLATION_FILE, ResultsFolder
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.journal import Journal, RunRecord
 from ctxtune.tuning.recovery import lost_checkpoints
 from ctxtune.tuning.specs import RunSpec
 
@@ -93,7 +93,7 @@ def run_ablation(
             tracker,
             metric=ablation.compare.metric,
             sweep_id=identity(journal, "ablation"),
-            on_change=watcher.on_change,
+            on_change=lambda book, run: _on_change(book, run, watcher),
         )
         _start_tracking(ablation, book, connection, resume=resume)
         with interrupts(book, watcher):
@@ -104,6 +104,13 @@ def run_ablation(
         if link:
             watcher.on_link(link)
         return result
+
+
+def _on_change(book: Book, run: RunRecord, watcher: Watcher) -> None:
+    """Tell the display, and make room: of what has ended only the weights of each cell's first seed are kept."""
+    if run.state != "running" and not (run.stage == "cell" and run.spec["seed_index"] == 0):
+        delete_checkpoints(run)
+    watcher.on_change(book, run)
 
 
 def _check_data(ablation: Ablation) -> None:

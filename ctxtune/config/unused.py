@@ -5,6 +5,7 @@ from typing import Any
 
 from ctxtune.config.paths import set_path
 from ctxtune.config.trial import TrialSettings
+from ctxtune.losses.catalogue import loss_entry
 from ctxtune.losses.contextual import contrastive_weight_of
 
 _NEIGHBOURHOODS = (
@@ -43,6 +44,8 @@ def _unused(trial: TrialSettings) -> Iterator[tuple[str, str]]:
         yield "regularizer.similarity_target", "regularizer.weight is 0"
     yield from _unused_of_optimizer(trial)
     yield from _unused_of_model_and_data(trial)
+    for key in ("every", "recall_at", "batch_size"):
+        yield f"evaluation.{key}", "it says what is scored on the way, not how the run trains"
 
 
 def _unused_of_loss(trial: TrialSettings) -> Iterator[tuple[str, str]]:
@@ -90,6 +93,9 @@ def _unused_of_optimizer(trial: TrialSettings) -> Iterator[tuple[str, str]]:
         yield "optimizer.momentum", f"optimizer.name is {optimizer.name}; momentum is that of sgd"
     if trial.model.projector_dim is None:
         yield "optimizer.lr_multipliers.projector", "there is no projector"
+    entry = loss_entry(trial.loss.name)
+    if not entry.proxies and entry.origin != "yours":
+        yield "optimizer.lr_multipliers.loss", f"loss {trial.loss.name} has no parameters of its own"
     readers = {"step_epochs": ("step",), "factor": ("step", "multistep"), "milestones": ("multistep",)}
     for key, names in readers.items():
         if schedule.name not in names:

@@ -22,6 +22,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
+    # How many runs wait for a place is ours to say (`Concurrency`).
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     # Our journal is the state that counts; Ray's own snapshot of the experiment is never read again.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -42,11 +44,19 @@ HEAD = {"node:__internal_head__": 0.001}
 
 @dataclass(frozen=True)
 class RunResources:
-    """What one run gets, and how many run at a time."""
+    """What one run gets, and how many run at a time.
+
+    Attributes:
+        concurrent: the most at a time, as known at the start.
+        follows: more, where nodes join later.
+        may_grow: nobody can say how far: nodes may be started for what waits.
+    """
 
     cpus: float
     gpus: float
     concurrent: int
+    follows: bool = False
+    may_grow: bool = False
     price_per_gpu_hour: float | None = None
 
 
@@ -157,18 +167,30 @@ def run_resources(settings: ResourcesSettings, max_concurrent: int | str) -> Run
     Raises:
         ConfigError: the cluster cannot ever fit a single run.
     """
-    kinds, known = node_kinds()
+    return resources_on(*node_kinds(), settings, max_concurrent)
+
+
+def resources_on(
+    kinds: Sequence[NodeKind], known: bool, settings: ResourcesSettings, max_concurrent: int | str
+) -> RunResources:
+    """What one run gets on nodes of these kinds; ``known``: there will be no others.
+
+    Raises:
+        ConfigError: none of them can hold a single run.
+    """
     have_gpus = [kind for kind in kinds if kind.gpus]
     gpus = (1.0 if have_gpus else 0.0) if settings.gpus == "auto" else float(settings.gpus)
     cpus = _auto_cpus(have_gpus, gpus) if settings.cpus == "auto" else float(settings.cpus)
     most = sum(kind.most * kind.runs(cpus, gpus) for kind in kinds)
     if most < 1 and known:
         raise ConfigError(
-            f"resources: one run asks for {cpus:g} CPU cores and {gpus:g} GPUs on one node, but no node of this cluster can "
-            f"ever hold that: {'; '.join(map(str, kinds))}. Lower resources.cpus and resources.gpus (0 GPUs trains on "
+            f"resources: one run asks for {cpus:g} CPU cores and {gpus:g} GPUs on one node, but no node there "
+            f"can ever hold that: {'; '.join(map(str, kinds))}. Lower resources.cpus and resources.gpus (0 GPUs trains on "
             "the CPU), or give the cluster larger nodes"
         )
-    return RunResources(cpus, gpus, max(most, 1) if max_concurrent == "auto" else int(max_concurrent))
+    if max_concurrent != "auto":
+        return RunResources(cpus, gpus, int(max_concurrent))
+    return RunResources(cpus, gpus, max(most, 1), follows=True, may_grow=not known)
 
 
 def _auto_cpus(have_gpus: Sequence[NodeKind], gpus: float) -> float:
@@ -187,8 +209,12 @@ def node_kinds() -> tuple[list[NodeKind], bool]:
     scaling = _autoscaling() if _on_head() else ray.get(ray.remote(num_cpus=0, resources=HEAD)(_autoscaling).remote())
     if scaling.get("kinds"):
         return [NodeKind(*kind) for kind in scaling["kinds"]], True
-    alive = [NodeKind(f"node {node['NodeManagerAddress']}", *_size(node), 1) for node in ray.nodes() if node["Alive"]]
-    return alive, not scaling.get("elsewhere")
+    return alive_nodes(), not scaling.get("elsewhere")
+
+
+def alive_nodes() -> list[NodeKind]:
+    """The nodes that are up now, each as a kind of its own."""
+    return [NodeKind(f"node {node['NodeManagerAddress']}", *_size(node), 1) for node in ray.nodes() if node["Alive"]]
 
 
 def connected_from_outside() -> bool:

@@ -17,6 +17,7 @@ from ray.tune.stopper import Stopper
 
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.concurrency import Concurrency
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.recovery import KEPT_CHECKPOINTS, kept_checkpoints
 from ctxtune.tuning.specs import RunSpec
@@ -60,10 +61,9 @@ def run_stage(
         tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         param_space=config,
         tune_config=TuneConfig(
-            search_alg=_SpecSearcher(specs, book),
+            search_alg=_SpecSearcher(specs, book, Concurrency(resources)),
             scheduler=scheduler or FIFOScheduler(),
             num_samples=-1,
-            max_concurrent_trials=resources.concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -96,16 +96,20 @@ class _WithoutState:
 class _SpecSearcher(_WithoutState, Searcher):
     """Hands specs to Ray, one at a time."""
 
-    def __init__(self, specs: Iterator[RunSpec], book: Book) -> None:
+    def __init__(self, specs: Iterator[RunSpec], book: Book, concurrency: Concurrency) -> None:
         super().__init__()
-        self._specs, self._book = specs, book
+        self._specs, self._book, self._concurrency = specs, book, concurrency
+        self._under_way: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
         if self._book.stop:
             return Searcher.FINISHED
+        if len(self._under_way) >= self._concurrency.limit:
+            return None
         spec = next(self._specs, None)
         if spec is None or not self._book.start(spec):
             return Searcher.FINISHED
+        self._under_way.add(trial_id)
         known = self._book.journal.runs[spec.key]
         # The spec as text: Tune copies, flattens and encodes a configuration at every report.
         return {
@@ -116,7 +120,8 @@ class _SpecSearcher(_WithoutState, Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The callback keeps the book."""
+        """The callback keeps the book; here only a place becomes free."""
+        self._under_way.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """The journal is the state."""

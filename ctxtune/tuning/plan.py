@@ -1,10 +1,12 @@
 """`--dry-run`: everything is checked and one step is trained; nothing is started or written."""
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +16,7 @@ from ctxtune.data import load_dataset
 from ctxtune.tracking import Tracker, redact
 from ctxtune.training import Run, fold_parts
 from ctxtune.training.parts import RunParts
+from ctxtune.tuning.cluster import NodeKind, RunResources, cluster_address, resources_on, run_resources, start_ray
 from ctxtune.tuning.outcome import show
 from ctxtune.tuning.stages import fold_count, start_configuration
 
@@ -113,6 +116,7 @@ def device_name(device: str) -> str:
 def print_plan(console: Console, space: SearchSpace, address: str | None = None) -> None:
     """Check everything and print what the sweep would do."""
     began = time.monotonic()
+    resources = planned_resources(space, address, space.search.max_concurrent)
     plan = make_plan(space)
     check_tracking(space)
     table = Table(title=f"{space.name}: the space", title_justify="left")
@@ -134,11 +138,31 @@ def print_plan(console: Console, space: SearchSpace, address: str | None = None)
         f"a trial learns from {plan.fit_images} images of {plan.fit_classes} classes, {plan.batches_per_epoch} batches "
         "an epoch",
         f"at most {plan.epochs_at_most} epochs; {plan.seconds_per_epoch:.2f} s an epoch on this machine ({plan.device}), "
-        f"evaluation aside: at most {plan.hours_at_most:.2f} hours of one device",
+        f"evaluation aside: at most {plan.hours_at_most:.2f} {'GPU' if resources.gpus else 'core'}-hours",
+        f"resources: a run gets {resources.cpus:g} CPU cores and {resources.gpus:g} GPUs; {resources.concurrent} at a time on "
+        f"{address or 'this machine'}: at most {plan.hours_at_most / resources.concurrent:.2f} hours",
         f"tracking: {redact(space.tracking.uri)} can be used",
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
         console.print(line)
+
+
+def planned_resources(file: TrialFile, address: str | None, max_concurrent: int | str) -> RunResources:
+    """What one run would get here, or on a cluster, which is only asked.
+
+    Raises:
+        ConfigError: nothing there can hold a run; CtxtuneError: there is no cluster at the address.
+    """
+    address = cluster_address(address)
+    if address is None:
+        gpus = float(torch.cuda.device_count())
+        here = NodeKind("this machine", float(len(os.sched_getaffinity(0))), gpus, 1)
+        return resources_on([here], True, file.resources, max_concurrent)
+    start_ray(address)
+    try:
+        return run_resources(file.resources, max_concurrent)
+    finally:
+        ray.shutdown()
 
 
 def check_tracking(space: TrialFile) -> None:

@@ -140,6 +140,31 @@ def test_scores_are_means_over_folds_and_contrasts_are_paired_by_seed(quickstart
     assert design_of(ablation)["tuned_for"] == "full"
 
 
+def test_with_repeats_a_repeat_is_one_witness_however_many_seeds_it_has(quickstart, journal):
+    ablation = quickstart(*TUNED, "tune_each.repeats=3")
+    cells = cells_of(ablation)
+    generator = np.random.default_rng(1)
+    drawn = {key: generator.normal() for key in product([cell.name for cell in cells], "012", range(3))}
+    searches = Searches(ablation, cells)
+    play(ablation, journal, search_specs(ablation, journal, searches), by_learning_rate)
+    play(
+        ablation,
+        journal,
+        cell_specs(ablation, cells, journal),
+        lambda spec: drawn[spec.arm, spec.tags["repeat"], spec.seed_index],
+    )
+    result = outcome_of(ablation, journal)
+    means = {
+        cell.name: [np.mean([drawn[cell.name, repeat, seed] for seed in range(3)]) for repeat in "012"]
+        for cell in cells
+    }
+    for each in result.contrasts:
+        interval = stats.ttest_rel(means[each.cell], means[each.against]).confidence_interval()
+        assert (each.difference.low, each.difference.high) == pytest.approx((interval.low, interval.high))
+        assert each.difference.count == 3
+    assert len(summary_of(result)["cells"]["full"]["scores"]) == 9
+
+
 def opened_files(action):
     """The files that are opened for reading while an action runs, in this process."""
     opened: list[str] = []

@@ -59,21 +59,23 @@ def cells_table(ablation: Ablation, result: AblationOutcome) -> Table:
     reference = reference_cell(ablation, cells_of(ablation)).name
     compared = {each.cell: each for each in result.contrasts}
     against = {each.against for each in result.contrasts}
-    seeds = ablation.seeds * repeats_of(ablation)
+    over = f"{ablation.seeds} seeds"
+    if repeats_of(ablation) > 1:
+        over = f"{repeats_of(ablation)} repeats of search and {over}"
     table = Table(
-        title=f"{result.metric}, percent: mean and 95 % t-interval over the same {seeds} seeds", title_justify="left"
+        title=f"{result.metric}, percent: mean and 95 % t-interval over the same {over}", title_justify="left"
     )
     table.add_column("cell", overflow="fold")
     for column in ("n", "mean", f"minus {reference}" if len(against) < 2 else "minus reference, paired", "p, Holm"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
-    for cell, scores in result.scores.items():
+    for cell, values in result.replications.items():
         each = compared.get(cell)
         verdict = each.verdict if each else None
         words = "reference" if cell in against else verdict.words if verdict else ""
         table.add_row(
             cell,
-            str(len(scores)),
+            str(len(values)),
             _percent(result.interval(cell)),
             _percent(each.difference, signed=True) if each else "",
             _p_value(verdict.corrected_p) if verdict else "",

@@ -16,7 +16,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class ComparedCells:
-    """A contrast of the file: cell minus reference, over the pairs of repeat and seed that both have.
+    """A contrast of the file: cell minus reference, over the replications that both have.
 
     Attributes:
         verdict: judged in the family of all contrasts; None where no pair is there.
@@ -35,6 +35,9 @@ class AblationOutcome:
     Attributes:
         metric: of the scores.
         scores: by cell, the score of each repeat and seed that is complete, averaged over folds.
+        replications: by cell, the values that intervals and contrasts are taken over: those of the seeds or, where search
+            and seeds are repeated, the mean of each complete repeat (seeds of one repeat share its search, they are no
+            independent witnesses).
         tuned: by cell, the searched values of each repeat.
         states: number of runs by state.
         hours: of work, of all runs together.
@@ -42,6 +45,7 @@ class AblationOutcome:
 
     metric: str
     scores: dict[str, dict[Pair, float]]
+    replications: dict[str, dict[int, float]]
     contrasts: tuple[ComparedCells, ...]
     tuned: dict[str, list[dict[str, Any]]]
     states: dict[str, int]
@@ -49,7 +53,7 @@ class AblationOutcome:
 
     def interval(self, cell: str) -> Interval | None:
         """Mean and t-interval of a cell; None where nothing is complete."""
-        values = list(self.scores[cell].values())
+        values = list(self.replications[cell].values())
         return t_interval(values) if values else None
 
 
@@ -58,13 +62,15 @@ def outcome_of(ablation: Ablation, journal: Journal) -> AblationOutcome:
     cells = cells_of(ablation)
     metric = ablation.compare.scored_metric(confirmatory=ablation.confirmatory)
     scores = {cell.name: _scores(ablation, cell, journal, metric) for cell in cells}
+    replications = {name: _replications(ablation, found) for name, found in scores.items()}
     states: dict[str, int] = {}
     for run in journal.runs.values():
         states[run.state] = states.get(run.state, 0) + 1
     return AblationOutcome(
         metric=metric,
         scores=scores,
-        contrasts=_compared(ablation, cells, scores),
+        replications=replications,
+        contrasts=_compared(ablation, cells, replications),
         tuned={cell.name: _tuned(ablation, cell, journal) for cell in cells},
         states=states,
         hours=sum(run.seconds for run in journal.runs.values()) / 3600,
@@ -149,8 +155,19 @@ def _scores(ablation: Ablation, cell: Cell, journal: Journal, metric: str) -> di
     return found
 
 
+def _replications(ablation: Ablation, scores: Mapping[Pair, float]) -> dict[int, float]:
+    if repeats_of(ablation) == 1:
+        return {seed: score for (_, seed), score in scores.items()}
+    found = {}
+    for repeat in range(repeats_of(ablation)):
+        values = [score for (its_repeat, _), score in scores.items() if its_repeat == repeat]
+        if len(values) == ablation.seeds:
+            found[repeat] = sum(values) / len(values)
+    return found
+
+
 def _compared(
-    ablation: Ablation, cells: list[Cell], scores: Mapping[str, Mapping[Pair, float]]
+    ablation: Ablation, cells: list[Cell], scores: Mapping[str, Mapping[int, float]]
 ) -> tuple[ComparedCells, ...]:
     contrasts = contrasts_of(ablation, cells)
     pairs = [sorted(scores[each.cell].keys() & scores[each.against].keys()) for each in contrasts]

@@ -22,7 +22,7 @@ from ctxtune.data.settings import ValidationSettings
 from ctxtune.settings import Settings
 
 _VALIDATION = re.compile(r"validation/(map_at_r|r_precision|recall_at_\d+)")
-_COSTS = ("time/seconds", "time/images_per_second", "gpu/memory_gib")
+_COSTS = ("time/seconds", "time/images_per_second", "gpu/memory_gib", "cost/gpu_hours", "cost/money")
 _TRIAL_PATH = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")
 _KINDS = ("uniform", "loguniform", "quniform", "int", "logint", "choice", "fixed")
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.config import Ablation, load_ablation
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, no_such_file
 from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, add_file_arguments, all_overrides, program, run_command
 
 
@@ -34,8 +33,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
-    ablation = _load(arguments)
-    # Ray, Optuna and what stands on them take seconds to import: a wrong file is told before.
+    # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
+    if not Path(arguments.file).exists():
+        raise no_such_file(Path(arguments.file))
+    from ctxtune.ablation.base import finder
+    from ctxtune.config import load_ablation
+
+    find_best = finder(Path(arguments.results), resume=arguments.resume)
+    ablation = load_ablation(arguments.file, all_overrides(arguments), find_best=find_best)
     from ctxtune.ablation.display import ablation_display, print_outcome
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
@@ -77,16 +82,6 @@ def main() -> int:
         files["  and then open"] = display.link
     print_outcome(console, ablation, result, files)
     return 0
-
-
-def _load(arguments: argparse.Namespace) -> Ablation:
-    from ctxtune.ablation.base import finder
-
-    return load_ablation(
-        arguments.file,
-        all_overrides(arguments),
-        find_best=finder(Path(arguments.results), resume=arguments.resume),
-    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Selection, confirmation, outcome and budget, from journals written by hand."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from scipy import stats
 from test_tuning_sampling import METRIC, space_of
 
@@ -12,6 +14,7 @@ from ctxtune.config import load_trial_file, resolve_trial
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.display import print_outcome
 from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.objectives import pareto_front
 from ctxtune.tuning.outcome import best_file, markdown, outcome
@@ -186,6 +189,10 @@ def test_several_objectives_leave_a_pareto_front_and_its_best_by_the_first_is_ch
     assert [point.trial for point in result.front] == expected
     best = result.front[0]
     assert best.values == {METRIC: max(scores), "time/seconds": journal.runs[chosen].last("time/seconds")}
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_outcome(console, space, result, {})
+    text = console.export_text()
+    assert "Pareto front" in text and all(key in text for key in front)
     page = markdown(space, result)
     assert "Pareto front" in page and all(f"| {key} |" in page for key in front)
 

@@ -8,7 +8,16 @@ from pathlib import Path
 from rich.console import Console
 
 from ctxtune.errors import ConfigError, no_such_file
-from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, add_file_arguments, all_overrides, program, run_command
+from ctxtune.terminal import (
+    DRIVER_EXITS,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    add_driver_arguments,
+    add_file_arguments,
+    all_overrides,
+    program,
+    run_command,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,16 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m ctxtune.sweep",
         description="Search a space of configurations, choose one on validation classes, and confirm it on the test "
         "classes over fresh seeds beside the unaltered start configuration.",
-        epilog="Exit status: 0 done, 1 stopped (too many failures, full disk) or 130 interrupted: go on with --resume; 2 wrong "
-        "input, nothing was started.",
+        epilog=DRIVER_EXITS,
     )
     add_file_arguments(parser, "search-space file, e.g. search_spaces/quickstart.yaml")
-    parser.add_argument("--resume", action="store_true", help="go on with this sweep where an earlier process ended")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, print the plan, stop")
-    parser.add_argument("--address", help="of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
-    parser.add_argument("--storage", help="where checkpoints go on a cluster: /nfs/..., s3://..., gs://...")
-    parser.add_argument("--quiet", action="store_true", help="print the outcome only")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON, for scripts")
+    add_driver_arguments(parser, "sweep")
     return parser
 
 

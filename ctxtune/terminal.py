@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+DRIVER_EXITS = (
+    "Exit status: 0 done, 1 stopped (too many failures, full disk) or 130 interrupted: go on with --resume; 2 wrong input, "
+    "nothing was started."
+)
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -97,6 +101,16 @@ def add_file_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--results", metavar="DIR", default="results", help="folder of all results (default: %(default)s)"
     )
+
+
+def add_driver_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """The arguments of the commands that drive many runs; ``what``: sweep or ablation."""
+    parser.add_argument("--resume", action="store_true", help=f"go on with this {what} where an earlier process ended")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, print the plan, stop")
+    parser.add_argument("--address", help="of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    parser.add_argument("--storage", help="where checkpoints go on a cluster: /nfs/..., s3://..., gs://...")
+    parser.add_argument("--quiet", action="store_true", help="print the outcome only")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON, for scripts")
 
 
 def all_overrides(arguments: argparse.Namespace) -> list[str]:

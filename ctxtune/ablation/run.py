@@ -17,7 +17,16 @@ from ctxtune.tracking import Tracker, flatten
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import cluster_address
 from ctxtune.tuning.connection import Connection, check_before, connect
-from ctxtune.tuning.driver import MLFLOW_UI, Watcher, close_tracker, end_stage, identity, interrupts, with_precision
+from ctxtune.tuning.driver import (
+    MLFLOW_UI,
+    Watcher,
+    close_tracker,
+    end_stage,
+    forget_unstarted,
+    identity,
+    interrupts,
+    with_precision,
+)
 from ctxtune.tuning.engine import delete_checkpoints, run_stage
 from ctxtune.tuning.folder import ABLATION_FILE, ResultsFolder
 from ctxtune.tuning.journal import Journal, RunRecord
@@ -71,7 +80,7 @@ def run_ablation(
         cleanup.callback(folder.close)
         journal = Journal(folder.journal)
         cleanup.callback(journal.close)
-        cleanup.callback(_forget_unstarted, folder, journal)
+        cleanup.callback(forget_unstarted, folder, journal)
         tracker = Tracker(ablation.tracking.uri, ablation.name, folder.spool)
         cleanup.callback(close_tracker, tracker, watcher)
         for note in lost_checkpoints(journal):
@@ -121,12 +130,6 @@ def _check_data(ablation: Ablation) -> None:
         if dataset.model_dump_json() not in known:
             known.add(dataset.model_dump_json())
             load_dataset(dataset)
-
-
-def _forget_unstarted(folder: ResultsFolder[Ablation], journal: Journal) -> None:
-    """What was refused before its first decision is no ablation: the next try shall not be told to resume it."""
-    if not journal.events:
-        folder.file.unlink(missing_ok=True)
 
 
 def _run_stages(ablation: Ablation, book: Book, connection: Connection, watcher: Watcher) -> None:

@@ -18,6 +18,7 @@ from ctxtune.tracking import SpoolFullError, Tracker
 from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.folder import ResultsFolder
 from ctxtune.tuning.journal import Journal, RunRecord
 
 File = TypeVar("File", bound=TrialFile)
@@ -89,6 +90,12 @@ def _ask_worker(resources: RunResources) -> str:
         lambda: resolve_precision("auto", torch.device("cuda"))
     )
     return str(ray.get(remote.remote()))
+
+
+def forget_unstarted(folder: ResultsFolder[Any], journal: Journal) -> None:
+    """What was refused before its first decision is no sweep or ablation: the next try shall not be told to resume it."""
+    if not journal.events:
+        folder.file.unlink(missing_ok=True)
 
 
 def identity(journal: Journal, kind: str) -> str:

@@ -18,7 +18,16 @@ from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources, cluster_address
 from ctxtune.tuning.connection import Connection, check_before, connect
-from ctxtune.tuning.driver import MLFLOW_UI, Watcher, close_tracker, end_stage, identity, interrupts, with_precision
+from ctxtune.tuning.driver import (
+    MLFLOW_UI,
+    Watcher,
+    close_tracker,
+    end_stage,
+    forget_unstarted,
+    identity,
+    interrupts,
+    with_precision,
+)
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import ResultsFolder, sweep_folder
 from ctxtune.tuning.journal import Journal
@@ -61,7 +70,7 @@ def run_sweep(
         cleanup.callback(folder.close)
         journal = Journal(folder.journal)
         cleanup.callback(journal.close)
-        cleanup.callback(_forget_unstarted, folder, journal)
+        cleanup.callback(forget_unstarted, folder, journal)
         tracker = Tracker(space.tracking.uri, space.name, folder.spool)
         cleanup.callback(close_tracker, tracker, watcher)
         for note in lost_checkpoints(journal):
@@ -97,12 +106,6 @@ def run_sweep(
         if link:
             watcher.on_link(link)
         return result
-
-
-def _forget_unstarted(folder: ResultsFolder[SearchSpace], journal: Journal) -> None:
-    """A sweep that was refused before its first decision is none: the next try shall not be told to resume it."""
-    if not journal.events:
-        folder.file.unlink(missing_ok=True)
 
 
 def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:

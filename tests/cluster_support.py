@@ -146,7 +146,7 @@ def start_cluster(
         command += [f"--ray-client-server-port={cluster.client_port}"]
     if autoscaling is not None:
         file = folder / "autoscaling.yaml"
-        file.write_text(yaml.safe_dump(_fake_provider(autoscaling, cluster.address)))
+        file.write_text(yaml.safe_dump(_fake_provider(autoscaling, cluster.address), sort_keys=False))
         command += [f"--autoscaling-config={file}"]
         variables |= {
             "RAY_FAKE_CLUSTER": "1",
@@ -175,7 +175,7 @@ def _fake_provider(kinds: Mapping[str, Any], address: str) -> dict[str, Any]:
         "cluster_name": "ctxtune-test",
         "max_workers": sum(kind.get("max_workers", 0) for name, kind in kinds.items() if name != head),
         "upscaling_speed": 100.0,
-        "idle_timeout_minutes": 0.1,
+        "idle_timeout_minutes": 0.15,
         "provider": {
             "type": "external",
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",

@@ -10,6 +10,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_serializer,
     field_validator,
     model_serializer,
     model_validator,
@@ -19,6 +20,7 @@ from ctxtune.config.expressions import Expression, parse
 from ctxtune.config.paths import get_path
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data.settings import ValidationSettings
+from ctxtune.redaction import redact
 from ctxtune.settings import Settings
 
 _VALIDATION = re.compile(r"validation/(map_at_r|r_precision|recall_at_\d+)")
@@ -323,6 +325,11 @@ class TrackingSettings(Settings):
     """The `tracking` block."""
 
     uri: str = "sqlite:///mlflow.db"
+
+    @field_serializer("uri")
+    def _without_secrets(self, uri: str) -> str:
+        # Whatever is written down (results folder, best.yaml, MLflow) holds no password; who goes on gives it again.
+        return redact(uri)
 
 
 class TrialFile(Settings):

@@ -3,9 +3,10 @@
 import os
 import re
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from ctxtune.errors import TrackingError
+from ctxtune.redaction import redact, split_uri
 
 _SQLITE = "sqlite:///"
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -43,22 +44,11 @@ def has_secret(uri: str) -> bool:
     return redact(uri) != uri
 
 
-def redact(uri: str) -> str:
-    """The URI without user name, password, query and fragment: fit to be shown, logged and stored."""
-    if "://" not in uri:
-        return uri
-    parts = _split(uri)
-    if parts is None:
-        return uri.split("://")[0] + "://***"
-    location = parts.netloc.rpartition("@")[2]
-    return urlunsplit(SplitResult(parts.scheme, location, parts.path, "", "")) if parts.netloc else uri.split("?")[0]
-
-
 def redact_text(text: str, uri: str) -> str:
     """A message of someone else's with every secret of `uri` and of MLflow's environment variables blotted out."""
     text = text.replace(uri, redact(uri))
     secrets = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
-    parts = _split(uri)
+    parts = split_uri(uri)
     if parts is not None and "@" in parts.netloc:
         credentials = parts.netloc.rpartition("@")[0]
         user, _, password = credentials.partition(":")
@@ -68,10 +58,3 @@ def redact_text(text: str, uri: str) -> str:
     for secret in sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
-
-
-def _split(uri: str) -> SplitResult | None:
-    try:
-        return urlsplit(uri)
-    except ValueError:
-        return None

@@ -12,6 +12,7 @@ import yaml
 from ctxtune.config import SearchSpace, TrialFile
 from ctxtune.config.paths import leaves
 from ctxtune.errors import ConfigError
+from ctxtune.redaction import redact_argument
 
 Resolved = TypeVar("Resolved", bound=TrialFile)
 SWEEP_FILE, ABLATION_FILE = "space.yaml", "ablation.yaml"
@@ -143,7 +144,7 @@ def sweep_folder(root: Path, space: SearchSpace, *, resume: bool) -> ResultsFold
 
 def resume_command(command: str, arguments: list[str]) -> str:
     """What to hand to Python to go on with what ``command`` (such as ``sweep``) started with ``arguments``."""
-    kept = [argument for argument in arguments if argument != "--resume"]
+    kept = [redact_argument(argument) for argument in arguments if argument != "--resume"]
     return f"-m ctxtune.{command} {shlex.join(kept)} --resume"
 
 

@@ -118,7 +118,7 @@ def best_file(space: SearchSpace, journal: Journal, result: Outcome) -> str:
         "name": f"{space.name}-best",
         "trial": trial.tree(),
         "validation": space.validation.model_dump(mode="json"),
-        "tracking": {"uri": space.tracking.uri},
+        "tracking": space.tracking.model_dump(mode="json"),
     }
     header = (
         f"# The configuration that the sweep {space.name} chose ({result.chosen}, config {trial.hash()}).\n"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ctxtune.ablation.runs import run_count
 from ctxtune.config import cells_of, contrasts_of, load_ablation, load_search_space, reference_cell, search_of
 from ctxtune.config.cells import configuration_hash
 
@@ -11,10 +12,22 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ABLATIONS = sorted((REPOSITORY / "ablations").glob("*.yaml"))
 SPACES = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
 GPU_LEARNING_RATES = "tune_each.space.optimizer.lr={loguniform: [1.0e-5, 5.0e-4]}"
-NAMES = {
-    "quickstart", "contextual_loss", "losses", "label_noise", "image_noise", "data_withheld", "lambda", "k", "epsilon",
-    "margins", "gamma", "batch_size", "embedding_size",
-}  # fmt: skip
+RUNS = {
+    "quickstart": (0, 9),
+    "contextual_loss": (0, 60),
+    "losses": (60, 30),
+    "label_noise": (48, 60),
+    "image_noise": (32, 40),
+    "data_withheld": (32, 40),
+    "lambda": (0, 30),
+    "k": (0, 20),
+    "epsilon": (0, 25),
+    "margins": (0, 35),
+    "gamma": (0, 35),
+    "batch_size": (16, 20),
+    "embedding_size": (0, 20),
+}
+"""Tuning trials and runs, as docs/ablations.md and the files' heads say."""
 
 
 def overrides_for(file: Path, data: str) -> list[str]:
@@ -37,8 +50,11 @@ def overrides_for(file: Path, data: str) -> list[str]:
     return overrides
 
 
-def test_all_are_there():
-    assert {file.stem for file in ABLATIONS} == NAMES
+def test_all_are_there_and_cost_what_they_say():
+    assert {file.stem for file in ABLATIONS} == RUNS.keys()
+    for file in ABLATIONS:
+        ablation = load_ablation(file)
+        assert run_count(ablation, len(cells_of(ablation))) == RUNS[file.stem]
     spaces = {"quickstart", "glyphs", "omniglot", "cub", "cars", "sop", "inshop", "inaturalist"}
     assert {file.stem for file in SPACES} == spaces
 

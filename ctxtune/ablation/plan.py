@@ -124,7 +124,8 @@ def _kind(cell: Cell) -> str:
     """What the time of a step depends on."""
     tree = cell.trial.tree()
     kept = {block: tree[block] for block in ("model", "sampler", "image", "precision")}
-    return json.dumps({**kept, "loss": tree["loss"]["name"], "dataset": tree["dataset"]["name"]}, sort_keys=True)
+    loss = {key: tree["loss"].get(key) for key in ("name", "step", "conjunction")}
+    return json.dumps({**kept, "loss": loss, "dataset": tree["dataset"]["name"]}, sort_keys=True)
 
 
 def _seconds_per_epoch(ablation: Ablation, cell: Cell, device: str) -> float:

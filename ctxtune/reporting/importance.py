@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import optuna
 
 FEWEST_TRIALS = 8
-MOST_TRIALS = 400
+MOST_TRIALS = 200
 """fANOVA's forest takes seconds for more; then a random part of them is taken."""
 BEST_SHARE = 0.1
 FEWEST_BEST = 5
-_TREES = 48
+_TREES = 32
 
 
 @dataclass(frozen=True)

@@ -137,11 +137,13 @@ def _save_figure(picture: Picture, folder: Path) -> tuple[list[Path], int]:
     """The files of a figure (PNG, SVG, PDF), and its width on the page in pixels."""
     with styled():
         drawing = picture.draw()
+        drawing.draw_without_rendering()
+        drawing.set_layout_engine("none")  # laid out once, not for each format
         paths = [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg", ".pdf")]
         for path in paths:
             # No dates: the same numbers give the same bytes.
             dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
-            drawing.savefig(path, dpi=_DOTS_PER_INCH, metadata=dates, bbox_inches="tight", pad_inches=0.05)
+            drawing.savefig(path, dpi=_DOTS_PER_INCH, metadata=dates)
     return paths, round(drawing.get_figwidth() * _PIXELS_PER_INCH)
 
 

@@ -1,7 +1,6 @@
 """`--dry-run`: everything is checked, a step of each kind of run is timed; nothing is started or written."""
 
 import json
-import os
 import time
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from ctxtune.data import load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tracking import redact
 from ctxtune.training import fold_parts
-from ctxtune.tuning.plan import check_tracking, device_name, plan_device, time_epoch
+from ctxtune.tuning.plan import check_tracking, device_name, plan_device, planned_resources, time_epoch
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class AblationPlan:
         epochs: of all runs together.
         device_hours: of one device (GPU or CPU core), from a timed step, evaluation aside.
         gpu_hours: device hours times the share of a GPU that a run gets; None without a GPU.
-        hours: wall time with as many runs at a time as this machine fits.
+        hours: wall time with as many runs at a time as fit.
+        at_a_time: how many those are.
         device: what was timed on.
     """
 
@@ -38,15 +38,17 @@ class AblationPlan:
     device_hours: float
     gpu_hours: float | None
     hours: float
+    at_a_time: int
     device: str
 
 
-def make_plan(ablation: Ablation) -> AblationPlan:
+def make_plan(ablation: Ablation, address: str | None = None) -> AblationPlan:
     """Load the data and time a step of every kind of run: cells that differ in more than numbers of the loss.
 
     Raises:
         ConfigError, DataError: whatever would stop the ablation at its start.
     """
+    resources = planned_resources(ablation, address, ablation.max_concurrent)
     cells = cells_of(ablation)
     device = plan_device(ablation)
     each_tuning, each_scored = (count // len(cells) for count in run_count(ablation, len(cells)))
@@ -62,14 +64,14 @@ def make_plan(ablation: Ablation) -> AblationPlan:
         epochs += cell_epochs
         seconds += cell_epochs * timed[kind]
     tuning, scored = run_count(ablation, len(cells))
-    gpus = (1.0 if ablation.resources.gpus == "auto" else float(ablation.resources.gpus)) if device == "cuda" else 0.0
     return AblationPlan(
         tuning_runs=tuning,
         scored_runs=scored,
         epochs=epochs,
         device_hours=seconds / 3600,
-        gpu_hours=seconds / 3600 * gpus if gpus else None,
-        hours=seconds / 3600 / _at_a_time(ablation, gpus),
+        gpu_hours=seconds / 3600 * resources.gpus if resources.gpus else None,
+        hours=seconds / 3600 / resources.concurrent,
+        at_a_time=resources.concurrent,
         device=device_name(device),
     )
 
@@ -77,7 +79,7 @@ def make_plan(ablation: Ablation) -> AblationPlan:
 def print_plan(console: Console, ablation: Ablation, address: str | None = None) -> None:
     """Check everything and print what the ablation would do."""
     began = time.monotonic()
-    plan = make_plan(ablation)
+    plan = make_plan(ablation, address)
     check_tracking(ablation)
     cells = cells_of(ablation)
     console.print(_arms(ablation, cells))
@@ -97,7 +99,7 @@ def print_plan(console: Console, ablation: Ablation, address: str | None = None)
         f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
         *notes(ablation),
         f"{plan.epochs} epochs in all; timed on {plan.device}, evaluation aside: {plan.device_hours:.2f} hours of one "
-        f"device{gpu_hours}, {plan.hours:.2f} hours with all of this machine",
+        f"device{gpu_hours}; {plan.at_a_time} runs at a time on {address or 'this machine'}: {plan.hours:.2f} hours",
         f"tracking: {redact(ablation.tracking.uri)} can be used",
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
@@ -140,12 +142,3 @@ def _seconds_per_epoch(ablation: Ablation, cell: Cell, device: str) -> float:
         raise ConfigError(f"arm {cell.name}: {error}") from None
     finally:
         torch.set_num_threads(threads)
-
-
-def _at_a_time(ablation: Ablation, gpus: float) -> float:
-    if ablation.max_concurrent != "auto":
-        return float(ablation.max_concurrent)
-    if gpus:
-        return max(1.0, torch.cuda.device_count() // gpus)
-    cpus = 1.0 if ablation.resources.cpus == "auto" else float(ablation.resources.cpus) or 1.0
-    return max(1.0, (os.cpu_count() or 1) // cpus)

@@ -260,7 +260,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
-    process = _child(command, dict(os.environ), folder / "mlflow.log")
+    process = _child(command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, folder / "mlflow.log")
     address = f"http://127.0.0.1:{port}"
 
     def healthy() -> bool:

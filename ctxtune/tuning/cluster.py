@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import ray
 import yaml
 from ray.exceptions import AuthenticationError
+from ray.tune.execution import class_cache
 
 import ctxtune
 from ctxtune.config.search import ResourcesSettings
@@ -99,6 +100,7 @@ def start_ray(address: str | None = None, modules: Sequence[Path] = ()) -> None:
     defaults = _ENVIRONMENT if address else {**_ENVIRONMENT, **_LOCAL_ENVIRONMENT}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    _keep_keys_here()
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "error"}
     if address is None:
         ray.init(
@@ -119,6 +121,13 @@ def start_ray(address: str | None = None, modules: Sequence[Path] = ()) -> None:
         ) from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise CtxtuneError(f"--address {address}: {_why_not(address, error)}") from None
+
+
+def _keep_keys_here() -> None:
+    """Ray Tune would copy the driver's AWS keys into each run's runtime environment, which Ray writes into its logs."""
+    propagated: set[str] = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())
+    for name in [name for name in propagated if name.startswith("AWS_")]:
+        propagated.discard(name)
 
 
 def _why_not(address: str, error: Exception) -> str:

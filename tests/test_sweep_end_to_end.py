@@ -148,7 +148,7 @@ def test_a_second_start_is_refused_and_resuming_a_finished_sweep_shows_it_again(
 
 @pytest.mark.parametrize("moments", [3])
 def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(repository, tmp_path, moments):
-    check_kills(repository, tmp_path, [2.5, 5.0, 4.0][:moments])
+    check_kills(repository, tmp_path, [0.8, 3.0, 1.6][:moments], trials=5)
 
 
 @pytest.mark.slow
@@ -156,12 +156,57 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(reposito
 def test_killed_at_many_moments(repository, tmp_path):
     import numpy as np
 
-    check_kills(repository, tmp_path, list(np.random.default_rng(0).uniform(0.5, 9.0, 20)))
+    check_kills(repository, tmp_path, list(np.random.default_rng(0).uniform(0.1, 4.0, 20)), trials=20)
 
 
-def check_kills(repository: Path, folder: Path, waits: list[float]) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_grid_killed_and_resumed_one_trial_at_a_time_equals_an_undisturbed_one(repository, tmp_path):
+    overrides = [
+        *SMALL, "search.trials=8", "trial.evaluation.every=1", "search.max_concurrent=1", "search.sampler.name=grid",
+        "search.constraints=[]", "confirm=null",
+        "search.space={optimizer.lr: {choice: [5.0e-4, 2.0e-3, 8.0e-3]}, loss.k: {choice: [2, 4, 8]}}",
+    ]  # fmt: skip
+    (tmp_path / "undisturbed").mkdir()
+    (tmp_path / "killed").mkdir()
+    done = run(repository, tmp_path / "undisturbed", overrides=overrides)
+    assert done.returncode == 0, done.stderr
+    kill_and_resume(repository, tmp_path / "killed", [0.7, 3.1, 1.9, 0.2], overrides)
+
+    def story(folder: Path) -> list[tuple]:
+        """All runs in their order, without what depends on the clock."""
+        return [
+            (
+                run.key, run.state, run.reason, run.spec["point"], run.spec["seed"],
+                [{k: v for k, v in report.items() if not k.startswith("time/")} for report in run.reports],
+            )
+            for run in Journal(folder / "results/quickstart/journal.jsonl").runs.values()
+        ]  # fmt: skip
+
+    assert {state for _, state, *_ in story(tmp_path / "undisturbed")} == {"completed", "pruned"}
+    assert story(tmp_path / "killed") == story(tmp_path / "undisturbed")
+
+
+def check_kills(repository: Path, folder: Path, waits: list[float], trials: int) -> None:
+    """Nothing is lost or done twice, whenever the driver is killed."""
+    kill_and_resume(repository, folder, waits, [*SMALL, f"search.trials={trials}", "trial.evaluation.every=1"])
+    journal_file = folder / "results/quickstart/journal.jsonl"
+    journal = Journal(journal_file)
+    assert len(journal.stage("search")) == trials
+    events = [json.loads(line) for line in journal_file.read_text().splitlines()]
+    asked = [event["key"] for event in events if event["event"] == "asked"]
+    ended = [event["key"] for event in events if event["event"] == "ended"]
+    assert sorted(asked) == sorted(set(asked)) == sorted(ended)
+    for record in journal.runs.values():
+        assert record.state != "running"
+        assert [report["epoch"] for report in record.reports] == list(range(1, record.epoch + 1))
+    tracked = read_runs(f"sqlite:///{folder / 'mlflow.db'}", "quickstart")
+    assert sorted(run.name for run in tracked if run.kind != "sweep") == sorted(journal.runs)
+    assert {run.state for run in tracked} <= {"completed", "pruned"}
+
+
+def kill_and_resume(repository: Path, folder: Path, waits: list[float], overrides: list[str]) -> None:
     """Start, kill -9 the driver so long after its first event, resume, and so on; then let it finish."""
-    overrides = [*SMALL, "search.trials=8", "trial.evaluation.every=1"]
     journal_file = folder / "results/quickstart/journal.jsonl"
     for number, wait in enumerate(waits):
         process = subprocess.Popen(
@@ -179,18 +224,6 @@ def check_kills(repository: Path, folder: Path, waits: list[float]) -> None:
         process.wait()
     done = run(repository, folder, "--resume", overrides=overrides)
     assert done.returncode == 0, done.stderr + done.stdout
-    journal = Journal(journal_file)
-    assert len(journal.stage("search")) == 8
-    events = [json.loads(line) for line in journal_file.read_text().splitlines()]
-    asked = [event["key"] for event in events if event["event"] == "asked"]
-    ended = [event["key"] for event in events if event["event"] == "ended"]
-    assert sorted(asked) == sorted(set(asked)) == sorted(ended)
-    for record in journal.runs.values():
-        assert record.state != "running"
-        assert [report["epoch"] for report in record.reports] == list(range(1, record.epoch + 1))
-    tracked = read_runs(f"sqlite:///{folder / 'mlflow.db'}", "quickstart")
-    assert sorted(run.name for run in tracked if run.kind != "sweep") == sorted(journal.runs)
-    assert {run.state for run in tracked} <= {"completed", "pruned"}
 
 
 def test_ctrl_c_stops_cleanly_and_names_the_command_that_goes_on(repository, tmp_path):
@@ -205,6 +238,7 @@ def test_ctrl_c_stops_cleanly_and_names_the_command_that_goes_on(repository, tmp
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
+    assert "SIGINT: stopping" in errors
     assert "--resume" in errors and "Traceback" not in errors
     runs = read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart")
     assert {tracked.state for tracked in runs} <= {"killed", "completed", "pruned"}

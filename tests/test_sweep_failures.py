@@ -369,3 +369,21 @@ def test_a_damaged_journal_and_a_second_start_are_told_before_ray_is_asked(repos
     assert again.returncode == 2
     said = again.stderr.splitlines()[-1]
     assert "ctxtune.sweep" in said and "quickstart.yaml" in said and "--set" in said and said.endswith("--resume")
+
+
+@pytest.mark.slow
+def test_a_search_that_its_budget_ends_leaves_nothing_running_and_goes_on_to_the_choice(repository, tmp_path):
+    rates = "[2.0e-3, 1.0e-6, 2.0e-6, 3.0e-6, 4.0e-6, 5.0e-6]"
+    overrides = [
+        *GRID, *LONG, "search.max_concurrent=2", "search.trials=6", "search.budget={no_improvement_for: 1}",
+        f"search.space={{optimizer.lr: {{choice: {rates}}}}}",
+    ]  # fmt: skip
+    done = run(repository, tmp_path, overrides=overrides)
+    assert done.returncode == 0, done.stderr
+    assert "the search ends: no better trial in the last 1" in done.stdout
+    journal = Journal(tmp_path / "results/quickstart/journal.jsonl")
+    states = [trial.state for trial in journal.stage("search")]
+    assert 2 <= len(states) < 6 and "completed" in states and set(states) <= {"completed", "killed"}
+    assert journal.decisions["search_ended"] and journal.decisions["chosen"]
+    tracked = read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart", "trial")
+    assert {each.name: each.state for each in tracked} == {run.key: run.state for run in journal.runs.values()}

@@ -81,6 +81,13 @@ def test_arms_resolve_and_differ(file, data):
         assert ablation.trial.model.backbone == "resnet50"
 
 
+def test_the_internal_ablations_run_on_glyphs_too():
+    overrides = ["base=../search_spaces/quickstart.yaml", "seeds=3"]
+    ablation = load_ablation(REPOSITORY / "ablations/contextual_loss.yaml", overrides)
+    assert ablation.trial.dataset.name == "glyphs"
+    assert run_count(ablation, len(cells_of(ablation))) == (0, 36)
+
+
 def test_the_ten_ablations_of_the_paper_are_those_of_the_design():
     ablation = load_ablation(REPOSITORY / "ablations/contextual_loss.yaml")
     arms = {name.split()[0]: settings for name, settings in ablation.arms().items()}

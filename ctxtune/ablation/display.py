@@ -37,6 +37,7 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
         metric=lambda stage: final if stage == "cell" else ablation.compare.metric,
         standing=lambda book: "",
         remark=remark,
+        width=max(len(cell.key) for cell in cells_of(ablation)) + len("-repeat0-trial000" if tune else "-seed0-fold0"),
     )
 
 

@@ -17,8 +17,6 @@ from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.outcome import show
 
 _STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "killed": "red", "running": "cyan"}
-_WIDTH = 10
-"""Of the column of names, in characters, at least."""
 
 
 class RunDisplay:
@@ -30,6 +28,7 @@ class RunDisplay:
         metric: the score that is shown, by stage.
         standing: how things stand, in a few words.
         remark: what is said of a run that ended, beside state and score.
+        width: of the column of names, in characters.
     """
 
     def __init__(
@@ -40,9 +39,11 @@ class RunDisplay:
         metric: Callable[[str], str],
         standing: Callable[[Book], str],
         remark: Callable[[Book, RunRecord], Text],
+        width: int = 10,
     ) -> None:
         self._console, self._words = console, words
         self._metric, self._standing, self._remark = metric, standing, remark
+        self._width = width
         self._live = Live(console=console, transient=True, auto_refresh=True, refresh_per_second=4)
         self._stage, self._runs = "", 0
         self.link: str | None = None
@@ -92,7 +93,7 @@ class RunDisplay:
 
     def _ended_line(self, book: Book, run: RunRecord) -> Text:
         score = run.last(self._metric(run.stage))
-        line = Text(f"{self._elapsed()}  {run.key.removeprefix(f'{run.stage}-'):<{_WIDTH}} ")
+        line = Text(f"{self._elapsed()}  {run.key.removeprefix(f'{run.stage}-'):<{self._width}} ")
         line.append(f"{run.state:<9}", style=_STYLES[run.state])
         line.append(f" epoch {run.epoch:>3}  ")
         line.append("   -    " if score is None else f"{score:.4f}  ")

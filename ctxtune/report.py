@@ -3,10 +3,14 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from ctxtune.terminal import run_command
+
+if TYPE_CHECKING:
+    from ctxtune.reporting.rendering import ReportFiles
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -20,8 +24,18 @@ def build_parser() -> argparse.ArgumentParser:
         "of it is also logged as artifacts (report/...) of the sweep's or ablation's own run.",
         epilog="Exit status: 0 done; 2 wrong input, said in one message.",
     )
-    parser.add_argument("name", metavar="NAME", help="of the sweep or ablation: its MLflow experiment")
-    parser.add_argument("--out", metavar="DIR", help="folder of the files (default: results/NAME/report)")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the sweep or ablation: its MLflow experiment")
+    parser.add_argument(
+        "--compare",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help="put two or more sweeps, or ablations, side by side; of ablations with the same arms, over several data sets "
+        "say, also mean ranks and interquartile means",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the files (default: results/NAME/report, results/compare-A-B)"
+    )
     parser.add_argument(
         "--tracking",
         metavar="URI",
@@ -34,23 +48,35 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the command; the exit status."""
-    arguments = build_parser().parse_args()
-    from ctxtune.reporting.writing import write_report
+    parser = build_parser()
+    arguments = parser.parse_args()
+    if (arguments.name is None) == (not arguments.compare):
+        parser.error("give one NAME, or --compare with two names or more")
+    if len(arguments.compare) == 1 or len(set(arguments.compare)) < len(arguments.compare):
+        parser.error("--compare takes two different names or more")
+    from ctxtune.reporting.writing import write_comparison, write_report
 
-    console = Console(highlight=False, soft_wrap=True)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    folder = Path(arguments.out) if arguments.out else Path("results") / arguments.name / "report"
+    if arguments.compare:
+        folder = Path(arguments.out or Path("results") / f"compare-{'-'.join(arguments.compare)}")
+        _print_files(write_comparison(arguments.tracking, arguments.compare, folder))
+        return 0
     files = write_report(
         arguments.tracking,
         arguments.name,
-        folder,
+        Path(arguments.out or Path("results") / arguments.name / "report"),
         store=not arguments.no_store,
         on_note=lambda text: errors.print(f"note: {text}", style="yellow", markup=False),
     )
+    _print_files(files)
+    return 0
+
+
+def _print_files(files: "ReportFiles") -> None:
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"{files.page}   the report; it needs no network", markup=False)
     console.print(f"{files.folder / 'tables'}   {len(files.tables)} files: CSV, LaTeX, Markdown", markup=False)
     console.print(f"{files.folder / 'figures'}   {len(files.figures)} files: PNG, SVG, PDF", markup=False)
-    return 0
 
 
 if __name__ == "__main__":

@@ -133,3 +133,108 @@ class FakeAblation:
         peculiar = draw("peculiar", cell["variant"], fold).normal(0, 0.004, CLASSES)
         means = np.clip(true + luck + own + classes - classes.mean() + peculiar - peculiar.mean(), 0, 1)
         return {f"class {fold}-{index}": (float(mean * QUERIES), QUERIES) for index, mean in enumerate(means)}
+
+
+SPACE = {
+    "name": "sweep",
+    "trial": {
+        "dataset": {"name": "cars196"},
+        "schedule": {"epochs": 9},
+        "evaluation": {"every": 1, "recall_at": [1, 2]},
+    },
+    "search": {
+        "objective": {"metric": "validation/map_at_r", "mode": "max"},
+        "space": {
+            "optimizer.lr": {"loguniform": [1.0e-4, 1.0e-2]},
+            "loss.k": {"choice": [2, 4, 8]},
+            "loss.step": {"choice": ["heuristic", "sigmoid"]},
+            "loss.name": {"fixed": "contextual"},
+        },
+        "scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 3},
+    },
+}
+
+
+@dataclass
+class FakeSweep:
+    """What a sweep would have found: the score hangs on the learning rate (best at 0.001), a little on k."""
+
+    name: str = "sweep"
+    trials: int = 24
+    confirmed: bool = True
+    subsets: bool = True
+    gain: float = 0.03
+    state: str | None = "completed"
+    seed: int = 0
+
+    def scores(self) -> list[tuple[dict[str, Any], list[float], str]]:
+        """Point, scores by epoch and state of each trial; the last one failed."""
+        generator = np.random.default_rng(self.seed)
+        found: list[tuple[dict[str, Any], list[float], str]] = []
+        for number in range(self.trials):
+            rate = 10 ** generator.uniform(-4, -2)
+            point = {"optimizer.lr": rate, "loss.k": int(generator.choice([2, 4, 8]))}
+            point["loss.step"] = str(generator.choice(["heuristic", "sigmoid"]))
+            end = 0.6 - 0.15 * (np.log10(rate) + 3) ** 2 - 0.004 * abs(point["loss.k"] - 4) + generator.normal(0, 0.002)
+            curve = [float(end * (1 - 0.5 * np.exp(-epoch / 3))) for epoch in range(1, 10)]
+            state = "completed" if end > 0.5 or number == 0 else "pruned"
+            state = "failed" if number == self.trials - 1 else state
+            found.append((point, curve if state == "completed" else curve[:1], state))
+        return found
+
+    def write(self, folder: Path, uri: str | None = None) -> str:
+        """Write everything into the store `uri`, a new one if there is none; the store's URI."""
+        uri = uri or new_store(folder)
+        spool = folder / f"spool-{self.name}"
+        tracker = Tracker(uri, self.name, spool, deliver=False)
+        tracker.start_run("sweep", name=self.name, kind="sweep", tags={"data_set": "cars196", "hardware.gpus": "1"})
+        tracker.log_text("sweep", yaml.safe_dump({**SPACE, "name": self.name}), "space.yaml")
+        for number, (point, curve, state) in enumerate(self.scores()):
+            key = f"trial-{number:04d}"
+            tracker.start_run(key, name=key, kind="trial", parent="sweep", params=point, tags={"arm": key})
+            for epoch, score in enumerate(curve, 1):
+                metrics = {"validation/map_at_r": score, "time/seconds": 60.0 * epoch, "gpu/memory_gib": 9.0}
+                tracker.log_metrics(key, metrics, epoch)
+            tracker.end_run(key, state, "out_of_memory: 24 GiB were not enough" if state == "failed" else "")
+        if self.confirmed:
+            self._stages(tracker)
+        if self.state:
+            tracker.end_run("sweep", self.state)
+        tracker.close(timeout=0)
+        replay(spool)
+        return uri
+
+    @property
+    def best(self) -> str:
+        """The best completed trial."""
+        ended = [(curve[-1], number) for number, (_, curve, state) in enumerate(self.scores()) if state == "completed"]
+        return f"trial-{max(ended)[1]:04d}"
+
+    def test_scores(self, arm: str) -> list[float]:
+        """Test MAP@R of an arm over three seeds."""
+        luck = np.random.default_rng(7).normal(0, 0.01, 3)
+        own = np.random.default_rng(self.seed + len(arm)).normal(0, 0.002, 3)
+        return [float(value) for value in 0.4 + luck + own + (0.0 if arm == "start" else self.gain)]
+
+    def _stages(self, tracker: Tracker) -> None:
+        for arm in (self.best, "start"):
+            for fold in range(2):
+                key = f"selection-{arm}-fold{fold}"
+                tracker.start_run(key, name=key, kind="selection", parent="sweep", tags={"arm": arm})
+                score = (0.58 if arm != "start" else 0.5) + 0.01 * fold
+                tracker.log_metrics(key, {"validation/map_at_r": score, "time/seconds": 600.0}, 9)
+                tracker.end_run(key, "completed")
+            for seed, score in enumerate(self.test_scores(arm)):
+                key = f"confirmation-{arm}-seed{seed}"
+                tags = {"arm": arm, "seed_index": str(seed)}
+                tracker.start_run(key, name=key, kind="confirmation", parent="sweep", tags=tags)
+                record_test_scoring(tracker, key, "cars196")
+                metrics = {
+                    "test/map_at_r": score,
+                    "test/recall_at_1": score + 0.4,
+                    "floor/map_at_r": 0.02,
+                    "floor/recall_at_1": 0.1,
+                }
+                metrics |= {"test_subset/map_at_r": score + 0.12} if self.subsets else {}
+                tracker.log_metrics(key, {**metrics, "time/seconds": 900.0}, 9)
+                tracker.end_run(key, "completed")

@@ -1,11 +1,12 @@
 """From a name in MLflow to a report on disk and beside the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctxtune.errors import TrackingError
 from ctxtune.reporting.ablation_data import read_ablation
 from ctxtune.reporting.ablation_report import ablation_document
+from ctxtune.reporting.comparison import compared_ablations, compared_sweeps
 from ctxtune.reporting.document import Document
 from ctxtune.reporting.rendering import ReportFiles, write_document
 from ctxtune.reporting.study import Study, read_study
@@ -37,6 +38,23 @@ def write_report(
     if store:
         _store(study, files, on_note)
     return files
+
+
+def write_comparison(uri: str, names: Sequence[str], folder: Path) -> ReportFiles:
+    """Put sweeps, or ablations, side by side; the files go into `folder`, and nowhere else.
+
+    Raises:
+        TrackingError: one of them is not there, they are of different kinds or have nothing in common.
+    """
+    studies = [read_study(uri, name) for name in names]
+    kinds = {study.parent.kind for study in studies}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{study.name} is {'an' if study.parent.kind == 'ablation' else 'a'} {study.parent.kind}"
+                           for study in studies)  # fmt: skip
+        raise TrackingError(f"--compare takes sweeps or ablations, not both: {listed}")
+    if kinds == {"ablation"}:
+        return write_document(compared_ablations([read_ablation(study) for study in studies]), folder)
+    return write_document(compared_sweeps([read_sweep(study) for study in studies]), folder)
 
 
 def _document(study: Study) -> Document:

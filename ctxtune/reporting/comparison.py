@@ -1,0 +1,259 @@
+"""Sweeps or ablations side by side; ablations over several data sets also in sum."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ctxtune.errors import TrackingError
+from ctxtune.reporting.ablation_data import AblationData
+from ctxtune.reporting.ablation_figures import wrapped
+from ctxtune.reporting.confirmation import confirmed_scores
+from ctxtune.reporting.contrasts import judge_contrasts
+from ctxtune.reporting.document import Document, Picture, Section, Table
+from ctxtune.reporting.numbers import MISSING, decimal, duration, p_value, percent, percent_bounds, percent_interval
+from ctxtune.reporting.study import device_of, hours, metric_title
+from ctxtune.reporting.style import GREY, WIDTH, look, new_figure, only_rows_grid
+from ctxtune.reporting.sweep_data import SweepData
+from ctxtune.statistics import compare_pairs, interquartile_interval, mean_ranks, t_interval
+
+
+def compared_ablations(each: Sequence[AblationData]) -> Document:
+    """Ablations side by side: scores and verdicts of the arms that they share, and, of several, the arms in sum.
+
+    Raises:
+        TrackingError: they share no arm.
+    """
+    shared = [cell for cell in each[0].cells if all(cell in data.cells for data in each)]
+    if not shared:
+        names = ", ".join(f"{data.study.name}: {', '.join(list(data.cells)[:3])} ..." for data in each)
+        raise TrackingError(f"these ablations share no arm ({names}); there is nothing to put side by side")
+    caption = "Difference to each ablation's reference, with its 95 % t-interval."
+    sections = [
+        Section(
+            "Side by side",
+            [
+                _score_table(each, shared),
+                _verdict_table(each, shared),
+                Picture("differences", caption, partial(difference_figure, each, shared)),
+            ],
+        )
+    ]
+    total = _aggregate_table(each, shared)
+    if total is not None:
+        sections.append(Section("In sum", [*_aggregate_words(each), total]))
+    return _document(each, "Ablations", sections)
+
+
+def compared_sweeps(each: Sequence[SweepData]) -> Document:
+    """Sweeps side by side: what they found, what it cost, and test scores where the data set is the same."""
+    caption = "Best completed trial so far by hours spent on trials."
+    picture = Picture("best_so_far", caption, partial(progress_figure, each))
+    tables = [_sweep_table(each), *([_test_table(each)] if any(data.confirmations for data in each) else [])]
+    return _document(each, "Sweeps", [Section("Side by side", [*tables, picture])])
+
+
+def difference_figure(each: Sequence[AblationData], shared: Sequence[str]) -> Figure:
+    """Each arm's difference to the reference, one mark an ablation."""
+    judged = [{found.contrast.cell: found for found in judge_contrasts(data)} for data in each]
+    arms = [cell for cell in shared if any(cell in found for found in judged)]
+    step = 0.2
+    height = (0.17 + step * len(each)) * len(arms) + 1.1
+    figure, axes = new_figure(height, WIDTH)
+    axes.axvline(0, color="#57606a", linewidth=1)
+    for index, (data, found) in enumerate(zip(each, judged, strict=True)):
+        style = {key: value for key, value in look(index).items() if key != "linestyle"}
+        for place, cell in enumerate(arms):
+            difference = found[cell].difference if cell in found else None
+            if difference is None:
+                continue
+            at = -place + (0.5 - (index + 0.5) / len(each)) * 0.7
+            interval = difference.interval
+            if math.isfinite(interval.low) and difference.count > 2:
+                axes.plot([100 * interval.low, 100 * interval.high], [at, at], color=style["color"])
+            axes.plot([100 * interval.mean], [at], **style, linestyle="none")
+        axes.plot([], [], **style, label=f"{data.study.name} ({data.design.dataset})")
+    axes.set_yticks([-float(place) for place in range(len(arms))], [wrapped(cell) for cell in arms])
+    axes.set_ylim(-len(arms) + 0.45, 0.55)
+    axes.set_xlabel("difference to the reference, percentage points")
+    only_rows_grid(axes)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def progress_figure(each: Sequence[SweepData]) -> Figure:
+    """The best completed trial so far of each sweep by hours."""
+    figure, axes = new_figure(3.0, WIDTH)
+    for index, data in enumerate(each):
+        ended = sorted(data.trials, key=lambda trial: trial.run.end_time or math.inf)
+        spent = np.cumsum([trial.hours for trial in ended])
+        best, x, y = math.nan, [], []
+        for trial, place in zip(ended, spent, strict=True):
+            if trial.completed and not data.sign * best >= data.sign * trial.score:
+                best = trial.score
+            if math.isfinite(best):
+                x.append(float(place))
+                y.append(100 * best)
+        style = look(index)
+        axes.step(x, y, where="post", color=style["color"], linestyle=style["linestyle"], label=data.study.name)
+    axes.set_xlabel(f"{device_of(each[0].study)}-hours spent on trials")
+    objectives = {metric_title(data.objective) for data in each}
+    axes.set_ylabel(f"{' / '.join(sorted(objectives))}, percent")
+    if any(line.get_xydata().size for line in axes.lines):
+        axes.set_xlim(left=0)
+    axes.spines["left"].set_color(GREY)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _document(each: Sequence[AblationData] | Sequence[SweepData], what: str, sections: list[Section]) -> Document:
+    names = [data.study.name for data in each]
+    costs = {f"cost of {data.study.name}": duration(hours(data.study.runs)) for data in each}
+    return Document(
+        title=f"{what} compared: {', '.join(names)}",
+        subtitle=f"{len(names)} {what.lower()} side by side",
+        facts=costs,
+        findings=[],
+        sections=sections,
+        notes=["Made by ctxtune.report from MLflow. Each one's own report has the details and how it was judged."],
+    )
+
+
+def _score_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
+    rows, records = [], []
+    for cell in shared:
+        found = [list(data.scores(cell, data.design.metric).values()) for data in each]
+        rows.append([cell, *(percent_interval(t_interval(values)) if values else MISSING for values in found)])
+        record: dict[str, Any] = {"cell": cell}
+        for data, values in zip(each, found, strict=True):
+            record[data.study.name] = float(np.mean(values)) if values else math.nan
+        records.append(record)
+    titles = [f"{data.study.name}: {metric_title(data.design.metric)} on {data.design.dataset}" for data in each]
+    return Table("scores_compared", "Scores of the shared arms, percent, mean ± half of the 95 % t-interval.",
+                 ["arm", *titles], rows, records)  # fmt: skip
+
+
+def _verdict_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
+    judged = [{found.contrast.cell: found for found in judge_contrasts(data)} for data in each]
+    header, rows, records, texts = ["arm"], [], [], []
+    for data in each:
+        header += [f"{data.study.name}: difference", f"{data.study.name}: verdict"]
+        texts.append(header[-1])
+    for cell in shared:
+        if not any(cell in found for found in judged):
+            continue
+        row, record = [cell], {"cell": cell}
+        for data, found in zip(each, judged, strict=True):
+            contrast = found.get(cell)
+            difference = contrast.difference if contrast else None
+            row.append(percent_interval(difference.interval, sign=True) if difference else MISSING)
+            row.append(contrast.words if contrast else "reference")
+            record[f"{data.study.name}_difference"] = str(difference.interval.mean) if difference else ""
+            record[f"{data.study.name}_verdict"] = row[-1]
+        rows.append(row)
+        records.append(record)
+    caption = (
+        "Differences to each one's reference, percentage points; verdicts after Holm's correction within each ablation."
+    )
+    return Table("verdicts_compared", caption, header, rows, records, texts=texts)
+
+
+def _aggregate_words(each: Sequence[AblationData]) -> list[str]:
+    sets = sorted({data.design.dataset for data in each})
+    over = f"{len(sets)} data sets ({', '.join(sets)})" if len(sets) > 1 else f"{len(each)} ablations on {sets[0]}"
+    return [
+        f"Over {over}. The rank of an arm is that of its mean score, 1 the best, averaged. The interquartile mean is taken "
+        "over all paired differences to the reference, so that a single seed or data set has little say; its interval "
+        "resamples within each ablation (stratified bootstrap, 5,000 resamples; Agarwal et al., NeurIPS 2021)."
+    ]
+
+
+def _aggregate_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table | None:
+    """Mean rank and interquartile mean of the difference to the reference; None where scores are missing."""
+    means = np.array(
+        [
+            [np.mean(list(data.scores(cell, data.design.metric).values()) or [math.nan]) for cell in shared]
+            for data in each
+        ]
+    )
+    mode = each[0].design.mode
+    if not np.isfinite(means).all() or len(shared) < 2 or any(data.design.mode != mode for data in each):
+        return None
+    ranks = mean_ranks(means, mode)
+    rows, records = [], []
+    for index in np.argsort(ranks, kind="stable"):
+        cell = shared[index]
+        strata = []
+        for data in each:
+            against = next((c.against for c in data.design.contrasts if c.cell == cell), None)
+            ours, theirs = data.pairs(cell, against, data.design.metric) if against else ([], [])
+            strata.append([mine - other for mine, other in zip(ours, theirs, strict=True)])
+        found = interquartile_interval(strata) if all(strata) else None
+        rows.append(
+            [cell, decimal(float(ranks[index])), percent(found.mean, sign=True) if found else "reference",
+             percent_bounds(found, sign=True)]
+        )  # fmt: skip
+        records.append({"cell": cell, "mean_rank": float(ranks[index])}
+                       | {key: getattr(found, key, None) for key in ("mean", "low", "high", "count")})  # fmt: skip
+    header = ["arm", "mean rank", "interquartile mean of the difference", "95 % stratified bootstrap"]
+    caption = "Arms in sum: mean rank, and difference to the reference in percentage points."
+    return Table("in_sum", caption, header, rows, records)
+
+
+def _sweep_table(each: Sequence[SweepData]) -> Table:
+    rows: list[list[str]] = [["data set", *(data.space.dataset for data in each)]]
+    rows.append(["objective", *(metric_title(data.objective) for data in each)])
+    rows.append(["trials", *(str(len(data.trials)) for data in each)])
+    rows.append(["  completed", *(str(len(data.completed)) for data in each)])
+    rows.append(
+        [
+            "best in the search, percent",
+            *(percent(data.completed[0].score) if data.completed else MISSING for data in each),
+        ]
+    )
+    rows.append(["chosen", *(data.chosen or MISSING for data in each)])
+    rows.append(["cost", *(f"{duration(hours(data.study.runs))} ({device_of(data.study)}s)" for data in each)])
+    paths = list(dict.fromkeys(dimension.path for data in each for dimension in data.dimensions))
+    for path in paths:
+        rows.append([f"best trial's {path}", *(_best_value(data, path) for data in each)])
+    return Table("sweeps", "The sweeps.", ["", *(data.study.name for data in each)], rows)
+
+
+def _best_value(data: SweepData, path: str) -> str:
+    if not data.completed:
+        return MISSING
+    return data.completed[0].run.params.get(path, MISSING)[:10]
+
+
+def _test_table(each: Sequence[SweepData]) -> Table:
+    """Test scores of the chosen configurations; the difference of two where data set and seeds are the same."""
+    found = [{score.metric: score for score in confirmed_scores(data)} for data in each]
+    metrics = list(dict.fromkeys(metric for scores in found for metric in scores))
+    pair = len(each) == 2 and each[0].space.dataset == each[1].space.dataset
+    header = ["score", *(data.study.name for data in each)]
+    header += [f"{each[0].study.name} − {each[1].study.name}", "p"] if pair else []
+    rows = []
+    for metric in metrics:
+        row = [metric_title(metric)]
+        row += [
+            percent_interval(t_interval(scores[metric].chosen)) if metric in scores else MISSING for scores in found
+        ]
+        if pair:
+            row += _paired(each, metric)
+        rows.append(row)
+    caption = "Test classes, chosen configurations: percent, mean ± half of the 95 % t-interval over fresh seeds."
+    note = "Differences are paired by seed (all sweeps have the same seeds); p is not corrected." if pair else ""
+    return Table("tests_compared", caption, header, rows, note=note)
+
+
+def _paired(each: Sequence[SweepData], metric: str) -> list[str]:
+    runs = [data.confirmations.get(data.chosen or "", {}) for data in each]
+    shared = sorted(runs[0].keys() & runs[1].keys())
+    values = [[arm[seed].metrics.get(metric, math.nan) for seed in shared] for arm in runs]
+    if not shared or not np.isfinite(values).all():
+        return [MISSING, MISSING]
+    difference = compare_pairs(values[0], values[1])
+    return [percent_interval(difference.interval, sign=True), p_value(difference.p_value)]

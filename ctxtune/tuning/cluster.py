@@ -185,10 +185,11 @@ def resources_on(
     """What one run gets on nodes of these kinds; ``known``: there will be no others.
 
     Raises:
-        ConfigError: none of them can hold a single run.
+        ConfigError: none of them can hold a single run, or it asks for GPUs and a half.
     """
     have_gpus = [kind for kind in kinds if kind.gpus]
     gpus = (1.0 if have_gpus else 0.0) if settings.gpus == "auto" else float(settings.gpus)
+    process_count(gpus)
     cpus = _auto_cpus(have_gpus, gpus) if settings.cpus == "auto" else float(settings.cpus)
     most = sum(kind.most * kind.runs(cpus, gpus) for kind in kinds)
     if most < 1 and known:
@@ -200,6 +201,17 @@ def resources_on(
     if max_concurrent != "auto":
         return RunResources(cpus, gpus, int(max_concurrent))
     return RunResources(cpus, gpus, max(most, 1), follows=True, may_grow=not known)
+
+
+def process_count(gpus: float) -> int:
+    """How many processes train one run: one for each GPU, and one where it has a fraction of a GPU or none.
+
+    Raises:
+        ConfigError: more than one GPU, and not a whole number of them.
+    """
+    if gpus > 1 and gpus != int(gpus):
+        raise ConfigError(f"resources.gpus: {gpus:g}: several GPUs for one run must be a whole number of them")
+    return max(1, int(gpus))
 
 
 def _auto_cpus(have_gpus: Sequence[NodeKind], gpus: float) -> float:

@@ -11,18 +11,20 @@ import ray
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.impl.tuner_internal import TunerInternal
 from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from ctxtune.tuning.book import Book
-from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.cluster import HEAD, RunResources, connected_from_outside, process_count
 from ctxtune.tuning.concurrency import Concurrency
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.recovery import KEPT_CHECKPOINTS, kept_checkpoints
 from ctxtune.tuning.specs import RunSpec
-from ctxtune.tuning.trainable import run_trial
+from ctxtune.tuning.storage import checkpoint_address
+from ctxtune.tuning.trainable import CHECKPOINT, run_trial
 
 PROCESS_RESTARTS = 3
 """How often a run whose process or machine died goes on from its checkpoint."""
@@ -52,20 +54,25 @@ def run_stage(
         trainable: what Ray runs for each spec.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    together = process_count(resources.gpus) > 1
+    share = HEAD if together else {"cpu": resources.cpus, "gpu": resources.gpus}
+    if together and trainable is run_trial:
+        from ctxtune.tuning.together import run_together as trainable  # Ray Train takes a second to import
     config = {
+        "storage": str(storage),
         "threads": resources.cpus,
         "gpus": resources.gpus,
         "price": resources.price_per_gpu_hour,
         "cache_dir": str(cache_dir) if cache_dir else None,
     }
-    tuner = Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+    tuner = _tuner(
+        trainable=tune.with_resources(trainable, share),
         param_space=config,
         tune_config=TuneConfig(
             search_alg=_SpecSearcher(specs, book, Concurrency(resources)),
             scheduler=scheduler or FIFOScheduler(),
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=not together,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
@@ -84,6 +91,13 @@ def run_stage(
     if book.stop and not book.stop.resumable:
         for key in [run.key for run in book.journal.runs.values() if run.state == "running"]:
             book.finish(key)
+
+
+def _tuner(**options: Any) -> Tuner | TunerInternal:
+    """Ray's tuner with its loop in this process: over ray:// Ray would carry it, and our book with it, to the head."""
+    if connected_from_outside():
+        return TunerInternal(_tuner_kwargs={"_remote": False}, **options)
+    return Tuner(**options)
 
 
 def _trial_name(trial: Any) -> str:
@@ -150,9 +164,11 @@ class _BookCallback(_WithoutState, LoggerCallback):
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         self._book.report(_trial_name(trial), result)
+        if CHECKPOINT in result:
+            self._book.checkpoint(_trial_name(trial), result[CHECKPOINT])
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        self._book.checkpoint(_trial_name(trial), _address(checkpoint))
+        self._book.checkpoint(_trial_name(trial), checkpoint_address(checkpoint))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         key = _trial_name(trial)
@@ -188,12 +204,6 @@ def delete_checkpoints(run: RunRecord) -> None:
             for entry in storage.get_file_info(FileSelector(path, allow_not_found=True)):
                 if entry.type == FileType.Directory and entry.base_name.startswith("checkpoint_"):
                     storage.delete_dir(entry.path)
-
-
-def _address(checkpoint: Any) -> str:
-    """Where a checkpoint lies, as `ray.tune.Checkpoint` reads it back: a path, or an address of an object store."""
-    kind = checkpoint.filesystem.type_name
-    return str(checkpoint.path) if kind == "local" else f"{kind.removesuffix('fs')}://{checkpoint.path}"
 
 
 def _last_error(trial: Any) -> str:

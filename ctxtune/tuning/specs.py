@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ctxtune.config import TrialSettings
 from ctxtune.data import ValidationSettings
 from ctxtune.settings import Settings
 from ctxtune.training import Run, confirmation_parts, fold_parts
 from ctxtune.training.session import Session
+from ctxtune.training.world import World
 
 Stage = Literal["search", "selection", "confirmation", "cell_search", "cell"]
 KINDS: dict[str, str] = {
@@ -57,7 +60,9 @@ class RunSpec(Settings):
         return self.model_dump(mode="json")
 
 
-def open_session(spec: RunSpec, *, device: str, cache_dir: Path | None = None) -> Session:
+def open_session(
+    spec: RunSpec, *, device: str | torch.device, cache_dir: Path | None = None, world: World | None = None
+) -> Session:
     """Build model, loss and data of a spec.
 
     A run with folds touches no file of the test classes; one without scores them once, at its end. Runs of an
@@ -69,10 +74,17 @@ def open_session(spec: RunSpec, *, device: str, cache_dir: Path | None = None) -
     if spec.scores_test:
         protocol["stage"] = "confirmation"  # who opens its checkpoint then knows that it has seen all train classes
         parts = confirmation_parts(trial, spec.validation, seed)
-        run = Run(trial, parts, seed=seed, device=device, cache_dir=cache_dir)
+        run = Run(trial, parts, seed=seed, device=device, cache_dir=cache_dir, world=world)
         return Session([run], score_at="last", floor=True, protocol=protocol, by_class=by_class)
     runs = [
-        Run(trial, fold_parts(trial, spec.validation, fold, seed), seed=seed, device=device, cache_dir=cache_dir)
+        Run(
+            trial,
+            fold_parts(trial, spec.validation, fold, seed),
+            seed=seed,
+            device=device,
+            cache_dir=cache_dir,
+            world=world,
+        )
         for fold in spec.folds
     ]
     return Session(runs, protocol=protocol, by_class=by_class)

@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pyarrow.fs import FileSystem, FileType
@@ -36,6 +37,12 @@ def check_storage(storage: str) -> str:
             "endpoint from AWS_ENDPOINT_URL, the region from AWS_DEFAULT_REGION"
         )
     return storage.rstrip("/")
+
+
+def checkpoint_address(checkpoint: Any) -> str:
+    """Where one of Ray's checkpoints lies, as it can be opened again: a path, or an address of an object store."""
+    kind = checkpoint.filesystem.type_name
+    return str(checkpoint.path) if kind == "local" else f"{kind.removesuffix('fs')}://{checkpoint.path}"
 
 
 def try_storage(storage: str) -> str | None:

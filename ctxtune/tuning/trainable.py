@@ -24,6 +24,8 @@ from ctxtune.tuning.specs import RunSpec, open_session
 FAILURE = "failure"
 MESSAGE = "message"
 BY_CLASS = "by_class"
+CHECKPOINT = "checkpoint_address"
+"""Of a report whose checkpoint Ray Tune has not taken itself."""
 DISK_FULL = "disk_full"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"
@@ -68,12 +70,13 @@ def run_trial(config: dict[str, Any]) -> None:
 def _send(report: Report, costs: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
         save_checkpoint(report.state(), Path(folder) / STATE_FILE)
-        told = (
-            report.metrics | costs
-            if report.by_class is None
-            else {**report.metrics, **costs, BY_CLASS: report.by_class}
-        )
-        tune.report(told, checkpoint=Checkpoint.from_directory(folder))
+        tune.report(told(report, costs), checkpoint=Checkpoint.from_directory(folder))
+
+
+def told(report: Report, costs: dict[str, float]) -> dict[str, Any]:
+    """What the driver is told of a report."""
+    by_class = {} if report.by_class is None else {BY_CLASS: report.by_class}
+    return {**report.metrics, **costs, **by_class}
 
 
 def _fail(epoch: int, reason: str, message: str) -> None:

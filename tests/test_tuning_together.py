@@ -1,0 +1,71 @@
+"""A run on several GPUs under Ray: two processes that Ray Train starts, with GPUs that Ray only counts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctxtune.errors import ConfigError
+from ctxtune.training import load_checkpoint
+from ctxtune.tuning.cluster import process_count
+from ctxtune.tuning.journal import Journal
+
+SWEEP = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from ctxtune.config import load_search_space
+from ctxtune.tuning.cluster import start_ray
+from ctxtune.tuning.sweep import Watcher, run_sweep
+
+SETS = [
+    "name=together", "trial.model.width=8", "trial.model.embedding_dim=16", "trial.sampler.batch_size=32",
+    "trial.sampler.batches_per_epoch=3", "trial.schedule.epochs=4", "trial.evaluation.every=1", "search.trials=1",
+    "search.scheduler.name=none", "select=null", "confirm=null", "resources={gpus: 2, cpus: 1}",
+    "trial.precision=float32", f"tracking.uri=sqlite:///{sys.argv[1]}/mlflow.db",
+]
+space = load_search_space(Path(sys.argv[2]) / "search_spaces/quickstart.yaml", SETS)
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+import ray
+ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+start_ray()
+killed = []
+
+def on_change(book, run):
+    print(run.key, run.state, run.epoch, flush=True)
+    if run.epoch == 2 and not killed:
+        found = subprocess.run(["pgrep", "-f", "RayTrainWorker"], capture_output=True, text=True).stdout.split()
+        mine = [int(pid) for pid in found if os.environ["CTXTUNE_TEST"] in Path(f"/proc/{pid}/environ").read_text()]
+        killed.append(mine)
+        os.kill(mine[-1], signal.SIGKILL)
+
+run_sweep(space, root=Path(sys.argv[1]) / "results", watcher=Watcher(on_change=on_change))
+print("killed one of", len(killed[0]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_and_one_of_them_is_killed(tmp_path, repository):
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "CTXTUNE_TEST": str(tmp_path)}
+    command = [sys.executable, "-c", SWEEP, str(tmp_path), str(repository)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "killed one of" in done.stdout
+    (run,) = Journal(tmp_path / "results/together/journal.jsonl").runs.values()
+    assert run.state == "completed"
+    assert [int(metrics["epoch"]) for metrics in run.reports] == [1, 2, 3, 4]
+    state = load_checkpoint(Path(run.checkpoint) / "checkpoint.pt")
+    assert state["reported"] == 4
+    # Three steps an epoch of the whole batch of 32, whatever number of processes shares it.
+    assert run.reports[-1]["train/steps"] == 12
+
+
+@pytest.mark.parametrize(("gpus", "count"), [(0.0, 1), (0.5, 1), (1.0, 1), (2.0, 2), (4.0, 4)])
+def test_a_process_for_each_gpu(gpus, count):
+    assert process_count(gpus) == count
+
+
+def test_several_gpus_are_a_whole_number():
+    with pytest.raises(ConfigError, match=r"resources\.gpus: 1\.5"):
+        process_count(1.5)

@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--trials 1000] [--stock 100] [--sampler tpe] [--profile FILE]
 
-In one run, one trial at a time on one CPU core each, processes reused:
+In one run, two trials at a time on a CPU core each, processes reused:
 (ours) `ctxtune.tuning.engine.run_stage` with journal, sampler, budget and tracking (parent and child runs, 3 reports of
     4 metrics, the whole configuration as params) into a fresh SQLite store;
 (stock) Ray Tune's Tuner with OptunaSearch and MLflowLoggerCallback into another SQLite store, 4 metrics too.
@@ -86,7 +86,7 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     journal = Journal(folder / "journal.jsonl")
     tracker = Tracker(f"sqlite:///{folder / 'ours.db'}", "overhead", folder / "spool")
     tracker.check()
-    resources = RunResources(cpus=1, gpus=0, concurrent=1)
+    resources = RunResources(cpus=1, gpus=0, concurrent=2)
     sampling = Sampler(space)
     book = Book(journal, tracker, metric=METRIC, sweep_id="sweep", sampler=sampling, on_change=note)
     tracker.start_run("sweep", name="sweep", kind="sweep")
@@ -135,7 +135,7 @@ def stock(folder: Path, trials: int) -> list[float]:
         tune.with_resources(stock_no_op, {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(metric=METRIC, mode="max", seed=0), num_samples=trials, max_concurrent_trials=1,
+            search_alg=OptunaSearch(metric=METRIC, mode="max", seed=0), num_samples=trials, max_concurrent_trials=2,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(storage_path=str(folder / "stock"), name="stock", verbose=0, callbacks=[mlflow, Clock()]),

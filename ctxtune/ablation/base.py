@@ -54,7 +54,8 @@ def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
     if parent.kind != "sweep":
         raise ConfigError(f"best_of: {sweep} is no sweep; only a sweep has a best configuration")
     space: dict[str, Any] = yaml.safe_load(read_text(uri, parent.run_id, "space.yaml"))
-    objective = space["search"]["objective"]
+    stated = space["search"]["objective"]
+    objective = stated[0] if isinstance(stated, list) else stated  # of several, the first one chooses
     runs = best_runs(uri, sweep, objective["metric"], objective["mode"], 1)
     if not runs:
         raise ConfigError(f"best_of: the sweep {sweep} has no completed trial with {objective['metric']}")

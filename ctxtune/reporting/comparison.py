@@ -245,7 +245,11 @@ def _test_table(each: Sequence[SweepData]) -> Table:
             row += _paired(each, metric)
         rows.append(row)
     caption = "Test classes, chosen configurations: percent, mean ± half of the 95 % t-interval over fresh seeds."
-    note = "Differences are paired by seed (all sweeps have the same seeds); p is not corrected." if pair else ""
+    note = (
+        "Differences are paired by seed (all sweeps have the same seeds), given one tuning run each; p is not corrected."
+        if pair
+        else ""
+    )
     return Table("tests_compared", caption, header, rows, note=note)
 
 

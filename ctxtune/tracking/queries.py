@@ -66,6 +66,10 @@ def find_sweep(uri: str, name: str) -> TrackedRun:
                 runs = client.search_runs([experiment.experiment_id], filter_, max_results=1, order_by=order)
                 if runs:
                     return _tracked(runs[0])
+            raise TrackingError(
+                f"The experiment {name!r} in {redact(uri)} holds no sweep or ablation: none was begun there, or what it wrote "
+                "is not delivered yet (python -m ctxtune.tracking status SPOOL)"
+            )
         others = [other.name for other in client.search_experiments(max_results=_PAGE) if other.name != "Default"]
     near = difflib.get_close_matches(name, others, n=3, cutoff=0.4) or sorted(others)[:10]
     known = f"; there are: {', '.join(near)}" if near else "; there are none yet"

@@ -66,6 +66,7 @@ def main() -> int:
         arguments.name,
         Path(arguments.out or Path("results") / arguments.name / "report"),
         store=not arguments.no_store,
+        processes=min(2, os.cpu_count() or 1),
         on_note=lambda text: errors.print(f"note: {text}", style="yellow", markup=False),
     )
     _print_files(files)

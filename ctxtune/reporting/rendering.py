@@ -3,7 +3,9 @@
 import base64
 import csv
 import io
+import multiprocessing
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,18 +35,22 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
-def write_document(document: Document, folder: Path) -> ReportFiles:
-    """Write all files of a document below `folder`, made where it is missing; files of the same name are replaced."""
+def write_document(document: Document, folder: Path, *, processes: int = 1) -> ReportFiles:
+    """Write all files of a document below `folder`, made where it is missing; files of the same name are replaced.
+
+    `processes`: figures take most of the time; with 2 a forked process draws half of them (Linux only). Not for callers
+    with threads of their own, such as a sweep's driver.
+    """
     for below in (folder / FIGURES, folder / TABLES):
         below.mkdir(parents=True, exist_ok=True)
-    drawn = {picture.name: _save_figure(picture, folder / FIGURES) for picture in document.pictures}
+    drawn = _save_figures(document.pictures, folder / FIGURES, processes if sys.platform == "linux" else 1)
     written = [path for table in document.tables for path in _save_table(table, folder / TABLES)]
-    images = {name: _data_address(paths[1], "image/svg+xml") for name, (paths, _) in drawn.items()}
-    widths = {name: width for name, (_, width) in drawn.items()}
+    images = {name: _data_address(paths[1], "image/svg+xml") for name, paths in drawn.items()}
+    widths = {name: _page_width(paths[1]) for name, paths in drawn.items()}
     page, text = folder / PAGE, folder / MARKDOWN
     page.write_text(_template().render(document=document, images=images, widths=widths), encoding="utf-8")
     text.write_text(markdown(document), encoding="utf-8")
-    return ReportFiles(folder, page, text, tuple(written), tuple(path for paths, _ in drawn.values() for path in paths))
+    return ReportFiles(folder, page, text, tuple(written), tuple(path for paths in drawn.values() for path in paths))
 
 
 def markdown(document: Document) -> str:
@@ -133,18 +139,41 @@ def _save_table(table: Table, folder: Path) -> list[Path]:
     return paths
 
 
-def _save_figure(picture: Picture, folder: Path) -> tuple[list[Path], int]:
-    """The files of a figure (PNG, SVG, PDF), and its width on the page in pixels."""
-    with styled():
-        drawing = picture.draw()
-        drawing.draw_without_rendering()
-        drawing.set_layout_engine("none")  # laid out once, not for each format
-        paths = [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg", ".pdf")]
-        for path in paths:
-            # No dates: the same numbers give the same bytes.
-            dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
-            drawing.savefig(path, dpi=_DOTS_PER_INCH, metadata=dates)
-    return paths, round(drawing.get_figwidth() * _PIXELS_PER_INCH)
+def _save_figures(pictures: Sequence[Picture], folder: Path, processes: int) -> dict[str, list[Path]]:
+    """The files of each figure by its name: PNG, SVG and PDF."""
+    helper = None
+    if processes > 1 and len(pictures) > 1:
+        # Forked, not spawned: what has been read and imported is there at once, and closures need no pickling.
+        context = multiprocessing.get_context("fork")
+        helper = context.Process(target=_save_each, args=(pictures[1::2], folder))
+        helper.start()
+        _save_each(pictures[::2], folder)
+        helper.join()
+    if helper is None or helper.exitcode != 0:  # alone, or to hear from the figure itself what is wrong with it
+        _save_each(pictures if helper is None else pictures[1::2], folder)
+    return {picture.name: _figure_paths(picture, folder) for picture in pictures}
+
+
+def _save_each(pictures: Sequence[Picture], folder: Path) -> None:
+    for picture in pictures:
+        with styled():
+            drawing = picture.draw()
+            drawing.draw_without_rendering()
+            drawing.set_layout_engine("none")  # laid out once, not for each format
+            for path in _figure_paths(picture, folder):
+                # No dates: the same numbers give the same bytes.
+                dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+                drawing.savefig(path, dpi=_DOTS_PER_INCH, metadata=dates)
+
+
+def _figure_paths(picture: Picture, folder: Path) -> list[Path]:
+    return [folder / f"{picture.name}{suffix}" for suffix in (".png", ".svg", ".pdf")]
+
+
+def _page_width(drawing: Path) -> int:
+    """The width on the page, in pixels, of an SVG file, which says its own in points."""
+    found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', drawing.read_text(encoding="utf-8")[:4000])
+    return round(float(found[1]) / 72 * _PIXELS_PER_INCH) if found else 900
 
 
 def _data_address(path: Path, kind: str) -> str:

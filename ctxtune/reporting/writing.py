@@ -19,12 +19,19 @@ ARTIFACTS = "report"
 
 
 def write_report(
-    uri: str, name: str, folder: Path, *, store: bool = True, on_note: Callable[[str], None] = lambda text: None
+    uri: str,
+    name: str,
+    folder: Path,
+    *,
+    store: bool = True,
+    processes: int = 1,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> ReportFiles:
     """Make the report of a sweep or ablation, finished or still running, from its tracking server alone.
 
     Args:
         folder: where the files go.
+        processes: see `write_document`.
         store: also log them as artifacts of the sweep's or ablation's own run.
         on_note: hears what is worth saying, such as a server that can be read but not written.
 
@@ -34,7 +41,7 @@ def write_report(
     study = read_study(uri, name)
     if not study.runs:
         raise TrackingError(f"{study.parent.kind} {name} has no runs yet: there is nothing to report on")
-    files = write_document(_document(study), folder)
+    files = write_document(_document(study), folder, processes=processes)
     if store:
         _store(study, files, on_note)
     return files

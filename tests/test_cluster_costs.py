@@ -36,7 +36,17 @@ def test_a_sweep_keeps_its_gpu_hours_within_an_evaluation_and_says_what_each_tri
     assert done.returncode == 0, done.stderr
     trials = Journal(tmp_path / "results/quickstart/journal.jsonl").stage("search")
     assert 1 < len(trials) < 200
-    # Two trials at a time on the one GPU. Each costs half of the wall time of its work, at the price.
+    # Half a GPU each: two are packed on the one there is, and no more.
+    under_way, most = set(), 0
+    for line in (tmp_path / "results/quickstart/journal.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "reported":
+            under_way.add(event["key"])
+        elif event["event"] == "ended":
+            under_way.discard(event["key"])
+        most = max(most, len(under_way))
+    assert most == 2
+    # Each costs half of the wall time of its work, at the price.
     series = [[report["cost/gpu_hours"] for report in trial.reports] for trial in trials if trial.reports]
     assert all(earlier < later for each in series for earlier, later in itertools.pairwise(each))
     for trial in trials:

@@ -122,7 +122,7 @@ def stock(folder: Path, trials: int) -> list[float]:
             ended.append(time.perf_counter())
 
     space = {
-        "optimizer.lr": tune.loguniform(5e-4, 2e-2),
+        "optimizer.lr": tune.loguniform(5e-4, 8e-3),
         "loss.contextual_weight": tune.uniform(0.1, 1.0),
         "loss.epsilon": tune.loguniform(0.005, 0.5),
         "loss.k": tune.choice([2, 4, 8]),

@@ -1,8 +1,8 @@
 """Epochs until a search has found what random search at full budget finds: ours, stock Ray Tune, random.
 
-    python benchmarks/search.py [--seeds 20] [--workers 4] [--budget 64] [--plot docs/figures/search.png]
+    python benchmarks/search.py [--seeds 12] [--workers 4] [--budget 64] [--plot docs/figures/search.png]
 
-The learning curves of 180 configurations were recorded once (`record_curves.py`, `curves.csv`); here they are replayed
+The learning curves of 144 configurations were recorded once (`record_curves.py`, `curves.csv`); here they are replayed
 through the real samplers and schedulers with a simulated clock: each worker trains an epoch of its trial per tick,
 reports, and asks for another trial when its own ends. A suggested point takes the curve of the recorded combination in
 whose cell it lies (cells of equal size in each dimension), for all searches alike; none is given a start point.
@@ -31,7 +31,7 @@ import numpy as np
 from record_curves import DIMENSIONS, EPOCHS, LEVELS, METRIC, read_table, search_space
 
 GRACE, REDUCTION = 1, 3
-CAP = 3.0
+CAP = 2.0
 """Times the random search's epochs: a search that needs more is cut off."""
 
 
@@ -243,7 +243,7 @@ def plot(runs: dict[str, list[list[tuple[int, float]]]], target: float, referenc
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--budget", type=int, default=64, help="full trials of the random search that sets the target")
     parser.add_argument("--plot", type=Path)

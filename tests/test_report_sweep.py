@@ -25,7 +25,7 @@ def sweep(tmp_path_factory) -> tuple[FakeSweep, str, Path]:
     folder = tmp_path_factory.mktemp("sweep")
     fake = FakeSweep()
     uri = fake.write(folder)
-    return fake, uri, write_report(uri, "sweep", folder / "report", store=False).folder
+    return fake, uri, write_report(uri, "sweep", folder / "report", store=False, processes=2).folder
 
 
 def test_confirmation_against_scipy(sweep) -> None:

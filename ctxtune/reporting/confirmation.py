@@ -123,7 +123,7 @@ def change_table(data: SweepData) -> Table | None:
     rows, records = [], []
     for dimension in data.dimensions:
         before, after = (run.params.get(dimension.path, "") for run in (start, runs[0]))
-        rows.append([dimension.path, _short(before), _short(after)])
+        rows.append([dimension.path, _short(before) or MISSING, _short(after) or MISSING])
         records.append({"dimension": dimension.path, "start": before, "chosen": after})
     return Table("chosen", f"Searched values: the start point, and the chosen one ({data.chosen}).",
                  ["dimension", "start", "chosen"], rows, records)  # fmt: skip

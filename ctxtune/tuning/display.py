@@ -7,13 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ctxtune.config import SearchSpace
+from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.costs import Spent
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.live import RunDisplay, show_point
 from ctxtune.tuning.outcome import Comparison, Outcome, changed_values, show
 from ctxtune.tuning.stages import START, best_trial
-from ctxtune.tuning.statistics import Interval
 
 
 def sweep_display(console: Console, space: SearchSpace) -> RunDisplay:

@@ -81,6 +81,8 @@ class FakeAblation:
         tracker.log_text("ablation", json.dumps(self.design()), "design.json")
         tracker.log_text("ablation", yaml.safe_dump({"name": self.name}), "ablation.yaml")
         for cell in self.cells():
+            if self.tuning == "each":
+                self._search(tracker, str(cell["cell"]))
             for repeat, seed, fold in product(range(self.repeats), range(self.seeds), self.folds):
                 if self.finished_seeds is None or seed < self.finished_seeds:
                     self._run(tracker, cell, repeat, seed, fold)
@@ -100,7 +102,8 @@ class FakeAblation:
             "repeat": str(repeat),
             "fold": fold,
         }
-        tracker.start_run(key, name=f"{name} seed {seed}", kind="cell", parent="ablation", tags=tags)
+        params = {"loss.k": "4", "optimizer.lr": "0.002"} if self.tuning == "each" else {}
+        tracker.start_run(key, name=f"{name} seed {seed}", kind="cell", parent="ablation", tags=tags, params=params)
         if self.metric.startswith("test/"):
             record_test_scoring(tracker, key, self.dataset)
         if (name, seed) in self.failed:
@@ -119,6 +122,18 @@ class FakeAblation:
         if self.classes_kept:
             tracker.log_text(key, json.dumps({f"{part}/map_at_r": table}), "per_class_scores.json")
         tracker.end_run(key, "completed")
+
+    def _search(self, tracker: Tracker, cell: str) -> None:
+        """Three trials of each repeat: the arm as it came 0.4, a better one 0.6, and one that failed."""
+        for repeat in range(self.repeats):
+            for trial, (rate, score) in enumerate((("0.01", 0.4), ("0.002", 0.6), ("0.1", None))):
+                key = f"{zlib.crc32(cell.encode()):08x}-repeat{repeat}-trial{trial}"
+                tags = {"cell": cell, "repeat": str(repeat), "trial": str(trial)}
+                params = {"loss.k": "4", "optimizer.lr": rate}
+                tracker.start_run(key, name=key, kind="cell_search", parent="ablation", tags=tags, params=params)
+                if score is not None:
+                    tracker.log_metrics(key, {"validation/map_at_r": score}, 1)
+                tracker.end_run(key, "completed" if score is not None else "failed", "")
 
     def class_table(self, cell: Mapping[str, Any], repeat: int, seed: int, fold: str) -> dict[str, tuple[float, int]]:
         """Score sum and number of queries of each class of one run."""

@@ -161,6 +161,15 @@ def test_untuned_arms_say_whose_hyperparameters_they_have(tmp_path: Path) -> Non
     assert table(files.folder, "contrasts")[0]["condition"] == "given one tuning run; hyperparameters tuned for full"
 
 
+def test_what_tuning_chose_and_gained(noise) -> None:
+    ablation, _, folder = noise
+    rows = table(folder, "tuning")
+    assert [row["cell"] for row in rows] == [cell["cell"] for cell in ablation.cells()]
+    # loss.k was the same in all trials, so it was not tuned; the third trial failed.
+    found = {(row["trials"], row["own"], row["best"], row["chosen"]) for row in rows}
+    assert found == {("3", "0.4", "0.6", "optimizer.lr = 0.002")}
+
+
 def test_two_crossed_factors_are_shown_together(tmp_path: Path) -> None:
     factors = {"dataset.label_noise": [0.0, 0.2], "model.pooling": ["gem", "avg"]}
     ablation = FakeAblation(lambda variant, levels: 0.5, ["full", "other"], factors=factors, seeds=2)

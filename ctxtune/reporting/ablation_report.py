@@ -7,6 +7,7 @@ from itertools import combinations
 from ctxtune.reporting import ablation_figures as figures
 from ctxtune.reporting import ablation_tables as tables
 from ctxtune.reporting.ablation_data import AblationData
+from ctxtune.reporting.ablation_tuning import tuning_table
 from ctxtune.reporting.contrasts import JudgedContrast, judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table, file_stem
 from ctxtune.reporting.numbers import capital, counted, duration, percent_interval
@@ -29,7 +30,12 @@ def ablation_document(data: AblationData) -> Document:
     else:
         sections.append(Section("Results", ["Nothing is finished yet: no seed of any arm has all its runs."]))
     failed = tables.failure_table(data)
-    what: list[str | Table | Picture] = [tables.change_table(data), tables.cost_table(data)]
+    tuned = tuning_table(data)
+    what: list[str | Table | Picture] = [
+        tables.change_table(data),
+        *([tuned] if tuned else []),
+        tables.cost_table(data),
+    ]
     sections.append(Section("Arms and cost", what + ([failed] if failed else [])))
     sections.append(Section("How it was judged", method_paragraphs(data)))
     sections.append(provenance_section(data.study))

@@ -16,7 +16,9 @@ from ctxtune.terminal import (
     add_file_arguments,
     all_overrides,
     program,
+    report_command,
     run_command,
+    tracking_places,
 )
 
 
@@ -47,7 +49,6 @@ def main() -> int:
     from ctxtune.ablation.display import ablation_display, print_outcome
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
-    from ctxtune.tracking import redact
     from ctxtune.tuning.driver import SweepStopped
     from ctxtune.tuning.folder import StartedBefore, resume_command
 
@@ -78,11 +79,9 @@ def main() -> int:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
         return 0
     files = {
-        "report": f"{program('python')} -m ctxtune.report {ablation.name}",
-        "all runs in MLflow": f"{program('mlflow')} ui --backend-store-uri {redact(ablation.tracking.uri)}",
+        "report": report_command(ablation.name, ablation.tracking.uri),
+        **tracking_places(ablation.tracking.uri, display.link),
     }
-    if display.link:
-        files["  and then open"] = display.link
     print_outcome(console, ablation, result, files)
     return 0
 

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ctxtune.terminal import run_command
+from ctxtune.terminal import DEFAULT_TRACKING, run_command
 
 if TYPE_CHECKING:
     from ctxtune.reporting.rendering import ReportFiles
-
-DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tracking",
         metavar="URI",
-        default=os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI,
-        help=f"MLflow server or database (default: MLFLOW_TRACKING_URI, else {DEFAULT_URI})",
+        default=os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING,
+        help=f"MLflow server or database (default: MLFLOW_TRACKING_URI, else {DEFAULT_TRACKING})",
     )
     parser.add_argument("--no-store", action="store_true", help="do not log the report as artifacts of the run")
     return parser

@@ -16,7 +16,9 @@ from ctxtune.terminal import (
     add_file_arguments,
     all_overrides,
     program,
+    report_command,
     run_command,
+    tracking_places,
 )
 
 
@@ -42,7 +44,6 @@ def main() -> int:
     from ctxtune.config import load_search_space
 
     space = load_search_space(arguments.file, all_overrides(arguments))
-    from ctxtune.tracking import redact
     from ctxtune.tuning.display import print_outcome, sweep_display
     from ctxtune.tuning.driver import SweepStopped
     from ctxtune.tuning.folder import StartedBefore, resume_command
@@ -77,10 +78,9 @@ def main() -> int:
         return 0
     files = {
         "best configuration": f"{folder / 'best.yaml'}   ({program('python')} -m ctxtune.train {folder / 'best.yaml'})",
-        "all trials in MLflow": f"{program('mlflow')} ui --backend-store-uri {redact(space.tracking.uri)}",
+        "report": report_command(space.name, space.tracking.uri),
+        **tracking_places(space.tracking.uri, display.link),
     }
-    if display.link:
-        files["  and then open"] = display.link
     print_outcome(console, space, result, files)
     return 0
 

@@ -16,6 +16,7 @@ from ctxtune.errors import ConfigError, CtxtuneError
 if TYPE_CHECKING:
     import torch
 
+DEFAULT_TRACKING = "sqlite:///mlflow.db"
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -48,6 +49,25 @@ def program(name: str) -> str:
     if found is not None and Path(found).parent == beside.parent:
         return name
     return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+
+
+def report_command(name: str, tracking_uri: str) -> str:
+    """The command that makes the report of a sweep or ablation."""
+    from ctxtune.tracking import redact
+
+    usual = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING)
+    where = "" if tracking_uri == usual else f" --tracking {redact(tracking_uri)}"
+    return f"{program('python')} -m ctxtune.report {name}{where}"
+
+
+def tracking_places(tracking_uri: str, link: str | None) -> dict[str, str]:
+    """Where the runs can be looked at: the pages of a server, or the command that serves them and then the page."""
+    from ctxtune.tracking import redact
+
+    if tracking_uri.startswith(("http://", "https://")):
+        return {"all runs in MLflow": link or redact(tracking_uri)}
+    places = {"all runs in MLflow": f"{program('mlflow')} ui --backend-store-uri {redact(tracking_uri)}"}
+    return places | ({"  and then open": link} if link else {})
 
 
 def named_device(asked: str) -> "torch.device":

@@ -18,13 +18,13 @@ from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import cluster_address
 from ctxtune.tuning.connection import Connection, check_before, connect
 from ctxtune.tuning.driver import (
-    MLFLOW_UI,
     Watcher,
     close_tracker,
     end_stage,
     forget_unstarted,
     identity,
     interrupts,
+    ui_server,
     with_precision,
 )
 from ctxtune.tuning.engine import delete_checkpoints, run_stage
@@ -109,7 +109,7 @@ def run_ablation(
             _run_stages(ablation, book, connection, watcher)
         result = outcome_of(ablation, journal)
         _write(book, folder, result)
-        link = tracker.ui_link(MLFLOW_UI, "Cells")
+        link = tracker.ui_link(ui_server(ablation.tracking.uri), "Cells")
         if link:
             watcher.on_link(link)
         return result

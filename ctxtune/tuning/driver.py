@@ -14,7 +14,7 @@ import ray
 
 from ctxtune.config import TrialFile
 from ctxtune.errors import CtxtuneError
-from ctxtune.tracking import SpoolFullError, Tracker
+from ctxtune.tracking import SpoolFullError, Tracker, redact
 from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
@@ -24,8 +24,14 @@ from ctxtune.tuning.journal import Journal, RunRecord
 File = TypeVar("File", bound=TrialFile)
 FLUSH_SECONDS = 60.0
 OUTAGE_SECONDS = 15.0
-MLFLOW_UI = "http://127.0.0.1:5000"
+_MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages if nothing else is said."""
+
+
+def ui_server(tracking_uri: str) -> str:
+    """Where the pages of MLflow are: the tracking server's own, or those of `mlflow ui` on this machine."""
+    served = tracking_uri.startswith(("http://", "https://"))
+    return redact(tracking_uri).rstrip("/") if served else _MLFLOW_UI
 
 
 class SweepStopped(CtxtuneError):

@@ -19,13 +19,13 @@ from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources, cluster_address
 from ctxtune.tuning.connection import Connection, check_before, connect
 from ctxtune.tuning.driver import (
-    MLFLOW_UI,
     Watcher,
     close_tracker,
     end_stage,
     forget_unstarted,
     identity,
     interrupts,
+    ui_server,
     with_precision,
 )
 from ctxtune.tuning.engine import run_stage
@@ -102,7 +102,7 @@ def run_sweep(
             _run_stages(space, book, resources, connection.storage, watcher)
         result = outcome(space, book.journal)
         _write(space, book, folder, result)
-        link = tracker.ui_link(MLFLOW_UI, f"Trials by {space.search.objective.metric}")
+        link = tracker.ui_link(ui_server(space.tracking.uri), f"Trials by {space.search.objective.metric}")
         if link:
             watcher.on_link(link)
         return result

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Stock:
             for name, dimension in DIMENSIONS.items()
             for kind, arguments in dimension.items()
         }
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it advises another way to hand it the same space
         self._searcher = OptunaSearch(space, metric=METRIC, mode="max", seed=seed)
         self._scheduler = ASHAScheduler(
             metric=METRIC, mode="max", max_t=EPOCHS, grace_period=GRACE, reduction_factor=REDUCTION

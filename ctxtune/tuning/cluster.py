@@ -23,6 +23,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
+    # Seconds that a process has to be done with one run before it is used for the next; two are few on a busy machine.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     # How many runs wait for a place is ours to say (`Concurrency`).
     "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     # Our journal is the state that counts; Ray's own snapshot of the experiment is never read again.

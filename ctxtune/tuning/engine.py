@@ -55,9 +55,9 @@ def run_stage(
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     together = process_count(resources.gpus) > 1
-    share = HEAD if together else {"cpu": resources.cpus, "gpu": resources.gpus}
     if together and trainable is run_trial:
         from ctxtune.tuning.together import run_together as trainable  # Ray Train takes a second to import
+    share = HEAD if together else {"cpu": resources.cpus, "gpu": resources.gpus}
     config = {
         "storage": str(storage),
         "threads": resources.cpus,
@@ -65,32 +65,44 @@ def run_stage(
         "price": resources.price_per_gpu_hour,
         "cache_dir": str(cache_dir) if cache_dir else None,
     }
-    tuner = _tuner(
-        trainable=tune.with_resources(trainable, share),
-        param_space=config,
-        tune_config=TuneConfig(
-            search_alg=_SpecSearcher(specs, book, Concurrency(resources)),
-            scheduler=scheduler or FIFOScheduler(),
-            num_samples=-1,
-            reuse_actors=not together,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=RunConfig(
-            name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{book.journal.events}",
-            storage_path=str(storage),
-            callbacks=[_BookCallback(book)],
-            failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            stop=_BookStopper(book, check_budget),
-            verbose=0,
-        ),
+    for attempt in range(PROCESS_RESTARTS + 1):
+        tuner = _tuner(
+            trainable=tune.with_resources(trainable, share),
+            param_space=config,
+            tune_config=TuneConfig(
+                search_alg=_SpecSearcher(specs, book, Concurrency(resources)),
+                scheduler=scheduler or FIFOScheduler(),
+                num_samples=-1,
+                reuse_actors=not together and attempt == 0,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=_run_config(name, book, str(storage), check_budget),
+        )
+        with _quiet():
+            tuner.fit()
+        left = [run for run in book.journal.runs.values() if run.state == "running"]
+        if book.stop or not left:
+            break
+        # Ray gives a run up in silence where a process that it wanted to use again was not done with the run before.
+        specs = iter([RunSpec.model_validate(run.spec) for run in left])
+    for run in left:
+        if not book.stop:
+            book.end(run.key, "failed", f"Ray gave it up {PROCESS_RESTARTS + 1} times")
+        elif not book.stop.resumable:
+            book.finish(run.key)
+
+
+def _run_config(name: str, book: Book, storage: str, check_budget: Callable[[], None] | None) -> RunConfig:
+    return RunConfig(
+        name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{book.journal.events}",
+        storage_path=storage,
+        callbacks=[_BookCallback(book)],
+        failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
+        checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+        stop=_BookStopper(book, check_budget),
+        verbose=0,
     )
-    with _quiet():
-        tuner.fit()
-    if book.stop and not book.stop.resumable:
-        for key in [run.key for run in book.journal.runs.values() if run.state == "running"]:
-            book.finish(key)
 
 
 def _tuner(**options: Any) -> Tuner | TunerInternal:

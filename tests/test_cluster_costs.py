@@ -27,6 +27,7 @@ OVERRIDES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_its_gpu_hours_within_an_evaluation_and_says_what_each_trial_costs(repository, tmp_path):
     done = subprocess.run(
         command(repository, tmp_path, "quickstart.yaml", overrides=OVERRIDES),

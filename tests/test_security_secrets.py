@@ -36,6 +36,7 @@ def holders(folder: Path, secret: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_secrets_all_around_it_leaves_none(repository, tmp_path):
     work, server = tmp_path / "work", tmp_path / "server"
     work.mkdir()

@@ -84,6 +84,7 @@ def played(repository, tmp_path_factory):
     return Journal(folder / "journal.jsonl").runs, processes
 
 
+@pytest.mark.slow
 def test_the_result_of_a_trial_is_the_same_in_a_fresh_and_in_a_reused_process(played):
     runs, processes = played
     assert processes["reused"] == processes["other"] == processes["dirty"] != processes["fresh"]

@@ -82,6 +82,7 @@ class RayCluster:
             str(BIN / "ray"), "start", "--block", f"--address={self.address}", f"--node-ip-address={address}",
             f"--num-cpus={cpus:g}", f"--num-gpus={gpus:g}", "--object-store-memory=100000000", "--disable-usage-stats",
             f"--dashboard-agent-listen-port={free_port()}",
+            f"--temp-dir={self.folder}/{address}",  # nodes that share one delete each other's runtime environments
         ]  # fmt: skip
         node = Node(
             _child(command, {**self.environment, **(environment or {})}, self.folder / f"{address}.log"), address

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 import ray
 import yaml
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RpcError
 from ray.tune.execution import class_cache
 
 import ctxtune
 from ctxtune.config.search import ResourcesSettings
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.tuning.outside import require_token, stage_here
 
 _ENVIRONMENT = {
     # We handle signals, logs and metrics ourselves.
@@ -115,13 +116,16 @@ def start_ray(address: str | None = None, modules: Sequence[Path] = ()) -> None:
         return
     _require_answer(address)
     try:
+        require_token(address)
+        if address.startswith("ray://"):
+            stage_here()
         ray.init(address=address, ignore_reinit_error=True, runtime_env=_runtime_env(modules), **options)
     except AuthenticationError:
         raise ConfigError(
             f"--address {address}: the cluster wants a token. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file that "
             "holds the cluster's token) or RAY_AUTH_TOKEN; on Kubernetes it lies in the secret that KubeRay made"
         ) from None
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ConnectionError, RpcError, RuntimeError, ValueError, TimeoutError) as error:
         raise CtxtuneError(f"--address {address}: {_why_not(address, error)}") from None
 
 

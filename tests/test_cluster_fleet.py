@@ -184,6 +184,38 @@ def test_from_no_node_to_two_and_back_with_one_that_dies_on_the_way(repository, 
     assert [count for at, count in watch.counts if at <= ended_at][-1] <= 2, figures
 
 
+def most_at_a_time(journal_file: Path) -> int:
+    """The most trials that were under way at a time, by what they reported."""
+    under_way: set[str] = set()
+    most = 0
+    for event in journal_events(journal_file):
+        if event["event"] == "reported":
+            under_way.add(event["key"])
+        elif event["event"] == "ended":
+            under_way.discard(event["key"])
+        most = max(most, len(under_way))
+    return most
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_trials_with_half_a_gpu_are_packed_two_to_a_node(repository, tmp_path):
+    """Four trials at a time on two nodes of a GPU each, of the four nodes that the fleet may have."""
+    journal_file = tmp_path / "results/quickstart/journal.jsonl"
+    overrides = [*FLEET, "search.max_concurrent=4", "resources={gpus: 0.5, cpus: 0.5, price_per_gpu_hour: 0.8}"]
+    with running_cluster(autoscaling=KINDS) as cluster:
+        cluster.wait_for_nodes(0)
+        watch = Watch(cluster)
+        watch.start()
+        output, _ = (process := start(repository, tmp_path, cluster, overrides)).communicate(timeout=400)
+        watch.stop()
+    sys.stdout.write(json.dumps({"half a GPU each": watch.counts}) + "\n")
+    assert process.returncode == 0, output
+    require_whole(tmp_path, journal_file, count=4)
+    assert most_at_a_time(journal_file) == 4
+    assert max(count for _, count in watch.counts) == 2, watch.counts
+
+
 def drain(cluster: RayCluster, address: str, seconds: int) -> None:
     """A spot notice, as a cloud's agent passes it on to Ray."""
     from ray._raylet import GcsClient

@@ -24,6 +24,7 @@ from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.recovery import KEPT_CHECKPOINTS, kept_checkpoints
 from ctxtune.tuning.specs import RunSpec
 from ctxtune.tuning.storage import checkpoint_address
+from ctxtune.tuning.thrift import forget_metrics, thrifty_tune
 from ctxtune.tuning.trainable import CHECKPOINT, run_trial
 
 PROCESS_RESTARTS = 3
@@ -79,7 +80,7 @@ def run_stage(
             ),
             run_config=_run_config(name, book, str(storage), check_budget),
         )
-        with _quiet():
+        with _quiet(), thrifty_tune():
             tuner.fit()
         left = [run for run in book.journal.runs.values() if run.state == "running"]
         if book.stop or not left:
@@ -191,6 +192,7 @@ class _BookCallback(_WithoutState, LoggerCallback):
         run = self._book.journal.runs[key]
         if run.state in ("pruned", "failed"):
             delete_checkpoints(run)
+        forget_metrics(trial)
 
 
 class _BookStopper(_WithoutState, Stopper):

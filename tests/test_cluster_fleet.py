@@ -184,6 +184,23 @@ def test_from_no_node_to_two_and_back_with_one_that_dies_on_the_way(repository, 
     assert [count for at, count in watch.counts if at <= ended_at][-1] <= 2, figures
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_no_node_can_hold_is_said_too_where_kinds_of_nodes_are_kept_outside_the_cluster(repository, tmp_path):
+    """As on Kubernetes, where nothing but the autoscaler's own answer tells: not waited on for half an hour."""
+    with running_cluster(autoscaling=KINDS) as cluster:
+        cluster.wait_for_nodes(0)
+        refused = run_sweep(
+            repository, tmp_path, "--address", cluster.address, "--storage", str(tmp_path / "storage"),
+            overrides=[*FLEET, "resources.gpus=2"],
+            variables={"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_KUBERAY_IN_USE": "1"},
+        )  # fmt: skip
+        assert len(cluster.alive()) == 1
+    assert refused.returncode == 2, refused.stderr
+    assert "the cluster's autoscaler answers that none of its kinds of nodes can ever hold that" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def most_at_a_time(journal_file: Path) -> int:
     """The most trials that were under way at a time, by what they reported."""
     under_way: set[str] = set()

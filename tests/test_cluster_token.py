@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster_support import BIN, running_cluster, wait_for
+from cluster_support import BIN, journal_events, running_cluster, wait_for
 from test_cluster_sweep import TINY, run_sweep
 from test_sweep_end_to_end import environment
 
@@ -83,3 +83,53 @@ def status(cluster, variables) -> str:
         env={**cluster.environment, **variables}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     return done.stdout if "2.0 CPU" in done.stdout else ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_submitted_job_that_is_stopped_has_saved_its_state_and_goes_on(repository, tmp_path):
+    """`ray job stop`; then the same sweep is resumed, here from a node of the cluster."""
+    overrides = [
+        *TINY,
+        "search.trials=2",
+        "search.scheduler.name=none",
+        f"trial.schedule.epochs={LONG}",
+        "confirm=null",
+    ]
+    storage = ["--storage", str(tmp_path / "storage")]
+    journal_file = tmp_path / "results/as-a-job/journal.jsonl"
+    with running_cluster(head_cpus=2, dashboard=True) as cluster:
+        wait_for(lambda: "Active" in status(cluster, {}), 90, "the head")
+        jobs = f"http://127.0.0.1:{cluster.dashboard_port}"
+
+        def job(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [str(BIN / "ray"), "job", arguments[0], "--address", jobs, *arguments[1:]],
+                cwd=tmp_path, env={**environment(repository), "RAY_AUTH_MODE": "disabled"},
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+
+        work = ["--working-dir", str(repository / "search_spaces"), "--", *job_command(tmp_path, overrides, storage)]
+        job("submit", "--no-wait", "--submission-id", "sweep", *work).check_returncode()
+        wait_for(lambda: epochs_of(journal_file) >= 3, 200, "three epochs")
+        job("stop", "sweep").check_returncode()
+        logs = job("logs", "sweep").stdout
+        assert "stopping; everything is saved" in logs, logs
+        before = epochs_of(journal_file)
+        assert 3 <= before < 2 * LONG
+        done = run_sweep(
+            repository, tmp_path, "--address", cluster.address, *storage, "--name", "as-a-job", "--resume",
+            overrides=overrides, variables={"RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert states(tmp_path, "as-a-job") == {"completed"}
+    for trial in Journal(journal_file).stage("search"):
+        assert [report["epoch"] for report in trial.reports] == list(range(1, LONG + 1))
+
+
+LONG = 30
+
+
+def epochs_of(journal_file: Path) -> int:
+    """How many epochs have been reported with a checkpoint, of all trials."""
+    return sum(event["event"] == "checkpointed" for event in journal_events(journal_file))

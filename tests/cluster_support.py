@@ -23,6 +23,15 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 180.0
+NODE_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_DISABLE_MEMORY_MONITOR": "1",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+"""Of every node: a death is noticed in seconds, and nothing is killed for another's use of memory."""
 
 
 def free_port() -> int:
@@ -121,16 +130,7 @@ def start_cluster(
     """A head on a free port; ``autoscaling`` is the ``available_node_types`` of Ray's fake node provider."""
     folder = Path(tempfile.mkdtemp(prefix="ctxc", dir="/tmp"))  # short: sockets lie in it
     port = free_port()
-    variables = {
-        **os.environ,
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_failure_threshold": "3",
-        "RAY_health_check_initial_delay_ms": "1000",
-        "RAY_DISABLE_MEMORY_MONITOR": "1",
-        "RAY_memory_monitor_refresh_ms": "0",
-        **(environment or {}),
-    }
+    variables = {**os.environ, **NODE_ENVIRONMENT, **(environment or {})}
     variables.pop("RAY_ADDRESS", None)
     command = [
         str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",

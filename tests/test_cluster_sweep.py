@@ -84,22 +84,27 @@ def test_several_nodes_an_object_store_and_an_mlflow_server_and_a_driver_that_di
                 variables=variables, timeout=500,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
-        journal = Journal(journal_file)
         assert "running" in {state for state, _ in before.values()}  # it was killed in the middle
-        assert {run.state for run in journal.runs.values()} == {"completed"}
-        for run in journal.runs.values():
-            assert [report["epoch"] for report in run.reports] == [1, 2, 3]
-            assert run.checkpoint and run.checkpoint.startswith("s3://ctxtune/sweeps/")
-        assert any(key.endswith("checkpoint.pt") for key in s3_keys(keys))
-        folder = journal_file.parent
-        assert not list(folder.rglob("checkpoint_*"))  # nothing on the driver's disk
-        assert (folder / "best.pt").stat().st_size > 1000  # fetched from the store
-        tracked = read_runs(tracking, "cars-contextual")
-        assert sorted(run.name for run in tracked if run.kind != "sweep") == sorted(journal.runs)
-        assert {run.state for run in tracked} == {"completed"}
+        require_whole(journal_file, keys, tracking)
     # Each node has caches of its own, and built each of them once although it had several runs at a time.
     assert all(builds.seen[cache] for cache in caches), builds.seen
     assert all(len(inodes) == 1 for cache in caches for inodes in builds.seen[cache].values()), builds.seen
+
+
+def require_whole(journal_file: Path, keys: dict[str, str], tracking: str) -> None:
+    """Every run complete: journal, checkpoints in the store and nowhere else, runs in the server."""
+    journal = Journal(journal_file)
+    assert {run.state for run in journal.runs.values()} == {"completed"}
+    for run in journal.runs.values():
+        assert [report["epoch"] for report in run.reports] == [1, 2, 3]
+        assert run.checkpoint and run.checkpoint.startswith("s3://ctxtune/sweeps/")
+    assert any(key.endswith("checkpoint.pt") for key in s3_keys(keys))
+    folder = journal_file.parent
+    assert not list(folder.rglob("checkpoint_*"))  # nothing on the driver's disk
+    assert (folder / "best.pt").stat().st_size > 1000  # fetched from the store
+    tracked = read_runs(tracking, "cars-contextual")
+    assert sorted(run.name for run in tracked if run.kind != "sweep") == sorted(journal.runs)
+    assert {run.state for run in tracked} == {"completed"}
 
 
 class _Builds(threading.Thread):

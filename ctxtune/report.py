@@ -52,19 +52,24 @@ def main() -> int:
         parser.error("give one NAME, or --compare with two names or more")
     if len(arguments.compare) == 1 or len(set(arguments.compare)) < len(arguments.compare):
         parser.error("--compare takes two different names or more")
-    from ctxtune.reporting.writing import write_comparison, write_report
-
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if arguments.compare:
+        from ctxtune.reporting.writing import write_comparison
+
         folder = Path(arguments.out or Path("results") / f"compare-{'-'.join(arguments.compare)}")
         _print_files(write_comparison(arguments.tracking, arguments.compare, folder))
         return 0
-    files = write_report(
-        arguments.tracking,
-        arguments.name,
+    from ctxtune.reporting.study import begin_reading
+
+    processes = min(2, os.cpu_count() or 1)
+    reading = begin_reading(arguments.tracking, arguments.name, processes)
+    from ctxtune.reporting.writing import report_study  # imports scipy and matplotlib, while the runs are read
+
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    files = report_study(
+        reading(),
         Path(arguments.out or Path("results") / arguments.name / "report"),
         store=not arguments.no_store,
-        processes=min(2, os.cpu_count() or 1),
+        processes=processes,
         on_note=lambda text: errors.print(f"note: {text}", style="yellow", markup=False),
     )
     _print_files(files)

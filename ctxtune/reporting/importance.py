@@ -15,10 +15,12 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctxtune.reporting.background import begin
 from ctxtune.reporting.sweep_data import Dimension, SweepData, Trial
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ MOST_TRIALS = 200
 """fANOVA's forest takes seconds for more; then a random part of them is taken."""
 BEST_SHARE = 0.1
 FEWEST_BEST = 5
-_TREES = 32
+_TREES = 64
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,33 @@ class Importances:
     trials: int
 
 
-def importances(data: SweepData) -> list[Importances]:
-    """Every answer for which there are enough trials; dimensions that not all trials have are left out."""
-    found = []
+def importances(data: SweepData, processes: int = 1) -> list[Importances]:
+    """Every answer for which there are enough trials; dimensions that not all trials have are left out.
+
+    `processes`: with 2, one of the answers is found by another one (see `background.begin`).
+    """
     dimensions = [each for each in data.dimensions if all(each.path in trial.values for trial in data.trials)]
     if len(dimensions) < 2:
         return []
+    final = begin(partial(_of_final_scores, data, dimensions), processes)
+    early = _of_first_rung(data, dimensions)
+    best = _ped_anova(dimensions, [(trial, float(-place)) for place, trial in enumerate(ordered(data))])
+    return [each for each in (final(), early, best) if each is not None]
+
+
+def _of_final_scores(data: SweepData, dimensions: Sequence[Dimension]) -> Importances | None:
     completed = [(trial, data.sign * trial.score) for trial in data.completed]
-    found.append(
-        _fanova("fanova_final", "fANOVA, final score of completed trials", "fANOVA, final", dimensions, completed)
-    )
-    if data.rungs:
-        rung = data.rungs[0]
-        early = [(trial, data.score_at(trial, rung)) for trial in data.trials]
-        early = [(trial, data.sign * score) for trial, score in early if math.isfinite(score)]
-        title = f"fANOVA, score of all trials after epoch {rung}"
-        found.append(_fanova("fanova_first_rung", title, f"fANOVA, epoch {rung}", dimensions, early))
-    ranked = ordered(data)
-    scores = [(trial, float(-place)) for place, trial in enumerate(ranked)]
-    found.append(_ped_anova(dimensions, scores))
-    return [each for each in found if each is not None]
+    return _fanova("fanova_final", "fANOVA, final score of completed trials", "fANOVA, final", dimensions, completed)
+
+
+def _of_first_rung(data: SweepData, dimensions: Sequence[Dimension]) -> Importances | None:
+    if not data.rungs:
+        return None
+    rung = data.rungs[0]
+    scores = [(trial, data.sign * data.score_at(trial, rung)) for trial in data.trials]
+    scores = [(trial, score) for trial, score in scores if math.isfinite(score)]
+    title = f"fANOVA, score of all trials after epoch {rung}"
+    return _fanova("fanova_first_rung", title, f"fANOVA, epoch {rung}", dimensions, scores)
 
 
 def ordered(data: SweepData) -> list[Trial]:

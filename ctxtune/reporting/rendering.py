@@ -3,16 +3,16 @@
 import base64
 import csv
 import io
-import multiprocessing
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from ctxtune.reporting.background import begin
 from ctxtune.reporting.document import Document, Picture, Table
 from ctxtune.reporting.style import styled
 
@@ -38,12 +38,11 @@ class ReportFiles:
 def write_document(document: Document, folder: Path, *, processes: int = 1) -> ReportFiles:
     """Write all files of a document below `folder`, made where it is missing; files of the same name are replaced.
 
-    `processes`: figures take most of the time; with 2 a forked process draws half of them (Linux only). Not for callers
-    with threads of their own, such as a sweep's driver.
+    `processes`: with 2, half of the figures are drawn by another one (see `background.begin`).
     """
     for below in (folder / FIGURES, folder / TABLES):
         below.mkdir(parents=True, exist_ok=True)
-    drawn = _save_figures(document.pictures, folder / FIGURES, processes if sys.platform == "linux" else 1)
+    drawn = _save_figures(document.pictures, folder / FIGURES, processes)
     written = [path for table in document.tables for path in _save_table(table, folder / TABLES)]
     images = {name: _data_address(paths[1], "image/svg+xml") for name, paths in drawn.items()}
     widths = {name: _page_width(paths[1]) for name, paths in drawn.items()}
@@ -141,16 +140,10 @@ def _save_table(table: Table, folder: Path) -> list[Path]:
 
 def _save_figures(pictures: Sequence[Picture], folder: Path, processes: int) -> dict[str, list[Path]]:
     """The files of each figure by its name: PNG, SVG and PDF."""
-    helper = None
-    if processes > 1 and len(pictures) > 1:
-        # Forked, not spawned: what has been read and imported is there at once, and closures need no pickling.
-        context = multiprocessing.get_context("fork")
-        helper = context.Process(target=_save_each, args=(pictures[1::2], folder))
-        helper.start()
-        _save_each(pictures[::2], folder)
-        helper.join()
-    if helper is None or helper.exitcode != 0:  # alone, or to hear from the figure itself what is wrong with it
-        _save_each(pictures if helper is None else pictures[1::2], folder)
+    helped = partial(_save_each, pictures[1::2], folder)
+    wait = begin(helped, processes if len(pictures) > 1 else 1)
+    _save_each(pictures[::2], folder)
+    wait()
     return {picture.name: _figure_paths(picture, folder) for picture in pictures}
 
 
@@ -159,7 +152,7 @@ def _save_each(pictures: Sequence[Picture], folder: Path) -> None:
         with styled():
             drawing = picture.draw()
             drawing.draw_without_rendering()
-            drawing.set_layout_engine("none")  # laid out once, not for each format
+            drawing.set_layout_engine(None)  # laid out once: each format would first do it again
             for path in _figure_paths(picture, folder):
                 # No dates: the same numbers give the same bytes.
                 dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})

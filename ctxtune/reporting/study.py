@@ -1,13 +1,15 @@
 """A sweep or an ablation as MLflow knows it: its parent run and the runs below it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import yaml
 
 from ctxtune.errors import TrackingError
+from ctxtune.reporting.background import begin
 from ctxtune.tracking import TrackedRun, find_sweep, read_runs, read_text, redact
 
 
@@ -37,9 +39,18 @@ def read_study(uri: str, name: str) -> Study:
     Raises:
         TrackingError: there is none of this name (with the names that come near), or the server cannot be read.
     """
-    parent = find_sweep(uri, name)
-    runs = tuple(run for run in read_runs(uri, name) if run.parent == parent.run_id)
-    return Study(uri, name, parent, runs)
+    return begin_reading(uri, name, 1)()
+
+
+def begin_reading(uri: str, name: str, processes: int) -> Callable[[], Study]:
+    """As `read_study`; with two processes the runs are read while the caller goes on, until it asks for the study."""
+    runs = begin(partial(read_runs, uri, name), processes)
+
+    def study() -> Study:
+        parent = find_sweep(uri, name)
+        return Study(uri, name, parent, tuple(run for run in runs() if run.parent == parent.run_id))
+
+    return study
 
 
 def read_file(study: Study, artifact: str) -> Any:

@@ -23,13 +23,13 @@ BEST_SHOWN = 10
 Item = str | Table | Picture
 
 
-def sweep_document(data: SweepData) -> Document:
-    """The whole report of a sweep, finished or still running."""
+def sweep_document(data: SweepData, processes: int = 1) -> Document:
+    """The whole report of a sweep, finished or still running; `processes` as for `importances`."""
     scores = confirming.confirmed_scores(data)
     sections = [
         _confirmation_section(data, scores),
         _search_section(data),
-        _space_section(data),
+        _space_section(data, processes),
         _cost_section(data),
         _ledger_section(data, scores),
         Section("How it was judged", _methods(data)),
@@ -155,11 +155,11 @@ def _best_table(data: SweepData) -> Table:
     return Table("best_trials", caption, header, rows, records)
 
 
-def _space_section(data: SweepData) -> Section:
+def _space_section(data: SweepData, processes: int) -> Section:
     items: list[Item] = []
     if len(data.completed) < 2 or not data.dimensions:
         return Section("Search space", ["Two completed trials at least are needed to look at the search space."])
-    found = importances(data)
+    found = importances(data, processes)
     if found:
         items += [_importance_table(found), Picture("importance", _importance_caption(data), partial(_bars, found))]
     else:

@@ -18,30 +18,39 @@ ARTIFACTS = "report"
 """Where a report lies among the artifacts of its run."""
 
 
-def write_report(
-    uri: str,
-    name: str,
+def write_report(uri: str, name: str, folder: Path, *, store: bool = True, processes: int = 1) -> ReportFiles:
+    """Make the report of a sweep or ablation, finished or still running, from its tracking server alone.
+
+    Arguments as for `report_study`, which is called with what is there under this name.
+
+    Raises:
+        TrackingError: no such sweep, nothing to report on, or the server cannot be read.
+    """
+    return report_study(read_study(uri, name), folder, store=store, processes=processes)
+
+
+def report_study(
+    study: Study,
     folder: Path,
     *,
     store: bool = True,
     processes: int = 1,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> ReportFiles:
-    """Make the report of a sweep or ablation, finished or still running, from its tracking server alone.
+    """Make the report of what was read.
 
     Args:
         folder: where the files go.
-        processes: see `write_document`.
         store: also log them as artifacts of the sweep's or ablation's own run.
+        processes: with 2, what can be done side by side is (see `background.begin`).
         on_note: hears what is worth saying, such as a server that can be read but not written.
 
     Raises:
-        TrackingError: no such sweep, nothing to report on, or the server cannot be read.
+        TrackingError: there is nothing to report on, or the server cannot be read.
     """
-    study = read_study(uri, name)
     if not study.runs:
-        raise TrackingError(f"{study.parent.kind} {name} has no runs yet: there is nothing to report on")
-    files = write_document(_document(study), folder, processes=processes)
+        raise TrackingError(f"{study.parent.kind} {study.name} has no runs yet: there is nothing to report on")
+    files = write_document(_document(study, processes), folder, processes=processes)
     if store:
         _store(study, files, on_note)
     return files
@@ -64,10 +73,10 @@ def write_comparison(uri: str, names: Sequence[str], folder: Path) -> ReportFile
     return write_document(compared_sweeps([read_sweep(study) for study in studies]), folder)
 
 
-def _document(study: Study) -> Document:
+def _document(study: Study, processes: int) -> Document:
     if study.parent.kind == "ablation":
         return ablation_document(read_ablation(study))
-    return sweep_document(read_sweep(study))
+    return sweep_document(read_sweep(study), processes)
 
 
 def _store(study: Study, files: ReportFiles, on_note: Callable[[str], None]) -> None:

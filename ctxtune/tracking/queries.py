@@ -60,12 +60,18 @@ def find_sweep(uri: str, name: str) -> TrackedRun:
     with reading(uri) as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
-            for kind in SWEEP_KINDS:
-                filter_ = f"tags.kind = '{kind}'"
-                order = ["attributes.start_time DESC"]
-                runs = client.search_runs([experiment.experiment_id], filter_, max_results=1, order_by=order)
-                if runs:
-                    return _tracked(runs[0])
+            found = [
+                run
+                for kind in SWEEP_KINDS
+                for run in client.search_runs(
+                    [experiment.experiment_id],
+                    f"tags.kind = '{kind}'",
+                    max_results=1,
+                    order_by=["attributes.start_time DESC"],
+                )
+            ]
+            if found:
+                return _tracked(max(found, key=lambda run: run.info.start_time))
             raise TrackingError(
                 f"The experiment {name!r} in {redact(uri)} holds no sweep or ablation: none was begun there, or what it wrote "
                 "is not delivered yet (python -m ctxtune.tracking status SPOOL)"

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,14 @@ from urllib.parse import quote
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
 from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.new_store import make_sqlite_store
 from ctxtune.tracking.views import EXPERIMENT_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_MAKING_SECONDS = 60
+"""So long ago nobody is still making a store."""
 # Answers that no later attempt will change. BAD_REQUEST is not among them: MLflow uses it for trouble in its database.
 _NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 
@@ -43,8 +47,12 @@ def connect(uri: str, *, retries: int, timeout_seconds: int) -> "MlflowClient":
 
     Raises Unreachable or Refused.
     """
+    client_class = import_client(retries=retries, timeout_seconds=timeout_seconds)
+    database = sqlite_path(uri)
     with sorted_errors(uri):
-        return import_client(retries=retries, timeout_seconds=timeout_seconds)(tracking_uri=uri)
+        if database is not None:
+            make_sqlite_store(database, client_class)
+        return client_class(tracking_uri=uri)
 
 
 @contextmanager
@@ -115,6 +123,10 @@ def check_file_store(path: Path) -> bool:
     names = {name for (name,) in rows}
     if names and "experiments" not in names:
         raise TrackingError(f"The tracking store {path} is an SQLite file, but not one of MLflow's")
+    if names and "alembic_version" not in names and time.time() - path.stat().st_mtime > _MAKING_SECONDS:
+        raise TrackingError(
+            f"The tracking store {path} is half made: MLflow was killed while it made its tables. It holds no runs; delete it"
+        )
     return "alembic_version" in names
 
 

@@ -178,6 +178,7 @@ class DeliveryProcess:
         """Deliver until the driver goes away."""
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # Ctrl-C is meant for the driver, which then closes the spool
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # in order: a store that is being made is tidied away
         orders = json.loads(sys.stdin.readline())
         self._owner = orders["owner"]
         threading.Thread(target=self._listen, daemon=True).start()

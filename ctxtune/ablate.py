@@ -7,15 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.errors import ConfigError, no_such_file
+from ctxtune.errors import no_such_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
-    EXIT_INTERRUPTED,
-    EXIT_STOPPED,
     add_driver_arguments,
     add_file_arguments,
     all_overrides,
-    program,
     report_command,
     run_command,
     tracking_places,
@@ -49,31 +46,22 @@ def main() -> int:
     from ctxtune.ablation.display import ablation_display, print_outcome
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
-    from ctxtune.tuning.driver import SweepStopped
-    from ctxtune.tuning.folder import StartedBefore, resume_command
+    from ctxtune.stops import stops_told
 
     console = Console(highlight=False)
     if arguments.dry_run:
         print_plan(console, ablation, arguments.address)
         return 0
-    go_on = f"go on with: {program('python')} {resume_command('ablate', sys.argv[1:])}"
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with ablation_display(progress, ablation) as display:
-        try:
-            result = run_ablation(
-                ablation,
-                root=Path(arguments.results),
-                resume=arguments.resume,
-                address=arguments.address,
-                storage=arguments.storage,
-                watcher=display.watcher(),
-            )
-        except StartedBefore as known:
-            raise ConfigError(f"{known}\n{go_on}") from None
-        except SweepStopped as stopped:
-            errors = Console(stderr=True, soft_wrap=True, highlight=False)
-            errors.print(f"stopped: {stopped}\n{go_on}", markup=False)
-            return EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED
+    with ablation_display(progress, ablation) as display, stops_told("ablate"):
+        result = run_ablation(
+            ablation,
+            root=Path(arguments.results),
+            resume=arguments.resume,
+            address=arguments.address,
+            storage=arguments.storage,
+            watcher=display.watcher(),
+        )
     folder = Path(arguments.results) / ablation.name
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)

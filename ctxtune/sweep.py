@@ -7,11 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.errors import ConfigError, no_such_file
+from ctxtune.errors import no_such_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
-    EXIT_INTERRUPTED,
-    EXIT_STOPPED,
     add_driver_arguments,
     add_file_arguments,
     all_overrides,
@@ -44,9 +42,8 @@ def main() -> int:
     from ctxtune.config import load_search_space
 
     space = load_search_space(arguments.file, all_overrides(arguments))
+    from ctxtune.stops import stops_told
     from ctxtune.tuning.display import print_outcome, sweep_display
-    from ctxtune.tuning.driver import SweepStopped
-    from ctxtune.tuning.folder import StartedBefore, resume_command
     from ctxtune.tuning.plan import print_plan
     from ctxtune.tuning.sweep import run_sweep
 
@@ -54,24 +51,16 @@ def main() -> int:
     if arguments.dry_run:
         print_plan(console, space, arguments.address)
         return 0
-    go_on = f"go on with: {program('python')} {resume_command('sweep', sys.argv[1:])}"
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with sweep_display(progress, space) as display:
-        try:
-            result = run_sweep(
-                space,
-                root=Path(arguments.results),
-                resume=arguments.resume,
-                address=arguments.address,
-                storage=arguments.storage,
-                watcher=display.watcher(),
-            )
-        except StartedBefore as known:
-            raise ConfigError(f"{known}\n{go_on}") from None
-        except SweepStopped as stopped:
-            errors = Console(stderr=True, soft_wrap=True, highlight=False)
-            errors.print(f"stopped: {stopped}\n{go_on}", markup=False)
-            return EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED
+    with sweep_display(progress, space) as display, stops_told("sweep"):
+        result = run_sweep(
+            space,
+            root=Path(arguments.results),
+            resume=arguments.resume,
+            address=arguments.address,
+            storage=arguments.storage,
+            watcher=display.watcher(),
+        )
     folder = Path(arguments.results) / space.name
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)

@@ -1,11 +1,9 @@
 """An ablation from start to end: check, tune every cell, run the seeds, write down."""
 
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import ray
 import yaml
 
 from ctxtune.ablation.outcome import AblationOutcome, design_of, outcome_of, summary_of
@@ -13,24 +11,14 @@ from ctxtune.ablation.runs import cell_specs, repeats_of, run_count, search_spec
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, cells_of
 from ctxtune.data import load_dataset
-from ctxtune.tracking import Tracker, flatten
+from ctxtune.tracking import flatten
 from ctxtune.tuning.book import Book
-from ctxtune.tuning.cluster import cluster_address
-from ctxtune.tuning.connection import Connection, check_before, connect
-from ctxtune.tuning.driver import (
-    Watcher,
-    close_tracker,
-    end_stage,
-    forget_unstarted,
-    identity,
-    interrupts,
-    ui_server,
-    with_precision,
-)
+from ctxtune.tuning.connection import Connection
+from ctxtune.tuning.driver import Watcher, end_stage, identity, interrupts, tell_link, with_precision
 from ctxtune.tuning.engine import delete_checkpoints, run_stage
 from ctxtune.tuning.folder import ABLATION_FILE, ResultsFolder
-from ctxtune.tuning.journal import Journal, RunRecord
-from ctxtune.tuning.recovery import lost_checkpoints
+from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.opening import checked_place, opened
 from ctxtune.tuning.specs import RunSpec
 
 _MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on")
@@ -71,35 +59,16 @@ def run_ablation(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    address = cluster_address(address)
-    place, fingerprint = check_before(ablation, address, storage)
-    if not address:
+    place = checked_place(ablation, address, storage)
+    if not place.address:
         _check_data(ablation)
     folder = ablation_folder(root, ablation, resume=resume)
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(folder.close)
-        journal = Journal(folder.journal)
-        cleanup.callback(journal.close)
-        cleanup.callback(forget_unstarted, folder, journal)
-        tracker = Tracker(ablation.tracking.uri, ablation.name, folder.spool)
-        cleanup.callback(close_tracker, tracker, watcher)
-        for note in lost_checkpoints(journal):
-            watcher.on_alert(note)
-        tracker.check()
-        cleanup.callback(ray.shutdown)
-        connection = connect(
-            ablation,
-            address=address,
-            storage=place,
-            fingerprint=fingerprint,
-            checkpoints=folder.checkpoints,
-            max_concurrent=ablation.max_concurrent,
-            on_note=watcher.on_note,
-        )
+    with opened(ablation, folder, place, max_concurrent=ablation.max_concurrent, watcher=watcher) as parts:
+        journal, connection = parts.journal, parts.connection
         ablation = with_precision(ablation, journal, connection.resources)
         book = Book(
             journal,
-            tracker,
+            parts.tracker,
             metric=ablation.compare.metric,
             sweep_id=identity(journal, "ablation"),
             on_change=lambda book, run: _on_change(book, run, watcher),
@@ -109,9 +78,7 @@ def run_ablation(
             _run_stages(ablation, book, connection, watcher)
         result = outcome_of(ablation, journal)
         _write(book, folder, result)
-        link = tracker.ui_link(ui_server(ablation.tracking.uri), "Cells")
-        if link:
-            watcher.on_link(link)
+        tell_link(ablation, parts.tracker, "Cells", watcher)
         return result
 
 

@@ -28,12 +28,6 @@ _MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages if nothing else is said."""
 
 
-def ui_server(tracking_uri: str) -> str:
-    """Where the pages of MLflow are: the tracking server's own, or those of `mlflow ui` on this machine."""
-    served = tracking_uri.startswith(("http://", "https://"))
-    return redact(tracking_uri).rstrip("/") if served else _MLFLOW_UI
-
-
 class SweepStopped(CtxtuneError):
     """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures or disk_full."""
 
@@ -59,6 +53,19 @@ class Watcher:
     on_note: Callable[[str], None] = lambda text: None
     on_link: Callable[[str], None] = lambda link: None
     on_alert: Callable[[str], None] = lambda text: None
+
+
+def ui_server(tracking_uri: str) -> str:
+    """Where the pages of MLflow are: the tracking server's own, or those of `mlflow ui` on this machine."""
+    served = tracking_uri.startswith(("http://", "https://"))
+    return redact(tracking_uri).rstrip("/") if served else _MLFLOW_UI
+
+
+def tell_link(file: TrialFile, tracker: Tracker, view: str, watcher: Watcher) -> None:
+    """Say where MLflow shows the runs, if that is known."""
+    link = tracker.ui_link(ui_server(file.tracking.uri), view)
+    if link:
+        watcher.on_link(link)
 
 
 def end_stage(book: Book) -> None:

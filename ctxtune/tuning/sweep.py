@@ -5,35 +5,24 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-import ray
 import yaml
 from ray.tune import Checkpoint
 
 from ctxtune.config import SearchSpace
 from ctxtune.errors import CtxtuneError
-from ctxtune.tracking import Tracker, flatten
+from ctxtune.tracking import flatten
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.tuning import stages
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
-from ctxtune.tuning.cluster import RunResources, cluster_address
-from ctxtune.tuning.connection import Connection, check_before, connect
-from ctxtune.tuning.driver import (
-    Watcher,
-    close_tracker,
-    end_stage,
-    forget_unstarted,
-    identity,
-    interrupts,
-    ui_server,
-    with_precision,
-)
+from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.connection import Connection
+from ctxtune.tuning.driver import Watcher, end_stage, identity, interrupts, tell_link, with_precision
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import ResultsFolder, sweep_folder
-from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.objectives import SeveralObjectives
+from ctxtune.tuning.opening import checked_place, opened
 from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
-from ctxtune.tuning.recovery import lost_checkpoints
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
 from ctxtune.tuning.warm_start import with_warm_starts
@@ -63,48 +52,26 @@ def run_sweep(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    address = cluster_address(address)
-    place, fingerprint = check_before(space, address, storage)
+    place = checked_place(space, address, storage)
     folder = sweep_folder(root, space, resume=resume)
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(folder.close)
-        journal = Journal(folder.journal)
-        cleanup.callback(journal.close)
-        cleanup.callback(forget_unstarted, folder, journal)
-        tracker = Tracker(space.tracking.uri, space.name, folder.spool)
-        cleanup.callback(close_tracker, tracker, watcher)
-        for note in lost_checkpoints(journal):
-            watcher.on_alert(note)
-        tracker.check()
-        cleanup.callback(ray.shutdown)
-        connection = connect(
-            space,
-            address=address,
-            storage=place,
-            fingerprint=fingerprint,
-            checkpoints=folder.checkpoints,
-            max_concurrent=space.search.max_concurrent,
-            on_note=watcher.on_note,
-        )
-        resources = connection.resources
-        space = with_warm_starts(with_precision(space, journal, resources), journal)
-        sweep_id = identity(journal, "sweep")
+    with opened(space, folder, place, max_concurrent=space.search.max_concurrent, watcher=watcher) as parts:
+        journal, connection = parts.journal, parts.connection
+        space = with_warm_starts(with_precision(space, journal, connection.resources), journal)
+        objective = space.search.objective.metric
         book = Book(
             journal,
-            tracker,
-            metric=space.search.objective.metric,
-            sweep_id=sweep_id,
+            parts.tracker,
+            metric=objective,
+            sweep_id=identity(journal, "sweep"),
             scheduler=space.search.scheduler.name,
             on_change=watcher.on_change,
         )
         _start_tracking(space, book, connection, resume=resume)
         with interrupts(book, watcher):
-            _run_stages(space, book, resources, connection.storage, watcher)
-        result = outcome(space, book.journal)
+            _run_stages(space, book, connection.resources, connection.storage, watcher)
+        result = outcome(space, journal)
         _write(space, book, folder, result)
-        link = tracker.ui_link(ui_server(space.tracking.uri), f"Trials by {space.search.objective.metric}")
-        if link:
-            watcher.on_link(link)
+        tell_link(space, parts.tracker, f"Trials by {objective}", watcher)
         return result
 
 

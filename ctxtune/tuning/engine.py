@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.impl.tuner_internal import TunerInternal
 from ray.tune.logger import LoggerCallback
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -98,7 +99,7 @@ def _run_config(name: str, book: Book, storage: str, check_budget: Callable[[], 
     return RunConfig(
         name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{book.journal.events}",
         storage_path=storage,
-        callbacks=[_BookCallback(book)],
+        callbacks=[_BookCallback(book), _Silence()],
         failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
         checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
         stop=_BookStopper(book, check_budget),
@@ -193,6 +194,13 @@ class _BookCallback(_WithoutState, LoggerCallback):
         if run.state in ("pruned", "failed"):
             delete_checkpoints(run)
         forget_metrics(trial)
+
+
+class _Silence(_WithoutState, TrialProgressCallback):
+    """In place of Ray's own, which prints a line (amid our JSON) of a trial that ends without a result, whatever `verbose`."""
+
+    def _print(self, msg: str) -> None:
+        pass
 
 
 class _BookStopper(_WithoutState, Stopper):

@@ -181,7 +181,7 @@ def test_trials_are_the_same_whether_the_test_part_can_be_read_or_not(repository
             for run in journal.runs.values()
             if run.stage != "confirmation"
         ]
-    assert len(scores["readable"]) > 4
+    assert len(scores["readable"]) >= 4  # three trials and what was selected from
     assert scores["readable"] == scores["garbage"]
 
 

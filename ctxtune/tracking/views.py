@@ -25,6 +25,46 @@ def view_tags(
 
     Its plots: parallel coordinates of the dimensions (parameters) and the metric, and the metric over the epochs.
     """
+    columns = [f"metrics.`{metric}`", "tags.`state`", *(f"params.`{dimension}`" for dimension in dimensions)]
+    state = {
+        "searchFilter": f"tags.kind = '{kind}'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": ascending,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "columnOrder": [],
+        "columnWidths": {f"metrics.`{metric}`": 170, **{f"params.`{dimension}`": 165 for dimension in dimensions}},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": _charts(key, metric, dimensions),
+        "compareRunSections": [
+            {
+                "uuid": _SECTION,
+                "name": "Search",
+                "display": True,
+                "columns": 2,
+                "cardHeight": 420,
+                "isReordered": False,
+                "deleted": False,
+                "isGenerated": False,
+            }
+        ],
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,  # our section first, not in the order of the alphabet
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+    }
+    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    view = {"name": name, "createdAt": time_ms, "updatedAt": time_ms, "state": packed}
+    return {VIEW_TAG + key: json.dumps(view), **EXPERIMENT_TAGS}
+
+
+def _charts(key: str, metric: str, dimensions: Sequence[str]) -> list[dict[str, object]]:
     line = {
         "uuid": f"{key}-line",
         "type": "LINE",
@@ -50,43 +90,7 @@ def view_tags(
         "showAllRuns": False,
     }
     common = {"runsCountToCompare": 10, "metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
-    columns = [f"metrics.`{metric}`", "tags.`state`", *(f"params.`{dimension}`" for dimension in dimensions)]
-    state = {
-        "searchFilter": f"tags.kind = '{kind}'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": ascending,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
-        "columnOrder": [],
-        "columnWidths": {f"metrics.`{metric}`": 170, **{f"params.`{dimension}`": 165 for dimension in dimensions}},
-        "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": [parallel | common, line | common],
-        "compareRunSections": [
-            {
-                "uuid": _SECTION,
-                "name": "Search",
-                "display": True,
-                "columns": 2,
-                "cardHeight": 420,
-                "isReordered": False,
-                "deleted": False,
-                "isGenerated": False,
-            }
-        ],
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": True,  # our section first, not in the order of the alphabet
-        "useGroupedValuesInCharts": True,
-        "hideEmptyCharts": True,
-        "groupBy": None,
-        "groupsExpanded": {},
-    }
-    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    view = {"name": name, "createdAt": time_ms, "updatedAt": time_ms, "state": packed}
-    return {VIEW_TAG + key: json.dumps(view), **EXPERIMENT_TAGS}
+    return [parallel | common, line | common]
 
 
 def experiment_link(server: str, experiment_id: str, view: str | None = None) -> str:

@@ -12,21 +12,20 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
-from ctxtune.data import EvaluationImages, Part, TrainingImages, build_sampler
+from ctxtune.data import Part, TrainingImages, build_sampler
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.losses import TrainingLoss
 from ctxtune.models import EmbeddingModel, build_model
-from ctxtune.retrieval import RetrievalScores, score
+from ctxtune.retrieval import RetrievalScores
 from ctxtune.training.averaging import AveragedModel
-from ctxtune.training.by_class import ClassSums, class_sums
-from ctxtune.training.embedding import embed
-from ctxtune.training.health import CHECK_EVERY, check_embeddings, check_scale, memory_errors_named
+from ctxtune.training.by_class import ClassSums
+from ctxtune.training.evaluating import Evaluator
+from ctxtune.training.health import CHECK_EVERY, check_scale, memory_errors_named
 from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from ctxtune.training.parts import RunParts, scaled_sampler
 from ctxtune.training.precision import allow_tf32, gradient_scaler, resolve_precision
 from ctxtune.training.progress import Interval, Progress
 from ctxtune.training.step import TrainingStep
-from ctxtune.training.subsets import subset_scores
 from ctxtune.training.world import SharedTrainingImages, World
 
 TRAIN_PROBE_IMAGES = 2000
@@ -93,7 +92,9 @@ class Run:
         )
         self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
         self._images = self._open_images()
-        self._evaluation_images: dict[str, EvaluationImages] = {}
+        self._evaluator = Evaluator(
+            trial, parts, device=self.device, precision=self.precision, cache_dir=cache_dir, world=self.world
+        )
         self.model.train()
 
     def _build_model(self, load_pretrained: bool) -> EmbeddingModel:
@@ -183,8 +184,7 @@ class Run:
         Raises:
             RunFailed: the embeddings are not finite or have collapsed.
         """
-        scores = self.score_part(self.parts.query, self.parts.gallery)
-        return named_scores(scores, self.parts.scored_as)
+        return self._evaluator.evaluate(self.scored_model, self.epoch)
 
     def evaluate_by_class(self) -> tuple[dict[str, float], ClassSums]:
         """The scores of `evaluate`, and what each class adds to them.
@@ -194,10 +194,7 @@ class Run:
         Raises:
             RunFailed: the embeddings are not finite or have collapsed.
         """
-        scored = self._embed_both(self.parts.query, self.parts.gallery)
-        scores = self._score(scored, self.parts.query.name)
-        named = named_scores(scores, self.parts.scored_as) | self._on_subsets(scored)
-        return named, class_sums(scores, self.parts.scored_as)
+        return self._evaluator.evaluate_by_class(self.scored_model, self.epoch)
 
     def train_class_recall(self) -> float:
         """Recall@1 among images of the classes that were trained on: far above validation means overfitting."""
@@ -210,34 +207,7 @@ class Run:
 
     def score_part(self, query: Part, gallery: Part | None) -> RetrievalScores:
         """Scores of any part under the present weights."""
-        return self._score(self._embed_both(query, gallery), query.name)
-
-    def _embed_both(self, query: Part, gallery: Part | None) -> list[tuple[Tensor, np.ndarray]]:
-        return [self._embed(part) for part in (query, gallery) if part is not None]
-
-    def _score(self, scored: list[tuple[Tensor, np.ndarray]], name: str) -> RetrievalScores:
-        scores: RetrievalScores | None = None
-        if self.world.rank == 0:
-            try:
-                scores = score(
-                    *(each for pair in scored for each in pair),
-                    recall_at=self.trial.evaluation.recall_at,
-                    per_class=True,
-                )
-            except ValueError as error:
-                raise ConfigError(f"{name} cannot be scored (evaluation.recall_at?): {error}") from None
-        result: RetrievalScores = self.world.from_first(scores)
-        return result
-
-    def _on_subsets(self, scored: list[tuple[Tensor, np.ndarray]]) -> dict[str, float]:
-        if self.parts.scored_as != "test" or self.parts.fold_classes is None:
-            return {}
-        found: list[dict[str, float]] = []
-        if self.world.rank == 0:
-            each = subset_scores(scored, self.parts.fold_classes, self.trial.evaluation.recall_at)
-            found = [named_scores(scores, "test_subset") for scores in each]
-        found = self.world.from_first(found)
-        return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]} if found else {}
+        return self._evaluator.score_part(self.scored_model, self.epoch, query, gallery)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on exactly: tensors and plain data only."""
@@ -303,9 +273,7 @@ class Run:
     def close(self) -> None:
         """Stop background readers and let go of the images."""
         self._images.close()
-        for images in self._evaluation_images.values():
-            images.close()
-        self._evaluation_images.clear()
+        self._evaluator.close()
 
     def _train_epoch(self, on_progress: Callable[[Progress], None] | None) -> None:
         schedule, before, started = self.trial.schedule, self._interval, time.perf_counter()
@@ -363,29 +331,6 @@ class Run:
             if self.averaged is not None:
                 self.world.spread_buffers(self.averaged.model)
 
-    def _embed(self, part: Part) -> tuple[Tensor, np.ndarray]:
-        """Embeddings and labels of the images of a part that can be read; each process embeds its share."""
-        if part.name not in self._evaluation_images:
-            shared = self.world.share(len(part))
-            self._evaluation_images[part.name] = EvaluationImages(
-                part.select(np.arange(shared.start, shared.stop), part.name) if self.world.together else part,
-                self.trial.image,
-                device=self.device,
-                cache_dir=self._cache_dir,
-            )
-        embeddings, kept = embed(
-            self.scored_model,
-            self._evaluation_images[part.name],
-            batch_size=self.trial.evaluation.batch_size or 4 * self.trial.sampler.batch_size,
-            precision=self.precision,
-            device=self.device,
-        )
-        if self.world.together:
-            kept = self.world.gather_uneven((kept + self.world.share(len(part)).start).to(self.device)).cpu()
-            embeddings = self.world.gather_uneven(embeddings.to(self.device)).cpu()
-        check_embeddings(embeddings, self.epoch)
-        return embeddings, part.labels[kept.numpy()]
-
 
 def _read_settings(tree: dict[str, Any]) -> TrialSettings:
     """The configuration of a checkpoint; keys that came later have their defaults."""
@@ -400,12 +345,6 @@ def _check_share(trial: TrialSettings, world: World) -> None:
         raise ConfigError(
             f"sampler.batch_size {trial.sampler.batch_size} cannot be shared equally by {world.size} processes"
         )
-
-
-def named_scores(scores: RetrievalScores, prefix: str) -> dict[str, float]:
-    """Scores under the names that YAML, MLflow and reports use."""
-    named = {f"{prefix}/recall_at_{k}": value for k, value in scores.recall_at.items()}
-    return {**named, f"{prefix}/map_at_r": scores.map_at_r, f"{prefix}/r_precision": scores.r_precision}
 
 
 def _probe(fit: Part, seed: int) -> Part:

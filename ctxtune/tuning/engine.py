@@ -71,13 +71,8 @@ def run_stage(
         tuner = _tuner(
             trainable=tune.with_resources(trainable, share),
             param_space=config,
-            tune_config=TuneConfig(
-                search_alg=_SpecSearcher(specs, book, Concurrency(resources)),
-                scheduler=scheduler or FIFOScheduler(),
-                num_samples=-1,
-                reuse_actors=not together and attempt == 0,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
+            tune_config=_tune_config(
+                _SpecSearcher(specs, book, Concurrency(resources)), scheduler, reuse=not together and attempt == 0
             ),
             run_config=_run_config(name, book, str(storage), check_budget),
         )
@@ -93,6 +88,17 @@ def run_stage(
             book.end(run.key, "failed", f"Ray gave it up {PROCESS_RESTARTS + 1} times")
         elif not book.stop.resumable:
             book.finish(run.key)
+
+
+def _tune_config(searcher: Searcher, scheduler: FIFOScheduler | None, *, reuse: bool) -> TuneConfig:
+    return TuneConfig(
+        search_alg=searcher,
+        scheduler=scheduler or FIFOScheduler(),
+        num_samples=-1,
+        reuse_actors=reuse,
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_name,
+    )
 
 
 def _run_config(name: str, book: Book, storage: str, check_budget: Callable[[], None] | None) -> RunConfig:

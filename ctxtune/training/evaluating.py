@@ -1,0 +1,132 @@
+"""Scoring an embedding on parts of the data, between the epochs of a run."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctxtune.config.trial import TrialSettings
+from ctxtune.data import EvaluationImages, Part
+from ctxtune.errors import ConfigError
+from ctxtune.models import EmbeddingModel
+from ctxtune.retrieval import RetrievalScores, score
+from ctxtune.training.by_class import ClassSums, class_sums
+from ctxtune.training.embedding import embed
+from ctxtune.training.health import check_embeddings
+from ctxtune.training.parts import RunParts
+from ctxtune.training.precision import Precision
+from ctxtune.training.subsets import subset_scores
+from ctxtune.training.world import World
+
+Scored = list[tuple[Tensor, np.ndarray]]
+"""Embeddings and labels of the query part and, where there is one, of the gallery."""
+
+
+class Evaluator:
+    """Scores models on parts of the data, whose images stay open in between.
+
+    Args:
+        trial: the resolved configuration.
+        parts: what a run learns from and is scored on.
+        precision: a definite one (`resolve_precision`).
+        cache_dir: where image caches live; None for the default.
+        world: the processes that work together; each embeds its share, the first one scores.
+    """
+
+    def __init__(
+        self,
+        trial: TrialSettings,
+        parts: RunParts,
+        *,
+        device: torch.device,
+        precision: Precision,
+        cache_dir: Path | None,
+        world: World,
+    ) -> None:
+        self.trial, self.parts, self.world = trial, parts, world
+        self.device, self.precision = device, precision
+        self._cache_dir = cache_dir
+        self._images: dict[str, EvaluationImages] = {}
+
+    def evaluate(self, model: EmbeddingModel, epoch: int) -> dict[str, float]:
+        """Score the query (and gallery) part; see `Run.evaluate`."""
+        scores = self.score_part(model, epoch, self.parts.query, self.parts.gallery)
+        return named_scores(scores, self.parts.scored_as)
+
+    def evaluate_by_class(self, model: EmbeddingModel, epoch: int) -> tuple[dict[str, float], ClassSums]:
+        """The same, what each class adds, and the scores of random subsets of test classes; see `Run.evaluate_by_class`."""
+        scored = self._embed_both(model, epoch, self.parts.query, self.parts.gallery)
+        scores = self._score(scored, self.parts.query.name)
+        named = named_scores(scores, self.parts.scored_as) | self._on_subsets(scored)
+        return named, class_sums(scores, self.parts.scored_as)
+
+    def score_part(self, model: EmbeddingModel, epoch: int, query: Part, gallery: Part | None) -> RetrievalScores:
+        """Scores of any part.
+
+        Raises:
+            RunFailed: the embeddings are not finite or have collapsed.
+        """
+        return self._score(self._embed_both(model, epoch, query, gallery), query.name)
+
+    def close(self) -> None:
+        """Let go of the images."""
+        for images in self._images.values():
+            images.close()
+        self._images.clear()
+
+    def _embed_both(self, model: EmbeddingModel, epoch: int, query: Part, gallery: Part | None) -> Scored:
+        return [self._embed(model, epoch, part) for part in (query, gallery) if part is not None]
+
+    def _score(self, scored: Scored, name: str) -> RetrievalScores:
+        scores: RetrievalScores | None = None
+        if self.world.rank == 0:
+            try:
+                scores = score(
+                    *(each for pair in scored for each in pair),
+                    recall_at=self.trial.evaluation.recall_at,
+                    per_class=True,
+                )
+            except ValueError as error:
+                raise ConfigError(f"{name} cannot be scored (evaluation.recall_at?): {error}") from None
+        result: RetrievalScores = self.world.from_first(scores)
+        return result
+
+    def _on_subsets(self, scored: Scored) -> dict[str, float]:
+        if self.parts.scored_as != "test" or self.parts.fold_classes is None:
+            return {}
+        found: list[dict[str, float]] = []
+        if self.world.rank == 0:
+            each = subset_scores(scored, self.parts.fold_classes, self.trial.evaluation.recall_at)
+            found = [named_scores(scores, "test_subset") for scores in each]
+        found = self.world.from_first(found)
+        return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]} if found else {}
+
+    def _embed(self, model: EmbeddingModel, epoch: int, part: Part) -> tuple[Tensor, np.ndarray]:
+        """Embeddings and labels of the images of a part that can be read; each process embeds its share."""
+        if part.name not in self._images:
+            shared = self.world.share(len(part))
+            self._images[part.name] = EvaluationImages(
+                part.select(np.arange(shared.start, shared.stop), part.name) if self.world.together else part,
+                self.trial.image,
+                device=self.device,
+                cache_dir=self._cache_dir,
+            )
+        embeddings, kept = embed(
+            model,
+            self._images[part.name],
+            batch_size=self.trial.evaluation.batch_size or 4 * self.trial.sampler.batch_size,
+            precision=self.precision,
+            device=self.device,
+        )
+        if self.world.together:
+            kept = self.world.gather_uneven((kept + self.world.share(len(part)).start).to(self.device)).cpu()
+            embeddings = self.world.gather_uneven(embeddings.to(self.device)).cpu()
+        check_embeddings(embeddings, epoch)
+        return embeddings, part.labels[kept.numpy()]
+
+
+def named_scores(scores: RetrievalScores, prefix: str) -> dict[str, float]:
+    """Scores under the names that YAML, MLflow and reports use."""
+    named = {f"{prefix}/recall_at_{k}": value for k, value in scores.recall_at.items()}
+    return {**named, f"{prefix}/map_at_r": scores.map_at_r, f"{prefix}/r_precision": scores.r_precision}

@@ -63,11 +63,12 @@ def cells_table(ablation: Ablation, result: AblationOutcome) -> Table:
     over = f"{ablation.seeds} seeds"
     if repeats_of(ablation) > 1:
         over = f"{repeats_of(ablation)} repeats of search and {over}"
-    table = Table(
-        title=f"{result.metric}, percent: mean and 95 % t-interval over the same {over}", title_justify="left"
-    )
+    title = f"{result.metric}, percent: mean and 95 % t-interval over the same {over}"
+    if len(against) == 1:
+        title += f"; paired differences to {reference}"
+    table = Table(title=title, title_justify="left")
     table.add_column("cell", overflow="fold")
-    for column in ("n", "mean", f"minus {reference}" if len(against) < 2 else "minus reference, paired", "p, Holm"):
+    for column in ("n", "mean", "minus reference", "p, Holm"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
     for cell, values in result.replications.items():

@@ -80,7 +80,7 @@ def cells_of(ablation: Ablation) -> list[Cell]:
                     (*_place(ablation, arm), path), f"{path} is a factor, too: which of the two is to set it?"
                 )
         for levels in _levels(ablation):
-            name = ", ".join([arm, *(f"{shown[path]}={show_level(level)}" for path, level in levels.items())])
+            name = _cell_name(ablation, arm, {shown[path]: level for path, level in _told(ablation, levels).items()})
             trial = _resolved(ablation, arm, name, {**settings, **levels})
             cells.append(Cell(name, _key(name, cells), arm, levels, {**settings, **levels}, trial))
     for cell in cells:
@@ -299,7 +299,9 @@ def reference_arm(ablation: Ablation) -> str:
     """The arm of the reference: named by itself or as the beginning of a cell's name."""
     arms = list(ablation.arms())
     wanted = ablation.reference or arms[0]
-    return wanted if wanted in arms else wanted.split(",")[0].strip()
+    if wanted in arms or len(arms) > 1:
+        return wanted if wanted in arms else wanted.split(",")[0].strip()
+    return arms[0]
 
 
 def _check_distinct(ablation: Ablation, cells: list[Cell]) -> None:
@@ -344,6 +346,20 @@ def _dimension_place(ablation: Ablation, arm: str, path: str) -> tuple[str, ...]
 
 def _place(ablation: Ablation, arm: str) -> tuple[str, ...]:
     return ("variants", arm) if arm in ablation.variants else ("variants",)
+
+
+def _told(ablation: Ablation, levels: Mapping[str, Any]) -> dict[str, Any]:
+    """The levels that a cell's name tells: of one factor at a time only the one that is not the reference's."""
+    if ablation.design != "one_factor_at_a_time":
+        return dict(levels)
+    return {path: level for path, level in levels.items() if level != ablation.factors[path][0]}
+
+
+def _cell_name(ablation: Ablation, arm: str, told: Mapping[str, Any]) -> str:
+    """``full, k=4``; without the arm where there is but one and a level tells the cells apart."""
+    words = [f"{name}={show_level(level)}" for name, level in told.items()]
+    alone = len(ablation.arms()) == 1 and words
+    return ", ".join(words if alone else [arm, *words])
 
 
 def _shown_factors(ablation: Ablation) -> dict[str, str]:

@@ -12,7 +12,10 @@ from report_support import FakeAblation
 from scipy import stats
 
 from ctxtune.errors import TrackingError
+from ctxtune.reporting.ablation_figures import band
+from ctxtune.reporting.style import look, new_figure
 from ctxtune.reporting.writing import write_report
+from ctxtune.statistics import t_interval
 from ctxtune.tracking import read_runs, read_text
 
 
@@ -206,3 +209,12 @@ def test_a_broken_design_is_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(FakeAblation, "cells", lambda self: [{"cell": "full", "variant": "full", "levels": {}}])
     with pytest.raises(TrackingError, match=r"design\.json, cells"):
         write_report(ablation.write(tmp_path), "ablation", tmp_path / "report")
+
+
+def test_a_curve_goes_from_the_least_level_to_the_greatest_whatever_their_order_in_the_file() -> None:
+    _, axes = new_figure(2.0)
+    means = {index: t_interval([value, value + 0.01, value - 0.01]) for index, value in enumerate((0.6, 0.5, 0.7))}
+    band(axes, [0.75, 0.65, 0.95], means, look(0), "full", True)
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [0.65, 0.75, 0.95]
+    np.testing.assert_allclose(line.get_ydata(), [50.0, 60.0, 70.0])

@@ -103,6 +103,10 @@ def arms(data: AblationData, cells: Sequence[str]) -> Figure:
     return figure
 
 
+_LOGARITHMIC = 20
+"""From this ratio of a factor's greatest to its least level on, its axis is logarithmic."""
+
+
 def is_numeric(levels: Sequence[Any]) -> bool:
     """Whether a factor's levels are numbers, at least two."""
     return len(levels) > 1 and all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
@@ -133,14 +137,15 @@ def factor_curves(
                 band(differences, places, found, look(index), variant, numeric)
     _name_axis(scores, factor, levels, places, numeric)
     scores.set_ylabel(f"{metric_title(data.design.metric)}, percent")
-    scores.set_title("score", loc="left")
     if columns == 2:
+        scores.set_title("score", loc="left")
         differences.axhline(0, color="#57606a", linewidth=1)
         _name_axis(differences, factor, levels, places, numeric)
         differences.set_ylabel("difference, percentage points")
         differences.set_title("difference to the reference at the same level", loc="left")
     handles, labels = scores.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     return figure
 
 
@@ -148,7 +153,7 @@ def band(
     axes: Axes, places: Sequence[float], means: dict[int, Interval], style: dict[str, Any], label: str, joined: bool
 ) -> None:
     """One series: a line with its band, or, over names, points with bars that are joined by a thin line."""
-    levels = sorted(means)
+    levels = sorted(means, key=lambda level: places[level])
     x = np.array([places[level] for level in levels])
     mean = 100 * np.array([means[level].mean for level in levels])
     low, high = (100 * np.array([getattr(means[level], end) for level in levels]) for end in ("low", "high"))
@@ -170,8 +175,13 @@ def band(
 
 def _name_axis(axes: Axes, factor: str, levels: Sequence[Any], places: Sequence[float], numeric: bool) -> None:
     axes.set_xlabel(factor)
-    spread = max(places) - min(places)
-    crowded = numeric and spread and min(np.diff(sorted(places))) < spread / 12
+    positions = np.sort(places)
+    if numeric and positions[0] > 0 and positions[-1] >= _LOGARITHMIC * positions[0]:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        positions = np.log(positions)
+    spread = positions[-1] - positions[0]
+    crowded = numeric and spread and min(np.diff(positions)) < spread / 12
     if not crowded:
         axes.set_xticks(places, [setting(level) for level in levels])
     if not numeric:

@@ -1,10 +1,12 @@
-"""Oracles for the losses, written out from the formulas (recipes.md) without any of the package's code."""
+"""Oracles for the losses, written out from the formulas (recipes.md) without any of the package's code, and short cuts."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ctxtune.losses import LossSettings, RegularizerSettings, TrainingLoss
 
 
 class HeuristicStep(torch.autograd.Function):
@@ -137,3 +139,54 @@ def batch(
     centres = torch.randn(items // per_class + 1, dim, generator=generator, dtype=torch.float64)
     noise = torch.randn(items, dim, generator=generator, dtype=torch.float64)
     return (centres[labels] + spread * noise).to(dtype), labels
+
+
+def training_loss(weight: float = 0.0, **loss: Any) -> TrainingLoss:
+    torch.manual_seed(0)
+    return TrainingLoss(LossSettings(**loss), RegularizerSettings(weight=weight), num_classes=8, embedding_dim=16)
+
+
+def total(loss: TrainingLoss, embeddings: Tensor, labels: Tensor) -> Tensor:
+    torch.manual_seed(1)  # some miners draw
+    return loss(embeddings, labels)[0]
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "k": 6,
+    "epsilon": 0.4,
+    "slope": 3.0,
+    "step": "sigmoid",
+    "conjunction": "minimum",
+    "overlap": "none",
+    "query_expansion": False,
+    "detach_overlap_normalizer": False,
+    "detach_expansion_normalizer": True,
+    "contextual_weight": 0.3,
+    "contrastive_weight": 0.7,
+    "positive_margin": 0.5,
+    "negative_margin": 0.2,
+    "margin": 0.3,
+    "swap": True,
+    "smooth_loss": True,
+    "alpha": 3.0,
+    "beta": 20.0,
+    "base": 0.2,
+    "softmax_scale": 2.0,
+    "temperature": 0.3,
+    "scale": 16.0,
+    "offset": 2.0,
+    "delta": 0.2,
+    "start": 0.1,
+    "average_precision_weight": 0.9,
+    "bins": 7,
+    "num_bins": 5,
+    "m": 0.2,
+    "gamma": 40.0,
+    "cutoff": 1.2,
+    "nonzero_loss_cutoff": 1.1,
+    "type_of_triplets": "easy",
+    "pos_margin": 0.6,
+    "neg_margin": 0.5,
+    "pos_strategy": "hard",
+    "neg_strategy": "hard",
+}

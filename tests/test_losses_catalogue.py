@@ -1,15 +1,13 @@
 """The named losses: settings, options, what they go together with, and the trainer's view of them."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from losses_support import batch, naive_loss, relative, value_and_gradient
+from losses_support import OTHER_VALUES, batch, naive_loss, relative, total, training_loss, value_and_gradient
 from pydantic import ValidationError
-from pytorch_metric_learning import distances, losses, miners
-from torch import Tensor, nn
+from pytorch_metric_learning import distances, losses
+from torch import nn
 
 from ctxtune.losses import (
     ContextualLoss,
@@ -27,16 +25,6 @@ NAMES = (
 WITH_PROXIES = ("proxy_anchor", "proxy_nca", "normalized_softmax", "cosface", "arcface")
 RANKING = ("roadmap", "sup_ap", "smooth_ap", "softbin_ap", "fast_ap", "n_pair")
 NO_REGULARIZER = RegularizerSettings()
-
-
-def training_loss(weight: float = 0.0, **loss: Any) -> TrainingLoss:
-    torch.manual_seed(0)
-    return TrainingLoss(LossSettings(**loss), RegularizerSettings(weight=weight), num_classes=8, embedding_dim=16)
-
-
-def total(loss: TrainingLoss, embeddings: Tensor, labels: Tensor) -> Tensor:
-    torch.manual_seed(1)  # some miners draw
-    return loss(embeddings, labels)[0]
 
 
 class TestSettings:
@@ -128,45 +116,8 @@ def _is_plain(value: Any) -> bool:
 
 
 # For every option of every loss a value that differs from the default.
-OTHER_VALUES: dict[str, Any] = {
-    "k": 6,
-    "epsilon": 0.4,
-    "slope": 3.0,
-    "step": "sigmoid",
-    "conjunction": "minimum",
-    "overlap": "none",
-    "query_expansion": False,
-    "detach_overlap_normalizer": False,
-    "detach_expansion_normalizer": True,
-    "contextual_weight": 0.3,
-    "contrastive_weight": 0.7,
-    "positive_margin": 0.5,
-    "negative_margin": 0.2,
-    "margin": 0.3,
-    "swap": True,
-    "smooth_loss": True,
-    "alpha": 3.0,
-    "beta": 20.0,
-    "base": 0.2,
-    "softmax_scale": 2.0,
-    "temperature": 0.3,
-    "scale": 16.0,
-    "offset": 2.0,
-    "delta": 0.2,
-    "start": 0.1,
-    "average_precision_weight": 0.9,
-    "bins": 7,
-    "num_bins": 5,
-    "m": 0.2,
-    "gamma": 40.0,
-    "cutoff": 1.2,
-    "nonzero_loss_cutoff": 1.1,
-    "type_of_triplets": "easy",
-    "pos_margin": 0.6,
-    "neg_margin": 0.5,
-    "pos_strategy": "hard",
-    "neg_strategy": "hard",
-}
+
+
 OPTIONS = [(name, option) for name in loss_names() for option in LossSettings(name=name).options()]
 
 
@@ -285,58 +236,6 @@ class TestNamedLosses:
             assert torch.isfinite(gradient).all(), case
 
 
-class TestMiners:
-    @pytest.mark.parametrize(
-        ("settings", "theirs"),
-        [
-            ({"name": "multi_similarity", "epsilon": 0.3}, miners.MultiSimilarityMiner(epsilon=0.3)),
-            ("batch_hard", miners.BatchHardMiner()),
-            ({"name": "batch_easy_hard", "pos_strategy": "easy"}, miners.BatchEasyHardMiner(neg_strategy="semihard")),
-            ({"name": "triplet_margin", "margin": 0.3}, miners.TripletMarginMiner(margin=0.3)),
-            ({"name": "pair_margin", "pos_margin": 0.5}, miners.PairMarginMiner(pos_margin=0.5)),
-            ("distance_weighted", miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)),
-        ],
-        ids=str,
-    )
-    def test_the_loss_sees_what_the_miner_chose(self, settings: Any, theirs: nn.Module) -> None:
-        embeddings, labels = batch(32, spread=1.5)
-        torch.manual_seed(1)
-        wanted = losses.TripletMarginLoss(margin=0.05)(embeddings, labels, theirs(embeddings, labels))
-        found = total(training_loss(name="triplet", miner=settings), embeddings, labels)
-        assert torch.isclose(found, wanted)
-
-    @pytest.mark.parametrize(
-        ("miner", "option"),
-        [
-            ("distance_weighted", "cutoff"),
-            ("distance_weighted", "nonzero_loss_cutoff"),
-            ("multi_similarity", "epsilon"),
-            ("triplet_margin", "margin"),
-            ("triplet_margin", "type_of_triplets"),
-            ("pair_margin", "pos_margin"),
-            ("pair_margin", "neg_margin"),
-            ("batch_easy_hard", "pos_strategy"),
-            ("batch_easy_hard", "neg_strategy"),
-        ],
-    )
-    def test_every_option_changes_what_is_chosen(self, miner: str, option: str) -> None:
-        embeddings, labels = batch(64, per_class=8, dim=8, spread=1.5)
-        loss: dict[str, Any] = {"name": "triplet", "margin": 0.5}
-        values = [
-            total(training_loss(**loss, miner={"name": miner, **options}), embeddings, labels)
-            for options in ({}, {option: OTHER_VALUES[option]})
-        ]
-        assert not torch.isclose(values[0], values[1])
-
-    def test_contextual_with_a_miner(self) -> None:
-        embeddings, labels = batch(32, spread=1.5)
-        pairs = miners.MultiSimilarityMiner(epsilon=0.0)(embeddings, labels)
-        miner = {"name": "multi_similarity", "epsilon": 0.0}
-        found = build_loss("contextual", miner=miner)(embeddings, labels)
-        assert torch.isclose(found, ContextualLoss()(embeddings, labels, pairs))
-        assert not torch.isclose(found, ContextualLoss()(embeddings, labels))
-
-
 class TestRegularizerAndContextualTerm:
     @pytest.mark.parametrize("name", loss_names())
     def test_added_to_any_loss(self, name: str) -> None:
@@ -399,148 +298,6 @@ class TestRegularizerAndContextualTerm:
             build_loss("contextual", regularizer_weight=0.4, similarity_target=0.0)(embeddings, labels),
             ContextualLoss(regularizer_weight=0.4, similarity_target=0.0)(embeddings, labels),
         )
-
-
-class TestMemory:
-    @pytest.mark.parametrize("name", loss_names())
-    def test_with_any_loss(self, name: str) -> None:
-        loss = training_loss(
-            name=name, memory={"size": 64}, contextual=None if name == "contextual" else {"weight": 0.5}
-        )
-        plain = training_loss(name=name, contextual=None if name == "contextual" else {"weight": 0.5})
-        for step in range(4):
-            embeddings, labels = batch(24, spread=1.5, seed=step)
-            found = value_and_gradient(lambda e, y=labels: total(loss, e, y), embeddings)
-            alone = value_and_gradient(lambda e, y=labels: total(plain, e, y), embeddings)
-            assert torch.isfinite(found[1]).all()
-            assert found[1].abs().max() > 0
-        assert relative(found[1], alone[1]) > 1e-3
-
-    def test_pairs_with_the_memory(self) -> None:
-        loss = training_loss(name="contrastive", memory={"size": 48})
-        first, second = batch(24, seed=0), batch(24, seed=1)
-        total(loss, *first)
-        found = total(loss, *second)
-        reference, reference_labels = torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
-        similarities = torch.nn.functional.cosine_similarity(second[0].unsqueeze(1), reference, dim=2)
-        same = second[1].unsqueeze(1) == reference_labels
-        pull = (0.9 - similarities)[same]
-        push = (similarities - 0.6)[~same]
-        itself = torch.isclose(similarities, torch.ones_like(similarities))
-        assert itself.sum() == 24
-        assert torch.isclose(found, pull[pull > 1e-9].mean() + push[push > 1e-9].mean())
-
-    def test_remembered_embeddings_join_a_batch_of_proxies(self) -> None:
-        loss = training_loss(name="normalized_softmax", memory={"size": 48})
-        plain = training_loss(name="normalized_softmax")
-        first, second = batch(24, seed=0), batch(24, seed=1)
-        total(loss, *first)
-        joint = torch.cat([second[0], first[0]]), torch.cat([second[1], first[1]])
-        assert torch.isclose(total(loss, *second), total(plain, *joint))
-
-    def test_waits_for_its_start(self) -> None:
-        loss = training_loss(memory={"size": 48, "start_step": 2})
-        plain = training_loss()
-        for step in range(4):
-            data = batch(24, spread=1.5, seed=step)
-            same = torch.isclose(total(loss, *data), total(plain, *data))
-            assert bool(same) == (step <= 2)  # what comes in at the start is all there is to compare with
-
-    def test_goes_on_from_its_state(self, tmp_path: Path) -> None:
-        options: dict[str, Any] = {"memory": {"size": 60, "start_step": 1}}
-        first = training_loss(**options)
-        data = [batch(24, spread=1.5, seed=step, dtype=torch.float32) for step in range(6)]
-        for step in range(4):
-            total(first, *data[step])
-        torch.save(first.state_dict(), tmp_path / "loss.pt")
-        second = training_loss(**options)
-        second.load_state_dict(torch.load(tmp_path / "loss.pt"))
-        for step in (4, 5):
-            assert torch.equal(total(first, *data[step]), total(second, *data[step]))
-
-    def test_batch_larger_than_the_memory(self) -> None:
-        with pytest.raises(ValueError, match="the memory holds 8 embeddings, fewer than the batch: 24"):
-            total(training_loss(memory={"size": 8}), *batch(24))
-
-
-OWN = """
-import torch
-
-class Simple(torch.nn.Module):
-    def __init__(self, scale, shift=0.5, norm=torch.nn.Identity()):
-        super().__init__()
-        self.scale, self.shift = scale, shift
-
-    def forward(self, embeddings, labels):
-        return self.scale * (embeddings - self.shift).square().mean()
-
-class WithProxies(torch.nn.Module):
-    def __init__(self, num_classes, embedding_size, **others):
-        super().__init__()
-        self.proxies = torch.nn.Parameter(torch.zeros(num_classes, embedding_size))
-        self.others = others
-
-    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
-        self.seen = indices_tuple, ref_emb, ref_labels
-        return (embeddings - self.proxies[labels]).square().mean()
-
-def no_class():
-    pass
-"""
-
-
-class TestOwnLoss:
-    @pytest.fixture(autouse=True)
-    def _module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-        (tmp_path / "my_own_losses.py").write_text(OWN)
-        monkeypatch.syspath_prepend(str(tmp_path))
-        yield
-        sys.modules.pop("my_own_losses", None)
-
-    def test_options_come_from_its_signature(self) -> None:
-        settings = LossSettings(name="my_own_losses:Simple", scale=2.0)
-        assert settings.model_dump()["shift"] == 0.5
-        assert "norm" not in settings.model_dump()
-        embeddings, labels = batch(8)
-        value, terms = training_loss(name="my_own_losses:Simple", scale=2.0, shift=0.0)(embeddings, labels)
-        assert torch.isclose(value, 2.0 * embeddings.square().mean())
-        assert torch.isclose(terms["loss_Simple"], value)
-
-    def test_sizes_miner_memory_and_contextual_term(self) -> None:
-        name = "my_own_losses:WithProxies"
-        loss = training_loss(0.1, name=name, color="red", miner="batch_hard", memory={"size": 48}, contextual={"k": 2})
-        embeddings, labels = batch(24)
-        _, terms = loss(embeddings, labels)
-        assert {"loss_WithProxies", "loss_contextual", "loss_regularizer"} < set(terms)
-        own: Any = next(module for module in loss.modules() if type(module).__name__ == "WithProxies")
-        assert own.others == {"color": "red"}
-        assert own.proxies.shape == (8, 16)
-        assert any(parameter is own.proxies for parameter in loss.parameters())
-        indices, reference, reference_labels = own.seen
-        assert len(indices) in (3, 4)
-        assert torch.equal(reference, embeddings)
-        assert torch.equal(reference_labels, labels)
-
-    @pytest.mark.parametrize(
-        ("loss", "words"),
-        [
-            ({"name": "my_own_losses:Missing"}, "has no 'Missing'"),
-            ({"name": "my_own_losse:Simple"}, "cannot import 'my_own_losse'"),
-            ({"name": "my_own_losses:no_class"}, "no torch.nn.Module class"),
-            ({"name": "my_own_losses:"}, "package.module:Class"),
-            ({"name": "my_own_losses:Simple"}, "required"),
-            ({"name": "my_own_losses:Simple", "scale": 1.0, "shfit": 1.0}, "did you mean 'shift'"),
-            ({"name": "my_own_losses:Simple", "scale": 1.0, "miner": "batch_hard"}, "takes no miner"),
-        ],
-        ids=str,
-    )
-    def test_refused(self, loss: dict[str, Any], words: str) -> None:
-        with pytest.raises(ValueError, match=words):
-            LossSettings(**loss)
-
-    def test_a_size_that_nobody_knows(self) -> None:
-        with pytest.raises(ValueError, match="needs num_classes"):
-            build_loss("my_own_losses:WithProxies")
 
 
 def test_triplet_distance_is_that_of_normalised_embeddings() -> None:

@@ -50,10 +50,10 @@ def main() -> int:
 
     console = Console(highlight=False)
     if arguments.dry_run:
-        print_plan(console, ablation, arguments.address)
+        print_plan(console, ablation, arguments.address, arguments.storage)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with ablation_display(progress, ablation) as display, stops_told("ablate"):
+    with stops_told("ablate"), ablation_display(progress, ablation) as display:  # told when the display is closed
         result = run_ablation(
             ablation,
             root=Path(arguments.results),

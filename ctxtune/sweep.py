@@ -49,10 +49,10 @@ def main() -> int:
 
     console = Console(highlight=False)
     if arguments.dry_run:
-        print_plan(console, space, arguments.address)
+        print_plan(console, space, arguments.address, arguments.storage)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with sweep_display(progress, space) as display, stops_told("sweep"):
+    with stops_told("sweep"), sweep_display(progress, space) as display:  # told when the display is closed
         result = run_sweep(
             space,
             root=Path(arguments.results),

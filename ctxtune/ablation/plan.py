@@ -15,6 +15,7 @@ from ctxtune.data import load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tracking import redact
 from ctxtune.training import fold_parts
+from ctxtune.tuning.connection import usable_storage
 from ctxtune.tuning.plan import check_tracking, device_name, plan_device, planned_resources, time_epoch
 
 
@@ -76,9 +77,10 @@ def make_plan(ablation: Ablation, address: str | None = None) -> AblationPlan:
     )
 
 
-def print_plan(console: Console, ablation: Ablation, address: str | None = None) -> None:
+def print_plan(console: Console, ablation: Ablation, address: str | None = None, storage: str | None = None) -> None:
     """Check everything and print what the ablation would do."""
     began = time.monotonic()
+    place = usable_storage(storage)
     plan = make_plan(ablation, address)
     check_tracking(ablation)
     cells = cells_of(ablation)
@@ -100,7 +102,8 @@ def print_plan(console: Console, ablation: Ablation, address: str | None = None)
         *notes(ablation),
         f"{plan.epochs} epochs in all; timed on {plan.device}, evaluation aside: {plan.device_hours:.2f} hours of one "
         f"device{gpu_hours}; {plan.at_a_time} runs at a time on {address or 'this machine'}: {plan.hours:.2f} hours",
-        f"tracking: {redact(ablation.tracking.uri)} can be used",
+        f"tracking: {redact(ablation.tracking.uri)} can be used"
+        + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
         console.print(line, soft_wrap=True)

@@ -59,7 +59,7 @@ def run_ablation(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    place = checked_place(ablation, address, storage)
+    place = checked_place(ablation, root, address, storage)
     if not place.address:
         _check_data(ablation)
     folder = ablation_folder(root, ablation, resume=resume)

@@ -364,6 +364,14 @@ class SearchSpace(TrialFile):
         return self
 
     @model_validator(mode="after")
+    def _gpu_budget(self) -> "SearchSpace":
+        if self.search.budget.gpu_hours is not None and self.resources.gpus == 0:
+            raise ValueError(
+                "search.budget.gpu_hours: no run gets a GPU (resources.gpus is 0); take search.budget.hours"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rungs(self) -> "SearchSpace":
         scheduler, every, epochs = self.search.scheduler, self.trial.evaluation.every, self.trial.schedule.epochs
         if scheduler.name == "none":

@@ -145,7 +145,7 @@ def _why_not(address: str, error: Exception) -> str:
             "this machine is no node of that cluster. Run the sweep on the head (ray attach, kubectl exec, ray job "
             f"submit), or connect from here by ray://HOST:10001 ({text})"
         )
-    return f"no Ray cluster answers there ({text})"
+    return f"no Ray cluster answers there; is it up, is its port forwarded? ({text})"
 
 
 def _require_answer(address: str) -> None:
@@ -162,7 +162,7 @@ def _require_answer(address: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
-        raise CtxtuneError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        raise CtxtuneError(f"--address {address}: no Ray cluster answers there; is it up, is its port forwarded? ({error})") from None
 
 
 def _runtime_env(modules: Sequence[Path]) -> dict[str, Any]:

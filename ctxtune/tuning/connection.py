@@ -40,6 +40,18 @@ class Connection:
     environment: dict[str, str]
 
 
+def usable_storage(storage: str | None) -> str | None:
+    """The address of a storage that can be written from here, if one was asked for.
+
+    Raises:
+        ConfigError: it is no address of one, or cannot be written.
+    """
+    place = check_storage(storage) if storage else None
+    if place and (problem := try_storage(place)):
+        raise ConfigError(f"--storage: from this machine, {problem}")
+    return place
+
+
 def check_before(file: TrialFile, address: str | None, storage: str | None) -> tuple[str | None, str]:
     """All that can be found wrong before Ray: the storage's address and, without a cluster, the data.
 
@@ -49,9 +61,7 @@ def check_before(file: TrialFile, address: str | None, storage: str | None) -> t
     Raises:
         ConfigError, DataError.
     """
-    place = check_storage(storage) if storage else None
-    if place and (problem := try_storage(place)):
-        raise ConfigError(f"--storage: from this machine, {problem}")
+    place = usable_storage(storage)
     return place, "" if address else load_dataset(file.trial.dataset).train.fingerprint()
 
 

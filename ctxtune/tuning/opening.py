@@ -3,12 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
 
 from ctxtune.config import TrialFile
-from ctxtune.tracking import Tracker
+from ctxtune.errors import ConfigError
+from ctxtune.tracking import Tracker, absolute_uri
+from ctxtune.tracking.addresses import sqlite_path
 from ctxtune.tuning.cluster import cluster_address
 from ctxtune.tuning.connection import Connection, check_before, connect
 from ctxtune.tuning.driver import Watcher, close_tracker, forget_unstarted
@@ -32,10 +35,28 @@ class Place:
     fingerprint: str
 
 
-def checked_place(file: TrialFile, address: str | None, storage: str | None) -> Place:
+def checked_place(file: TrialFile, root: Path, address: str | None, storage: str | None) -> Place:
     """Look for what can be wrong before anything is opened; see `check_before`."""
+    _check_lasting(file, root)
     address = cluster_address(address)
     return Place(address, *check_before(file, address, storage))
+
+
+def _check_lasting(file: TrialFile, root: Path) -> None:
+    """A job's working directory is a copy that Ray deletes: nothing that is to stay may lie there."""
+    here = Path.cwd()
+    if "working_dir_files" not in here.parts:
+        return
+    places = {
+        "tracking.uri (MLFLOW_TRACKING_URI)": sqlite_path(absolute_uri(file.tracking.uri)),
+        "--results": root.absolute(),
+    }
+    for what, place in places.items():
+        if place is not None and place.is_relative_to(here):
+            raise ConfigError(
+                f"{what}: {place.name} would lie in the working directory of this Ray job, a copy that Ray deletes; give the "
+                "path of a volume that stays" + ("" if what.startswith("--") else ", or a server's address")
+            )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Before Ray connects to a cluster: what it would say late, or wrongly, and what it lacks for a driver by ray://."""
 
 import atexit
+import os
 import shutil
 import tempfile
 import uuid
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from ray._private import services
@@ -14,6 +16,8 @@ from ray.core.generated.ray_client_pb2 import ClusterInfoRequest, ClusterInfoTyp
 from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
 from ray.exceptions import AuthenticationError
 from ray.train._internal import storage
+
+from ctxtune.errors import ConfigError
 
 _ANSWER_SECONDS = 10.0
 
@@ -25,13 +29,31 @@ def require_token(address: str) -> None:
         address: auto, HOST:PORT or ray://HOST:PORT.
 
     Raises:
+        ConfigError: a token is to be shown, and there is none here.
         AuthenticationError: it wants a token, or another one.
         ConnectionError, RpcError: there is none.
     """
+    _find_token()
     if address.startswith("ray://"):
         _ask_client_server(urlsplit(address).netloc)
     else:
         GcsClient(services.canonicalize_bootstrap_address_or_die(address))
+
+
+def _find_token() -> None:
+    """Look where Ray will look: where it finds none, it ends the process with a dump of its stack."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    try:
+        found = bool(path.read_text().strip())
+    except OSError:
+        found = False
+    if not found:
+        raise ConfigError(
+            f"RAY_AUTH_MODE is token, but {path} holds no token: let RAY_AUTH_TOKEN_PATH name a file with the cluster's, or "
+            "set RAY_AUTH_TOKEN"
+        )
 
 
 def _ask_client_server(host: str) -> None:

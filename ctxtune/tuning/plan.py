@@ -17,6 +17,7 @@ from ctxtune.tracking import Tracker, redact
 from ctxtune.training import Run, fold_parts
 from ctxtune.training.parts import RunParts
 from ctxtune.tuning.cluster import NodeKind, RunResources, cluster_address, resources_on, run_resources, start_ray
+from ctxtune.tuning.connection import usable_storage
 from ctxtune.tuning.outcome import show
 from ctxtune.tuning.stages import fold_count, start_configuration
 
@@ -113,9 +114,10 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
-def print_plan(console: Console, space: SearchSpace, address: str | None = None) -> None:
+def print_plan(console: Console, space: SearchSpace, address: str | None = None, storage: str | None = None) -> None:
     """Check everything and print what the sweep would do."""
     began = time.monotonic()
+    place = usable_storage(storage)
     resources = planned_resources(space, address, space.search.max_concurrent)
     plan = make_plan(space)
     check_tracking(space)
@@ -141,7 +143,8 @@ def print_plan(console: Console, space: SearchSpace, address: str | None = None)
         f"evaluation aside: at most {plan.hours_at_most:.2f} {'GPU' if resources.gpus else 'core'}-hours",
         f"resources: a run gets {resources.cpus:g} CPU cores and {resources.gpus:g} GPUs; {resources.concurrent} at a time on "
         f"{address or 'this machine'}: at most {plan.hours_at_most / resources.concurrent:.2f} hours",
-        f"tracking: {redact(space.tracking.uri)} can be used",
+        f"tracking: {redact(space.tracking.uri)} can be used"
+        + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
         console.print(line)

@@ -52,7 +52,7 @@ def run_sweep(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    place = checked_place(space, address, storage)
+    place = checked_place(space, root, address, storage)
     folder = sweep_folder(root, space, resume=resume)
     with opened(space, folder, place, max_concurrent=space.search.max_concurrent, watcher=watcher) as parts:
         journal, connection = parts.journal, parts.connection

@@ -2,6 +2,7 @@
 
 import math
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,8 @@ from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.live import RunDisplay, show_point
+
+_WIDEST_WORD = 40
 
 
 def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
@@ -66,11 +69,12 @@ def cells_table(ablation: Ablation, result: AblationOutcome) -> Table:
     title = f"{result.metric}, percent: mean and 95 % t-interval over the same {over}"
     if len(against) == 1:
         title += f"; paired differences to {reference}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("cell", overflow="fold")
-    for column in ("n", "mean", "minus reference", "p, Holm"):
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    longest = max(len(word) for cell in result.replications for word in cell.split())
+    table.add_column("cell", overflow="fold", min_width=min(longest, _WIDEST_WORD))
+    for column in ("n", "mean", "minus\nreference", "p, Holm"):
         table.add_column(column, justify="right")
-    table.add_column("verdict")
+    table.add_column("verdict", min_width=len("no evidence"))
     for cell, values in result.replications.items():
         each = compared.get(cell)
         verdict = each.verdict if each else None

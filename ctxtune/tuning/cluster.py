@@ -162,7 +162,9 @@ def _require_answer(address: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
-        raise CtxtuneError(f"--address {address}: no Ray cluster answers there; is it up, is its port forwarded? ({error})") from None
+        raise CtxtuneError(
+            f"--address {address}: no Ray cluster answers there; is it up, is its port forwarded? ({error})"
+        ) from None
 
 
 def _runtime_env(modules: Sequence[Path]) -> dict[str, Any]:

@@ -42,16 +42,20 @@ def search_specs(space: SearchSpace, journal: Journal, sampler: Sampler) -> Iter
 
 def best_trial(space: SearchSpace, journal: Journal) -> RunRecord | None:
     """The best completed trial so far, by its last score."""
-    ranked = _ranked(space, journal)
-    return ranked[0] if ranked else None
+    sign = 1 if space.search.objective.mode == "max" else -1
+    return max(_scored(space, journal), key=lambda item: sign * item[0], default=(0.0, None))[1]
 
 
 def _ranked(space: SearchSpace, journal: Journal) -> list[RunRecord]:
     """The completed trials, the best first; with several objectives those of the Pareto front, by the first objective."""
-    metric, sign = space.search.objective.metric, 1 if space.search.objective.mode == "max" else -1
+    sign = 1 if space.search.objective.mode == "max" else -1
+    return [run for _, run in sorted(_scored(space, journal), key=lambda item: -sign * item[0])]
+
+
+def _scored(space: SearchSpace, journal: Journal) -> list[tuple[float, RunRecord]]:
+    metric = space.search.objective.metric
     runs = pareto_front(space, journal) if space.search.objective.beside else journal.completed("search")
-    scored = [(score, run) for run in runs if (score := run.last(metric)) is not None]
-    return [run for _, run in sorted(scored, key=lambda item: -sign * item[0])]
+    return [(score, run) for run in runs if (score := run.last(metric)) is not None]
 
 
 def candidates(space: SearchSpace, journal: Journal) -> dict[str, RunRecord]:

@@ -209,6 +209,7 @@ class FakeSweep:
             tracker.start_run(key, name=key, kind="trial", parent="sweep", params=point, tags={"arm": key})
             for epoch, score in enumerate(curve, 1):
                 metrics = {"validation/map_at_r": score, "time/seconds": 60.0 * epoch, "gpu/memory_gib": 9.0}
+                metrics |= {"cost/gpu_hours": 0.5 * epoch / 60, "cost/money": 1.5 * epoch / 60}
                 tracker.log_metrics(key, metrics, epoch)
             tracker.end_run(key, state, "out_of_memory: 24 GiB were not enough" if state == "failed" else "")
         if self.confirmed:

@@ -52,6 +52,10 @@ def test_best_trials_and_what_the_search_cost(sweep) -> None:
     minutes = sum(len(curve) for _, curve, _ in fake.scores())
     cost = {row["stage"]: row for row in table(folder, "cost")}
     assert float(cost["search"]["hours"]) == pytest.approx(minutes / 60)
+    assert float(cost["search"]["GPU-hours"]) == pytest.approx(0.5 * minutes / 60)
+    assert float(cost["search"]["money"]) == pytest.approx(1.5 * minutes / 60)
+    assert all(float(row["money"]) == pytest.approx(1.5 * float(row["hours"])) for row in rows)
+    assert f"money: {1.5 * minutes / 60:.2f}" in (folder / "report.md").read_text()
     assert int(cost["search"]["stopped"]) == sum(state == "pruned" for _, _, state in fake.scores())
     assert table(folder, "failures")[0]["reason"] == "out_of_memory: 24 GiB were not enough"
 

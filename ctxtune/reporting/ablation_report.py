@@ -10,9 +10,9 @@ from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.ablation_tuning import tuning_table
 from ctxtune.reporting.contrasts import JudgedContrast, judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table, file_stem
-from ctxtune.reporting.numbers import capital, counted, duration, percent_interval
+from ctxtune.reporting.numbers import capital, counted, duration, percent_interval, price
 from ctxtune.reporting.provenance import provenance_section
-from ctxtune.reporting.study import device_of, hours, metric_title
+from ctxtune.reporting.study import bill, device_of, hours, metric_title
 from ctxtune.statistics import LEVEL, MANY_SEEDS
 
 _DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time", "leave_one_out": "leave one out"}
@@ -67,6 +67,7 @@ def _facts(data: AblationData) -> dict[str, str]:
         "seeds": str(design.seeds) + (f" × {design.repeats} repeats" if design.repeats > 1 else ""),
         "tuning": "each arm, same budget" if design.tuning == "each" else "none",
         f"cost ({device}s)": duration(hours(data.study.runs)),
+        **{title: price(value) for title, value in bill(data.study.runs).items()},
     }
 
 

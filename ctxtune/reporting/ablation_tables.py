@@ -16,9 +16,10 @@ from ctxtune.reporting.numbers import (
     percent,
     percent_bounds,
     percent_interval,
+    price,
     setting,
 )
-from ctxtune.reporting.study import hours, metric_title, score_names
+from ctxtune.reporting.study import bill, hours, metric_title, score_names
 from ctxtune.statistics import describe, t_interval
 
 
@@ -215,7 +216,16 @@ def change_table(data: AblationData) -> Table:
 def cost_table(data: AblationData) -> Table:
     """What each cell has cost, and how its runs ended."""
     searches = data.study.of_kind("cell_search")
-    header = ["arm", "runs", "completed", "failed", "hours", *(["search trials", "search hours"] if searches else [])]
+    billed = list(bill([*data.runs, *searches]))
+    header = [
+        "arm",
+        "runs",
+        "completed",
+        "failed",
+        "hours",
+        *(["search trials", "search hours"] if searches else []),
+        *billed,
+    ]
     rows, records = [], []
     for cell in data.cells:
         own = [run for run in data.runs if run.tags.get("cell") == cell]
@@ -223,7 +233,9 @@ def cost_table(data: AblationData) -> Table:
         completed = sum(run.state == "completed" for run in own)
         failed = sum(run.state in ("failed", "killed") for run in own)
         row = [cell, str(len(own)), str(completed), str(failed), duration(hours(own))]
-        rows.append([*row, str(len(tried)), duration(hours(tried))] if searches else row)
+        row += [str(len(tried)), duration(hours(tried))] if searches else []
+        costs = bill([*own, *tried])
+        rows.append(row + [price(costs.get(name, 0.0)) for name in billed])
         records.append(
             {
                 "cell": cell,
@@ -234,6 +246,7 @@ def cost_table(data: AblationData) -> Table:
                 "search_trials": len(tried),
                 "search_hours": hours(tried),
             }
+            | {name: costs.get(name, 0.0) for name in billed}
         )
     return Table("cost", "Runs and cost of each arm.", header, rows, records)
 

@@ -53,6 +53,11 @@ def duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
+def price(amount: float) -> str:
+    """GPU-hours or money: to the hundredth, less than one to three significant digits."""
+    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.3g}"
+
+
 def setting(value: Any) -> str:
     """A value of the configuration, short enough for a table."""
     if isinstance(value, bool) or value is None:

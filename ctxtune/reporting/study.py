@@ -75,6 +75,17 @@ def hours(runs: Iterable[TrackedRun]) -> float:
     return sum(seconds for run in runs if math.isfinite(seconds := run.metrics.get("time/seconds", 0.0))) / 3600
 
 
+def bill(runs: Iterable[TrackedRun]) -> dict[str, float]:
+    """GPU-hours and money of runs, by what a table calls them; of each only where runs have logged it."""
+    found: dict[str, float] = {}
+    for run in runs:
+        for metric, title in (("cost/gpu_hours", "GPU-hours"), ("cost/money", "money")):
+            value = run.metrics.get(metric, math.nan)
+            if math.isfinite(value):
+                found[title] = found.get(title, 0.0) + value
+    return found
+
+
 def device_of(study: Study) -> str:
     """What an hour is an hour of: "GPU" or "CPU core"."""
     gpus = study.parent.tags.get("hardware.gpus", "0")

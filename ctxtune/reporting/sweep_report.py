@@ -12,10 +12,10 @@ from ctxtune.reporting import search_figures, space_figures
 from ctxtune.reporting.ablation_tables import failures
 from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.importance import FEWEST_TRIALS, MOST_TRIALS, Importances, importances
-from ctxtune.reporting.numbers import MISSING, capital, counted, duration, percent, percent_interval, setting
+from ctxtune.reporting.numbers import MISSING, capital, counted, duration, percent, percent_interval, price, setting
 from ctxtune.reporting.provenance import moment, provenance_section
 from ctxtune.reporting.published import published_scores
-from ctxtune.reporting.study import device_of, hours, metric_title
+from ctxtune.reporting.study import bill, device_of, hours, metric_title
 from ctxtune.reporting.sweep_data import START, Dimension, SweepData
 from ctxtune.tracking import TrackedRun, all_test_scorings
 
@@ -64,7 +64,7 @@ def _facts(data: SweepData) -> dict[str, str]:
     if full and trained:
         facts["epochs trained in the search"] = f"{100 * trained / full:.0f} % of full length"
     facts[f"cost ({device}s)"] = duration(hours(data.study.runs))
-    return facts
+    return facts | {title: price(value) for title, value in bill(data.study.runs).items()}
 
 
 def _findings(data: SweepData, scores: list[confirming.Confirmed]) -> list[str]:
@@ -142,16 +142,18 @@ def _best_table(data: SweepData) -> Table:
     shown = list(data.completed[:BEST_SHOWN])
     if data.start is not None and data.start.completed and data.start not in shown:
         shown.append(data.start)
-    rows, records = [], []
+    rows, records, billed = [], [], list(bill(trial.run for trial in shown))
     for trial in shown:
         rank = data.completed.index(trial) + 1
         name = trial.run.name + (" (start)" if trial is data.start else "")
         values = [setting(trial.values[d.path]) if d.path in trial.values else MISSING for d in data.dimensions]
-        rows.append([name, str(rank), percent(trial.score), *values, duration(trial.hours)])
-        record = {"trial": trial.run.name, "rank": rank, "score": trial.score, "hours": trial.hours}
+        costs = bill([trial.run])
+        row = [name, str(rank), percent(trial.score), *values, duration(trial.hours)]
+        rows.append(row + [price(costs.get(title, 0.0)) for title in billed])
+        record = {"trial": trial.run.name, "rank": rank, "score": trial.score, "hours": trial.hours} | costs
         records.append(record | {d.path: trial.values.get(d.path, "") for d in data.dimensions})
     caption = f"The best completed trials by {metric_title(data.objective)}, percent; one seed: luck flatters the top."
-    header = ["trial", "rank", "score", *(d.path for d in data.dimensions), "time"]
+    header = ["trial", "rank", "score", *(d.path for d in data.dimensions), "time", *billed]
     return Table("best_trials", caption, header, rows, records)
 
 
@@ -221,19 +223,21 @@ def _most_important(data: SweepData, found: list[Importances]) -> tuple[Dimensio
 
 
 def _cost_section(data: SweepData) -> Section:
-    rows, records = [], []
+    rows, records, billed = [], [], list(bill(data.study.runs))
     for kind, title in (("trial", "search"), ("selection", "selection"), ("confirmation", "confirmation")):
         runs = data.study.of_kind(kind)
         states = Counter(run.state for run in runs)
         if runs:
             counts = [states["completed"], states["pruned"], states["failed"] + states["killed"], states["running"]]
-            rows.append([title, str(len(runs)), *map(str, counts), duration(hours(runs))])
+            row = [title, str(len(runs)), *map(str, counts), duration(hours(runs))]
+            rows.append(row + [price(bill(runs).get(name, 0.0)) for name in billed])
             names = ("completed", "stopped", "failed", "running")
             records.append(
                 {"stage": title, "runs": len(runs), **dict(zip(names, counts, strict=True)), "hours": hours(runs)}
+                | {name: bill(runs).get(name, 0.0) for name in billed}
             )
     device = device_of(data.study)
-    header = ["stage", "runs", "completed", "stopped early", "failed", "running", f"time ({device}s)"]
+    header = ["stage", "runs", "completed", "stopped early", "failed", "running", f"time ({device}s)", *billed]
     table = Table("cost", f"Runs and cost by stage, in time of one {device}.", header, rows, records)
     failed = failures([run for run in data.study.runs if run.state in ("failed", "killed")])
     return Section("Cost and failures", [table, *([failed] if failed else ["No run failed."])])

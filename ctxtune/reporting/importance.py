@@ -31,7 +31,8 @@ MOST_TRIALS = 200
 """fANOVA's forest takes seconds for more; then a random part of them is taken."""
 BEST_SHARE = 0.1
 FEWEST_BEST = 5
-_TREES = 64
+_NODES = 6400
+"""Of the forest, about: few trials make small trees, of which more are needed for a steady answer, and can be had."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def _fanova(
     kept = _varying(dimensions, scored)
     if len(scored) < FEWEST_TRIALS or len(kept) < 2:
         return None
-    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, max_depth=32, seed=0)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(
+        n_trees=min(64, max(16, _NODES // len(scored))), max_depth=32, seed=0
+    )
     return _evaluated((name, title, short), evaluator, kept, scored)
 
 

@@ -63,3 +63,8 @@ def test_one_that_something_else_left_half_made_is_named(tmp_path):
     os.utime(path, (time.time() - 3600,) * 2)
     with pytest.raises(TrackingError, match=r"half made.*delete it"):
         check_file_store(path)
+    with sqlite3.connect(path) as database:  # an old MLflow's: nobody is told to delete runs
+        database.execute("CREATE TABLE runs (run_uuid TEXT)")
+        database.execute("INSERT INTO runs VALUES ('kept')")
+    os.utime(path, (time.time() - 3600,) * 2)
+    assert not check_file_store(path)

@@ -19,6 +19,12 @@ def test_a_trainable_is_fetched_once_and_an_unknown_one_is_still_missing():
         assert not registry.contains(TRAINABLE_CLASS, "unknown")
 
 
+def test_a_ray_that_has_no_such_function_is_left_alone(monkeypatch):
+    monkeypatch.delattr(TuneController, "_get_trial_checkpoints")
+    with thrifty_tune():
+        assert not hasattr(TuneController, "_get_trial_checkpoints")
+
+
 def test_tune_is_as_it_was_afterwards_also_after_an_error():
     before = (TuneController._get_trial_checkpoints, _Registry.get, _Registry.contains)
     with pytest.raises(RuntimeError), thrifty_tune():

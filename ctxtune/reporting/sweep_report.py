@@ -229,12 +229,12 @@ def _cost_section(data: SweepData) -> Section:
         states = Counter(run.state for run in runs)
         if runs:
             counts = [states["completed"], states["pruned"], states["failed"] + states["killed"], states["running"]]
-            row = [title, str(len(runs)), *map(str, counts), duration(hours(runs))]
-            rows.append(row + [price(bill(runs).get(name, 0.0)) for name in billed])
+            row, costs = [title, str(len(runs)), *map(str, counts), duration(hours(runs))], bill(runs)
+            rows.append(row + [price(costs.get(name, 0.0)) for name in billed])
             names = ("completed", "stopped", "failed", "running")
             records.append(
                 {"stage": title, "runs": len(runs), **dict(zip(names, counts, strict=True)), "hours": hours(runs)}
-                | {name: bill(runs).get(name, 0.0) for name in billed}
+                | {name: costs.get(name, 0.0) for name in billed}
             )
     device = device_of(data.study)
     header = ["stage", "runs", "completed", "stopped early", "failed", "running", f"time ({device}s)", *billed]

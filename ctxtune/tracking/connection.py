@@ -118,12 +118,14 @@ def check_file_store(path: Path) -> bool:
     try:
         with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5) as database:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            holds_runs = ("runs",) in rows and bool(database.execute("SELECT 1 FROM runs LIMIT 1").fetchall())
     except sqlite3.Error as error:
         raise TrackingError(f"The tracking store {path} cannot be read: {error}") from None
     names = {name for (name,) in rows}
     if names and "experiments" not in names:
         raise TrackingError(f"The tracking store {path} is an SQLite file, but not one of MLflow's")
-    if names and "alembic_version" not in names and time.time() - path.stat().st_mtime > _MAKING_SECONDS:
+    making = names and "alembic_version" not in names and not holds_runs  # with runs it is one of an old MLflow's
+    if making and time.time() - path.stat().st_mtime > _MAKING_SECONDS:
         raise TrackingError(
             f"The tracking store {path} is half made: MLflow was killed while it made its tables. It holds no runs; delete it"
         )

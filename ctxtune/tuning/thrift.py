@@ -56,7 +56,10 @@ def forget_metrics(trial: Trial) -> None:
 
 @contextmanager
 def _replaced(owner: object, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
-    original = getattr(owner, name)
+    original = getattr(owner, name, None)
+    if original is None:  # another version of Ray: nothing is saved, nothing is lost
+        yield
+        return
     setattr(owner, name, replacement)
     try:
         yield

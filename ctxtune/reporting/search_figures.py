@@ -111,12 +111,14 @@ def rungs(data: SweepData) -> Figure:
     for index, rung in enumerate(places):
         reached = [(trial, data.score_at(trial, rung)) for trial in data.trials]
         reached = [(trial, score) for trial, score in reached if math.isfinite(score)]
-        stopped = [(t, s) for t, s in reached if t.run.state == "pruned" and t.epoch == rung]
-        passed = [(t, s) for t, s in reached if (t, s) not in stopped]
+        groups: tuple[list[float], list[float]] = ([], [])
+        for trial, score in reached:
+            groups[trial.run.state == "pruned" and trial.epoch == rung].append(100 * score)
+        passed, stopped = groups
         for offset, group, marker, colour in ((-0.17, stopped, "x", GREY), (0.17, passed, "o", BLUE)):
             x = index + offset + generator.uniform(-0.1, 0.1, len(group))
             name = ("stopped there" if marker == "x" else "went on, or at the end") if index == 0 else None
-            axes.scatter(x, [100 * score for _, score in group], s=18, marker=marker, color=colour, alpha=0.75, label=name,
+            axes.scatter(x, group, s=18, marker=marker, color=colour, alpha=0.75, label=name,
                          rasterized=len(group) > MANY)  # fmt: skip
         end = "end" if rung == data.space.epochs else f"{len(stopped)} stopped"
         labels.append(f"epoch {rung}\n{len(reached)} reached, {end}")

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,20 @@ def test_latex_is_booktabs_with_everything_escaped(noise) -> None:
                 assert len(re.findall(r"(?<!\\)&", line)) == len(columns[1]) - 1, (path.name, line)
         assert not re.search(r"(?<!\\)[_%#]", body), path.name
         assert text.isascii(), path.name
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a TeX installation")
+def test_latex_tables_compile_and_none_is_wider_than_the_text(noise, tmp_path: Path) -> None:
+    _, _, folder = noise
+    paths = sorted((folder / "tables").glob("*.tex"))
+    inputs = [rf"\input{{{path}}}\clearpage" for path in paths]
+    preamble = [r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
+    (tmp_path / "tables.tex").write_text("\n".join([*preamble, *inputs, r"\end{document}"]))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert f"({len(paths)} pages" in done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_everything_is_among_the_artifacts_of_the_parent_run(noise) -> None:

@@ -86,25 +86,26 @@ def markdown_table(table: Table) -> str:
 
 
 def latex_table(table: Table) -> str:
-    """A table for LaTeX with booktabs, in a table environment with caption and label."""
+    """A table for LaTeX with booktabs, in a table environment with caption and label; shrunk where it is too wide."""
     columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
     rows = [
         [rf"\textbf{{{_latex(cell)}}}" if index in table.strong and cell else _latex(cell) for cell in row]
         for index, row in enumerate(table.rows)
     ]
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex(table.caption)}}}",
         rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(_latex(title) for title in table.header) + r" \\",
         r"\midrule",
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *([rf"\par\smallskip\footnotesize {_latex(table.note)}"] if table.note else []),
         r"\end{table}",
     ]

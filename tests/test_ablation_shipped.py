@@ -16,6 +16,7 @@ RUNS = {
     "quickstart": (0, 9),
     "contextual_loss": (0, 60),
     "losses": (60, 30),
+    "confirmation": (288, 48),
     "label_noise": (48, 60),
     "image_noise": (32, 40),
     "data_withheld": (32, 40),
@@ -72,7 +73,7 @@ def test_arms_resolve_and_differ(file, data):
     if ablation.tune_each:
         sizes = {len(search_of(ablation, cell).search.space) for cell in cells}
         assert len(sizes) == 1  # as many dimensions for everyone: equal trials are then an equal budget
-        assert not set(ablation.tune_each.folds or ()) & set(ablation.validation.use)
+        assert ablation.confirmatory or not set(ablation.tune_each.folds or ()) & set(ablation.validation.use)
     if len(ablation.arms()) == 1:
         reference = reference_cell(ablation, cells)
         assert ablation.tune_each or reference.trial == ablation.trial  # "tuned for the reference" is true

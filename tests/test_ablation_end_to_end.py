@@ -277,7 +277,7 @@ def test_a_dry_run_prints_arms_and_hours_and_starts_nothing(repository, tmp_path
         "loss.contextual_weight = 0.0",
         "4 tuning trials",
         "4 runs",
-        "hours of one device",
+        "of one device",
     ):
         assert words in done.stdout
     assert not (tmp_path / "results").exists()

@@ -10,6 +10,7 @@ from rich.text import Text
 from ctxtune.ablation.outcome import AblationOutcome
 from ctxtune.ablation.runs import repeats_of
 from ctxtune.config import Ablation, cells_of, reference_cell
+from ctxtune.durations import duration
 from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.journal import RunRecord
@@ -49,7 +50,7 @@ def print_outcome(console: Console, ablation: Ablation, result: AblationOutcome,
     states = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
     console.rule(f"[bold]{ablation.name}")
     console.print(
-        f"{sum(result.states.values())} runs ({states}); {result.hours:.2f} hours of work in all", highlight=False
+        f"{sum(result.states.values())} runs ({states}); {duration(result.hours)} of work in all", highlight=False
     )
     console.print(cells_table(ablation, result))
     for note in notes(ablation):

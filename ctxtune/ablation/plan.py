@@ -12,6 +12,7 @@ from ctxtune.ablation.display import notes
 from ctxtune.ablation.runs import repeats_of, run_count
 from ctxtune.config import Ablation, Cell, cells_of, contrasts_of, reference_cell
 from ctxtune.data import load_dataset
+from ctxtune.durations import duration
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tracking import redact
 from ctxtune.training import fold_parts
@@ -94,14 +95,14 @@ def print_plan(console: Console, ablation: Ablation, address: str | None = None,
         if ablation.confirmatory
         else f"{folds} validation fold{'s' if folds > 1 else ''}"
     )
-    gpu_hours = "" if plan.gpu_hours is None else f" ({plan.gpu_hours:.2f} GPU-hours)"
+    gpu_hours = "" if plan.gpu_hours is None else f" ({plan.gpu_hours:.3g} GPU-hours)"
     for line in (
         f"{plan.scored_runs} runs: {len(cells)} cells x {ablation.seeds} seeds{repeated} on {scored_on}",
         f"{len(contrasts_of(ablation, cells))} contrasts, corrected together ({ablation.compare.correction}), by "
         f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
         *notes(ablation),
-        f"{plan.epochs} epochs in all; timed on {plan.device}, evaluation aside: {plan.device_hours:.2f} hours of one "
-        f"device{gpu_hours}; {plan.at_a_time} runs at a time on {address or 'this machine'}: {plan.hours:.2f} hours",
+        f"{plan.epochs} epochs in all; timed on {plan.device}, evaluation aside: {duration(plan.device_hours)} of one "
+        f"device{gpu_hours}; {plan.at_a_time} runs at a time on {address or 'this machine'}: {duration(plan.hours)}",
         f"tracking: {redact(ablation.tracking.uri)} can be used"
         + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),

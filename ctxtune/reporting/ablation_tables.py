@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ctxtune.durations import duration
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.contrasts import JudgedContrast, arm_label
 from ctxtune.reporting.document import Table, file_stem
@@ -11,7 +12,6 @@ from ctxtune.reporting.numbers import (
     capital,
     counted,
     decimal,
-    duration,
     p_value,
     percent,
     percent_bounds,

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ctxtune.durations import duration
 from ctxtune.errors import TrackingError
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.ablation_figures import wrapped
 from ctxtune.reporting.confirmation import confirmed_scores
 from ctxtune.reporting.contrasts import judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table
-from ctxtune.reporting.numbers import MISSING, decimal, duration, p_value, percent, percent_bounds, percent_interval
+from ctxtune.reporting.numbers import MISSING, decimal, p_value, percent, percent_bounds, percent_interval
 from ctxtune.reporting.study import device_of, hours, metric_title
 from ctxtune.reporting.style import GREY, WIDTH, look, new_figure, only_rows_grid
 from ctxtune.reporting.sweep_data import SweepData

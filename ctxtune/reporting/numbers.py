@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: scores in percent, p-values with a bound, hours that say something."""
+"""Numbers as a reader wants them: scores in percent and p-values with a bound."""
 
 import math
 from typing import Any
@@ -42,15 +42,6 @@ def decimal(value: float, digits: int = 2, *, sign: bool = False) -> str:
     if not math.isfinite(value):
         return MISSING
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-
-
-def duration(hours: float) -> str:
-    """Hours, or minutes where that says more."""
-    if not math.isfinite(hours):
-        return MISSING
-    if hours < 1:
-        return f"{60 * hours:.1f} min"
-    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def price(amount: float) -> str:

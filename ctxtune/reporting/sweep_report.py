@@ -7,12 +7,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ctxtune.durations import duration
 from ctxtune.reporting import confirmation as confirming
 from ctxtune.reporting import search_figures, space_figures
 from ctxtune.reporting.ablation_tables import failures
 from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.importance import FEWEST_TRIALS, MOST_TRIALS, Importances, importances
-from ctxtune.reporting.numbers import MISSING, capital, counted, duration, percent, percent_interval, price, setting
+from ctxtune.reporting.numbers import MISSING, capital, counted, percent, percent_interval, price, setting
 from ctxtune.reporting.provenance import moment, provenance_section
 from ctxtune.reporting.published import published_scores
 from ctxtune.reporting.study import bill, device_of, hours, metric_title

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctxtune.config import SearchSpace
+from ctxtune.durations import duration
 from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.costs import Spent
@@ -53,7 +54,7 @@ def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: 
     console.rule(f"[bold]{space.name}")
     console.print(
         f"{sum(result.states.values())} trials ({states}); {done} epochs trained where full length would be {full} "
-        f"({done / full:.0%}); {result.hours:.2f} hours of work in all"
+        f"({done / full:.0%}); {duration(result.hours)} of work in all"
         + (f", {Spent(result.gpu_hours, result.money)}" if result.gpu_hours else ""),
         highlight=False,
     )

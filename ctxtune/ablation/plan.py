@@ -4,7 +4,6 @@ import json
 import time
 from dataclasses import dataclass
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -137,12 +136,7 @@ def _kind(cell: Cell) -> str:
 def _seconds_per_epoch(ablation: Ablation, cell: Cell, device: str) -> float:
     benchmark = load_dataset(cell.trial.dataset)
     parts = fold_parts(cell.trial, ablation.validation, ablation.validation.use[0], seed=0, benchmark=benchmark)
-    threads = torch.get_num_threads()
-    if device == "cpu":  # as many as a run gets
-        torch.set_num_threads(1 if ablation.resources.cpus == "auto" else max(1, int(ablation.resources.cpus)))
     try:
-        return time_epoch(cell.trial, parts, device).seconds
+        return time_epoch(cell.trial, parts, device, ablation.resources).seconds
     except CtxtuneError as error:
         raise ConfigError(f"arm {cell.name}: {error}") from None
-    finally:
-        torch.set_num_threads(threads)

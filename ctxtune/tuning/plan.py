@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ctxtune.config import SearchSpace, TrialFile, TrialSettings
+from ctxtune.config.search import ResourcesSettings
 from ctxtune.data import load_dataset
 from ctxtune.durations import duration
 from ctxtune.tracking import Tracker, redact
@@ -59,7 +60,7 @@ def make_plan(space: SearchSpace) -> Plan:
     benchmark = load_dataset(trial.dataset)
     parts = fold_parts(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
     device = plan_device(space)
-    timing = time_epoch(trial, parts, device)
+    timing = time_epoch(trial, parts, device, space.resources)
     folds = fold_count(space)
     selection = 0
     if space.select:
@@ -91,18 +92,24 @@ class EpochTime:
     seconds: float
 
 
-def time_epoch(trial: TrialSettings, parts: RunParts, device: str) -> EpochTime:
-    """Build model and data of a configuration and time a training step.
+def time_epoch(trial: TrialSettings, parts: RunParts, device: str, resources: ResourcesSettings) -> EpochTime:
+    """Build model and data of a configuration and time a training step, on a CPU with as many threads as a run gets.
 
     Raises:
         ConfigError, DataError, RunFailed: whatever would stop the run at its start.
     """
-    run = Run(trial, parts, seed=0, device=device)
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1 if resources.cpus == "auto" else max(1, int(resources.cpus)))
     try:
-        batches = run.batches_per_epoch
-        return EpochTime(batches, run.time_step() * batches)
+        run = Run(trial, parts, seed=0, device=device)
+        try:
+            batches = run.batches_per_epoch
+            return EpochTime(batches, run.time_step() * batches)
+        finally:
+            run.close()
     finally:
-        run.close()
+        torch.set_num_threads(threads)
 
 
 def plan_device(file: TrialFile) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ctxtune.data import DatasetSettings, corrupt
+from ctxtune.data import DatasetSettings, SamplerSettings, build_sampler, corrupt
 from ctxtune.data.part import make_part
 from ctxtune.data.sources import FolderSource
 from ctxtune.errors import DataError
@@ -96,6 +96,17 @@ def test_more_noise_spoils_the_same_images_and_more():
     # Another corruption beside it does not move the label noise.
     both = spoiled(part, label_noise=0.1, image_noise=0.2)
     assert np.array_equal(both.labels != part.labels, little)
+
+
+@pytest.mark.parametrize("kind", ["label_noise", "image_noise"])
+def test_which_batches_an_image_goes_into_does_not_depend_on_whether_it_is_spoiled(kind):
+    part = part_of(classes=50, images=40)
+    noisy = spoiled(part, seed=7, **{kind: 0.2})
+    wrong = (noisy.labels != part.labels) | (noisy.rows != part.rows)
+    sampler = build_sampler(SamplerSettings(name="random", batch_size=40), noisy.labels, None, seed=7)
+    for epoch in range(6):
+        first_fifth = sampler.epoch(epoch)[: sampler.batches_per_epoch // 5]
+        assert abs(wrong[first_fifth].mean() - 0.2) < 0.08  # 4.5 sigma of 400 drawn out of 2000
 
 
 def test_noise_needs_a_second_class():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,24 +11,30 @@ from ctxtune.data.part import Integers, Part
 from ctxtune.data.settings import DatasetSettings
 from ctxtune.errors import DataError
 
+STREAM = zlib.crc32(b"corruption")
+"""Stands between seed and counter: samplers and augmentation draw from (seed, epoch, ...), and no epoch is so large.
+
+On one stream with a sampler the images of some epoch's first batches would be exactly those that were spoiled."""
+
 
 def corrupt(fit: Part, dataset: DatasetSettings, seed: int) -> Part:
     """`fit` with the withheld data left out and the noise of `dataset` put in; `fit` itself where all is 0.
 
     First classes, then images are withheld (every class keeps at least one image); then images are replaced by
     images of other classes, and labels by other classes' labels, each for an exact share of the images. Each of the
-    four draws from its own stream of `seed`, so that the same seed spoils the same images whatever else varies. What
-    was done is in the result's `notes`. Raises DataError where there is only one class left to confuse.
+    four draws from its own stream of `seed`, which no sampler and no augmentation shares, so that the same seed spoils
+    the same images whatever else varies. What was done is in the result's `notes`. Raises DataError where there is
+    only one class left to confuse.
     """
     part = fit
     if dataset.withheld_classes:
-        part = _without_classes(part, dataset.withheld_classes, np.random.default_rng((seed, 1)))
+        part = _without_classes(part, dataset.withheld_classes, _stream(seed, 1))
     if dataset.withheld_images:
-        part = _without_images(part, dataset.withheld_images, np.random.default_rng((seed, 2)))
+        part = _without_images(part, dataset.withheld_images, _stream(seed, 2))
     if dataset.image_noise:
-        part = _image_noise(part, dataset.image_noise, np.random.default_rng((seed, 3)))
+        part = _image_noise(part, dataset.image_noise, _stream(seed, 3))
     if dataset.label_noise:
-        part = _label_noise(part, dataset, np.random.default_rng((seed, 4)))
+        part = _label_noise(part, dataset, _stream(seed, 4))
     if part is fit:
         return fit
     done = {
@@ -39,6 +46,10 @@ def corrupt(fit: Part, dataset: DatasetSettings, seed: int) -> Part:
         "corruption_seed": seed,
     }
     return replace(part, notes={**part.notes, **done})
+
+
+def _stream(seed: int, which: int) -> np.random.Generator:
+    return np.random.default_rng((seed, STREAM, which))
 
 
 def _without_classes(part: Part, share: float, rng: np.random.Generator) -> Part:

@@ -140,6 +140,22 @@ def test_scores_are_means_over_folds_and_contrasts_are_paired_by_seed(quickstart
     assert design_of(ablation)["tuned_for"] == "full"
 
 
+def test_a_contrast_without_pairs_counts_in_the_correction(quickstart, journal):
+    ablation = quickstart("seeds=4")
+    cells = cells_of(ablation)
+    specs = [spec for spec in cell_specs(ablation, cells, journal) if spec.arm != "contrastive_only"]
+    ours, start = [0.51, 0.52, 0.55, 0.53], [0.50, 0.50, 0.51, 0.51]
+    play(ablation, journal, specs, lambda spec: (start if spec.arm == "full" else ours)[spec.seed_index])
+    result = outcome_of(ablation, journal)
+    verdicts = {each.cell: each.verdict for each in result.contrasts}
+    assert verdicts["contrastive_only"] is None
+    p_value = stats.ttest_rel(ours, start).pvalue
+    assert p_value < 0.05 < 2 * p_value  # alone it would be "better"
+    assert verdicts["no_query_expansion"].judgement == "too few seeds to tell"
+    shown = {each["cell"]: each["corrected_p"] for each in summary_of(result)["contrasts"]}
+    assert shown == {"no_query_expansion": pytest.approx(2 * p_value), "contrastive_only": None}
+
+
 def test_with_repeats_a_repeat_is_one_witness_however_many_seeds_it_has(quickstart, journal):
     ablation = quickstart(*TUNED, "tune_each.repeats=3")
     cells = cells_of(ablation)

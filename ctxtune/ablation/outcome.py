@@ -19,7 +19,7 @@ class ComparedCells:
     """A contrast of the file: cell minus reference, over the replications that both have.
 
     Attributes:
-        verdict: judged in the family of all contrasts; None where no pair is there.
+        verdict: judged in the family of all contrasts, those without pairs included; None where no pair is there.
     """
 
     cell: str
@@ -178,7 +178,8 @@ def _compared(
         for each, both in zip(contrasts, pairs, strict=True)
     ]
     mode: Literal["max", "min"] = ablation.compare.mode
-    verdicts = iter(judge_family([difference for difference in differences if difference is not None], mode=mode))
+    known = [difference for difference in differences if difference is not None]
+    verdicts = iter(judge_family(known, mode=mode, unfinished=len(differences) - len(known)))
     compared = []
     for each, difference in zip(contrasts, differences, strict=True):
         found = (None, None) if difference is None else (difference.interval, next(verdicts))

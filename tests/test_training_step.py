@@ -141,6 +141,7 @@ CASES = {
         "optimizer__lr_multipliers__loss": 1.0,
     },
     "memory": {"loss": {"name": "multi_similarity", "memory": {"size": 64, "start_step": 2}}},
+    "random": {"loss": {"name": "triplet", "miner": {"name": "distance_weighted"}}, "optimizer__micro_batch": 8},
     "pieces": {"loss": {"name": "contextual"}, "optimizer__micro_batch": 6, "optimizer__ema": 0.9},
 }
 

@@ -280,7 +280,7 @@ class Run:
         if schedule.head_warmup_epochs:
             self.model.set_backbone_trainable(self.epoch >= schedule.head_warmup_epochs)
         self.step.prepare()
-        self._seed_epoch()
+        self.step.seed(self.seed, self.epoch)
         order = self._sampler.epoch(self.epoch)
         sums: dict[str, Tensor] = {}
         with memory_errors_named("sampler.batch_size", self.trial.sampler.batch_size):
@@ -319,11 +319,6 @@ class Run:
         if on_progress:
             rate, terms = self._interval.images_per_second, self._interval.terms
             on_progress(Progress(self.epoch, self.epochs, rate, terms, batch, batches))
-
-    def _seed_epoch(self) -> None:
-        """What a model draws (dropout, stochastic depth) follows from seed, epoch and process, not from the past."""
-        sequence = np.random.SeedSequence([self.seed, self.epoch, self.world.rank])
-        torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def _share_buffers(self) -> None:
         if self.trial.model.batch_norm == "trained":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -57,6 +58,16 @@ class TrainingStep:
         self._call = self._compiled(self._forward)
         self._parallel: DistributedDataParallel | None = None
         self._parallel_over: list[int] = []
+        self._loss_randomness = self._generators()
+
+    def seed(self, seed: int, epoch: int) -> None:
+        """What model and loss draw from here on (dropout, miners) follows from seed and epoch, not from the past.
+
+        Each process draws numbers of its own for its images, but all of them the same for the loss: it is one loss.
+        """
+        torch.manual_seed(_drawn_from(seed, epoch, 0))
+        self._loss_randomness = self._generators()
+        torch.manual_seed(_drawn_from(seed, epoch, self.world.rank))
 
     def prepare(self) -> None:
         """To be called before the first step, and where other parameters are trained from now on (head warm-up)."""
@@ -110,7 +121,7 @@ class TrainingStep:
         random: list[Randomness] = []
         own = alone.detach() if alone is not None else self._first_pass(pieces, random)
         embeddings = self.world.gather(own).requires_grad_()
-        total, terms = self.loss(embeddings, self.world.gather(labels))
+        total, terms = self._whole_loss(embeddings, self.world.gather(labels))
         self.finite.update(total, embeddings)
         self.scaler.scale(total).backward()
         assert embeddings.grad is not None
@@ -121,9 +132,18 @@ class TrainingStep:
             alone.backward(gradient)
             return terms
         for number, (piece, part) in enumerate(zip(pieces, gradient.split(len(pieces[0])), strict=True)):
-            with self._gradients_stay(until_last=number == len(pieces) - 1), self._repeated(random[number]):
+            with self._gradients_stay(until_last=number == len(pieces) - 1), self._drawing_from(random[number]):
                 self._embed(piece).backward(part)
         return terms
+
+    def _whole_loss(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss over all processes' images: equal in all of them, what it draws at random included."""
+        if not self.world.together:
+            return self.loss(embeddings, labels)
+        with self._drawing_from(self._loss_randomness):
+            result: tuple[Tensor, dict[str, Tensor]] = self.loss(embeddings, labels)
+            self._loss_randomness = self._generators()
+        return result
 
     @torch.no_grad()
     def _first_pass(self, pieces: list[Tensor], random: list[Randomness]) -> Tensor:
@@ -132,8 +152,7 @@ class TrainingStep:
         # Batch norm takes the batch into its running statistics in the second pass only.
         with _running_statistics_kept(self.model):
             for piece in pieces:
-                cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-                random.append((torch.get_rng_state(), cuda))
+                random.append(self._generators())
                 with autocast(self.precision, self.device):
                     embeddings.append(self._forward(piece).float())
         return torch.cat(embeddings)
@@ -142,15 +161,23 @@ class TrainingStep:
         """Gradients are exchanged between processes with the last piece only."""
         return nullcontext() if until_last or self._parallel is None else self._parallel.no_sync()
 
+    def _generators(self) -> Randomness:
+        """Where the generators stand: the CPU's and, on a GPU, the device's."""
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
     @contextmanager
-    def _repeated(self, state: Randomness) -> Iterator[None]:
-        """The random numbers of the first pass once more; afterwards the generators stand where they stood."""
+    def _drawing_from(self, state: Randomness) -> Iterator[None]:
+        """Random numbers from where the generators stood once; afterwards they stand where they stand now."""
         cpu, cuda = state
         with torch.random.fork_rng([self.device] if cuda is not None else [], device_type="cuda"):
             torch.set_rng_state(cpu)
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda, self.device)
             yield
+
+
+def _drawn_from(seed: int, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
 
 
 class _TrainingEmbedding(nn.Module):

@@ -121,6 +121,25 @@ def test_the_ledger_counts_runs_that_scored_test_classes(uri: str) -> None:
         MlflowClient(uri).restore_run(scorings["cub200"][0].run_id)
 
 
+def test_the_ledger_has_the_experiments_of_all_pages(tmp_path, monkeypatch) -> None:
+    from mlflow import MlflowClient
+
+    uri = new_store(tmp_path)
+    for number in range(3):
+        name, spool = f"sweep {number}", tmp_path / f"spool-{number}"
+        experiment = MlflowClient(uri).create_experiment(name)
+        tracker = Tracker(uri, name, spool, deliver=False)
+        tracker.start_run(name, name=name, kind="confirmation")
+        record_test_scoring(tracker, name, "cub200")
+        tracker.close(timeout=0)
+        replay(spool)
+        if number == 1:
+            MlflowClient(uri).delete_experiment(experiment)
+    monkeypatch.setattr("ctxtune.tracking.queries._PAGE", 1)
+    assert count_test_scorings(uri, "cub200") == 3
+    assert sorted(run.key for run in all_test_scorings(uri)["cub200"]) == ["sweep 0", "sweep 1", "sweep 2"]
+
+
 def test_a_store_that_is_not_there_is_said_to_be_missing(tmp_path) -> None:
     with pytest.raises(TrackingError, match=r"none\.db does not exist"):
         find_sweep(f"sqlite:///{tmp_path}/none.db", "cars")

@@ -146,9 +146,12 @@ def search_tagged(uri: str, tag: str, value: str | None = None) -> list[TrackedR
     # MLflow's filters have no "tag is there"; every text is like "%".
     filter_ = f"tags.`{tag}` = '{value}'" if value is not None else f"tags.`{tag}` LIKE '%'"
     with reading(uri) as client:
-        experiments = client.search_experiments(view_type=ViewType.ALL, max_results=_PAGE)
-        identifiers = [experiment.experiment_id for experiment in experiments]
-        return [_tracked(run) for run in _pages(client, identifiers, filter_, [], ViewType.ALL)]
+        identifiers = list(_all_experiments(client))
+        return [
+            _tracked(run)
+            for start in range(0, len(identifiers), _PAGE)
+            for run in _pages(client, identifiers[start : start + _PAGE], filter_, [], ViewType.ALL)
+        ]
 
 
 # ---------------------------------------------------------------------- inside
@@ -180,6 +183,19 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     if experiment is None:
         raise TrackingError(f"There is no experiment {name!r} in {redact(uri)}")
     return experiment.experiment_id
+
+
+def _all_experiments(client: "MlflowClient") -> Iterator[str]:
+    """The identifiers of all experiments, deleted ones included."""
+    from mlflow.entities import ViewType
+
+    token = None
+    while True:
+        page = client.search_experiments(view_type=ViewType.ALL, max_results=_PAGE, page_token=token)
+        yield from (experiment.experiment_id for experiment in page)
+        token = page.token
+        if not token:
+            return
 
 
 def _pages(

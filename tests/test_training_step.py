@@ -133,6 +133,20 @@ def test_a_compiled_run_learns_as_the_plain_one(parts):
     assert largest_difference(plain.model, compiled.model) < 1e-4
 
 
+@pytest.mark.slow
+def test_compiled_micro_batches_drop_in_both_passes_what_the_plain_model_drops(parts):
+    compiled, plain = (
+        run_of(parts, trial_of(compile=flag, optimizer__micro_batch=16, **SGD)) for flag in (True, False)
+    )
+    for run in (compiled, plain):
+        run.model.eval()
+        run.model.normalization = torch.nn.Dropout(0.5).train()
+        run.step.seed(1, 0)
+        images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
+        run.step(images, run._labels[indices])
+    assert largest_difference(plain.model, compiled.model) < 1e-5
+
+
 CASES = {
     "contextual": {"loss": {"name": "contextual"}, "optimizer__gradient_clip": 1.0},
     "proxies": {

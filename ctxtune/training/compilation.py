@@ -13,11 +13,16 @@ class CompiledWithFallback:
     """Calls a module through torch.compile; if the compiler fails, the module itself is called from then on.
 
     No parameter or buffer gets another name by it, so that checkpoints do not depend on it.
+
+    Args:
+        module: one tensor in, one out.
+        same_draws: draw the random numbers (dropout, stochastic depth) that the plain module would draw from the same
+            state of the generator; the compiler's own are others. A few more kernels.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, same_draws: bool = False) -> None:
         self._module = module
-        self._compiled: Any = torch.compile(module)
+        self._compiled: Any = torch.compile(module, options={"fallback_random": True} if same_draws else None)
 
     @property
     def fell_back(self) -> bool:

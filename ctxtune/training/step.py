@@ -108,7 +108,8 @@ class TrainingStep:
         return terms
 
     def _compiled(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        return CompiledWithFallback(module) if self._compile else module
+        # The first pass over micro-batches is not compiled, and the second has to draw the same numbers.
+        return CompiledWithFallback(module, same_draws=self._micro_batch is not None) if self._compile else module
 
     def _embed(self, images: Tensor) -> Tensor:
         with autocast(self.precision, self.device):

@@ -93,6 +93,15 @@ def test_hierarchical_fills_up_where_a_super_class_is_too_small():
         assert len(set(batch.tolist())) == 40
 
 
+def test_hierarchical_fills_up_with_all_classes_alike():
+    part = part_of([4] * 12, [0] * 10 + [1] * 2)
+    chosen = SamplerSettings(super_classes=2, images_per_class=4, batch_size=32, batches_per_epoch=600)
+    batches = build_sampler(chosen, part.labels, part.super_labels, 0).epoch(0)
+    visits = np.bincount(np.searchsorted(part.classes(), part.labels[batches[:, ::4]].ravel()))
+    # Of the first ten classes each batch takes four and fills up with two more.
+    assert visits[10:].tolist() == [600, 600] and abs(visits[:10] - 360).max() < 60  # 5 sigma
+
+
 def test_random_sampler_goes_through_all_images():
     part = part_of([5] * 10)
     chosen = SamplerSettings(name="random", batch_size=8, batches_per_epoch=25)

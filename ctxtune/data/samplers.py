@@ -180,13 +180,15 @@ class HierarchicalSampler:
             chosen = [streams[group].take(min(share, len(self._groups[group]))) for group in combination]
             lacking = self._classes_per_batch - sum(map(len, chosen))
             others = rng.permutation([group for group in range(len(streams)) if group not in combination])
-            chosen += self._fill(lacking, np.concatenate(chosen), [*others, *combination], streams)
+            chosen += self._fill(lacking, np.concatenate(chosen), [*others, *combination], streams, rng)
             visits.append(np.concatenate(chosen))
         images = self._members.draw(np.concatenate(visits), self._settings.images_per_class, rng)
         return images.reshape(self.batches_per_epoch, self._settings.batch_size)
 
-    def _fill(self, lacking: int, taken: Integers, groups: list[int], streams: list[_Stream]) -> list[Integers]:
-        """`lacking` further classes from `groups` in turn, none of them in `taken`."""
+    def _fill(
+        self, lacking: int, taken: Integers, groups: list[int], streams: list[_Stream], rng: np.random.Generator
+    ) -> list[Integers]:
+        """`lacking` further classes from `groups` in turn, drawn at random, none of them in `taken`."""
         more: list[Integers] = []
         for group in groups:
             if lacking == 0:
@@ -195,7 +197,7 @@ class HierarchicalSampler:
             drawn = (
                 streams[group].take(min(lacking, len(free)))
                 if len(free) == len(self._groups[group])
-                else free[:lacking]
+                else rng.permutation(free)[:lacking]
             )
             more.append(drawn)
             lacking -= len(drawn)

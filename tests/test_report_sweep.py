@@ -13,6 +13,10 @@ from scipy import stats
 
 from ctxtune.errors import TrackingError
 from ctxtune.report import main
+from ctxtune.reporting.ablation_data import read_ablation
+from ctxtune.reporting.comparison import compared_ablations
+from ctxtune.reporting.document import Table
+from ctxtune.reporting.study import read_study
 from ctxtune.reporting.writing import write_comparison, write_report
 
 
@@ -100,7 +104,7 @@ def test_a_sweep_that_still_runs_says_what_is_not_known_yet(tmp_path: Path) -> N
     assert "No confirmation is completed: nothing is known of the test classes." in text
 
 
-def test_sweeps_and_ablations_side_by_side(sweep, tmp_path: Path) -> None:
+def test_sweeps_side_by_side(sweep, tmp_path: Path) -> None:
     fake, uri, _ = sweep
     other = FakeSweep(name="other", gain=0.05, seed=1, trials=8)
     other.write(tmp_path, uri)
@@ -108,19 +112,83 @@ def test_sweeps_and_ablations_side_by_side(sweep, tmp_path: Path) -> None:
     ours, theirs = fake.test_scores(fake.best), other.test_scores(other.best)
     row = next(row for row in table(files.folder, "tests_compared") if row["score"] == "test MAP@R")
     assert row["sweep − other"].startswith(f"{100 * (np.mean(ours) - np.mean(theirs)):+.2f}".replace("-", "−"))
-    for name, dataset, gain in (("first", "glyphs", 0.05), ("second", "omniglot", 0.03)):
-        truth = {"full": 0.5, "better": 0.5 + gain, "worse": 0.45}
-        FakeAblation(
-            lambda variant, levels, truth=truth: truth[variant],
-            list(truth), name=name, dataset=dataset, seeds=3, classes_kept=False,
-        ).write(tmp_path, uri)  # fmt: skip
-    files = write_comparison(uri, ["first", "second"], tmp_path / "ablations")
-    total = {row["cell"]: row for row in table(files.folder, "in_sum")}
-    assert {cell: float(row["mean_rank"]) for cell, row in total.items()} == {"better": 1, "full": 2, "worse": 3}
-    assert float(total["better"]["low"]) > 0.01 and float(total["worse"]["high"]) < -0.02
-    assert "2 data sets (glyphs, omniglot)" in files.markdown.read_text()
+    FakeAblation(lambda variant, levels: 0.5, ["full", "better"], name="first", seeds=2).write(tmp_path, uri)
     with pytest.raises(TrackingError, match="sweeps or ablations, not both: sweep is a sweep, first is an ablation"):
         write_comparison(uri, ["sweep", "first"], tmp_path / "mixed")
+
+
+def ablation_of(name: str, dataset: str, reference: float, gain: float, **options) -> FakeAblation:
+    truth = {"full": reference, "better": reference + gain, "worse": reference - 0.05}
+    return FakeAblation(
+        lambda variant, levels: truth[variant], list(truth), name=name, dataset=dataset, classes_kept=False,
+        **{"seeds": 4, **options},
+    )  # fmt: skip
+
+
+def differences_of(ablation: FakeAblation, cell: int) -> tuple[np.ndarray, float]:
+    """The paired differences that were written of a cell to the first one, and the first one's mean score."""
+    ours, theirs = (
+        np.array([
+            np.mean([total / count for total, count in ablation.class_table(each, 0, seed, "0").values()])
+            for seed in range(4)
+        ])
+        for each in (ablation.cells()[cell], ablation.cells()[0])
+    )  # fmt: skip
+    return ours - theirs, float(theirs.mean())
+
+
+def in_sum(uri: str, *names: str) -> tuple[Table | None, str]:
+    """The table and the words of a comparison's last section."""
+    section = compared_ablations([read_ablation(read_study(uri, name)) for name in names]).sections[-1]
+    assert section.title == "In sum"
+    found = [item for item in section.items if isinstance(item, Table)]
+    return (found[0] if found else None), " ".join(item for item in section.items if isinstance(item, str))
+
+
+def test_ablations_on_different_data_sets_are_summed_relative_to_the_reference(tmp_path: Path) -> None:
+    easy, hard = ablation_of("easy", "glyphs", 0.8, 0.04), ablation_of("hard", "omniglot", 0.2, 0.04)
+    again = ablation_of("again", "glyphs", 0.7, 0.02)
+    uri = again.write(tmp_path, hard.write(tmp_path, easy.write(tmp_path)))
+    found, words = in_sum(uri, "easy", "hard")
+    total = {row["cell"]: row for row in found.records}
+    assert {cell: row["mean_rank"] for cell, row in total.items()} == {"better": 1, "full": 2, "worse": 3}
+    for index, cell in ((1, "better"), (2, "worse")):
+        relative = [values / unit for values, unit in (differences_of(each, index) for each in (easy, hard))]
+        assert total[cell]["mean"] == pytest.approx(stats.trim_mean(np.concatenate(relative), 0.25))
+        assert total[cell]["scale"] == "relative"
+    assert total["better"]["low"] > 0.02 and total["worse"]["high"] < -0.02
+    assert "2 data sets (glyphs, omniglot)" in words
+    files = write_comparison(uri, ["easy", "hard"], tmp_path / "page")
+    assert words in files.markdown.read_text()
+    assert float(table(files.folder, "in_sum")[0]["mean"]) == total["better"]["mean"]
+    assert "in percent of the reference's mean score on the same data set" in found.caption
+    found, _ = in_sum(uri, "easy", "again")  # one data set: the scores have one scale
+    row = next(row for row in found.records if row["cell"] == "better")
+    points = np.concatenate([differences_of(each, 1)[0] for each in (easy, again)])
+    assert row["mean"] == pytest.approx(stats.trim_mean(points, 0.25))
+    assert "difference to the reference in percentage points" in found.caption
+
+
+@pytest.mark.parametrize(
+    ("options", "reference", "reason"),
+    [
+        ({"metric": "test/map_at_r"}, "full", "scores of test MAP@R and validation MAP@R are not of one kind"),
+        ({"metric": "validation/recall_at_1"}, "full", "scores of validation MAP@R and validation Recall@1 are not of one"),
+        ({"finished_seeds": 0}, "full", "not every ablation has a score of full, better, worse yet"),
+        ({}, "better", "worse is compared with better and full, not with one reference"),
+    ],
+)  # fmt: skip
+def test_what_has_no_common_sum_is_left_out_and_said(
+    options, reference: str, reason: str, tmp_path, monkeypatch
+) -> None:
+    uri = ablation_of("first", "glyphs", 0.5, 0.05, seeds=2).write(tmp_path)
+    second = ablation_of("second", "omniglot", 0.5, 0.05, seeds=2, **options)
+    contrasts = [{"cell": cell, "against": reference} for cell in ("full", "better", "worse") if cell != reference]
+    design = {**second.design(), "reference": reference, "contrasts": contrasts}
+    monkeypatch.setattr(second, "design", lambda: design)
+    second.write(tmp_path, uri)
+    found, words = in_sum(uri, "first", "second")
+    assert found is None and f"Left out: {reason}" in words
 
 
 def test_mistakes_are_told_in_one_message(sweep, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -15,11 +15,12 @@ from ctxtune.reporting.ablation_figures import wrapped
 from ctxtune.reporting.confirmation import confirmed_scores
 from ctxtune.reporting.contrasts import judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table
-from ctxtune.reporting.numbers import MISSING, decimal, p_value, percent, percent_bounds, percent_interval
+from ctxtune.reporting.in_sum import summed_section
+from ctxtune.reporting.numbers import MISSING, p_value, percent, percent_interval
 from ctxtune.reporting.study import device_of, hours, metric_title
 from ctxtune.reporting.style import GREY, WIDTH, look, new_figure, only_rows_grid
 from ctxtune.reporting.sweep_data import SweepData
-from ctxtune.statistics import compare_pairs, interquartile_interval, mean_ranks, t_interval
+from ctxtune.statistics import compare_pairs, t_interval
 
 
 def compared_ablations(each: Sequence[AblationData]) -> Document:
@@ -43,9 +44,7 @@ def compared_ablations(each: Sequence[AblationData]) -> Document:
             ],
         )
     ]
-    total = _aggregate_table(each, shared)
-    if total is not None:
-        sections.append(Section("In sum", [*_aggregate_words(each), total]))
+    sections.append(summed_section(each, shared))
     return _document(each, "Ablations", sections)
 
 
@@ -160,48 +159,6 @@ def _verdict_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table
         "Differences to each one's reference, percentage points; verdicts after Holm's correction within each ablation."
     )
     return Table("verdicts_compared", caption, header, rows, records, texts=texts)
-
-
-def _aggregate_words(each: Sequence[AblationData]) -> list[str]:
-    sets = sorted({data.design.dataset for data in each})
-    over = f"{len(sets)} data sets ({', '.join(sets)})" if len(sets) > 1 else f"{len(each)} ablations on {sets[0]}"
-    return [
-        f"Over {over}. The rank of an arm is that of its mean score, 1 the best, averaged. The interquartile mean is taken "
-        "over all paired differences to the reference, so that a single seed or data set has little say; its interval "
-        "resamples within each ablation (stratified bootstrap, 5,000 resamples; Agarwal et al., NeurIPS 2021)."
-    ]
-
-
-def _aggregate_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table | None:
-    """Mean rank and interquartile mean of the difference to the reference; None where scores are missing."""
-    means = np.array(
-        [
-            [np.mean(list(data.scores(cell, data.design.metric).values()) or [math.nan]) for cell in shared]
-            for data in each
-        ]
-    )
-    mode = each[0].design.mode
-    if not np.isfinite(means).all() or len(shared) < 2 or any(data.design.mode != mode for data in each):
-        return None
-    ranks = mean_ranks(means, mode)
-    rows, records = [], []
-    for index in np.argsort(ranks, kind="stable"):
-        cell = shared[index]
-        strata = []
-        for data in each:
-            against = next((c.against for c in data.design.contrasts if c.cell == cell), None)
-            ours, theirs = data.pairs(cell, against, data.design.metric) if against else ([], [])
-            strata.append([mine - other for mine, other in zip(ours, theirs, strict=True)])
-        found = interquartile_interval(strata) if all(strata) else None
-        rows.append(
-            [cell, decimal(float(ranks[index])), percent(found.mean, sign=True) if found else "reference",
-             percent_bounds(found, sign=True)]
-        )  # fmt: skip
-        records.append({"cell": cell, "mean_rank": float(ranks[index])}
-                       | {key: getattr(found, key, None) for key in ("mean", "low", "high", "count")})  # fmt: skip
-    header = ["arm", "mean rank", "interquartile mean of the difference", "95 % stratified bootstrap"]
-    caption = "Arms in sum: mean rank, and difference to the reference in percentage points."
-    return Table("in_sum", caption, header, rows, records)
 
 
 def _sweep_table(each: Sequence[SweepData]) -> Table:

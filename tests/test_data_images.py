@@ -223,6 +223,30 @@ def test_an_abandoned_epoch_leaves_no_thread_behind(part, cache):
     assert threading.active_count() <= before
 
 
+WARNINGS = """
+import sys, warnings
+from ctxtune.data import ImageSettings, TrainingImages, load
+part = load("class_folders", sys.argv[1], train_classes=2).train
+before = list(warnings.filters)
+images = TrainingImages(part, ImageSettings(train_crop=16, cache="none"), workers=8, cache_dir=sys.argv[2])
+for _ in images.batches([list(range(len(part)))] * 100, 0):
+    pass
+assert warnings.filters == before, warnings.filters
+warnings.warn("still heard")
+"""
+
+
+def test_threads_leave_the_warnings_of_the_process_alone_and_say_nothing_of_broken_exif(tmp_path):
+    trees.class_folders(tmp_path / "data", {"": 4}, images=5, size=(20, 20))
+    for path in (tmp_path / "data").rglob("*.jpg"):
+        with Image.open(path) as image:
+            image.save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01")
+    arguments = [sys.executable, "-c", WARNINGS, str(tmp_path / "data"), str(tmp_path / "cache")]
+    run = subprocess.run(arguments, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "still heard" in run.stderr and "EXIF" not in run.stderr
+
+
 MEMORY = """
 import resource, sys
 import numpy as np

@@ -14,6 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
+# Broken EXIF is no concern of ours. Said once: images are decoded in threads, and filters that several threads set and
+# take back at a time end up mixed (`warnings.catch_warnings` is for one thread).
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 
 def is_image_name(name: str) -> bool:
     """True for names of image files; `._*` (macOS resource forks) and hidden files are none."""
@@ -42,15 +46,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def decode(data: bytes) -> Image.Image:
     """An encoded image as upright RGB, fully decoded. Raises OSError or ValueError where it is broken."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # broken EXIF is no concern of ours
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return to_rgb(image)
-        except UnidentifiedImageError:
-            raise OSError(f"not an image file ({len(data)} bytes)") from None
-        except (SyntaxError, Image.DecompressionBombError, EOFError) as error:
-            raise OSError(str(error)) from error
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return to_rgb(image)
+    except UnidentifiedImageError:
+        raise OSError(f"not an image file ({len(data)} bytes)") from None
+    except (SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        raise OSError(str(error)) from error
 
 
 class FolderSource:

@@ -162,7 +162,8 @@ def _device(asked: str, world: World) -> torch.device:
         if device.index is not None:
             raise ConfigError(f"--device {asked}: under torchrun each process takes its own GPU; say cuda")
         device = named_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    torch.cuda.set_device(device)
+    if device.index is not None:  # "cuda" alone is the current device already, and set_device refuses it
+        torch.cuda.set_device(device)
     return device
 
 

@@ -10,6 +10,8 @@ import torch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One cache for all test processes, out of the user's own.
 os.environ.setdefault("CTXTUNE_CACHE", str(Path(tempfile.gettempdir()) / "ctxtune-test-cache"))
+# Tests that give runs a GPU have one that Ray only counts.
+os.environ.setdefault("CTXTUNE_LOGICAL_GPUS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 torch.set_num_threads(1)
 

@@ -144,6 +144,9 @@ def test_a_second_start_is_refused_and_resuming_a_finished_sweep_shows_it_again(
     changed = run(repository, folder, "--resume", overrides=[*SMALL, "trial.loss.k=8"])
     assert changed.returncode == 2
     assert "trial.loss.k" in changed.stderr
+    more = run(repository, folder, "--resume", overrides=[*SMALL, "confirm.seeds=3"])
+    assert more.returncode == 2
+    assert "optional stopping" in more.stderr and "Traceback" not in more.stderr
 
 
 @pytest.mark.parametrize("moments", [3])

@@ -17,8 +17,9 @@ import yaml
 from training_support import TREE, equal
 
 from ctxtune.errors import CtxtuneError
-from ctxtune.train import build_parser, main
+from ctxtune.train import _device, build_parser, main
 from ctxtune.training import load_checkpoint, scored_weights
+from ctxtune.training.world import World
 
 FILE = {
     "name": "small",
@@ -143,6 +144,15 @@ def test_a_finished_run_is_shown_again_and_a_second_start_is_refused(finished):
     assert json.loads((results(folder) / "result.json").read_text()) == before
     with pytest.raises(CtxtuneError, match="--resume"):
         run_here(folder)
+
+
+def test_the_device_that_is_found_can_be_set(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    assert [str(_device(asked, World())) for asked in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    assert chosen == [1]
 
 
 def test_two_commands_do_not_share_a_folder(tmp_path):

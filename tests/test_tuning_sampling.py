@@ -146,6 +146,35 @@ def test_a_grid_is_walked_once_and_ends():
     assert len({tuple(sorted(point.items())) for point in points[1:]}) == 6
 
 
+@pytest.mark.parametrize("name", ["grid", "tpe", "random"])
+def test_points_that_no_run_can_take_are_counted_after_a_restart(name):
+    choices = {"loss.k": {"choice": [2, 4, 6, 8]}, "sampler.images_per_class": {"choice": [2, 3, 4, 8]}}
+    space = space_of(space=choices, sampler={"name": name, "startup_trials": 3}, constraints=[], start_from=[])
+
+    def ask(sampler: Sampler, first: int, count: int) -> list[RunRecord]:
+        runs: list[RunRecord] = []
+        while len(runs) < count and not sampler.exhausted:
+            key = f"trial-{first + len(runs)}"
+            point = sampler.ask(key)
+            if point["loss.k"] == 6:  # as where `resolve_trial` refuses it
+                sampler.tell(key, "failed", None)
+                continue
+            runs.append(RunRecord(key, "search", {"point": point, "memory": sampler.memory(key)}, "completed"))
+            runs[-1].reports.append({"epoch": 1.0, METRIC: 0.1 * point["loss.k"]})
+            sampler.tell(key, "completed", 0.1 * point["loss.k"])
+        return runs
+
+    first = Sampler(space)
+    runs = ask(first, 0, 7)
+    second = Sampler(space)
+    second.replay(runs, METRIC)
+    following = [run.spec["point"] for run in ask(first, 7, 5)]
+    assert [run.spec["point"] for run in ask(second, 7, 5)] == following
+    if name == "grid":
+        points = [tuple(run.spec["point"].values()) for run in runs] + [tuple(point.values()) for point in following]
+        assert len(set(points)) == len(points) == 12
+
+
 @pytest.mark.parametrize("name", ["tpe", "random", "gp", "cma-es"])
 def test_suggested_numbers_have_five_significant_digits(name):
     space = space_of(

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from scipy import stats
 from test_tuning_sampling import METRIC, space_of
 
 from ctxtune.config import load_trial_file, resolve_trial
+from ctxtune.errors import RunFailed
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.devices import run_device
 from ctxtune.tuning.display import print_outcome
 from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.objectives import pareto_front
@@ -149,6 +152,41 @@ def test_budgets_end_the_search_and_keep_what_confirmation_needs(space, journal)
     # Wall time: half of that, two at a time.
     assert budgeted(space, journal, hours=0.11).stop.reason == "hours"
     assert not budgeted(space, journal, hours=0.125).stop
+
+
+def test_the_reserve_for_confirmation_knows_the_share_that_a_trial_learned_from(space, journal):
+    tree = space.model_dump(mode="json")
+    tree |= {"validation": {"scheme": "class_holdout", "fraction": 0.5}, "select": None}
+    halved = type(space).model_validate(tree)
+    # 0.06 GPU-hours spent, and eight confirmations of twice a trial: 0.16 more.
+    assert budgeted(halved, journal, gpu_hours=0.21).stop.reason == "gpu_hours"
+    assert not budgeted(halved, journal, gpu_hours=0.23).stop
+
+
+def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
+    book = Book(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
+    before = journal.events
+    book.report("trial-0003", {"epoch": 12.0, METRIC: 0.99})
+    book.report("trial-0003", {"epoch": 12.0, "failure": "error", "message": "CUDA error"})
+    assert journal.events == before and journal.runs["trial-0003"].last(METRIC) == 0.6
+
+
+def test_a_machine_whose_gpu_cannot_be_used_stops_the_sweep_not_the_run(space, journal):
+    spec = next(iter(selection_specs(space, journal)))
+    journal.asked(spec.key, spec.stage, spec.plain())
+    book = Book(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
+    book.report(spec.key, {"epoch": 0.0, "failure": "no_gpu", "message": "Ray counts a GPU on node-7"})
+    assert book.stop.resumable and "node-7" in book.stop.message
+    assert journal.runs[spec.key].state == "running"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU can be used")
+def test_a_run_that_was_given_a_gpu_never_computes_on_the_cpu_instead(monkeypatch):
+    monkeypatch.delenv("CTXTUNE_LOGICAL_GPUS")
+    assert run_device(0) == "cpu"
+    with pytest.raises(RunFailed, match=r"PyTorch .* can use none there") as failed:
+        run_device(0.5)
+    assert failed.value.reason == "no_gpu"
 
 
 def test_patience_counts_trials_since_the_best(space, journal):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ctxtune.errors import ConfigError
 from ctxtune.training import load_checkpoint
 from ctxtune.tuning.cluster import process_count
 from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.together import _of_the_run_itself
 
 SWEEP = """
 import os, signal, subprocess, sys
@@ -59,6 +61,13 @@ def test_two_processes_train_one_run_and_one_of_them_is_killed(tmp_path, reposit
     assert state["reported"] == 4
     # Three steps an epoch of the whole batch of 32, whatever number of processes shares it.
     assert run.reports[-1]["train/steps"] == 12
+
+
+def test_a_full_disk_of_a_process_is_told_as_such(tmp_path):
+    cause = RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+    failures = {0: types.SimpleNamespace(_base_exc=cause)}
+    reason, message = _of_the_run_itself(types.SimpleNamespace(worker_failures=failures))
+    assert reason == "disk_full" and "cannot be written" in message
 
 
 @pytest.mark.parametrize(("gpus", "count"), [(0.0, 1), (0.5, 1), (1.0, 1), (2.0, 2), (4.0, 4)])

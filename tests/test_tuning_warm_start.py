@@ -1,5 +1,7 @@
 """Starting from the best trials of an earlier sweep in a real MLflow store."""
 
+import time
+
 import pytest
 from test_tuning_sampling import METRIC, space_of
 
@@ -15,11 +17,18 @@ def store(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     tracker = Tracker(uri, "earlier", folder / "spool")
+    tracker.start_run("deleted", name="earlier", kind="sweep")
+    tracker.start_run("not-mine", name="trial-0", kind="trial", parent="deleted", params={"loss": {"k": 2}})
+    tracker.log_metrics("not-mine", {METRIC: 0.95}, step=9)
+    tracker.end_run("not-mine", "completed")
+    tracker.end_run("deleted", "completed")
+    time.sleep(0.01)  # MLflow's clock has milliseconds
+    tracker.start_run("earlier", name="earlier", kind="sweep")
     for number, (score, state, k) in enumerate(
         [(0.3, "completed", 2), (0.9, "pruned", 4), (0.6, "completed", 8), (0.5, "completed", 4)]
     ):
         params = {"loss": {"k": k, "positive_margin": 0.8, "negative_margin": 0.3}, "optimizer": {"lr": 1e-3 * k}}
-        tracker.start_run(f"run-{number}", name=f"trial-{number}", kind="trial", params=params)
+        tracker.start_run(f"run-{number}", name=f"trial-{number}", kind="trial", parent="earlier", params=params)
         tracker.log_metrics(f"run-{number}", {METRIC: score}, step=9)
         tracker.end_run(f"run-{number}", state)
     assert tracker.close(60)
@@ -32,7 +41,7 @@ def warm(store: str, journal: Journal, **search):
     return with_warm_starts(space, journal)
 
 
-def test_the_best_completed_trials_follow_the_start(store, tmp_path):
+def test_the_best_completed_trials_of_the_latest_sweep_follow_the_start(store, tmp_path):
     points = list(start_points(warm(store, Journal(tmp_path / "j"))).values())
     assert [point["loss.k"] for point in points] == [4, 8, 4]
     assert points[1]["optimizer.lr"] == pytest.approx(8e-3)

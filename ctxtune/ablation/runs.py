@@ -56,6 +56,7 @@ def search_specs(ablation: Ablation, journal: Journal, searches: Searches) -> It
                     seed_index=repeat,
                     seed=stage_seed("cell_search", repeat),
                     tags={**_tags(cell, repeat), "trial": str(number)},
+                    memory=searches.memory(key),
                 )
 
 

@@ -49,6 +49,10 @@ class Searches:
             return point, trial
         raise AssertionError("the loop above returns or raises")
 
+    def memory(self, key: str) -> dict[str, Any]:
+        """What the sampler must know again of an open suggestion after a restart."""
+        return self._owners[key].memory(key)
+
     def report(self, key: str, epoch: int, score: float) -> None:
         """A trial has a score on the way."""
         self._owners[key].report(key, epoch, score)

@@ -114,20 +114,22 @@ def metric_histories(uri: str, run_ids: Sequence[str], metric: str) -> dict[str,
 
 def best_runs(
     uri: str,
-    experiment: str,
+    sweep: str,
     metric: str,
     mode: Literal["max", "min"],
     count: int,
     kind: str = "trial",
 ) -> list[TrackedRun]:
-    """The best `count` completed trials by the last value of a validation metric, the best first.
+    """The best `count` completed trials of a sweep by the last value of a validation metric, the best first.
 
-    Pruned and failed trials have no part, nor have those without a finite value. Raises TrackingError if the
-    experiment is not there, ValueError for a metric of the test classes: nothing is ever chosen by those.
+    Pruned and failed trials have no part, nor have those without a finite value, nor those of an earlier sweep of this
+    name. Raises TrackingError if the sweep is not there, ValueError for a metric of the test classes: nothing is ever
+    chosen by those.
     """
     if not metric.startswith("validation/"):
         raise ValueError(f"runs are ranked by validation metrics (validation/...), not by {metric!r}")
-    runs = [run for run in read_runs(uri, experiment, kind) if run.state == "completed"]
+    parent = find_sweep(uri, sweep).run_id
+    runs = [run for run in read_runs(uri, sweep, kind) if run.parent == parent and run.state == "completed"]
     runs = [run for run in runs if math.isfinite(run.metrics.get(metric, math.nan))]
     sign = -1 if mode == "max" else 1
     return sorted(runs, key=lambda run: (sign * run.metrics[metric], run.start_time))[:count]

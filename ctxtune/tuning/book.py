@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
+from ctxtune.tuning.devices import NO_GPU
 from ctxtune.tuning.journal import DiskFullError, Journal, RunRecord, State
 from ctxtune.tuning.specs import KINDS, RunSpec
 from ctxtune.tuning.trainable import BY_CLASS, DISK_FULL, FAILURE, MESSAGE
@@ -15,6 +16,8 @@ from ctxtune.tuning.trainable import BY_CLASS, DISK_FULL, FAILURE, MESSAGE
 MOST_FAILURES_IN_A_ROW = 5
 SEARCHES = ("search", "cell_search")
 """The stages whose runs a sampler learns from."""
+NOT_ITS_FAULT = {DISK_FULL: "the disk is full", NO_GPU: "a GPU cannot be used"}
+"""Failures of a machine, by reason: they stop the sweep, not the run."""
 CLASS_SCORES = "per_class_scores.json"
 """Artifact of an ablation's cells: {score: {class: [sum over its queries, number of queries]}}."""
 
@@ -85,10 +88,13 @@ class Book:
         return True
 
     def report(self, key: str, result: dict[str, Any]) -> None:
-        """A run reported an evaluation, or that it failed."""
+        """A run reported an evaluation, or that it failed. What comes after its end is not heard."""
+        if self.journal.runs[key].state != "running":
+            return
         if FAILURE in result:
-            if result[FAILURE] == DISK_FULL:  # not the run's fault: it goes on when the sweep is resumed
-                self.request_stop("disk_full", f"the disk is full: {key}: {result[MESSAGE]}", resumable=True)
+            if result[FAILURE] in NOT_ITS_FAULT:  # it goes on when the sweep is resumed
+                told = f"{NOT_ITS_FAULT[result[FAILURE]]}: {key}: {result[MESSAGE]}"
+                self.request_stop(result[FAILURE], told, resumable=True)
             else:
                 self.end(key, "failed", f"{result[FAILURE]}: {result[MESSAGE]}")
             return

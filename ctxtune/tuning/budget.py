@@ -64,8 +64,8 @@ class Budget:
             folds = stages.fold_count(self._space) if select.folds == "all" else len(select.folds)
             runs += (select.top + 1) * folds * select.seeds / len(self._space.validation.use)
         if confirm:
-            # All train classes: a fold's fit classes are (folds - 1) / folds of them.
-            runs += (1 + len(confirm.also)) * confirm.seeds * 4 / 3 / len(self._space.validation.use)
+            of_a_fold = stages.fit_share(self._space) * len(self._space.validation.use)  # confirmation has all classes
+            runs += (1 + len(confirm.also)) * confirm.seeds / of_a_fold
         return runs * sum(full) / len(full) / 3600
 
     def _trials_since_best(self) -> int:

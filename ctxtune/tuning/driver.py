@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 import ray
 
 from ctxtune.config import TrialFile
-from ctxtune.errors import CtxtuneError
+from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.tracking import SpoolFullError, Tracker, redact
 from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.cluster import RunResources
+from ctxtune.tuning.devices import run_device
 from ctxtune.tuning.folder import ResultsFolder
 from ctxtune.tuning.journal import Journal, RunRecord
 
@@ -99,10 +100,15 @@ def _ask_worker(resources: RunResources) -> str:
 
     if not resources.gpus:
         return resolve_precision("auto", torch.device("cpu"))
-    remote = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
-        lambda: resolve_precision("auto", torch.device("cuda"))
+    ask = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
+        lambda: resolve_precision("auto", torch.device(run_device(resources.gpus)))
     )
-    return str(ray.get(remote.remote()))
+    try:
+        return str(ray.get(ask.remote()))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RunFailed):
+            raise ConfigError(f"resources.gpus: {error.cause}. Runs on the CPU need resources.gpus: 0") from None
+        raise
 
 
 def forget_unstarted(folder: ResultsFolder[Any], journal: Journal) -> None:

@@ -26,7 +26,7 @@ from ctxtune.tuning.recovery import KEPT_CHECKPOINTS, kept_checkpoints
 from ctxtune.tuning.specs import RunSpec
 from ctxtune.tuning.storage import checkpoint_address
 from ctxtune.tuning.thrift import forget_metrics, thrifty_tune
-from ctxtune.tuning.trainable import CHECKPOINT, run_trial
+from ctxtune.tuning.trainable import CHECKPOINT, FAILURE, run_trial
 
 PROCESS_RESTARTS = 3
 """How often a run whose process or machine died goes on from its checkpoint."""
@@ -216,7 +216,8 @@ class _BookStopper(_WithoutState, Stopper):
         self._book, self._check_budget = book, check_budget
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        # A run that has told of its failure is not tried again, even if its process dies of the same.
+        return FAILURE in result
 
     def stop_all(self) -> bool:
         if self._check_budget and not self._book.stop:

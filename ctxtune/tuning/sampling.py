@@ -18,6 +18,7 @@ from ctxtune.tuning.rounding import RoundingSampler
 MOST_REJECTIONS = 200
 """Suggestions that may break a constraint before we draw at random among the feasible."""
 
+_ASKED = "asked"
 _TOLD = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -66,9 +67,10 @@ class Sampler:
         return self._suggest_fixed(key, self._random_feasible(number))
 
     def memory(self, key: str) -> dict[str, Any]:
-        """What the sampler noted of an open suggestion (generations of nsga-ii and cma-es); `replay` gives it back."""
+        """What to know again of an open suggestion, for `replay`: how many there had been, those that no run can take among
+        them, and what the sampler noted (generations of nsga-ii and cma-es)."""
         attributes = self._open[key].storage.get_trial_system_attrs(self._open[key]._trial_id)
-        return {name: value for name, value in attributes.items() if name != "fixed_params"}
+        return {_ASKED: self._asked, **{name: value for name, value in attributes.items() if name != "fixed_params"}}
 
     def report(self, key: str, epoch: int, score: float) -> None:
         """An evaluation of a running trial. With several objectives nothing is learned before the end."""
@@ -92,9 +94,10 @@ class Sampler:
         self._study.sampler = optuna.samplers.RandomSampler(seed=0)  # it only has to let the known values pass
         for run in runs:
             point = run.spec["point"]
-            self._asked += 1
+            memory = dict(run.spec.get("memory", {}))
+            self._asked = memory.pop(_ASKED, self._asked + 1)
             self._suggest_fixed(run.key, point)
-            self._remember(run.key, run.spec.get("memory", {}))
+            self._remember(run.key, memory)
             for report in run.reports:
                 if metric in report:
                     self.report(run.key, int(report["epoch"]), report[metric])

@@ -157,6 +157,12 @@ def fold_count(space: SearchSpace) -> int:
     return 1 if space.validation.scheme == "class_holdout" else space.validation.folds
 
 
+def fit_share(space: SearchSpace) -> float:
+    """The share of the train classes that a trial learns from."""
+    validation = space.validation
+    return 1 - (validation.fraction if validation.scheme == "class_holdout" else 1 / validation.folds)
+
+
 def _ended(journal: Journal, key: str) -> bool:
     run = journal.runs.get(key)
     return run is not None and run.state != "running"

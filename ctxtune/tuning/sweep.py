@@ -9,7 +9,7 @@ import yaml
 from ray.tune import Checkpoint
 
 from ctxtune.config import SearchSpace
-from ctxtune.errors import CtxtuneError
+from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tracking import flatten
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.tuning import stages
@@ -20,6 +20,7 @@ from ctxtune.tuning.connection import Connection
 from ctxtune.tuning.driver import Watcher, end_stage, identity, interrupts, tell_link, with_precision
 from ctxtune.tuning.engine import run_stage
 from ctxtune.tuning.folder import ResultsFolder, sweep_folder
+from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.objectives import SeveralObjectives
 from ctxtune.tuning.opening import checked_place, opened
 from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
@@ -85,11 +86,31 @@ def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage
             end_stage(book)
         chosen = stages.select(space, book.journal)
         book.journal.decided("chosen", chosen)
+    _fix_confirmation(space, book.journal)
     confirmation = list(stages.confirmation_specs(space, book.journal, book.journal.decisions["chosen"]))
     if confirmation:
         watcher.on_stage(book, "confirmation", len(confirmation))
         run_stage("confirmation", iter(confirmation), book, storage=storage, resources=resources)
         end_stage(book)
+
+
+def _fix_confirmation(space: SearchSpace, journal: Journal) -> None:
+    """What confirms the chosen configuration is settled before a test score is known.
+
+    Raises:
+        ConfigError: a resumed sweep asks for another confirmation than the one that has begun.
+    """
+    if space.confirm is None:
+        return
+    asked = space.confirm.model_dump(mode="json")
+    if "confirm" not in journal.decisions:
+        journal.decided("confirm", asked)
+    begun = journal.decisions["confirm"]
+    if asked != begun:
+        raise ConfigError(
+            f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
+            "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"
+        )
 
 
 def _search(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:

@@ -3,6 +3,7 @@
 The processes see one global batch (`ctxtune.training.World`), so the result is that of one GPU with the same batch.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,10 +25,11 @@ from ctxtune.training.session import Report
 from ctxtune.training.world import World
 from ctxtune.tuning.cluster import process_count
 from ctxtune.tuning.costs import Rate
+from ctxtune.tuning.devices import LOGICAL_GPUS, run_device
 from ctxtune.tuning.recovery import KEPT_CHECKPOINTS
 from ctxtune.tuning.specs import RunSpec, open_session
 from ctxtune.tuning.storage import checkpoint_address
-from ctxtune.tuning.trainable import CHECKPOINT, FAILURE, MESSAGE, told
+from ctxtune.tuning.trainable import CHECKPOINT, DISK_FULL, FAILURE, MESSAGE, disk_is_full, told
 
 
 def run_together(config: dict[str, Any]) -> None:
@@ -40,7 +42,8 @@ def run_together(config: dict[str, Any]) -> None:
     trainer = TorchTrainer(
         _train_share,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if torch.cuda.is_available() else "gloo"),
+        # Ray Train takes nccl for GPUs; this process, on the head, may see none.
+        torch_config=TorchConfig(backend="gloo" if os.environ.get(LOGICAL_GPUS) else None),
         scaling_config=ScalingConfig(
             num_workers=count,
             use_gpu=True,
@@ -67,6 +70,9 @@ def _of_the_run_itself(error: WorkerGroupError) -> tuple[str, str]:
     """Reason and message where a process met an error of the run; empty where processes or machines died."""
     causes = [getattr(failure, "_base_exc", None) for failure in error.worker_failures.values()]
     for cause in causes:
+        if disk_is_full(cause):
+            return DISK_FULL, f"a checkpoint cannot be written: {str(cause).splitlines()[0]}"
+    for cause in causes:
         if isinstance(cause, RunFailed):
             return cause.reason, str(cause)
     for cause in causes:
@@ -92,7 +98,7 @@ def _train_share(config: dict[str, Any]) -> None:
     world = World(context.get_world_rank(), context.get_world_size())
     rate = Rate(config["gpus"], config.get("price"))
     torch.set_num_threads(max(1, int(config["threads"] / world.size)))
-    device = get_device() if torch.cuda.is_available() else torch.device("cpu")
+    device = get_device() if run_device(config["gpus"]) == "cuda" else torch.device("cpu")
     cache_dir = config["cache_dir"] and Path(config["cache_dir"])
     session = open_session(RunSpec.model_validate_json(config["spec"]), device=device, cache_dir=cache_dir, world=world)
     try:

@@ -19,6 +19,7 @@ from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.session import Report
 from ctxtune.tuning.costs import Rate
+from ctxtune.tuning.devices import leave_broken_process, run_device
 from ctxtune.tuning.specs import RunSpec, open_session
 
 FAILURE = "failure"
@@ -41,9 +42,10 @@ def run_trial(config: dict[str, Any]) -> None:
     began = time.perf_counter()
     rate = Rate(config["gpus"], config.get("price"))
     torch.set_num_threads(max(1, int(config["threads"])))
-    device = "cuda" if config["gpus"] and torch.cuda.is_available() else "cpu"
     session = None
     try:
+        device = run_device(config["gpus"])
+        leave_broken_process(device)
         session = open_session(spec, device=device, cache_dir=config["cache_dir"] and Path(config["cache_dir"]))
         state = _state_to_resume(config["resume_from"])
         if state is not None:
@@ -61,9 +63,15 @@ def run_trial(config: dict[str, Any]) -> None:
     finally:
         if session is not None:
             session.close()
-        # The process may be reused for the next run.
-        gc.collect()
-        if device == "cuda":
+        session = None
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """To other runs on this GPU, and to the next one in this process, which may be used again."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):  # a CUDA error of the run, which has been told already
             torch.cuda.empty_cache()
 
 

@@ -6,7 +6,7 @@ from ctxtune.config import SearchSpace, start_points
 from ctxtune.config.search import WarmStart
 from ctxtune.config.source import parse_value
 from ctxtune.errors import ConfigError
-from ctxtune.tracking import best_runs
+from ctxtune.tracking import TrackedRun, best_runs
 from ctxtune.tuning.journal import Journal
 
 DECISION = "warm_starts"
@@ -43,4 +43,9 @@ def _points(space: SearchSpace, warm_start: WarmStart) -> list[dict[str, Any]]:
         raise ConfigError(
             f"search.start_from: the sweep {warm_start.best_of} has no completed trial with {objective.metric}"
         )
-    return [{path: parse_value(run.params[path]) for path in space.search.space if path in run.params} for run in runs]
+    return [searched_values(space, run) for run in runs]
+
+
+def searched_values(space: SearchSpace, run: TrackedRun) -> dict[str, Any]:
+    """The point of the space that a tracked run had."""
+    return {path: parse_value(run.params[path]) for path in space.search.space if path in run.params}

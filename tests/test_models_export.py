@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trees
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
+from ctxtune.data import EvaluationImages, ImageSettings, load
 from ctxtune.errors import ConfigError
 from ctxtune.models import EmbeddingModel, ModelSettings, build_model
 from ctxtune.models.export import export_model
@@ -85,6 +87,23 @@ def test_pictures_are_embedded_as_the_stated_preprocessing_says(suffix: str, tmp
     found = load_exported(path).embed(pictures)
     assert difference(found, expected) < 1e-5
     assert torch.allclose(found.norm(dim=1), torch.ones(3))
+
+
+def test_pictures_are_prepared_as_evaluations_prepare_them(tmp_path: Path) -> None:
+    trees.class_folders(tmp_path, {"train": 2, "test": 1}, images=1)
+    files = [tmp_path / "train/class000/0.jpg", tmp_path / "train/class001/0.png"]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(60, 48, 1).save(files[0], exif=turned)
+    files[1].with_suffix(".jpg").unlink()
+    transparent = picture(50, 50, 2).convert("RGBA")
+    transparent.putalpha(picture(50, 50, 3).convert("L"))
+    transparent.save(files[1])
+    part = load("class_folders", tmp_path).train
+    images = EvaluationImages(part, ImageSettings(test_resize=36, test_crop=32), cache_dir=tmp_path / "cache")
+    expected, _ = next(iter(images.batches(2)))
+    images.close()
+    assert torch.allclose(SMALL([Image.open(file) for file in files]), expected, atol=1e-5)
 
 
 @pytest.mark.slow

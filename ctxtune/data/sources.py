@@ -1,4 +1,4 @@
-"""Image files: in a folder, in a zip archive, scaled to one size; and every colour mode as upright RGB."""
+"""Image files: in a folder, in a zip archive, scaled to one size; all read as upright RGB."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from ctxtune.pictures import to_rgb
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
@@ -23,25 +24,6 @@ def is_image_name(name: str) -> bool:
     """True for names of image files; `._*` (macOS resource forks) and hidden files are none."""
     base = name.rsplit("/", 1)[-1]
     return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode (1, L, LA, P, RGBA, CMYK, I;16, ...) to RGB, turned upright as EXIF says.
-
-    Transparent pixels are laid over white: the colour stored under alpha 0 is arbitrary and often black.
-    """
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "RGB":
-        return upright
-    if upright.mode.startswith(("I", "F")):
-        values = np.asarray(upright, dtype=np.float64)
-        scale = 256.0 if values.size and values.max() > 255 else 1.0  # 16 bits keep their high byte
-        return Image.fromarray((values / scale).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in upright.mode or "a" in upright.mode or "transparency" in upright.info:
-        rgba = upright.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return upright.convert("RGB")
 
 
 def decode(data: bytes) -> Image.Image:

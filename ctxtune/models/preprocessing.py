@@ -7,6 +7,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from ctxtune.pictures import to_rgb
 from ctxtune.settings import Settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -16,6 +17,7 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 class Preprocessing(Settings):
     """The steps before the model, in this order: RGB, resize, centre crop, scale to [0, 1], normalise.
 
+    RGB as in training and evaluation: turned as EXIF says, what is transparent over white.
     The fields `resize` and `crop` are `image.test_resize` and `image.test_crop` of the config tree.
     """
 
@@ -43,7 +45,7 @@ class Preprocessing(Settings):
     def _one(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.v2 import functional as transforms
 
-        image = image.convert("RGB")
+        image = to_rgb(image)
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
             image = transforms.resize(image, size)  # bilinear and antialiased on PIL images

@@ -140,6 +140,28 @@ def test_several_folds_are_averaged(benchmark):
     assert together[-1]["validation/map_at_r"] == pytest.approx(np.mean(alone), abs=1e-12)
 
 
+def test_folds_resumed_when_one_is_ahead_of_the_other_report_the_whole_interval(benchmark, tmp_path):
+    def session() -> Session:
+        return Session([run_of(small_parts(benchmark, fold, seed=3), seed=3) for fold in (0, 1)])
+
+    whole, cut, resumed = session(), session(), session()
+    whole.run(lambda report: None)
+
+    def save() -> None:
+        save_checkpoint(cut.state_dict(), tmp_path / "state.pt")
+        if [run.epoch for run in cut.runs] == [2, 1]:
+            raise Cut
+
+    with pytest.raises(Cut):
+        cut.run(lambda report: None, on_checkpoint=save)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "state.pt"))
+    resumed.run(lambda report: None)
+    for ours, theirs in zip(resumed.history, whole.history, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(value == ours[name] for name, value in theirs.items() if not name.startswith("time/"))
+        assert ours["time/images_per_second"] > 0
+
+
 def test_a_confirmation_trains_on_all_train_classes_and_scores_test_once(benchmark):
     parts = confirmation_parts(TRIAL, VALIDATION, seed=0, benchmark=benchmark)
     assert len(parts.fit) == len(benchmark.train)

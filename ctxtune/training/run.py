@@ -157,7 +157,7 @@ class Run:
             on_epoch: called after every epoch, for a checkpoint.
 
         Returns:
-            ``train/...`` terms (mean over the last epoch) and ``time/images_per_second`` of these epochs.
+            ``train/...`` terms (mean over the last epoch) and ``time/images_per_second`` since the last evaluation.
 
         Raises:
             RunFailed: the loss is not finite, or the device's memory does not suffice.
@@ -172,7 +172,6 @@ class Run:
         metrics["train/steps"] = float(self.steps)
         if self.device.type == "cuda":
             metrics["gpu/memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        self._interval = Interval()
         return metrics
 
     def evaluate(self) -> dict[str, float]:
@@ -276,7 +275,9 @@ class Run:
         self._evaluator.close()
 
     def _train_epoch(self, on_progress: Callable[[Progress], None] | None) -> None:
-        schedule, before, started = self.trial.schedule, self._interval, time.perf_counter()
+        schedule, started = self.trial.schedule, time.perf_counter()
+        # Kept until the next one begins: another fold may still be training, and the report is due after that.
+        before = Interval() if self.epoch % self.trial.evaluation.every == 0 else self._interval
         if schedule.head_warmup_epochs:
             self.model.set_backbone_trainable(self.epoch >= schedule.head_warmup_epochs)
         self.step.prepare()

@@ -181,6 +181,7 @@ class FakeSweep:
     gain: float = 0.03
     state: str | None = "completed"
     seed: int = 0
+    lost: Sequence[str] = ()
 
     def scores(self) -> list[tuple[dict[str, Any], list[float], str]]:
         """Point, scores by epoch and state of each trial; the last one failed."""
@@ -245,6 +246,9 @@ class FakeSweep:
                 tags = {"arm": arm, "seed_index": str(seed)}
                 tracker.start_run(key, name=key, kind="confirmation", parent="sweep", tags=tags)
                 record_test_scoring(tracker, key, "cars196")
+                if key in self.lost:
+                    tracker.end_run(key, "failed", "not_finite: the loss is not finite at epoch 2")
+                    continue
                 metrics = {
                     "test/map_at_r": score,
                     "test/recall_at_1": score + 0.4,

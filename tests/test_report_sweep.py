@@ -17,6 +17,8 @@ from ctxtune.reporting.ablation_data import read_ablation
 from ctxtune.reporting.comparison import compared_ablations
 from ctxtune.reporting.document import Table
 from ctxtune.reporting.study import read_study
+from ctxtune.reporting.sweep_data import read_sweep
+from ctxtune.reporting.sweep_report import sweep_document
 from ctxtune.reporting.writing import write_comparison, write_report
 
 
@@ -102,6 +104,19 @@ def test_a_sweep_that_still_runs_says_what_is_not_known_yet(tmp_path: Path) -> N
     text = write_report(uri, "sweep", tmp_path / "report", store=False).markdown.read_text()
     assert "(still running)" in text
     assert "No confirmation is completed: nothing is known of the test classes." in text
+
+
+def test_confirmations_that_failed_are_named_and_each_arm_is_counted(tmp_path: Path) -> None:
+    fake = FakeSweep(trials=4, lost=["confirmation-start-seed2"])
+    uri = fake.write(tmp_path)
+    document = sweep_document(read_sweep(read_study(uri, "sweep")))
+    found = next(table for table in document.tables if table.name == "confirmation")
+    assert "n = 2 of the start, 3 of the chosen, 2 pairs" in found.caption
+    assert "start: seed 2 failed (not_finite)" in found.note
+    assert [row["start_seeds"] for row in found.records] == [2, 2]
+    FakeSweep(name="none", trials=4, lost=[f"confirmation-start-seed{seed}" for seed in range(3)]).write(tmp_path, uri)
+    document = sweep_document(read_sweep(read_study(uri, "none")))
+    assert any("there is no difference to test" in sentence for sentence in document.findings)
 
 
 def test_sweeps_side_by_side(sweep, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.contrasts import JudgedContrast
 from ctxtune.reporting.numbers import setting
-from ctxtune.reporting.study import metric_title
 from ctxtune.reporting.style import BLUE, GREY, LIGHT, VERMILION, WIDTH, look, new_figure, only_rows_grid
 from ctxtune.statistics import Interval, t_interval
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from ctxtune.durations import duration
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting import ablation_figures as figures
 from ctxtune.reporting import ablation_tables as tables
 from ctxtune.reporting.ablation_data import AblationData
@@ -13,7 +14,7 @@ from ctxtune.reporting.contrasts import JudgedContrast, judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table, file_stem
 from ctxtune.reporting.numbers import capital, counted, percent_interval, price
 from ctxtune.reporting.provenance import provenance_section
-from ctxtune.reporting.study import bill, device_of, hours, metric_title
+from ctxtune.reporting.study import bill, device_of, hours
 from ctxtune.statistics import LEVEL, MANY_SEEDS
 
 _DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time", "leave_one_out": "leave one out"}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ctxtune.durations import duration
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.contrasts import JudgedContrast, arm_label
 from ctxtune.reporting.document import Table, file_stem
@@ -19,7 +20,7 @@ from ctxtune.reporting.numbers import (
     price,
     setting,
 )
-from ctxtune.reporting.study import bill, hours, metric_title, score_names
+from ctxtune.reporting.study import bill, hours, score_names
 from ctxtune.statistics import describe, t_interval
 
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.document import Table
 from ctxtune.reporting.numbers import MISSING, percent
-from ctxtune.reporting.study import metric_title
 from ctxtune.tracking import TrackedRun
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ctxtune.durations import duration
 from ctxtune.errors import TrackingError
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.ablation_figures import wrapped
 from ctxtune.reporting.confirmation import confirmed_scores
@@ -17,7 +18,7 @@ from ctxtune.reporting.contrasts import judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.in_sum import summed_section
 from ctxtune.reporting.numbers import MISSING, p_value, percent, percent_interval
-from ctxtune.reporting.study import device_of, hours, metric_title
+from ctxtune.reporting.study import device_of, hours
 from ctxtune.reporting.style import GREY, WIDTH, look, new_figure, only_rows_grid
 from ctxtune.reporting.sweep_data import SweepData
 from ctxtune.statistics import compare_pairs, t_interval

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.document import Table
 from ctxtune.reporting.numbers import (
     MISSING,
@@ -20,7 +21,7 @@ from ctxtune.reporting.numbers import (
     setting,
 )
 from ctxtune.reporting.published import Published
-from ctxtune.reporting.study import metric_title, score_names
+from ctxtune.reporting.study import score_names
 from ctxtune.reporting.style import BLUE, GREY, VERMILION, WIDTH, new_figure
 from ctxtune.reporting.sweep_data import START, SweepData
 from ctxtune.statistics import (
@@ -95,6 +96,7 @@ def confirmation_table(data: SweepData, scores: Sequence[Confirmed]) -> Table:
         record["chosen_values"] = " ".join(f"{value:.17g}" for value in each.chosen)
         if theirs:
             record |= {f"start_{key}": value for key, value in _flat(theirs.interval, theirs.deviation).items()}
+            record["start_seeds"] = len(each.start)
             record["start_values"] = " ".join(f"{value:.17g}" for value in each.start)
         if each.difference:
             difference = each.difference
@@ -105,11 +107,11 @@ def confirmation_table(data: SweepData, scores: Sequence[Confirmed]) -> Table:
         records.append(record)
     strong = [index for index, each in enumerate(scores) if each.metric == data.test_metric]
     caption = (
-        f"Test classes, percent: mean ± half of the 95 % t-interval over {len(scores[0].chosen)} fresh seeds, trained on all "
+        f"Test classes, percent: mean ± half of the 95 % t-interval over {_seeds(scores[0])}, trained on all "
         "train classes. Differences are paired by seed. Only the objective's counterpart (bold) is tested."
     )
     header = ["score", "untrained", "start", "chosen", "chosen, bootstrap 95 %", "chosen − start", "p", "effect g"]
-    return Table("confirmation", caption, header, rows, records, strong=strong)
+    return Table("confirmation", caption, header, rows, records, strong=strong, note=_lost(data))
 
 
 def change_table(data: SweepData) -> Table | None:
@@ -253,6 +255,27 @@ def published_table(data: SweepData, scores: Sequence[Confirmed], known: Sequenc
     )
     header = ["method", "source", *(metric_title(name) for name in names)]
     return Table("published", caption, header, rows, records, left=2, strong=[0] if ours else [])
+
+
+def _seeds(score: Confirmed) -> str:
+    """Over which seeds a score is; how many of each arm where they differ."""
+    chosen, start = len(score.chosen), len(score.start)
+    pairs = score.difference.count if score.difference else 0
+    if not start or chosen == start == pairs:
+        return f"{chosen} fresh seeds"
+    return f"the fresh seeds that came to their end (n = {start} of the start, {chosen} of the chosen, {pairs} pairs)"
+
+
+def _lost(data: SweepData) -> str:
+    """Which seeds of confirmation have no score, and why."""
+    lost = [
+        f"{run.tags.get('arm', '')}: seed {run.tags.get('seed_index', '')} {run.state} ({run.reason.partition(':')[0]})"
+        for run in data.study.of_kind("confirmation")
+        if run.state in ("failed", "killed")
+    ]
+    if not lost:
+        return ""
+    return f"Without a score: {'; '.join(lost)}. The mean of an arm whose runs fail is flattered by that."
 
 
 def _values(runs: dict[int, TrackedRun], metric: str) -> dict[int, float]:

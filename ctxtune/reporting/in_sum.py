@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.document import Section, Table
 from ctxtune.reporting.numbers import MISSING, decimal, percent, percent_bounds
-from ctxtune.reporting.study import metric_title
 from ctxtune.statistics import Interval, interquartile_interval, mean_ranks
 from ctxtune.statistics.intervals import Floats
 

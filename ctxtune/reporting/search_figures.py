@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ctxtune.reporting.study import metric_title
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.style import BLACK, BLUE, GREY, ORANGE, VERMILION, WIDTH, new_figure
 from ctxtune.reporting.sweep_data import SweepData, Trial
 

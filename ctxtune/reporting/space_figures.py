@@ -15,10 +15,10 @@ from matplotlib.patheffects import withStroke
 from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting.importance import Importances
 from ctxtune.reporting.numbers import setting
 from ctxtune.reporting.search_figures import MANY, scatter_trials
-from ctxtune.reporting.study import metric_title
 from ctxtune.reporting.style import BLACK, COLOUR_MAP, COLOURS, ORANGE, WIDTH, new_figure, only_rows_grid
 from ctxtune.reporting.sweep_data import Dimension, SweepData
 

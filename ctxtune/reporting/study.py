@@ -93,14 +93,6 @@ def device_of(study: Study) -> str:
     return "GPU" if used and gpus != "0" else "CPU core"
 
 
-def metric_title(metric: str) -> str:
-    """A metric's name as people write it: `validation/recall_at_1` is "validation Recall@1"."""
-    part, _, name = metric.rpartition("/")
-    titles = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
-    known = titles.get(name, f"Recall@{name.removeprefix('recall_at_')}" if name.startswith("recall_at_") else name)
-    return f"{part} {known}".strip()
-
-
 def score_names(runs: Iterable[TrackedRun], part: str) -> list[str]:
     """The scores that runs have of a part ("validation", "test"): Recall@K by K, then MAP@R and R-precision."""
     found = {name for run in runs for name in run.metrics if name.startswith(f"{part}/")}

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ctxtune.durations import duration
+from ctxtune.metric_names import metric_title
 from ctxtune.reporting import confirmation as confirming
 from ctxtune.reporting import search_figures, space_figures
 from ctxtune.reporting.ablation_tables import failures
@@ -16,7 +17,7 @@ from ctxtune.reporting.importance import FEWEST_TRIALS, MOST_TRIALS, Importances
 from ctxtune.reporting.numbers import MISSING, capital, counted, percent, percent_interval, price, setting
 from ctxtune.reporting.provenance import moment, provenance_section
 from ctxtune.reporting.published import published_scores
-from ctxtune.reporting.study import bill, device_of, hours, metric_title
+from ctxtune.reporting.study import bill, device_of, hours
 from ctxtune.reporting.sweep_data import START, Dimension, SweepData
 from ctxtune.tracking import TrackedRun, all_test_scorings
 
@@ -92,6 +93,11 @@ def _findings(data: SweepData, scores: list[confirming.Confirmed]) -> list[str]:
         sentences.append("The start point itself was chosen: there is no difference to test.")
     elif not scores:
         sentences.append("No confirmation is completed: nothing is known of the test classes.")
+    else:
+        sentences.append(
+            "The start has no test scores beside the chosen configuration's (not confirmed, the same configuration, or its "
+            "seeds failed): there is no difference to test."
+        )
     return sentences
 
 

@@ -8,12 +8,14 @@ from rich.text import Text
 
 from ctxtune.config import SearchSpace
 from ctxtune.durations import duration
+from ctxtune.metric_names import metric_title
 from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
+from ctxtune.tuning.confirmed import lost_sentences, seeds_words, judged_metric
 from ctxtune.tuning.costs import Spent
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.live import RunDisplay, show_point
-from ctxtune.tuning.outcome import Comparison, Outcome, changed_values, show
+from ctxtune.tuning.outcome import Outcome, changed_values, show
 from ctxtune.tuning.stages import START, best_trial
 
 
@@ -44,7 +46,7 @@ def sweep_display(console: Console, space: SearchSpace) -> RunDisplay:
 
 
 def _metric_of(space: SearchSpace, stage: str) -> str:
-    return "test/map_at_r" if stage == "confirmation" else space.search.objective.metric
+    return judged_metric(space) if stage == "confirmation" else space.search.objective.metric
 
 
 def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: dict[str, str]) -> None:
@@ -63,8 +65,10 @@ def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: 
     console.print(_configuration_table(space, result))
     console.print(_validation_table(space, result))
     if result.confirmed:
-        console.print(_test_table(space, result))
-        console.print(_verdict(result.confirmed), highlight=False)
+        console.print(_test_table(result))
+        console.print(_verdict(space, result), highlight=False)
+    for sentence in lost_sentences(result.lost):
+        console.print(sentence, style="yellow", highlight=False, markup=False)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)
 
@@ -118,41 +122,50 @@ def _mean(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.mean:.4f} (n={interval.count})"
 
 
-def _with_interval(interval: Interval | None, signed: bool = False) -> str:
+def _with_interval(interval: Interval | None, missing: str, *, signed: bool = False) -> str:
     if interval is None:
-        return "same"
+        return missing
     sign = "+" if signed else ""
     if math.isnan(interval.low):
         return f"{100 * interval.mean:{sign}.2f}"
     return f"{100 * interval.mean:{sign}.2f} ± {100 * interval.half_width:.2f}"
 
 
-def _test_table(space: SearchSpace, result: Outcome) -> Table:
-    seeds = result.confirmed[0].chosen.count
-    table = Table(
-        title=f"Test classes, percent: mean and 95 % t-interval over the same {seeds} fresh seeds", title_justify="left"
-    )
+def _test_table(result: Outcome) -> Table:
+    over = seeds_words(result.confirmed[0])
+    table = Table(title=f"Test classes, percent: mean and 95 % t-interval over {over}", title_justify="left")
+    missing = "same" if result.same else "-"
     for column in ("", "untrained", "start", "best", "best - start, paired"):
         table.add_column(column, justify="left" if not column else "right")
     for comparison in result.confirmed:
         table.add_row(
             comparison.metric.removeprefix("test/"),
             f"{100 * comparison.floor:.2f}",
-            _with_interval(comparison.start),
-            _with_interval(comparison.chosen),
-            _with_interval(comparison.difference, signed=True),
+            _with_interval(comparison.start, missing),
+            _with_interval(comparison.chosen, missing),
+            _with_interval(comparison.difference, missing, signed=True),
         )
     return table
 
 
-def _verdict(comparisons: tuple[Comparison, ...]) -> str:
-    difference = comparisons[-1].difference
-    if difference is None:
+def _verdict(space: SearchSpace, result: Outcome) -> str:
+    if result.same:
         return "The start configuration itself was chosen: the search found nothing better on validation."
-    if math.isnan(difference.low):
+    judged = next((each for each in result.confirmed if each.metric == judged_metric(space)), None)
+    if judged is None or judged.start is None:
+        return "The start has no test scores: nothing can be said about the difference."
+    if judged.verdict is None or judged.difference is None:
+        return "No seed came to its end with both configurations: nothing can be said about the difference."
+    if judged.difference.count < 2:
         return "One seed gives no interval: nothing can be said about the difference."
-    if difference.low > 0:
-        return "MAP@R: the best configuration is better than the start on the test classes (the interval excludes 0)."
-    if difference.high < 0:
-        return "MAP@R: the best configuration is WORSE than the start on the test classes (the interval excludes 0)."
-    return "MAP@R: no evidence of a difference to the start on the test classes (the interval holds 0)."
+    words = {
+        "better": "the best configuration is better than the start on the test classes (the interval excludes 0)",
+        "worse": "the best configuration is WORSE than the start on the test classes (the interval excludes 0)",
+        "no difference": "no difference to the start on the test classes in any seed",
+        "cannot be tested": "the difference to the start is the same in every seed and cannot be tested",
+    }
+    unclear = "no evidence of a difference to the start on the test classes (the interval holds 0)"
+    if judged.verdict.pairs_needed is not None and judged.verdict.judgement == "too few seeds to tell":
+        unclear += f"; {judged.verdict.words}"
+    title = metric_title(judged.metric.removeprefix("test/"))
+    return f"{title}: {words.get(judged.verdict.judgement, unclear)}."

@@ -10,21 +10,11 @@ import yaml
 from ctxtune.config import SearchSpace
 from ctxtune.config.paths import get_path
 from ctxtune.statistics import Interval, t_interval
+from ctxtune.tuning.confirmed import Comparison, LostRuns, comparisons, lost_runs, lost_sentences, seeds_words
 from ctxtune.tuning.costs import GPU_HOURS, MONEY, spent
 from ctxtune.tuning.journal import Journal, RunRecord
 from ctxtune.tuning.objectives import objective_values, pareto_front
 from ctxtune.tuning.stages import START, configuration, selection_scores, start_configuration
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A test score of the chosen configuration and of the start point over the same seeds, and their difference."""
-
-    metric: str
-    chosen: Interval
-    start: Interval | None
-    difference: Interval | None
-    floor: float
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,8 @@ class Outcome:
     Attributes:
         chosen: the arm that was confirmed; None where no trial finished.
         point: its searched values; ``start_point``: those of the start configuration.
-        states: number of trials by state.
+        same: chosen and start are one configuration.
+        states: number of trials by state; ``lost``: the runs of selection and confirmation that failed.
         epochs: trained in the search, and what all trials at full length would have taken.
         search_scores: the objective in the search for chosen and start (a pruned start: its last score).
         selection: the objective's mean in selection, by arm.
@@ -64,6 +55,8 @@ class Outcome:
     steps: dict[str, int]
     hours: float
     front: tuple[FrontPoint, ...] = ()
+    same: bool = False
+    lost: tuple[LostRuns, ...] = ()
     gpu_hours: float = 0.0
     money: float | None = None
 
@@ -85,10 +78,12 @@ def outcome(space: SearchSpace, journal: Journal) -> Outcome:
         epochs=(sum(run.epoch for run in trials), epochs * len(trials)),
         search_scores=_search_scores(space, trials, chosen),
         selection=_selection(space, journal, start_trial.hash()),
-        confirmed=tuple(_comparisons(space, journal, chosen, same)) if chosen else (),
+        confirmed=comparisons(space, journal, chosen, same=same) if chosen else (),
         steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in journal.completed("confirmation")},
         hours=sum(run.seconds for run in journal.runs.values()) / 3600,
         front=_front(space, journal),
+        same=same,
+        lost=lost_runs(journal),
         gpu_hours=cost.gpu_hours,
         money=cost.money,
     )
@@ -189,35 +184,6 @@ def _selection(space: SearchSpace, journal: Journal, start_hash: str) -> dict[st
     return means
 
 
-def _comparisons(space: SearchSpace, journal: Journal, chosen: str, same: bool) -> list[Comparison]:
-    by_arm: dict[str, dict[int, RunRecord]] = {}
-    for run in journal.completed("confirmation"):
-        by_arm.setdefault(run.spec["arm"], {})[run.spec["seed_index"]] = run
-    ours, start = by_arm.get(chosen, {}), by_arm.get(START, {})
-    if same and chosen != START:
-        start = {}
-    paired = sorted(ours.keys() & start.keys())
-    comparisons = []
-    for name in [*(f"recall_at_{k}" for k in space.trial.evaluation.recall_at), "map_at_r"]:
-        metric = f"test/{name}"
-        scores = {seed: run.last(metric) for seed, run in ours.items() if run.last(metric) is not None}
-        if not scores:
-            continue
-        theirs = [value for run in start.values() if (value := run.last(metric)) is not None]
-        differences = [(scores[seed] or 0.0) - (start[seed].last(metric) or 0.0) for seed in paired if seed in scores]
-        floors = [value for run in ours.values() if (value := run.last(f"floor/{name}")) is not None]
-        comparisons.append(
-            Comparison(
-                metric,
-                t_interval([value for value in scores.values() if value is not None]),
-                t_interval(theirs) if theirs and chosen != START else None,
-                t_interval(differences) if differences and chosen != START else None,
-                sum(floors) / len(floors) if floors else float("nan"),
-            )
-        )
-    return comparisons
-
-
 def markdown(space: SearchSpace, result: Outcome) -> str:
     """The outcome as Markdown, for the page of the sweep's run in MLflow."""
     lines = [f"**Best configuration: {result.chosen}**", "", "| | start | best |", "|---|---|---|"]
@@ -230,12 +196,14 @@ def markdown(space: SearchSpace, result: Outcome) -> str:
         lines += [f"| trial | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         lines += [f"| {point.trial} | {' | '.join(map(show, point.values.values()))} |" for point in result.front]
     if result.confirmed:
-        seeds = result.confirmed[0].chosen.count
-        lines += ["", f"Test classes, percent, mean and 95 % t-interval over the same {seeds} fresh seeds:", ""]
+        over = seeds_words(result.confirmed[0])
+        lines += ["", f"Test classes, percent, mean and 95 % t-interval over {over}:", ""]
         lines += ["| | untrained | start | best | best - start |", "|---|---|---|---|---|"]
     for comparison in result.confirmed:
         cells = [comparison.start, comparison.chosen, comparison.difference]
-        texts = [f"{100 * cell.mean:.2f} ± {100 * cell.half_width:.2f}" if cell else "same" for cell in cells]
+        missing = "same" if result.same else "-"
+        texts = [f"{100 * cell.mean:.2f} ± {100 * cell.half_width:.2f}" if cell else missing for cell in cells]
         name = comparison.metric.removeprefix("test/")
         lines.append(f"| {name} | {100 * comparison.floor:.2f} | {' | '.join(texts)} |")
+    lines += ["", *(f"- {sentence}" for sentence in lost_sentences(result.lost))] if result.lost else []
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from ctxtune.models.exported import load_exported
 from ctxtune.terminal import run_command
 from ctxtune.tracking import all_test_scorings
 from ctxtune.training import load_checkpoint, save_checkpoint
+from ctxtune.training.precision import allow_tf32
 from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.specs import RunSpec
 
@@ -140,6 +141,21 @@ def test_test_classes_are_scored_only_on_demand_and_said_to_be(run, run_folder):
     with pytest.warns(UserWarning, match="test classes were scored by hand; this is not in the ledger"):
         found = json.loads(run(run_folder, "--part", "test", "--json", "--recall-at", 1))
     assert found["runs"][0]["queries"] == len(load("glyphs", image_size=32).test)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_products_are_taken_in_the_numbers_that_the_configuration_allows(run, run_folder, allowed):
+    def tf32() -> bool:
+        matmul = torch.backends.cuda.matmul
+        return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+    before = tf32()
+    try:
+        allow_tf32(not allowed)
+        run(run_folder, *FOLD, "--json", "--set", f"trial.tf32={str(allowed).lower()}")
+        assert tf32() == allowed
+    finally:
+        allow_tf32(before)
 
 
 def test_a_checkpoint_with_several_folds_scores_each_on_its_own(run, run_folder, tmp_path):

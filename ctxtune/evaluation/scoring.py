@@ -16,7 +16,7 @@ from ctxtune.models.preprocessing import Preprocessing
 from ctxtune.retrieval import RetrievalScores, score
 from ctxtune.training.embedding import embed
 from ctxtune.training.health import check_embeddings
-from ctxtune.training.precision import resolve_precision
+from ctxtune.training.precision import allow_tf32, resolve_precision
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def _parts(checkpoint: Checkpoint, benchmark: Benchmark, part: str, fold: int | 
 def _embed(
     trial: TrialSettings, model: EmbeddingModel, part: Part, device: torch.device, epoch: int
 ) -> tuple[Part, torch.Tensor]:
-    """The images of a part that can be read, and their embeddings."""
+    """The images of a part that can be read, and their embeddings, in the numbers that training's evaluations took."""
+    allow_tf32(trial.tf32)
     images = EvaluationImages(part, trial.image, device=device)
     try:
         embeddings, kept = embed(

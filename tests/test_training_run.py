@@ -85,6 +85,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(parts):
     assert not all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(other).values(), strict=True))
 
 
+def test_a_run_on_the_cpu_leaves_cuda_alone(parts, monkeypatch):
+    # As on a machine with a GPU: here any call that starts CUDA is an error.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    started = torch.cuda.is_initialized()
+    run_of(parts).close()
+    assert torch.cuda.is_initialized() == started
+
+
 class Cut(Exception):
     """Stands for whatever ends a process."""
 

@@ -72,7 +72,7 @@ class Run:
         self.epoch = self.steps = 0
         self._interval = Interval()
         self._cache_dir = cache_dir
-        _seed_everything(seed, trial)
+        _seed_everything(seed, trial, self.device)
         self.model = self._build_model(load_pretrained)
         classes, labels = np.unique(parts.fit.labels, return_inverse=True)
         self._labels = torch.from_numpy(labels.astype(np.int64))
@@ -350,11 +350,11 @@ def _probe(fit: Part, seed: int) -> Part:
     return fit.select(np.flatnonzero(np.isin(fit.labels, classes[taken])), "train_probe")
 
 
-def _seed_everything(seed: int, trial: TrialSettings) -> None:
+def _seed_everything(seed: int, trial: TrialSettings, device: torch.device) -> None:
     """Also what a reused process still holds from the run before it: the switches and the CUDA peak."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     torch.use_deterministic_algorithms(trial.deterministic, warn_only=True)
-    if torch.cuda.is_available():
-        allow_tf32(trial.tf32)
-        torch.cuda.reset_peak_memory_stats()
+    allow_tf32(trial.tf32)
+    if device.type == "cuda":  # and only then: asking would start CUDA, hundreds of MiB for a run on the CPU
+        torch.cuda.reset_peak_memory_stats(device)

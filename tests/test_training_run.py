@@ -1,5 +1,7 @@
 """One run through its public interface: it learns, it repeats itself bit by bit, it goes on where it was cut off."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,21 @@ def test_a_run_on_the_cpu_leaves_cuda_alone(parts, monkeypatch):
     started = torch.cuda.is_initialized()
     run_of(parts).close()
     assert torch.cuda.is_initialized() == started
+
+
+@pytest.mark.parametrize("given, expected", [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_deterministic_runs_ask_cublas_for_results_that_repeat(parts, monkeypatch, given, expected):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "")
+    if given is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    run_of(parts).close()
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
+    try:
+        run_of(parts, with_values(TRIAL, {"deterministic": True})).close()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 class Cut(Exception):

@@ -1,6 +1,7 @@
 """One run, from initial weights to the score of the last epoch."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ from ctxtune.training.world import SharedTrainingImages, World
 
 TRAIN_PROBE_IMAGES = 2000
 """Most images that train-class Recall@1 is taken over; whole classes, the first ones in a seeded order."""
+CUBLAS_WORKSPACE = ":4096:8"
+"""Eight buffers of 4 MiB: with a workspace set so cuBLAS's results repeat (its manual, "Results reproducibility")."""
 
 
 class Run:
@@ -355,6 +358,8 @@ def _seed_everything(seed: int, trial: TrialSettings, device: torch.device) -> N
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     torch.use_deterministic_algorithms(trial.deterministic, warn_only=True)
+    if trial.deterministic:  # cuBLAS reads it at a process's first product on a GPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
     allow_tf32(trial.tf32)
     if device.type == "cuda":  # and only then: asking would start CUDA, hundreds of MiB for a run on the CPU
         torch.cuda.reset_peak_memory_stats(device)

@@ -11,7 +11,7 @@ from ctxtune.durations import duration
 from ctxtune.metric_names import metric_title
 from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
-from ctxtune.tuning.confirmed import lost_sentences, seeds_words, judged_metric
+from ctxtune.tuning.confirmed import judged_metric, lost_sentences, seeds_words
 from ctxtune.tuning.costs import Spent
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.live import RunDisplay, show_point

@@ -21,6 +21,7 @@ from ctxtune.errors import ConfigError
         ("search.max_concurrent=some", "search.max_concurrent: expected 'auto' or a whole number; found 'some'"),
         ("select=4", "select: expected a block of keys; found 4"),
         ("search.space.loss.k={int: [1]}", "search.space.loss.k: int takes [low, high]"),
+        ("trial.loss.kk=8", "--set trial.loss.kk=8: trial.loss.kk: unknown option of loss contextual: 'kk'"),
     ],
 )
 def test_wrong_values(repository, override, words):
@@ -28,7 +29,7 @@ def test_wrong_values(repository, override, words):
         load_search_space(repository / "search_spaces/quickstart.yaml", [override])
     said = str(caught.value)
     assert words in said and len(said.splitlines()) == 1
-    assert "Input should" not in said and "Value error" not in said
+    assert "Input should" not in said and "Value error" not in said and "found None" not in said
 
 
 def test_a_missing_file_is_told_before_anything_slow_is_imported(repository, tmp_path):

@@ -236,11 +236,9 @@ def _resolved(ablation: Ablation, arm: str, name: str, settings: Mapping[str, An
         return with_values(ablation.trial, settings)
     except ValidationError as error:
         problems = [problem for problem in error.errors() if problem["loc"] == error.errors()[0]["loc"]]
-        location, words = ".".join(map(str, problems[0]["loc"])), problems[0]["msg"]
-        if problems[0]["type"] != "loss_option":  # that is in words already
-            words = in_words(problems)
+        location = ".".join(map(str, problems[0]["loc"]))
         place = _cause(ablation, arm, settings, location)
-        raise ArmError(place, f"arm {name} cannot be run: {location}: {words}") from None
+        raise ArmError(place, f"arm {name} cannot be run: {location}: {in_words(problems)}") from None
 
 
 def _check_path(ablation: Ablation, arm: str, path: str, settings: Mapping[str, Any]) -> None:

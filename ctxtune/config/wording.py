@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctxtune.settings import REFUSED
+
 _EXPECTED = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
@@ -40,7 +42,7 @@ def in_words(problems: Sequence[Mapping[str, Any]]) -> str:
     ...           {"type": "int_parsing", "msg": "", "input": "some"}])
     "expected 'auto' or a whole number; found 'some'"
     """
-    told = [problem for problem in problems if problem["type"] == "value_error"]
+    told = [problem for problem in problems if problem["type"] in ("value_error", REFUSED)]
     if told:
         return str(told[0]["msg"]).removeprefix("Value error, ")
     expected = list(dict.fromkeys(filter(None, map(_expected, problems))))

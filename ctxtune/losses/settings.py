@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import ConfigDict, Field, model_validator
 
 from ctxtune.losses.catalogue import LossEntry, loss_entry
 from ctxtune.losses.choices import ContextualTermSettings, MemorySettings
 from ctxtune.losses.miners import MINERS
 from ctxtune.losses.naming import unknown
-from ctxtune.settings import Settings
+from ctxtune.settings import Settings, refuse
 
 
 class RegularizerSettings(Settings):
@@ -44,7 +43,7 @@ class MinerSettings(_Resolved):
             return data
         name = str(data.get("name"))
         if name not in MINERS:
-            _refuse(cls, "name", unknown("miner", name, MINERS))
+            refuse(cls, ("name",), unknown("miner", name, MINERS))
         given = {key: value for key, value in data.items() if key != "name"}
         return {"name": name, **_validated(cls, MINERS[name].options, given, f"miner {name}")}
 
@@ -72,7 +71,7 @@ class LossSettings(_Resolved):
         try:
             entry = loss_entry(name)
         except ValueError as error:
-            _refuse(cls, "name", str(error))
+            refuse(cls, ("name",), str(error))
         common.setdefault("miner", entry.miner)
         _check_combination(cls, name, entry, common)
         return {"name": name, **_validated(cls, entry.options, given, f"loss {name}", tuple(common)), **common}
@@ -80,9 +79,9 @@ class LossSettings(_Resolved):
 
 def _check_combination(cls: type[Settings], name: str, entry: LossEntry, common: Mapping[str, Any]) -> None:
     if common["miner"] is not None and not entry.takes_miner:
-        _refuse(cls, "miner", f"loss {name} ranks whole batches and takes no miner")
+        refuse(cls, ("miner",), f"loss {name} ranks whole batches and takes no miner")
     if common.get("contextual") is not None and name == "contextual":
-        _refuse(cls, "contextual", "loss contextual has the contextual term already: set contextual_weight")
+        refuse(cls, ("contextual",), "loss contextual has the contextual term already: set contextual_weight")
 
 
 def _validated(
@@ -94,10 +93,5 @@ def _validated(
     wrong = [key for key in given if key not in allowed and not open_ended]
     if wrong:
         choices = [*allowed, *others]
-        _refuse(cls, wrong[0], unknown(f"option of {owner}", wrong[0], choices))
+        refuse(cls, (wrong[0],), unknown(f"option of {owner}", wrong[0], choices))
     return options.model_validate(dict(given)).model_dump()
-
-
-def _refuse(cls: type[Settings], key: str, message: str) -> None:
-    error = PydanticCustomError("loss_option", "{message}", {"message": message})
-    raise ValidationError.from_exception_data(cls.__name__, [InitErrorDetails(type=error, loc=(key,), input=None)])

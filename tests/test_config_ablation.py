@@ -128,6 +128,10 @@ def test_with_one_arm_every_level_is_compared_with_that_of_the_trial(file):
         (["design=leave_one_out"], ["'full'", "name this component"]),
         (["factors=null", "design=one_factor_at_a_time"], ["there are none"]),
         (["compare.metric=test/map_at_r"], ["compare", "validation"]),
+        (
+            ["compare.metric=validation/recall_at_3"],
+            ["compare.metric: recall_at_3 is not among trial.evaluation.recall_at [1, 2, 4, 8]"],
+        ),
         (["sedes=3"], ["sedes", 'did you mean "seeds"']),
         (["seeds=0"], ["seeds", "found 0"]),
         (["variants.a'b={loss.k: 3}"], ["cannot name a variant"]),

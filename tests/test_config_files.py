@@ -28,6 +28,9 @@ search:
 """
 
 
+TWO = ["search.objective=[{metric: validation/map_at_r}, {metric: time/seconds}]", "search.scheduler.name=none"]
+
+
 @pytest.fixture
 def write(tmp_path: Path):
     def write_text(text: str) -> Path:
@@ -138,6 +141,14 @@ def test_the_hash_follows_the_configuration_and_not_where_the_data_lies(write):
         (["search.sampler.name=cma-es"], "cma-es cannot search the choices"),
         (["search.space.schedule.epochs={int: [3, 9]}"], "different length"),
         (["search.objective.metric=test/map_at_r"], "test scores are for confirmation only"),
+        (
+            ["search.objective.metric=validation/recall_at_3"],
+            "search.objective.metric: recall_at_3 is not among trial.evaluation.recall_at [1, 2, 4, 8]",
+        ),
+        ([*TWO, "search.objective.1.metric=validation/recall_at_3"], "search.objective.1.metric: recall_at_3 is not"),
+        ([*TWO, "search.objective.1.metric=cost/money"], "search.objective.1.metric: cost/money needs resources.price"),
+        ([*TWO, "search.objective.1.metric=cost/gpu_hours", "resources.gpus=0"], "metric: cost/gpu_hours: no run gets"),
+        ([*TWO, "search.objective.1.metric=model.embeding_dim"], 'did you mean "model.embedding_dim"?'),
         (["confirm.seeds=1"], "confirm.seeds"),
     ],
 )

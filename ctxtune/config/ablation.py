@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from ctxtune.config.expressions import parse
+from ctxtune.config.objectives import check_measured
 from ctxtune.config.paths import did_you_mean
 from ctxtune.config.search import Dimension, ObjectiveSettings, TrialFile
 from ctxtune.settings import Settings
@@ -174,6 +175,7 @@ class Ablation(TrialFile):
             _check_components(self.variants)
         if len(self.variants) == 1 and not self.factors and self.design != "leave_one_out":
             raise ValueError("one variant and no factors: there is nothing to compare; write a second variant")
+        check_measured(type(self), ("compare",), [self.compare.metric], self.trial)
         _check_tuning(self)
         return self
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from ctxtune.config.expressions import Expression, parse
-from ctxtune.config.paths import get_path
+from ctxtune.config.objectives import check_measured
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data.settings import ValidationSettings
 from ctxtune.redaction import redact
@@ -351,16 +351,15 @@ class SearchSpace(TrialFile):
 
     @model_validator(mode="after")
     def _objectives(self) -> "SearchSpace":
-        tree = self.trial.tree()
-        for objective in self.search.objective.beside:
-            if "/" in objective.metric or objective.metric in self.search.space:
-                continue
-            try:
-                value = get_path(tree, objective.metric)
-            except KeyError:
-                value = None
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"search.objective: the trial has no number at {objective.metric}; found {value!r}")
+        check_measured(
+            type(self),
+            ("search", "objective"),
+            [objective.metric for objective in self.search.objective.all],
+            self.trial,
+            searched=self.search.space,
+            gpus=self.resources.gpus,
+            price=self.resources.price_per_gpu_hour,
+        )
         return self
 
     @model_validator(mode="after")

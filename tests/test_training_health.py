@@ -62,6 +62,38 @@ def test_memory_errors_name_the_setting_and_what_to_change():
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDNN_BACKEND_OPERATION: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_memory_errors_without_a_class_of_their_own_are_known_by_their_text(said):
+    with (
+        pytest.raises(RunFailed, match=r"sampler\.batch_size 32") as caught,
+        memory_errors_named("sampler.batch_size", 32),
+    ):
+        raise RuntimeError(said)
+    assert caught.value.reason == "out_of_memory" and said.splitlines()[0] in str(caught.value)
+
+
+def test_other_errors_of_the_device_are_left_alone():
+    with pytest.raises(RuntimeError, match="illegal") as caught, memory_errors_named("sampler.batch_size", 32):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert not isinstance(caught.value, RunFailed)
+
+
+def test_a_model_too_large_for_the_memory_ends_the_run_with_its_reason(parts):
+    # More than any machine's address space: real memory is not touched.
+    with pytest.raises(RunFailed, match=r"model\.backbone small_conv; take a smaller one, or more") as caught:
+        run_of(parts, trial_of(model__embedding_dim=2**40))
+    assert caught.value.reason == "out_of_memory"
+
+
 def test_collapse_is_seen_whatever_the_length_of_the_embeddings():
     direction = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(RunFailed, match="same way"):

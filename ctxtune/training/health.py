@@ -10,8 +10,11 @@ from ctxtune.errors import RunFailed
 
 CHECK_EVERY = 50
 """Steps between two reads of the flag: reading it waits for the device."""
-CPU_ALLOCATOR = "DefaultCPUAllocator"
-"""Torch has no class of error for the CPU's memory: a plain RuntimeError names its allocator."""
+MEMORY_ERRORS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""In the text of a plain RuntimeError: torch's allocator for the CPU, the CUDA driver, and status codes of cuBLAS, cuDNN
+and the like, which allocate past torch. `torch.OutOfMemoryError` is that of torch's own allocator on a GPU only."""
+SMALLER_STEPS = "take a smaller one, optimizer.micro_batch, a smaller image.train_crop"
+SMALLER_MODEL = "take a smaller one"
 SMALLEST_SCALE = 1.0
 """A loss scale below this means that gradients overflow whatever is done."""
 
@@ -58,22 +61,22 @@ def check_embeddings(embeddings: Tensor, epoch: int) -> None:
 
 
 @contextmanager
-def memory_errors_named(setting: str, batch_size: int) -> Iterator[None]:
+def memory_errors_named(setting: str, value: object, remedy: str = SMALLER_STEPS) -> Iterator[None]:
     """Turn memory errors inside, of a GPU or of the machine, into a `RunFailed` that says which setting to change."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(error, setting, batch_size) from None
+        raise _out_of_memory(error, setting, value, remedy) from None
     except RuntimeError as error:
-        if CPU_ALLOCATOR not in str(error):
+        if not any(words in str(error) for words in MEMORY_ERRORS):
             raise
-        raise _out_of_memory(error, setting, batch_size) from None
+        raise _out_of_memory(error, setting, value, remedy) from None
 
 
-def _out_of_memory(error: BaseException, setting: str, batch_size: int) -> RunFailed:
+def _out_of_memory(error: BaseException, setting: str, value: object, remedy: str) -> RunFailed:
     details = str(error).strip().splitlines()
     return RunFailed(
         "out_of_memory",
-        f"the device ran out of memory with {setting} {batch_size}; take a smaller one, optimizer.micro_batch, a "
-        f"smaller image.train_crop, or more GPU per trial (resources.gpus). {details[0] if details else ''}".rstrip(),
+        f"the device ran out of memory with {setting} {value}; {remedy}, or more GPU per trial (resources.gpus). "
+        f"{details[0] if details else ''}".rstrip(),
     )

@@ -21,7 +21,7 @@ from ctxtune.retrieval import RetrievalScores
 from ctxtune.training.averaging import AveragedModel
 from ctxtune.training.by_class import ClassSums
 from ctxtune.training.evaluating import Evaluator
-from ctxtune.training.health import CHECK_EVERY, check_scale, memory_errors_named
+from ctxtune.training.health import CHECK_EVERY, SMALLER_MODEL, check_scale, memory_errors_named
 from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from ctxtune.training.parts import RunParts, scaled_sampler
 from ctxtune.training.precision import allow_tf32, gradient_scaler, resolve_precision
@@ -53,6 +53,7 @@ class Run:
     Raises:
         ConfigError: the settings do not go together, or the pretrained weights cannot be had.
         DataError: the images cannot be had.
+        RunFailed: the device's memory does not suffice for the model.
     """
 
     def __init__(
@@ -75,24 +76,25 @@ class Run:
         self.epoch = self.steps = 0
         self._interval = Interval()
         self._cache_dir = cache_dir
-        _seed_everything(seed, trial, self.device)
-        self.model = self._build_model(load_pretrained)
-        classes, labels = np.unique(parts.fit.labels, return_inverse=True)
-        self._labels = torch.from_numpy(labels.astype(np.int64))
-        self.loss = self._build_loss(len(classes))
-        self.averaged = None if trial.optimizer.ema is None else AveragedModel(self.model, trial.optimizer.ema)
-        self.optimizer = build_optimizer(trial.optimizer, self.model, self.loss)
-        self.scaler = gradient_scaler(self.precision, self.device)
-        self.step = TrainingStep(
-            trial,
-            self.model,
-            self.loss,
-            self.optimizer,
-            self.scaler,
-            precision=self.precision,
-            device=self.device,
-            world=self.world,
-        )
+        with memory_errors_named("model.backbone", trial.model.backbone, SMALLER_MODEL):
+            _seed_everything(seed, trial, self.device)
+            self.model = self._build_model(load_pretrained)
+            classes, labels = np.unique(parts.fit.labels, return_inverse=True)
+            self._labels = torch.from_numpy(labels.astype(np.int64))
+            self.loss = self._build_loss(len(classes))
+            self.averaged = None if trial.optimizer.ema is None else AveragedModel(self.model, trial.optimizer.ema)
+            self.optimizer = build_optimizer(trial.optimizer, self.model, self.loss)
+            self.scaler = gradient_scaler(self.precision, self.device)
+            self.step = TrainingStep(
+                trial,
+                self.model,
+                self.loss,
+                self.optimizer,
+                self.scaler,
+                precision=self.precision,
+                device=self.device,
+                world=self.world,
+            )
         self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
         self._images = self._open_images()
         self._evaluator = Evaluator(

@@ -36,6 +36,8 @@ class FakeAblation:
     noise: float = 0.004
     failed: Sequence[tuple[str, int]] = ()
     finished_seeds: int | None = None
+    finished_folds: Sequence[str] | None = None
+    folds_told: bool = True
     classes_kept: bool = True
 
     def cells(self) -> list[dict[str, Any]]:
@@ -60,7 +62,8 @@ class FakeAblation:
         ]
         return {
             "name": self.name, "metric": self.metric, "mode": "max", "correction": "holm", "reference": cells[0]["cell"],
-            "design": "grid", "seeds": self.seeds, "repeats": self.repeats, "confirmatory": self.metric.startswith("test/"),
+            "design": "grid", "seeds": self.seeds, "repeats": self.repeats,
+            **({"folds": list(self.folds)} if self.folds_told else {}), "confirmatory": self.metric.startswith("test/"),
             "tuning": self.tuning, "tuned_for": self.tuned_for, "dataset": self.dataset,
             "factors": {name: list(levels) for name, levels in self.factors.items()}, "variants": list(self.variants),
             "cells": cells, "contrasts": contrasts,
@@ -84,7 +87,8 @@ class FakeAblation:
             if self.tuning == "each":
                 self._search(tracker, str(cell["cell"]))
             for repeat, seed, fold in product(range(self.repeats), range(self.seeds), self.folds):
-                if self.finished_seeds is None or seed < self.finished_seeds:
+                begun = self.finished_folds is None or fold in self.finished_folds
+                if begun and (self.finished_seeds is None or seed < self.finished_seeds):
                     self._run(tracker, cell, repeat, seed, fold)
         if self.finished_seeds is None:
             tracker.end_run("ablation", "completed")

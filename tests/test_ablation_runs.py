@@ -138,6 +138,9 @@ def test_scores_are_means_over_folds_and_contrasts_are_paired_by_seed(quickstart
     assert summary_of(result)["cells"]["full"]["mean"] == pytest.approx(np.mean(means["full"]))
     assert result.hours == pytest.approx(3 * 4 * 2 * 36 / 3600)
     assert design_of(ablation)["tuned_for"] == "full"
+    assert design_of(ablation)["folds"] == ["0", "2"]
+    assert {run.spec["tags"]["fold"] for run in journal.stage("cell")} == {"0", "2"}
+    assert design_of(quickstart("confirmatory=true"))["folds"] == [""]
 
 
 def test_a_contrast_without_pairs_counts_in_the_correction(quickstart, journal):

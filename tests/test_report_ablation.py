@@ -14,7 +14,11 @@ from report_support import FakeAblation
 from scipy import stats
 
 from ctxtune.errors import TrackingError
+from ctxtune.reporting.ablation_data import read_ablation
 from ctxtune.reporting.ablation_figures import band
+from ctxtune.reporting.ablation_report import ablation_document
+from ctxtune.reporting.contrasts import judge_contrasts
+from ctxtune.reporting.study import read_study
 from ctxtune.reporting.style import look, new_figure
 from ctxtune.reporting.writing import write_report
 from ctxtune.statistics import t_interval
@@ -202,6 +206,28 @@ def test_while_it_runs_what_is_unfinished_counts_in_the_correction(tmp_path: Pat
     files = write_report(ablation.write(tmp_path), "ablation", tmp_path / "report", store=False)
     assert "3 of 15 runs completed (still running)" in files.markdown.read_text()
     assert [row["verdict"] for row in table(files.folder, "contrasts")] == ["too few seeds to tell"] * 2
+
+
+def test_a_seed_is_whole_when_all_folds_of_the_design_are_there(tmp_path: Path) -> None:
+    def write(name: str, uri: str | None = None, **options) -> str:
+        arms = {"full": 0.5, "a": 0.6}
+        ablation = FakeAblation(
+            lambda variant, levels: arms[variant], list(arms), name=name, seeds=3, folds=("0", "1"), classes_kept=False,
+            **options,
+        )  # fmt: skip
+        return ablation.write(tmp_path, uri)
+
+    uri = write("first fold", finished_folds=("0",))
+    running = read_ablation(read_study(uri, "first fold"))
+    assert running.scores("a", "validation/map_at_r") == {}
+    assert [each.words for each in judge_contrasts(running)] == ["not finished yet"]
+    document = ablation_document(running)
+    assert document.subtitle.startswith("6 of 12 runs completed")
+    assert any("Nothing is finished yet" in str(item) for section in document.sections for item in section.items)
+    write("older", uri, finished_folds=("0",), folds_told=False)  # what is seen is all that is known
+    assert len(read_ablation(read_study(uri, "older")).scores("a", "validation/map_at_r")) == 3
+    write("whole", uri)
+    assert [each.words for each in judge_contrasts(read_ablation(read_study(uri, "whole")))] == ["better"]
 
 
 def test_nothing_finished_and_nothing_started(tmp_path: Path) -> None:

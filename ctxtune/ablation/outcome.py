@@ -90,6 +90,7 @@ def design_of(ablation: Ablation) -> dict[str, Any]:
         "design": ablation.design,
         "seeds": ablation.seeds,
         "repeats": repeats_of(ablation),
+        "folds": ["" if fold is None else str(fold) for fold in folds_of(ablation)],
         "confirmatory": ablation.confirmatory,
         "tuning": "each" if ablation.tune_each else "none",
         "tuned_for": None if ablation.tune_each else reference,

@@ -44,7 +44,11 @@ class Contrast(_Plain):
 
 
 class Design(_Plain):
-    """`design.json` of an ablation's parent run."""
+    """`design.json` of an ablation's parent run.
+
+    Attributes:
+        folds: that every seed is scored on, as in the runs' tag; None in those that were written without.
+    """
 
     name: str
     metric: str
@@ -53,6 +57,7 @@ class Design(_Plain):
     design: str = "grid"
     seeds: int
     repeats: int = 1
+    folds: list[str] | None = None
     confirmatory: bool = False
     tuning: Literal["each", "none"] = "none"
     tuned_for: str | None = None
@@ -92,7 +97,9 @@ class AblationData:
 
     @cached_property
     def folds(self) -> list[str]:
-        """The folds that seeds are scored on."""
+        """The folds that seeds are scored on; those seen so far where the design does not say."""
+        if self.design.folds:
+            return self.design.folds
         return sorted({run.tags.get("fold", "") for run in self.runs}) or [""]
 
     @cached_property
@@ -106,7 +113,11 @@ class AblationData:
                 seeds.setdefault(int(run.tags.get("seed_index") or 0), {})[run.tags.get("fold", "")] = run
         found: dict[str, dict[Unit, list[TrackedRun]]] = {cell: {} for cell in self.cells}
         for (cell, repeat), seeds in grouped.items():
-            whole = {index: list(folds.values()) for index, folds in seeds.items() if len(folds) == len(self.folds)}
+            whole = {
+                index: [folds[fold] for fold in self.folds]
+                for index, folds in seeds.items()
+                if all(fold in folds for fold in self.folds)
+            }
             if cell not in found:
                 continue
             if self.design.repeats == 1:

@@ -80,6 +80,11 @@ class AblationData:
         """The cells by name, in the file's order."""
         return {cell.cell: cell for cell in self.design.cells}
 
+    @cached_property
+    def references(self) -> frozenset[str]:
+        """The cells that others are compared with."""
+        return frozenset(contrast.against for contrast in self.design.contrasts) or frozenset([self.design.reference])
+
     @property
     def replication(self) -> str:
         """What a replication is: "seed" or "repeat"."""

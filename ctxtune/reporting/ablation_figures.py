@@ -88,7 +88,7 @@ def arms(data: AblationData, cells: Sequence[str]) -> Figure:
         values = 100 * np.array(list(data.scores(cell, data.design.metric).values()))
         interval = t_interval(values)
         axes.plot(values, np.full(len(values), place), "|", color=GREY, markersize=8)
-        colour = BLUE if cell == data.design.reference else "#3d444d"
+        colour = BLUE if cell in data.references else "#3d444d"
         if len(values) > 2:
             axes.plot([interval.low, interval.high], [place] * 2, color=colour)
             ends += [interval.low, interval.high]

@@ -67,8 +67,8 @@ def _facts(data: AblationData) -> dict[str, str]:
         "design": _DESIGNS.get(design.design, design.design),
         "arms": str(len(design.cells)),
         "seeds": str(design.seeds) + (f" × {design.repeats} repeats" if design.repeats > 1 else ""),
-        "tuning": "each arm, same budget" if design.tuning == "each" else "none",
-        f"cost ({device}s)": duration(hours(data.study.runs)),
+        "tuning": "each arm, same budget" if design.tuning == "each" else "none here",
+        f"time of one {device}": duration(hours(data.study.runs)),
         **{title: price(value) for title, value in bill(data.study.runs).items()},
     }
 
@@ -84,14 +84,15 @@ def _findings(data: AblationData, contrasts: Sequence[JudgedContrast]) -> list[s
                 f"{each.contrast.cell} is {each.words} than {each.contrast.against}: {size} points of {title}."
             )
     rest = Counter(
-        each.verdict.judgement if each.verdict else "not finished yet"
+        each.verdict.judgement if each.verdict else "interim, not judged yet" if each.difference else "not finished yet"
         for each in contrasts
         if each.words not in ("better", "worse")
     )
     if rest:
-        listed = "; ".join(f"{words}: {count}" for words, count in rest.items())
-        sentences.append(f"{'Of the other' if sentences else 'Of'} {counted(rest.total(), 'contrast')}: {listed}.")
-    conditions = sorted({each.condition for each in contrasts if each.condition})
+        listed = "; ".join(f"{words}: {count}" for words, count in rest.items()) if len(rest) > 1 else next(iter(rest))
+        many = counted(rest.total(), "contrast") if rest.total() > 1 else "contrast"
+        sentences.append(f"{'The other' if sentences else 'The'} {many}: {listed}.")
+    conditions = sorted({each.condition for each in contrasts if each.condition and each.verdict})
     if conditions:
         sentences.append(f"All of it {'; '.join(conditions)}.")
     if data.design.confirmatory:
@@ -106,7 +107,7 @@ def _contrast_section(data: AblationData, contrasts: Sequence[JudgedContrast]) -
         thick = " The grey bar resamples seeds and classes: what to expect on other classes." if classes else ""
         caption = (
             f"Paired differences to the reference: mean with 95 % t-interval (▲ better, ▼ worse, ● neither after Holm's "
-            f"correction); ticks are single {data.replication}s.{thick}"
+            f"correction, which the intervals do not have); ticks are single {data.replication}s.{thick}"
         )
         items.append(Picture("forest", caption, lambda: figures.forest(data, contrasts)))
     return Section("Differences to the reference", items)
@@ -127,8 +128,8 @@ def _factor_sections(data: AblationData, contrasts: Sequence[JudgedContrast]) ->
         if not series:
             continue
         caption = (
-            f"Score over {factor}, and the difference to the reference at the same level; bands are 95 % t-intervals of "
-            "each point (not corrected)."
+            f"Score over {factor}{', and the difference to the reference at the same level' if len(series) > 1 else ''}; bands "
+            "are 95 % t-intervals of each point (not corrected)."
         )
 
         def draw(factor: str = factor, series: dict[str, dict[int, str]] = series) -> figures.Figure:
@@ -207,19 +208,19 @@ def method_paragraphs(data: AblationData) -> list[str]:
     else:
         paragraphs.append(
             "A replication is a seed: intervals say how results vary with the seed, given one tuning run. What another "
-            "tuning run would have found is not in them; `tune_each.repeats` in the ablation's file measures that."
+            "tuning run would have found is not in them; tune_each.repeats in the ablation's file measures that."
         )
     paragraphs += [
-        f"p: two-sided paired t-test. Holm's correction is over all contrasts of the file at {LEVEL}; contrasts that are "
-        "not finished count. The Wilcoxon signed-rank test is shown only where its smallest possible p-value can reach "
-        "the corrected level. Effect g: mean over standard deviation of the paired differences (d_z) with Hedges' "
-        "correction for few pairs.",
+        f"p: two-sided paired t-test. Holm's correction is over all contrasts of the file at {LEVEL}; contrasts that are not "
+        "finished count, and none is judged before all its replications are there. The Wilcoxon signed-rank test is shown "
+        "only where its smallest possible p-value can reach the corrected level. Effect g: mean over standard deviation of "
+        "the paired differences (d_z) with Hedges' correction for few pairs.",
         "n needed: pairs with which a true difference of the observed size would be found with 80 % power at the level "
         f"of Holm's strictest step; observed sizes from few {unit}s are rough, and so is n. Above {MANY_SEEDS} the verdict is "
         '"no evidence". That is no proof of equality: the interval says how large a difference may still be.',
         "Bootstrap: bias-corrected and accelerated, 9,999 resamples; with five values it is too narrow (some 85 % instead of "
-        "95 %), so the t-interval counts. Seeds and classes: both are resampled, each draw of classes serving all "
-        "seeds and both arms; it is the interval for other classes of the same kind, and with few seeds too narrow in "
-        "their part.",
+        "95 %), so the t-interval counts, and of fewer it is not shown. Seeds and classes: both are resampled, each draw of "
+        "classes serving all seeds and both arms; it is the interval for other classes of the same kind, and with few seeds "
+        "too narrow in their part.",
     ]
     return paragraphs

@@ -6,7 +6,7 @@ from typing import Any
 from ctxtune.durations import duration
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation_data import AblationData
-from ctxtune.reporting.contrasts import JudgedContrast, arm_label
+from ctxtune.reporting.contrasts import JudgedContrast, arm_label, label_notes, reference_at
 from ctxtune.reporting.document import Table, file_stem
 from ctxtune.reporting.numbers import (
     MISSING,
@@ -21,7 +21,7 @@ from ctxtune.reporting.numbers import (
     setting,
 )
 from ctxtune.reporting.study import bill, hours, score_names
-from ctxtune.statistics import describe, t_interval
+from ctxtune.statistics import PairedDifference, describe, t_interval
 
 
 def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Table:
@@ -44,15 +44,15 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
         difference, verdict = each.difference, each.verdict
         row = [arm_label(data, each.contrast.cell)]
         if difference is None or verdict is None:
-            rows.append([*row, "0", MISSING, each.words, *[MISSING] * (len(header) - 4)])
+            known = ["0", MISSING] if difference is None else [str(difference.count), _difference(difference)]
+            rows.append([*row, *known, each.words, *[MISSING] * (len(header) - 4)])
             continue
-        row += [str(difference.count), percent_interval(difference.interval, sign=True), each.words]
+        row += [str(difference.count), _difference(difference), each.words]
         row += [p_value(verdict.corrected_p), p_value(difference.p_value)]
         row += [p_value(verdict.wilcoxon_p)] if rank else []
         row += [decimal(difference.effect_size, sign=True), percent_bounds(difference.bootstrap, sign=True)]
         row += [percent_bounds(each.over_classes, sign=True)] if classes else []
         rows.append(row)
-    conditions = sorted({each.condition for each in contrasts if each.condition})
     several = len({each.contrast.against for each in contrasts}) > 1
     reference = (
         f"{data.cells[data.design.reference].variant} at the same factor levels" if several else data.design.reference
@@ -69,21 +69,40 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
         [_record(each) for each in contrasts],
         texts=("verdict",),
         strong=[row for row, each in enumerate(contrasts) if each.words in ("better", "worse")],
-        note="Verdicts hold " + "; ".join(conditions) + "." if conditions else "",
+        note=_contrast_note(data, contrasts),
     )
+
+
+def _difference(difference: PairedDifference) -> str:
+    return percent_interval(difference.interval, sign=True)
+
+
+def _contrast_note(data: AblationData, contrasts: Sequence[JudgedContrast]) -> str:
+    conditions = sorted({each.condition for each in contrasts if each.condition and each.verdict})
+    notes = ["Verdicts hold " + "; ".join(conditions) + "."] if conditions else []
+    if any(each.difference is not None and each.verdict is None for each in contrasts):
+        notes.append(
+            f"Interim: nothing is judged before all its {data.replication}s are there; stopping where it looks good would "
+            "be optional stopping."
+        )
+    return " ".join([*notes, *label_notes(data)])
 
 
 def _record(each: JudgedContrast) -> dict[str, Any]:
     record: dict[str, Any] = {"cell": each.contrast.cell, "against": each.contrast.against}
-    if each.difference is None or each.verdict is None:
+    if each.difference is None:
         return record | {"pairs": 0, "verdict": each.words, "condition": each.condition}
     difference, verdict, classes = each.difference, each.verdict, each.over_classes
-    return record | {
+    record |= {
         "pairs": difference.count,
         "difference": difference.interval.mean,
         "deviation": difference.deviation,
         "t_low": difference.interval.low,
         "t_high": difference.interval.high,
+    }
+    if verdict is None:
+        return record | {"verdict": each.words, "condition": each.condition}
+    return record | {
         "bootstrap_low": difference.bootstrap.low,
         "bootstrap_high": difference.bootstrap.high,
         "classes_low": classes.low if classes else None,
@@ -110,7 +129,7 @@ def score_table(data: AblationData) -> Table:
             records.append({"cell": cell, "count": 0})
             continue
         found = describe(values)
-        if cell == data.design.reference:
+        if cell in data.references:
             strong.append(len(rows))
         rows.append(
             [
@@ -137,7 +156,7 @@ def score_table(data: AblationData) -> Table:
         )
     header = ["arm", f"{unit}s", "mean", "sd", "95 % t-interval", "95 % bootstrap"]
     caption = f"{capital(metric_title(metric))} by arm, percent, over {unit}s; the reference in bold."
-    return Table("scores", caption, header, rows, records, strong=strong)
+    return Table("scores", caption, header, rows, records, strong=strong, note=" ".join(label_notes(data)))
 
 
 def all_scores_table(data: AblationData) -> Table:
@@ -159,7 +178,7 @@ def all_scores_table(data: AblationData) -> Table:
         "tested."
     )
     header = ["arm", *(metric_title(name).split(" ", 1)[1] for name in names)]
-    return Table("all_scores", caption, header, rows, records)
+    return Table("all_scores", caption, header, rows, records, note=" ".join(label_notes(data)))
 
 
 def factor_table(
@@ -183,7 +202,7 @@ def factor_table(
         rows.append(row)
     caption = (
         f"{capital(metric_title(data.design.metric))} by arm and {factor}, percent, mean ± half of the 95 % t-interval. "
-        "▲ better, ▼ worse than the reference at the same level (Holm)."
+        f"▲ better, ▼ worse than {reference_at(data)} (Holm)."
     )
     return Table(
         f"by_{file_stem(factor)}",
@@ -223,8 +242,8 @@ def cost_table(data: AblationData) -> Table:
         "runs",
         "completed",
         "failed",
-        "hours",
-        *(["search trials", "search hours"] if searches else []),
+        "time",
+        *(["search trials", "search time"] if searches else []),
         *billed,
     ]
     rows, records = [], []

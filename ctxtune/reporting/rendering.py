@@ -21,7 +21,7 @@ _DOTS_PER_INCH = 200
 _PIXELS_PER_INCH = 130  # on the page
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
           "~": r"$\sim$", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$", "×": r"$\times$",
-          "–": "--", "▲": r"$\uparrow$", "▼": r"$\downarrow$", "●": r"$\bullet$"}  # fmt: skip
+          "–": "--", "▲": r"$\uparrow$", "▼": r"$\downarrow$", "●": r"$\bullet$", "†": r"$\dagger$"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _facts(data: SweepData) -> dict[str, str]:
     trained = sum(trial.epoch for trial in data.trials)
     if full and trained:
         facts["epochs trained in the search"] = f"{100 * trained / full:.0f} % of full length"
-    facts[f"cost ({device}s)"] = duration(hours(data.study.runs))
+    facts[f"time of one {device}"] = duration(hours(data.study.runs))
     return facts | {title: price(value) for title, value in bill(data.study.runs).items()}
 
 

@@ -3,7 +3,14 @@
 from ctxtune.statistics.aggregate import interquartile_interval, interquartile_mean, mean_ranks
 from ctxtune.statistics.families import LEVEL, MANY_SEEDS, Verdict, holm, judge_family
 from ctxtune.statistics.hierarchical import ClassScores, hierarchical_interval
-from ctxtune.statistics.intervals import Description, Interval, bootstrap_interval, describe, t_interval
+from ctxtune.statistics.intervals import (
+    FEWEST_FOR_BOOTSTRAP,
+    Description,
+    Interval,
+    bootstrap_interval,
+    describe,
+    t_interval,
+)
 from ctxtune.statistics.paired import (
     PairedDifference,
     compare_pairs,
@@ -15,6 +22,7 @@ from ctxtune.statistics.paired import (
 )
 
 __all__ = [
+    "FEWEST_FOR_BOOTSTRAP",
     "LEVEL",
     "MANY_SEEDS",
     "ClassScores",

@@ -11,6 +11,8 @@ from scipy import stats
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 9999
+FEWEST_FOR_BOOTSTRAP = 5
+"""Of three values a bootstrap is their range, about: it holds the true mean in some 73 of 100 cases where it says 95."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ def bootstrap_interval(
     """Mean and bias-corrected, accelerated bootstrap interval (Efron 1987; scipy.stats.bootstrap).
 
     With few values it is too narrow: of five normal ones it holds the true mean in some 85 of 100 cases, not 95. Not a
-    number of a single value, or where the correction is not defined; of equal values a point.
+    number of fewer (`FEWEST_FOR_BOOTSTRAP`), or where the correction is not defined; of equal values a point.
     """
     array = np.asarray(values, dtype=float)
     count, mean = len(array), float(array.mean())
-    if count < 2:
+    if count < FEWEST_FOR_BOOTSTRAP:
         return Interval(mean, float("nan"), float("nan"), count)
     if np.ptp(array) <= 1e-12 * np.abs(array).max():  # the same up to rounding: there is nothing to resample
         return Interval(mean, mean, mean, count)

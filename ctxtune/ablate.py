@@ -16,6 +16,7 @@ from ctxtune.terminal import (
     report_command,
     run_command,
     tracking_places,
+    writable_folder,
 )
 
 
@@ -43,6 +44,7 @@ def main() -> int:
 
     find_best = finder(Path(arguments.results), resume=arguments.resume)
     ablation = load_ablation(arguments.file, all_overrides(arguments), find_best=find_best)
+    folder = writable_folder(Path(arguments.results) / ablation.name, "--results")
     from ctxtune.ablation.display import ablation_display, print_outcome
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
@@ -62,7 +64,6 @@ def main() -> int:
             storage=arguments.storage,
             watcher=display.watcher(),
         )
-    folder = Path(arguments.results) / ablation.name
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
         return 0

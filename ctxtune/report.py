@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ctxtune.terminal import DEFAULT_TRACKING, run_command
+from ctxtune.errors import CtxtuneError
+from ctxtune.terminal import DEFAULT_TRACKING, run_command, writable_folder
 
 if TYPE_CHECKING:
     from ctxtune.reporting.rendering import ReportFiles
@@ -55,12 +56,24 @@ def main() -> int:
         parser.error("--compare takes two different names or more")
     # A thousand runs are millions of objects, next to none of them garbage: looking for it took a fifth of the time.
     gc.set_threshold(100_000)
-    if arguments.compare:
-        from ctxtune.reporting.writing import write_comparison
+    usual = (
+        Path(Path(arguments.name).name, "report") if arguments.name else Path(f"compare-{'-'.join(arguments.compare)}")
+    )
+    folder = writable_folder(Path(arguments.out or Path("results") / usual), "--out")
+    try:
+        _print_files(_compare(arguments, folder) if arguments.compare else _report(arguments, folder))
+    except OSError as error:
+        raise CtxtuneError(f"{error.filename or folder}: {error.strerror or error}") from error
+    return 0
 
-        folder = Path(arguments.out or Path("results") / f"compare-{'-'.join(arguments.compare)}")
-        _print_files(write_comparison(arguments.tracking, arguments.compare, folder))
-        return 0
+
+def _compare(arguments: argparse.Namespace, folder: Path) -> "ReportFiles":
+    from ctxtune.reporting.writing import write_comparison
+
+    return write_comparison(arguments.tracking, arguments.compare, folder)
+
+
+def _report(arguments: argparse.Namespace, folder: Path) -> "ReportFiles":
     from ctxtune.reporting.study import begin_reading
 
     processes = min(2, os.cpu_count() or 1)
@@ -70,15 +83,13 @@ def main() -> int:
     study = reading()
     gc.freeze()  # what was imported and read stays; statsmodels has the whole heap collected at each correction
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    files = report_study(
+    return report_study(
         study,
-        Path(arguments.out or Path("results") / arguments.name / "report"),
+        folder,
         store=not arguments.no_store,
         processes=processes,
         on_note=lambda text: errors.print(f"note: {text}", style="yellow", markup=False),
     )
-    _print_files(files)
-    return 0
 
 
 def _print_files(files: "ReportFiles") -> None:

@@ -17,6 +17,7 @@ from ctxtune.terminal import (
     report_command,
     run_command,
     tracking_places,
+    writable_folder,
 )
 
 
@@ -42,6 +43,7 @@ def main() -> int:
     from ctxtune.config import load_search_space
 
     space = load_search_space(arguments.file, all_overrides(arguments))
+    folder = writable_folder(Path(arguments.results) / space.name, "--results")
     from ctxtune.stops import stops_told
     from ctxtune.tuning.display import print_outcome, sweep_display
     from ctxtune.tuning.plan import print_plan
@@ -61,7 +63,6 @@ def main() -> int:
             storage=arguments.storage,
             watcher=display.watcher(),
         )
-    folder = Path(arguments.results) / space.name
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
         return 0

@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,26 @@ def program(name: str) -> str:
     if found is not None and Path(found).parent == beside.parent:
         return name
     return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+
+
+def writable_folder(folder: Path, option: str) -> Path:
+    """A folder that can be made and written, though nothing is made yet.
+
+    Args:
+        folder: where a command is going to write.
+        option: that named it, such as ``--results``, for the message.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryDirectory(prefix=".ctxtune-", dir=there):  # what a file system says of rights is not all
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{option}: nothing can be written in {folder} ({reason}); name another folder") from None
+    return folder
 
 
 def report_command(name: str, tracking_uri: str) -> str:

@@ -155,65 +155,72 @@ def confirmation_figure(data: SweepData, scores: Sequence[Confirmed]) -> Figure:
 
 def transfer_table(data: SweepData) -> Table | None:
     """Validation beside test on class subsets of the fold's size: what the search's selection flattered."""
-    rows: list[list[str]] = []
-    records: list[dict[str, Any]] = []
-    validation = data.objective
-    subset = validation.replace("validation/", "test_subset/")
-    search = {
-        data.chosen or "": next((t.score for t in data.completed if t.run.tags.get("arm") == data.chosen), math.nan)
-    }
-    if data.start is not None and data.start.completed:
-        search[START] = data.start.score
-    for arm in (START, data.chosen or ""):
-        confirmed = list(_values(data.confirmations.get(arm, {}), subset).values())
-        whole = list(_values(data.confirmations.get(arm, {}), data.test_metric).values())
-        if not confirmed or (arm == data.chosen and arm == START and rows):
-            continue
-        selected = data.selection.get(arm, [])
-        reference = float(np.mean(selected)) if selected else search.get(arm, math.nan)
-        gap = float(np.mean(confirmed)) - reference
-        rows.append(
-            [
-                "start" if arm == START else f"chosen ({arm})",
-                percent(search.get(arm, math.nan)),
-                f"{percent(float(np.mean(selected)))} ({len(selected)})" if selected else MISSING,
-                percent_interval(t_interval(confirmed)),
-                percent(gap, sign=True),
-                percent_interval(t_interval(whole)),
-            ]
-        )
-        records.append(
-            {
-                "arm": arm,
-                "search": search.get(arm, math.nan),
-                "selection": float(np.mean(selected)) if selected else math.nan,
-                "test_subsets": float(np.mean(confirmed)),
-                "test_subsets_minus_validation": gap,
-                "test_all_classes": float(np.mean(whole)),
-            }
-        )
-    if not rows:
+    arms = dict.fromkeys([START, data.chosen or START])
+    records = [record for arm in arms if (record := _transfer(data, arm)) is not None]
+    if not records:
         return None
+    rows = [
+        [
+            "start" if record["arm"] == START else f"chosen ({record['arm']})",
+            percent(record["search"]),
+            f"{percent(record['selection'])} ({record['selection_runs']})" if record["selection_runs"] else MISSING,
+            percent_interval(t_interval(_test_values(data, record["arm"], _subset_metric(data)))),
+            percent(record["test_subsets_minus_validation"], sign=True),
+            percent_interval(t_interval(_test_values(data, record["arm"], data.test_metric))),
+        ]
+        for record in records
+    ]
     caption = (
-        f"{metric_title(validation).removeprefix('validation ')} in percent, on validation and on random subsets of the test "
-        "classes of the fold's size (the same ones for all runs), so that galleries are alike."
+        f"{metric_title(data.objective).removeprefix('validation ')} in percent, on validation and on random subsets of the "
+        "test classes of the fold's size (the same ones for all runs), so that galleries are alike."
     )
     note = (
         "The score in the search is the luckiest of many and flatters the chosen trial; selection, with fresh seeds, does so "
-        "less. If the chosen loses more from validation to test than the start does, that excess is the bias of selection; "
-        "what both share is how hard the test classes are and that confirmation trains on more classes."
+        "less. What both arms lose or win from validation to test is how hard the test classes are and that confirmation "
+        "trains on more classes; where the chosen loses more than the start, selection may have flattered it by about that much, "
+        "give or take the seeds and folds of both."
     )
     header = ["arm", "in the search", "in selection (runs)", "test, subsets", "test − validation", "test, all classes"]
     return Table("validation_against_test", caption, header, rows, records, note=note)
+
+
+def _transfer(data: SweepData, arm: str) -> dict[str, Any] | None:
+    """An arm's scores from the search to the test classes; None where it has none on test subsets."""
+    confirmed = _test_values(data, arm, _subset_metric(data))
+    if not confirmed:
+        return None
+    trials = [trial for trial in data.completed if trial.run.tags.get("arm") == arm]
+    if arm == START:
+        trials = [data.start] if data.start is not None and data.start.completed else []
+    search = trials[0].score if trials else math.nan
+    selected = data.selection.get(arm, [])
+    selection = float(np.mean(selected)) if selected else math.nan
+    return {
+        "arm": arm,
+        "search": search,
+        "selection": selection,
+        "selection_runs": len(selected),
+        "test_subsets": float(np.mean(confirmed)),
+        "test_subsets_minus_validation": float(np.mean(confirmed)) - (selection if selected else search),
+        "test_all_classes": float(np.mean(_test_values(data, arm, data.test_metric))),
+    }
+
+
+def _subset_metric(data: SweepData) -> str:
+    return data.objective.replace("validation/", "test_subset/")
+
+
+def _test_values(data: SweepData, arm: str, metric: str) -> list[float]:
+    return list(_values(data.confirmations.get(arm, {}), metric).values())
 
 
 def selection_table(data: SweepData) -> Table | None:
     """The candidates' scores with fresh seeds on all folds, beside those of the search."""
     if not data.selection:
         return None
-    search = {trial.run.tags.get("arm", trial.run.name): trial.score for trial in data.trials}
+    search = {trial.run.tags.get("arm", trial.run.name): trial for trial in data.trials}
     if data.start is not None:
-        search.setdefault(START, data.start.score)
+        search.setdefault(START, data.start)
     arms = sorted(data.selection, key=lambda arm: -data.sign * float(np.mean(data.selection[arm])))
     rows: list[list[str]] = []
     records: list[dict[str, Any]] = []
@@ -222,11 +229,12 @@ def selection_table(data: SweepData) -> Table | None:
         found = describe(data.selection[arm])
         if arm == data.chosen:
             strong.append(len(rows))
-        rows.append(
-            [arm, str(found.count), percent(found.mean), percent(found.deviation), percent(search.get(arm, math.nan))]
-        )
+        trial = search.get(arm)
+        score = trial.score if trial is not None and trial.completed else math.nan
+        shown = percent(score) if trial is None or trial.completed else f"{MISSING} (stopped at epoch {trial.epoch})"
+        rows.append([arm, str(found.count), percent(found.mean), percent(found.deviation), shown])
         records.append({"arm": arm, "runs": found.count, "mean": found.mean, "deviation": found.deviation,
-                        "search": search.get(arm, math.nan)})  # fmt: skip
+                        "search": score})  # fmt: skip
     caption = (
         f"{capital(metric_title(data.objective))} of the candidates with fresh seeds over the selection's folds, percent; the "
         "chosen one in bold."

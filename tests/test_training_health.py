@@ -1,12 +1,14 @@
 """What may go wrong in a run, and what is normal: overflowing gradients, unreadable images, proxies in head warm-up."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from training_support import TREE, equal, few_classes, reports_of, run_of, small_parts, trial_of, weights
 
-from ctxtune.config import TrialSettings
+from ctxtune.config import TrialSettings, with_values
 from ctxtune.data import ValidationSettings
 from ctxtune.errors import DataError, RunFailed
 from ctxtune.training import Run, fold_parts
@@ -161,6 +163,18 @@ def picture_trial(folder, unreadable: float) -> TrialSettings:
             "evaluation": {"every": 2, "batch_size": 4, "recall_at": [1, 2]},
         }
     )
+
+
+def test_a_run_reads_its_images_by_as_many_threads_as_its_share_of_cores_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr("ctxtune.data.images.processors", lambda: 64)  # as on a large machine, shared with other runs
+    trial = with_values(picture_trial(tmp_path, unreadable=0.0), {"image.workers": None})
+    run = Run(trial, fold_parts(trial, ValidationSettings(folds=2), 0, seed=0), seed=1, cores=4)
+    run.advance()
+    run.evaluate()
+    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("images_")}
+    run.close()
+    # Half of the cores on a CPU, for training and for scoring, which take turns.
+    assert names and names <= {"images_0", "images_1"}
 
 
 def test_a_training_batch_goes_on_without_its_unreadable_image(tmp_path):

@@ -21,12 +21,18 @@ from ctxtune.errors import DataError
 BATCHES_AHEAD = 3
 
 
-def reading_threads(workers: int | None, settings: ImageSettings, device: torch.device) -> int:
-    """How many threads read images: what is said, else half the processors, or all (at most 16) beside a GPU."""
+def reading_threads(
+    workers: int | None, settings: ImageSettings, device: torch.device, cores: int | None = None
+) -> int:
+    """How many threads read images: what is said, else half the cores, or all (at most 16) beside a GPU.
+
+    `cores`: those that the caller may use, as the run of a sweep its share of them; None: all of this process.
+    """
     for said in (workers, settings.workers):
         if said is not None:
             return said
-    return min(16, processors()) if device.type != "cpu" else max(1, processors() // 2)
+    usable = min(cores or processors(), processors())
+    return min(16, usable) if device.type != "cpu" else max(1, usable // 2)
 
 
 def _held_whole(part: Part, settings: ImageSettings) -> bool:

@@ -127,7 +127,7 @@ class ImageSettings(Settings):
     crops and resizes each image with Pillow, as torchvision does.
     `cache_short_side` (pixels): null = the least at which no training crop is upsampled that would not be upsampled
     from the original; a smaller number is faster and changes the recipe.
-    `workers`: threads that read images; null = half the processors, all of them (at most 16) beside a GPU.
+    `workers`: threads that read images; null = half of a run's cores, all of them (at most 16) beside a GPU.
     """
 
     train_crop: int = Field(default=224, ge=8)

@@ -31,6 +31,7 @@ class Evaluator:
         parts: what a run learns from and is scored on.
         precision: a definite one (`resolve_precision`).
         cache_dir: where image caches live; None for the default.
+        workers: threads that read images.
         world: the processes that work together; each embeds its share, the first one scores.
     """
 
@@ -42,11 +43,12 @@ class Evaluator:
         device: torch.device,
         precision: Precision,
         cache_dir: Path | None,
+        workers: int,
         world: World,
     ) -> None:
         self.trial, self.parts, self.world = trial, parts, world
         self.device, self.precision = device, precision
-        self._cache_dir = cache_dir
+        self._cache_dir, self._workers = cache_dir, workers
         self._images: dict[str, EvaluationImages] = {}
 
     def evaluate(self, model: EmbeddingModel, epoch: int) -> dict[str, float]:
@@ -111,6 +113,7 @@ class Evaluator:
                 self.trial.image,
                 device=self.device,
                 cache_dir=self._cache_dir,
+                workers=self._workers,
             )
         embeddings, kept = embed(
             model,

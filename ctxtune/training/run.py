@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data import Part, TrainingImages, build_sampler
+from ctxtune.data.images import reading_threads
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.losses import TrainingLoss
 from ctxtune.models import EmbeddingModel, build_model
@@ -47,6 +48,7 @@ class Run:
         seed: from `ctxtune.config.stage_seed`.
         device: where to train.
         cache_dir: where image caches live; None for the default.
+        cores: CPU cores that the run may use to read images; None: all of this process.
         load_pretrained: false where a state is loaded at once: pretrained weights are then not fetched.
         world: the processes that train this run together; each makes its own `Run`, with the same arguments otherwise.
 
@@ -64,6 +66,7 @@ class Run:
         seed: int,
         device: torch.device | str = "cpu",
         cache_dir: Path | None = None,
+        cores: int | None = None,
         load_pretrained: bool = True,
         world: World | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class Run:
         self.epoch = self.steps = 0
         self._interval = Interval()
         self._cache_dir = cache_dir
+        self._workers = reading_threads(None, trial.image, self.device, cores)
         with memory_errors_named("model.backbone", trial.model.backbone, SMALLER_MODEL):
             _seed_everything(seed, trial, self.device)
             self.model = self._build_model(load_pretrained)
@@ -98,7 +102,13 @@ class Run:
         self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
         self._images = self._open_images()
         self._evaluator = Evaluator(
-            trial, parts, device=self.device, precision=self.precision, cache_dir=cache_dir, world=self.world
+            trial,
+            parts,
+            device=self.device,
+            precision=self.precision,
+            cache_dir=cache_dir,
+            workers=self._workers,
+            world=self.world,
         )
         self.model.train()
 
@@ -121,7 +131,14 @@ class Run:
 
     def _open_images(self) -> TrainingImages:
         kind = SharedTrainingImages if self.world.together else TrainingImages
-        images = kind(self.parts.fit, self.trial.image, device=self.device, seed=self.seed, cache_dir=self._cache_dir)
+        images = kind(
+            self.parts.fit,
+            self.trial.image,
+            device=self.device,
+            seed=self.seed,
+            cache_dir=self._cache_dir,
+            workers=self._workers,
+        )
         if isinstance(images, SharedTrainingImages):
             images.world = self.world
         return images

@@ -98,11 +98,12 @@ def time_epoch(trial: TrialSettings, parts: RunParts, device: str, resources: Re
     Raises:
         ConfigError, DataError, RunFailed: whatever would stop the run at its start.
     """
-    threads = torch.get_num_threads()
+    threads, cores = torch.get_num_threads(), None
     if device == "cpu":
-        torch.set_num_threads(1 if resources.cpus == "auto" else max(1, int(resources.cpus)))
+        cores = 1 if resources.cpus == "auto" else max(1, int(resources.cpus))
+        torch.set_num_threads(cores)
     try:
-        run = Run(trial, parts, seed=0, device=device)
+        run = Run(trial, parts, seed=0, device=device, cores=cores)
         try:
             batches = run.batches_per_epoch
             return EpochTime(batches, run.time_step() * batches)

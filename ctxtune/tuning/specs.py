@@ -61,7 +61,12 @@ class RunSpec(Settings):
 
 
 def open_session(
-    spec: RunSpec, *, device: str | torch.device, cache_dir: Path | None = None, world: World | None = None
+    spec: RunSpec,
+    *,
+    device: str | torch.device,
+    cache_dir: Path | None = None,
+    cores: int | None = None,
+    world: World | None = None,
 ) -> Session:
     """Build model, loss and data of a spec.
 
@@ -74,7 +79,7 @@ def open_session(
     if spec.scores_test:
         protocol["stage"] = "confirmation"  # who opens its checkpoint then knows that it has seen all train classes
         parts = confirmation_parts(trial, spec.validation, seed)
-        run = Run(trial, parts, seed=seed, device=device, cache_dir=cache_dir, world=world)
+        run = Run(trial, parts, seed=seed, device=device, cache_dir=cache_dir, cores=cores, world=world)
         return Session([run], score_at="last", floor=True, protocol=protocol, by_class=by_class)
     runs = [
         Run(
@@ -83,6 +88,7 @@ def open_session(
             seed=seed,
             device=device,
             cache_dir=cache_dir,
+            cores=cores,
             world=world,
         )
         for fold in spec.folds

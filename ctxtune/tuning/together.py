@@ -97,10 +97,12 @@ def _train_share(config: dict[str, Any]) -> None:
     context = train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     rate = Rate(config["gpus"], config.get("price"))
-    torch.set_num_threads(max(1, int(config["threads"] / world.size)))
+    cores = max(1, int(config["threads"] / world.size))
+    torch.set_num_threads(cores)
     device = get_device() if run_device(config["gpus"]) == "cuda" else torch.device("cpu")
     cache_dir = config["cache_dir"] and Path(config["cache_dir"])
-    session = open_session(RunSpec.model_validate_json(config["spec"]), device=device, cache_dir=cache_dir, world=world)
+    spec = RunSpec.model_validate_json(config["spec"])
+    session = open_session(spec, device=device, cache_dir=cache_dir, cores=cores, world=world)
     try:
         state = _state_to_resume(config["resume_from"])
         if state is not None:

@@ -41,12 +41,14 @@ def run_trial(config: dict[str, Any]) -> None:
     spec = RunSpec.model_validate_json(config["spec"])
     began = time.perf_counter()
     rate = Rate(config["gpus"], config.get("price"))
-    torch.set_num_threads(max(1, int(config["threads"])))
+    cores = max(1, int(config["threads"]))
+    torch.set_num_threads(cores)
     session = None
     try:
         device = run_device(config["gpus"])
         leave_broken_process(device)
-        session = open_session(spec, device=device, cache_dir=config["cache_dir"] and Path(config["cache_dir"]))
+        cache_dir = config["cache_dir"] and Path(config["cache_dir"])
+        session = open_session(spec, device=device, cache_dir=cache_dir, cores=cores)
         state = _state_to_resume(config["resume_from"])
         if state is not None:
             session.load_state_dict(state)

@@ -31,6 +31,9 @@ seeds: 3
 """
 
 
+TUNED = "tune_each={trials: 3, space: {optimizer.lr: {loguniform: [1e-5, 1e-2]}}}"
+
+
 @pytest.fixture
 def file(tmp_path):
     def write(text: str = FILE) -> Path:
@@ -146,6 +149,11 @@ def test_with_one_arm_every_level_is_compared_with_that_of_the_trial(file):
             ["tune_each={trials: 2, spaces: {contrastiv: {optimizer.lr: {loguniform: [1e-5, 1e-2]}}}}"],
             ["no such variant", 'did you mean "contrastive"'],
         ),
+        (["variants.nosuch=null"], ["--set variants.nosuch=null", "variants has no nosuch", "contrastive, full, sigmoid"]),
+        (["variants.sigmod=null"], ["variants has no sigmod", 'did you mean "sigmoid"']),
+        (["factors.x.y=null"], ["factors has no x.y", "there are: dataset.label_noise"]),
+        ([TUNED, "tune_each.spaces.contrastive=null"], ["tune_each.spaces has no contrastive", "it is empty"]),
+        ([TUNED, "tune_each.spaces.full.loss.kk=null"], ["tune_each.space has no loss.kk", "optimizer.lr"]),
         (["base=missing.yaml"], ["base", "missing.yaml", "no such file"]),
         (["base={best_of: x}"], ["base", "tracking"]),
     ],
@@ -213,6 +221,10 @@ def test_each_variant_may_search_more_or_less_than_the_others(file):
     spaces = {cell.arm: set(search_of(ablation, cell).search.space) for cell in cells_of(ablation)}
     assert spaces["full"] == spaces["sigmoid"] == {"optimizer.lr", "loss.k"}
     assert spaces["contrastive"] == {"optimizer.lr", "loss.positive_margin"}
+    alike = load_ablation(
+        file(), [TUNED, "tune_each.spaces={full: {loss.k: {choice: [2, 4]}}}", "tune_each.spaces.full=null"]
+    )
+    assert alike.tune_each.spaces == {}
     budgets = {(search_of(ablation, cell).search.trials, search_of(ablation, cell).search.scheduler.name) for cell in
                cells_of(ablation)}  # fmt: skip
     assert budgets == {(3, "none")}

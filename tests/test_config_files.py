@@ -146,6 +146,7 @@ def test_the_hash_follows_the_configuration_and_not_where_the_data_lies(write):
             "search.objective.metric: recall_at_3 is not among trial.evaluation.recall_at [1, 2, 4, 8]",
         ),
         ([*TWO, "search.objective.1.metric=validation/recall_at_3"], "search.objective.1.metric: recall_at_3 is not"),
+        (["search.space.loss.kk=null"], 'search.space has no loss.kk; did you mean "loss.k"?'),
         ([*TWO, "search.objective.1.metric=cost/money"], "search.objective.1.metric: cost/money needs resources.price"),
         ([*TWO, "search.objective.1.metric=cost/gpu_hours", "resources.gpus=0"], "metric: cost/gpu_hours: no run gets"),
         ([*TWO, "search.objective.1.metric=model.embeding_dim"], 'did you mean "model.embedding_dim"?'),

@@ -54,10 +54,10 @@ class TuneEachSettings(Settings):
     startup_trials: PositiveInt = 5
     seed: NonNegativeInt = 0
 
-    @field_validator("space", mode="before")
+    @field_validator("space", "spaces", mode="before")
     @classmethod
-    def _drop_removed(cls, space: Any) -> Any:
-        return _without_nulls(space)
+    def _drop_removed(cls, value: Any) -> Any:
+        return _without_nulls(value)
 
     def space_of(self, variant: str) -> dict[str, Dimension]:
         """What the cells of a variant search."""

@@ -55,7 +55,7 @@ def load_trial_file(path: Path | str, overrides: Iterable[str] = ()) -> TrialFil
 
 def _read(path: Path | str, overrides: Iterable[str]) -> Source:
     source = read_source(path)
-    apply_overrides(source, overrides, _DOTTED_BLOCKS)
+    apply_overrides(source, overrides, _DOTTED_BLOCKS, {("search", "space"): ("search", "space")})
     fill_in(source)
     return source
 

@@ -31,7 +31,8 @@ def load_ablation(path: Path | str, overrides: Iterable[str] = (), *, find_best:
             arm that cannot be run, is the same as another, or changes what its run does not read.
     """
     source, overrides = read_source(path), list(overrides)
-    apply_overrides(source, overrides, _dotted_blocks(source.data, overrides))
+    named = _named(source.data, overrides)
+    apply_overrides(source, overrides, _dotted_blocks(named), _removable(named))
     if "search" in source.data:
         raise source.error(("search",), "this is a search-space file; run it with ctxtune.sweep, or name it as `base:`")
     _lay_on_base(source, find_best)
@@ -48,9 +49,8 @@ def load_ablation(path: Path | str, overrides: Iterable[str] = (), *, find_best:
     return ablation
 
 
-def _dotted_blocks(data: dict[str, Any], overrides: list[str]) -> list[Location]:
-    """The blocks whose keys are dotted paths: each variant's and each own space's among them."""
-    blocks: list[Location] = [("factors",), *(("tune_each", block) for block in ("space", "conditions", "ties"))]
+def _named(data: dict[str, Any], overrides: list[str]) -> set[str]:
+    """The names of variants, and of variants with a space of their own."""
     variants, tune = data.get("variants"), data.get("tune_each")
     names = set(variants) if isinstance(variants, dict) else set()
     spaces = tune.get("spaces") if isinstance(tune, dict) else None
@@ -59,7 +59,20 @@ def _dotted_blocks(data: dict[str, Any], overrides: list[str]) -> list[Location]
         parts = text.partition("=")[0].strip().split(".")
         names |= {parts[1]} if parts[0] == "variants" and len(parts) > 2 else set()
         names |= {parts[2]} if parts[:2] == ["tune_each", "spaces"] and len(parts) > 3 else set()
-    return blocks + [("variants", name) for name in names] + [("tune_each", "spaces", name) for name in names]
+    return names
+
+
+def _dotted_blocks(named: set[str]) -> list[Location]:
+    """The blocks whose keys are dotted paths: each variant's and each own space's among them."""
+    blocks: list[Location] = [("factors",), *(("tune_each", block) for block in ("space", "conditions", "ties"))]
+    return blocks + [("variants", name) for name in named] + [("tune_each", "spaces", name) for name in named]
+
+
+def _removable(named: set[str]) -> dict[Location, Location]:
+    """Where null takes a key out; in a variant's own space it takes out one of the space of all."""
+    blocks: list[Location] = [("variants",), ("factors",), ("tune_each", "space"), ("tune_each", "spaces")]
+    own: dict[Location, Location] = {("tune_each", "spaces", name): ("tune_each", "space") for name in named}
+    return {**{block: block for block in blocks}, **own}
 
 
 def _lay_on_base(source: Source, find_best: FindBest | None) -> None:

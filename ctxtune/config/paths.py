@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 Location: TypeAlias = tuple[str | int, ...]
-Overridable: TypeAlias = Location
 
 
 def format_path(location: Sequence[str | int]) -> str:

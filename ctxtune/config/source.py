@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ctxtune.config.paths import Location, Overridable, find_key, format_path
+from ctxtune.config.paths import Location, did_you_mean, find_key, format_path
 from ctxtune.errors import ConfigError, no_such_file
 
 _ENVIRONMENT = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -87,16 +87,23 @@ def read_source(path: Path | str) -> Source:
     return source
 
 
-def apply_overrides(source: Source, overrides: Iterable[str], blocks: Sequence[Overridable] = ()) -> None:
+def apply_overrides(
+    source: Source,
+    overrides: Iterable[str],
+    blocks: Sequence[Location] = (),
+    removable: Mapping[Location, Location] | None = None,
+) -> None:
     """Set ``a.b=value`` leaves in place, paths counted from the file's root.
 
     Args:
         source: the parsed file.
         overrides: texts such as ``trial.loss.k=8``; the value is YAML.
         blocks: locations whose keys are dotted paths themselves (``search.space``).
+        removable: blocks where null takes a key out, with the block whose key that is: most often the same.
 
     Raises:
-        ConfigError: an override without ``=``, or a path through something that is no mapping.
+        ConfigError: an override without ``=``, a path through something that is no mapping, or one that takes out what is
+            not there.
     """
     for text in overrides:
         key, separator, value = text.partition("=")
@@ -106,10 +113,34 @@ def apply_overrides(source: Source, overrides: Iterable[str], blocks: Sequence[O
             parsed = parse_value(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text}: the value is not YAML: {error}") from None
-        _set(source, key.strip().split("."), parsed, f"--set {text}", blocks)
+        _set(source, key.strip().split("."), parsed, f"--set {text}", blocks, removable or {})
 
 
-def _set(source: Source, parts: list[str], value: Any, origin: str, blocks: Sequence[Overridable]) -> None:
+def _check_removed(source: Source, location: Location, origin: str, removable: Mapping[Location, Location]) -> None:
+    """What null takes out must be there: in its block, or in the one that this one alters."""
+    block, key = location[:-1], location[-1]
+    if block not in removable:
+        return
+    known = {str(name): None for place in (block, removable[block]) for name in _keys_at(source.data, place)}
+    if key not in known:
+        there = did_you_mean(str(key), known) or "; it is empty"
+        raise ConfigError(f"{origin}: null takes out a key, and {format_path(removable[block])} has no {key}{there}")
+
+
+def _keys_at(data: Any, location: Location) -> list[Any]:
+    for part in location:
+        data = data.get(part) if isinstance(data, dict) else None
+    return list(data) if isinstance(data, dict) else []
+
+
+def _set(
+    source: Source,
+    parts: list[str],
+    value: Any,
+    origin: str,
+    blocks: Sequence[Location],
+    removable: Mapping[Location, Location],
+) -> None:
     node: Any = source.data
     location: Location = ()
     while True:
@@ -124,6 +155,8 @@ def _set(source: Source, parts: list[str], value: Any, origin: str, blocks: Sequ
             raise ConfigError(f"{origin}: {format_path(location)} is {node!r}, not a block with keys")
         location, parts = (*location, key), parts[used:]
         if not parts:
+            if value is None:
+                _check_removed(source, location, origin, removable)
             node[key] = value
             for old in [known for known in source.origins if known[: len(location)] == location]:
                 del source.origins[old]

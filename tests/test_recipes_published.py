@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ctxtune.config import TrialSettings
+from ctxtune.config import TrialSettings, load_search_space
 from ctxtune.config.paths import get_path
 from ctxtune.errors import ConfigError
 from ctxtune.recipes import load_recipe, published_recipe, published_results, recipe_names, recipe_notes
@@ -307,3 +307,10 @@ def test_published_results() -> None:
     assert results["contextual_256"]["cars196"]["recall_at_1"] == 89.29
     assert results["figure_224"]["cars196"]["contextual"] == {"test": 91.1, "train": 93.4}
     assert results["lambda_sweep_224"]["cub200"][0.95] == [71.2, 87.4]
+
+
+def test_the_cars_search_space_spells_out_its_recipe(repository):
+    ours = load_search_space(repository / "search_spaces/cars.yaml").trial
+    recipe = TrialSettings.model_validate(load_recipe("contextual_cars196_224"))
+    for block in sorted(set(recipe.tree()) - {"dataset"}):
+        assert ours.tree()[block] == recipe.tree()[block], block

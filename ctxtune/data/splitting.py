@@ -74,10 +74,11 @@ def _shuffled_by_size(sizes: Integers, rng: np.random.Generator) -> Integers:
 
 
 def _class_folds(groups: Integers, sizes: Integers, validation: ValidationSettings) -> Integers:
-    """Deal the classes out: super-class by super-class, large classes first, to the fold that has least so far.
+    """Deal the classes out: super-class by super-class, large classes first.
 
-    Within a super-class no fold gets two classes more than another; among the folds that may take the next one, the
-    fold with the fewest images so far does. Large super-classes come first, so that small ones even out the rest.
+    The next class goes to the fold that has the fewest classes of its super-class so far; among those to the one with
+    the fewest classes in all; then with the fewest images. So no fold gets two classes more than another, of a
+    super-class or in all. Large super-classes come first, so that small ones even out the rest.
     """
     rng = np.random.default_rng((validation.seed, 1))
     fold_of = np.full(len(sizes), -1, dtype=np.int64)

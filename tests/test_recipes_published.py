@@ -311,6 +311,6 @@ def test_published_results() -> None:
 
 def test_the_cars_search_space_spells_out_its_recipe(repository):
     ours = load_search_space(repository / "search_spaces/cars.yaml").trial
-    recipe = TrialSettings.model_validate(load_recipe("contextual_cars196_224"))
+    recipe = TrialSettings.model_validate({**load_recipe("contextual_cars196_224"), "dataset": {"name": "cars196"}})
     for block in sorted(set(recipe.tree()) - {"dataset"}):
         assert ours.tree()[block] == recipe.tree()[block], block

@@ -13,7 +13,7 @@ import pytest
 from tracking_support import expected_rows, metric_rows, new_store, rows
 
 from ctxtune.errors import TrackingError
-from ctxtune.tracking import Tracker, read_runs, replay
+from ctxtune.tracking import Tracker, check_store, read_runs, replay
 
 
 def run_tags(uri: str, key: str) -> dict[str, str]:
@@ -302,6 +302,9 @@ def test_check_explains_what_is_wrong(tmp_path) -> None:
         with pytest.raises(TrackingError) as caught:
             tracker.check()
         tracker.close(timeout=0)
+        with pytest.raises(TrackingError) as asked:
+            check_store(uri, "check")
+        assert str(asked.value) == str(caught.value)
         return str(caught.value)
 
     (tmp_path / "other.db").write_bytes(b"not a database" * 100)
@@ -311,6 +314,16 @@ def test_check_explains_what_is_wrong(tmp_path) -> None:
     uri = new_store(tmp_path)
     rows(uri, "UPDATE experiments SET lifecycle_stage = 'deleted', name = 'check' WHERE name = 'template'")
     assert "was deleted" in message(uri)
+
+
+def test_a_store_is_checked_without_making_anything(tmp_path) -> None:
+    check_store(f"sqlite:///{tmp_path}/new/none.db", "planned")
+    assert not list(tmp_path.iterdir())
+    uri = new_store(tmp_path)
+    before = (tmp_path / "mlflow.db").read_bytes()
+    check_store(uri, "planned")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
 @pytest.fixture
@@ -329,6 +342,8 @@ def test_a_server_that_is_away_costs_nothing_and_learns_no_secrets_of_ours(tmp_p
         tracker.check()
     assert time.monotonic() - start < 60
     assert f"http://127.0.0.1:{unused_port} cannot be used" in str(caught.value)
+    with pytest.raises(TrackingError, match=f"http://127.0.0.1:{unused_port} cannot be used"):
+        check_store(f"http://ada:lovelace@127.0.0.1:{unused_port}", "away")
     durations = []
     for number in range(300):
         begin = time.perf_counter()

@@ -13,10 +13,10 @@ from ctxtune.config import Ablation, Cell, cells_of, contrasts_of, reference_cel
 from ctxtune.data import load_dataset
 from ctxtune.durations import duration
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.tracking import redact
+from ctxtune.tracking import check_store, redact
 from ctxtune.training import fold_parts
 from ctxtune.tuning.connection import usable_storage
-from ctxtune.tuning.plan import check_tracking, device_name, plan_device, planned_resources, time_epoch
+from ctxtune.tuning.plan import device_name, plan_device, planned_resources, time_epoch
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def print_plan(console: Console, ablation: Ablation, address: str | None = None,
     began = time.monotonic()
     place = usable_storage(storage)
     plan = make_plan(ablation, address)
-    check_tracking(ablation)
+    check_store(ablation.tracking.uri, ablation.name)
     cells = cells_of(ablation)
     console.print(_arms(ablation, cells))
     tune, folds = ablation.tune_each, len(ablation.validation.use)

@@ -2,6 +2,7 @@
 
 from ctxtune.tracking.addresses import absolute_uri, redact
 from ctxtune.tracking.artifacts import log_folder, read_texts
+from ctxtune.tracking.checking import check_store
 from ctxtune.tracking.drain import replay
 from ctxtune.tracking.environment import run_environment
 from ctxtune.tracking.errors import SpoolFullError
@@ -27,6 +28,7 @@ __all__ = [
     "absolute_uri",
     "all_test_scorings",
     "best_runs",
+    "check_store",
     "count_test_scorings",
     "find_sweep",
     "flatten",

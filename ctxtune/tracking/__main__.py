@@ -1,12 +1,14 @@
 """`python -m ctxtune.tracking replay SPOOL [--uri URI]` and `... status SPOOL`."""
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import TextIO
 
 from ctxtune.errors import TrackingError
+from ctxtune.tracking.checking import ask_store
 from ctxtune.tracking.drain import DeliveryProcess, replay
 from ctxtune.tracking.spool import Spool
 
@@ -22,11 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("spool", type=Path, help="the spool's folder")
     command = commands.add_parser("deliver")  # what the Tracker starts; reads its orders from standard input
     command.add_argument("spool", type=Path)
+    commands.add_parser("check")  # what `check_store` starts; reads its orders from standard input
     options = parser.parse_args(arguments)
     try:
         if options.command == "deliver":
             DeliveryProcess(options.spool).run()
             os._exit(0)  # everything is on disk; MLflow's own farewell takes half a second
+        elif options.command == "check":
+            return _check()
         elif options.command == "status":
             _status(options.spool)
         else:
@@ -35,6 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"{count} events were delivered; the spool is empty")
     except TrackingError as error:
         _say(str(error), sys.stderr)
+        return 2
+    return 0
+
+
+def _check() -> int:
+    try:
+        ask_store(**json.load(sys.stdin))
+    except TrackingError as error:
+        _say(str(error))
         return 2
     return 0
 

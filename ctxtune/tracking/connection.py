@@ -18,6 +18,7 @@ from ctxtune.tracking.views import EXPERIMENT_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 _MAKING_SECONDS = 60
 """So long ago nobody is still making a store."""
@@ -70,6 +71,17 @@ def sorted_errors(uri: str) -> Iterator[None]:
         raise Unreachable(message, answered=code in ("BAD_REQUEST", "INTERNAL_ERROR")) from None
 
 
+@contextmanager
+def usable(uri: str) -> Iterator[None]:
+    """Turn Unreachable and Refused into the message for a user whose server cannot be used: a TrackingError."""
+    try:
+        yield
+    except Unreachable as error:
+        raise TrackingError(f"The tracking server {redact(uri)} cannot be used: {error}") from None
+    except Refused as error:
+        raise TrackingError(f"The tracking server {redact(uri)} refuses: {error}") from None
+
+
 def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> tuple[str, bool]:
     """The id of the experiment, made where it is missing, and whether it was made just now.
 
@@ -83,12 +95,17 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> tuple[str,
             experiment = client.get_experiment_by_name(name)
         if experiment is None:
             raise Unreachable(f"experiment {name!r} was made but is not found")
-        if experiment.lifecycle_stage != "active":
-            raise TrackingError(
-                f"The experiment {name!r} in {redact(uri)} was deleted. Restore it (mlflow experiments restore "
-                f"--experiment-id {experiment.experiment_id}) or give the sweep another name"
-            )
+        check_active(experiment, uri)
         return experiment.experiment_id, made
+
+
+def check_active(experiment: "Experiment", uri: str) -> None:
+    """Raise TrackingError where an experiment was deleted."""
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"The experiment {experiment.name!r} in {redact(uri)} was deleted. Restore it (mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}) or give the sweep another name"
+        )
 
 
 def _create_experiment(client: "MlflowClient", uri: str, name: str) -> bool:

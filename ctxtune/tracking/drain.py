@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact, sqlite_path
-from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment, import_client
+from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment, import_client, usable
 from ctxtune.tracking.delivery import Delivery
 from ctxtune.tracking.errors import Refused, SpoolFullError, Unreachable
 from ctxtune.tracking.spool import Spool
@@ -70,12 +70,8 @@ class Drain:
             return
         import_client(retries=0, timeout_seconds=20)
         asking()
-        try:
+        with usable(self._uri):
             self._connect()
-        except Unreachable as error:
-            raise TrackingError(f"The tracking server {redact(self._uri)} cannot be used: {error}") from None
-        except Refused as error:
-            raise TrackingError(f"The tracking server {redact(self._uri)} refuses: {error}") from None
 
     def run_once(self) -> int:
         """Deliver one batch; how many events were taken up. Raises Unreachable, TrackingError."""

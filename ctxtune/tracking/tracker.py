@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -14,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ctxtune
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
 from ctxtune.tracking.drain import WRITER_LOCK, try_lock
 from ctxtune.tracking.errors import SpoolFullError
+from ctxtune.tracking.processes import process_environment, tracking_command
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, now_ms
 from ctxtune.tracking.values import clean_name, parameter_texts, tag_texts
 from ctxtune.tracking.views import experiment_link, view_tags
@@ -327,20 +325,13 @@ class Tracker:
             return True
 
     def _start(self) -> "subprocess.Popen[str]":
-        environment = dict(os.environ)
-        source = Path(ctxtune.__file__).resolve().parents[1]
-        if source.name not in (
-            "site-packages",
-            "dist-packages",
-        ):  # ctxtune may have been found by the working directory
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), environment.get("PYTHONPATH")]))
         process = subprocess.Popen(
-            [sys.executable, "-m", "ctxtune.tracking", "deliver", str(self._folder)],
+            tracking_command("deliver", str(self._folder)),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment,
+            env=process_environment(),
             start_new_session=True,
         )
         orders = {"uri": self._uri, "experiment": self._experiment, "owner": self._owner}

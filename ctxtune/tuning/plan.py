@@ -1,10 +1,8 @@
 """`--dry-run`: everything is checked and one step is trained; nothing is started or written."""
 
 import os
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
@@ -15,7 +13,7 @@ from ctxtune.config import SearchSpace, TrialFile, TrialSettings
 from ctxtune.config.search import ResourcesSettings
 from ctxtune.data import load_dataset
 from ctxtune.durations import duration
-from ctxtune.tracking import Tracker, redact
+from ctxtune.tracking import check_store, redact
 from ctxtune.training import Run, fold_parts
 from ctxtune.training.parts import RunParts
 from ctxtune.tuning.cluster import NodeKind, RunResources, cluster_address, resources_on, run_resources, start_ray
@@ -129,7 +127,7 @@ def print_plan(console: Console, space: SearchSpace, address: str | None = None,
     place = usable_storage(storage)
     resources = planned_resources(space, address, space.search.max_concurrent)
     plan = make_plan(space)
-    check_tracking(space)
+    check_store(space.tracking.uri, space.name)
     table = Table(title=f"{space.name}: the space", title_justify="left")
     for column in ("dimension", "range", "start"):
         table.add_column(column)
@@ -175,13 +173,3 @@ def planned_resources(file: TrialFile, address: str | None, max_concurrent: int 
         return run_resources(file.resources, max_concurrent)
     finally:
         ray.shutdown()
-
-
-def check_tracking(space: TrialFile) -> None:
-    """Raise TrackingError where the tracking server cannot be used."""
-    with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
-        tracker = Tracker(space.tracking.uri, space.name, Path(folder) / "spool")
-        try:
-            tracker.check()
-        finally:
-            tracker.close(1)

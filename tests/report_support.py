@@ -52,6 +52,16 @@ class FakeAblation:
                 cells.append({"cell": label, "variant": variant, "levels": at, "settings": settings, "hash": digest})
         return cells
 
+    def file(self) -> dict[str, Any]:
+        dataset = {"name": self.dataset, "root": "/home/somebody/data", "image_size": 32}
+        trial = {"dataset": dataset, "schedule": {"epochs": 24}, "precision": "float32"}
+        return {
+            "name": self.name,
+            "trial": trial,
+            "validation": {"scheme": "class_folds", "use": [0]},
+            "tune_each": None,
+        }
+
     def design(self) -> dict[str, Any]:
         cells = self.cells()
         at_level = {json.dumps(cell["levels"]): cell["cell"] for cell in cells if cell["variant"] == self.variants[0]}
@@ -82,7 +92,7 @@ class FakeAblation:
         }
         tracker.start_run("ablation", name=self.name, kind="ablation", tags=tags)
         tracker.log_text("ablation", json.dumps(self.design()), "design.json")
-        tracker.log_text("ablation", yaml.safe_dump({"name": self.name}), "ablation.yaml")
+        tracker.log_text("ablation", yaml.safe_dump(self.file()), "ablation.yaml")
         for cell in self.cells():
             if self.tuning == "each":
                 self._search(tracker, str(cell["cell"]))

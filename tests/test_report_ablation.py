@@ -110,12 +110,25 @@ def test_the_page_needs_no_network_and_shows_every_table_and_figure(noise) -> No
     assert {"forest", "arms", "over_dataset_label_noise"} <= stems
     assert page.count("<img ") == len(stems)
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".png", ".svg", ".pdf"}
-    for path in (folder / "tables").glob("*.csv"):
+    for path in (folder / "tables").glob("*.md"):
         assert f'id="caption-{path.stem}"' in page
     assert "non_finite: the loss is not finite at epoch 2" in page
     text = (folder / "report.md").read_text()
     for reference in re.findall(r"\]\((figures/[^)]+)\)", text):
         assert (folder / reference).is_file()
+
+
+def test_what_the_arms_share_and_every_run_are_there_for_a_reader_and_a_statistician(noise) -> None:
+    ablation, _, folder = noise
+    page = (folder / "report.html").read_text()
+    assert "epochs 24" in page and "/home/somebody" not in page
+    assert {"setting": "schedule.epochs", "value": "24"} in table(folder, "setup")
+    runs = table(folder, "runs")
+    assert len(runs) == 9 * 5 * 2 and {run["fold"] for run in runs} == {"0", "1"}
+    cell = ablation.cells()[0]
+    found = [float(run["validation/map_at_r"]) for run in runs if run["cell"] == cell["cell"]]
+    assert np.mean(found) == pytest.approx(np.mean(scores_of(ablation, cell)))
+    assert sum(run["state"] == "failed" for run in runs) >= 1
 
 
 def test_latex_is_booktabs_with_everything_escaped(noise) -> None:

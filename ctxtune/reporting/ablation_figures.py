@@ -13,7 +13,18 @@ from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.contrasts import JudgedContrast
 from ctxtune.reporting.numbers import setting
-from ctxtune.reporting.style import BLUE, GREY, LIGHT, VERMILION, WIDTH, look, new_figure, only_rows_grid
+from ctxtune.reporting.style import (
+    BLUE,
+    GREY,
+    LIGHT,
+    VERMILION,
+    WIDTH,
+    Span,
+    draw_spans,
+    look,
+    new_figure,
+    only_rows_grid,
+)  # fmt: skip
 from ctxtune.statistics import Interval, t_interval
 
 _ROW = 0.27
@@ -29,8 +40,7 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
     figure, axes = new_figure(sum(heights) + 0.95, WIDTH)
     places = -np.cumsum(heights) + np.asarray(heights) / 2
     axes.axvline(0, color="#57606a", linewidth=1)
-    for place, each in zip(places, known, strict=True):
-        _forest_row(axes, float(place), each)
+    spans = [_forest_row(axes, float(place), each) for place, each in zip(places, known, strict=True)]
     axes.set_yticks(places, labels)
     axes.set_ylim(-sum(heights), 0.02)
     direction = "more" if data.design.mode == "max" else "less"
@@ -38,6 +48,7 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
         f"difference in {metric_title(data.design.metric)} to the reference, percentage points ({direction} is better)"
     )
     _margins(axes, known)
+    draw_spans(axes, [span for span in spans if span])
     only_rows_grid(axes)
     for place, each in zip(places, known, strict=True):
         words = each.words
@@ -48,7 +59,8 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
     return figure
 
 
-def _forest_row(axes: Axes, place: float, each: JudgedContrast) -> None:
+def _forest_row(axes: Axes, place: float, each: JudgedContrast) -> Span | None:
+    """Draw a row but for its t-interval, which is returned: the limits are not known yet."""
     assert each.difference is not None
     interval, judgement = each.difference.interval, each.verdict.judgement if each.verdict else ""
     colour = {"better": BLUE, "worse": VERMILION}.get(judgement, "#3d444d")
@@ -56,10 +68,9 @@ def _forest_row(axes: Axes, place: float, each: JudgedContrast) -> None:
     if each.over_classes is not None:
         axes.plot([100 * each.over_classes.low, 100 * each.over_classes.high], [place] * 2, color=LIGHT, linewidth=5,
                   solid_capstyle="butt", zorder=1)  # fmt: skip
-    if math.isfinite(interval.low):
-        axes.plot([100 * interval.low, 100 * interval.high], [place] * 2, color=colour, linewidth=1.6)
     marker = {"better": "^", "worse": "v"}.get(judgement, "o")
     axes.plot([100 * interval.mean], [place], marker, color=colour, markersize=6.5, zorder=3)
+    return (place, 100 * interval.low, 100 * interval.high, colour) if math.isfinite(interval.low) else None
 
 
 def _margins(axes: Axes, known: Sequence[JudgedContrast]) -> None:
@@ -84,13 +95,15 @@ def arms(data: AblationData, cells: Sequence[str]) -> Figure:
     figure, axes = new_figure(sum(heights) + 0.95)
     places = -np.cumsum(heights) + np.asarray(heights) / 2
     ends: list[float] = []
+    spans: list[Span] = []
     for place, cell in zip(places, shown, strict=True):
         values = 100 * np.array(list(data.scores(cell, data.design.metric).values()))
         interval = t_interval(values)
         axes.plot(values, np.full(len(values), place), "|", color=GREY, markersize=8)
         colour = BLUE if cell in data.references else "#3d444d"
-        if len(values) > 2:
-            axes.plot([interval.low, interval.high], [place] * 2, color=colour)
+        if len(values) > 1:
+            spans.append((float(place), interval.low, interval.high, colour))
+        if len(values) > 2:  # of two values it is wider than all else
             ends += [interval.low, interval.high]
         ends += values.tolist()
         axes.plot([interval.mean], [place], "o", color=colour, markersize=6)
@@ -98,6 +111,7 @@ def arms(data: AblationData, cells: Sequence[str]) -> Figure:
     axes.set_ylim(-sum(heights), 0.02)
     pad = 0.05 * ((max(ends) - min(ends)) or 1.0)
     axes.set_xlim(min(ends) - pad, max(ends) + pad)
+    draw_spans(axes, spans)
     axes.set_xlabel(f"{metric_title(data.design.metric)}, percent")
     only_rows_grid(axes)
     return figure

@@ -12,8 +12,10 @@ from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.ablation_tuning import tuning_table
 from ctxtune.reporting.contrasts import JudgedContrast, judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table, file_stem
+from ctxtune.reporting.ledger import ledger_section
 from ctxtune.reporting.numbers import capital, counted, percent_interval, price
 from ctxtune.reporting.provenance import provenance_section
+from ctxtune.reporting.setup import setup_table
 from ctxtune.reporting.study import bill, device_of, hours
 from ctxtune.statistics import LEVEL, MANY_SEEDS
 
@@ -33,13 +35,17 @@ def ablation_document(data: AblationData) -> Document:
         sections.append(Section("Results", ["Nothing is finished yet: no seed of any arm has all its runs."]))
     failed = tables.failure_table(data)
     tuned = tuning_table(data)
+    shared = setup_table(data)
     what: list[str | Table | Picture] = [
         tables.change_table(data),
+        *([shared] if shared else []),
         *([tuned] if tuned else []),
         tables.cost_table(data),
     ]
     sections.append(Section("Arms and cost", what + ([failed] if failed else [])))
     sections.append(Section("How it was judged", method_paragraphs(data)))
+    if data.design.confirmatory:
+        sections.append(ledger_section(data.study, data.design.dataset))
     sections.append(provenance_section(data.study))
     return Document(
         title=f"Ablation {data.study.name}",
@@ -47,7 +53,9 @@ def ablation_document(data: AblationData) -> Document:
         facts=_facts(data),
         findings=_findings(data, contrasts),
         sections=sections,
-        notes=[f"Made by ctxtune.report from {len(data.study.runs):,} runs in MLflow."],
+        notes=[f"Made by ctxtune.report from {len(data.study.runs):,} runs in MLflow, searches included."],
+        study=data.study.name,
+        attached=[tables.run_table(data)],
     )
 
 

@@ -271,6 +271,18 @@ def cost_table(data: AblationData) -> Table:
     return Table("cost", "Runs and cost of each arm.", header, rows, records)
 
 
+def run_table(data: AblationData) -> Table:
+    """Every run with its scores: for a statistician's own tools."""
+    names = [*score_names(data.runs, "validation"), *score_names(data.runs, "test")]
+    keys = ("cell", "variant", "repeat", "seed_index", "fold")
+    records: list[dict[str, Any]] = [
+        {key: run.tags.get(key, "") for key in keys} | {"run": run.name, "state": run.state, "mlflow_run": run.run_id}
+        | {name: run.metrics.get(name, "") for name in names}
+        for run in data.runs
+    ]  # fmt: skip
+    return Table("runs", "Every run.", ["run"], [[run.name] for run in data.runs], records)
+
+
 def failure_table(data: AblationData) -> Table | None:
     """Runs that ended before their last epoch, with the reason; None where there are none."""
     return failures([run for run in data.study.runs if run.state in ("failed", "killed")])

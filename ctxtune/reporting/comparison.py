@@ -19,7 +19,7 @@ from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.in_sum import summed_section
 from ctxtune.reporting.numbers import MISSING, p_value, percent, percent_interval
 from ctxtune.reporting.study import device_of, hours
-from ctxtune.reporting.style import GREY, WIDTH, look, new_figure, only_rows_grid
+from ctxtune.reporting.style import GREY, WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
 from ctxtune.reporting.sweep_data import SweepData
 from ctxtune.statistics import compare_pairs, t_interval
 
@@ -65,6 +65,8 @@ def difference_figure(each: Sequence[AblationData], shared: Sequence[str]) -> Fi
     height = (0.17 + step * len(each)) * len(arms) + 1.1
     figure, axes = new_figure(height, WIDTH)
     axes.axvline(0, color="#57606a", linewidth=1)
+    spans: list[Span] = []
+    ends = [0.0]
     for index, (data, found) in enumerate(zip(each, judged, strict=True)):
         style = {key: value for key, value in look(index).items() if key != "linestyle"}
         for place, cell in enumerate(arms):
@@ -73,12 +75,17 @@ def difference_figure(each: Sequence[AblationData], shared: Sequence[str]) -> Fi
                 continue
             at = -place + (0.5 - (index + 0.5) / len(each)) * 0.7
             interval = difference.interval
-            if math.isfinite(interval.low) and difference.count > 2:
-                axes.plot([100 * interval.low, 100 * interval.high], [at, at], color=style["color"])
+            if math.isfinite(interval.low):
+                spans.append((at, 100 * interval.low, 100 * interval.high, style["color"]))
+                ends += [100 * interval.low, 100 * interval.high] if difference.count > 2 else []
+            ends.append(100 * interval.mean)
             axes.plot([100 * interval.mean], [at], **style, linestyle="none")
         axes.plot([], [], **style, label=f"{data.study.name} ({data.design.dataset})")
     axes.set_yticks([-float(place) for place in range(len(arms))], [wrapped(cell) for cell in arms])
     axes.set_ylim(-len(arms) + 0.45, 0.55)
+    pad = 0.05 * (max(ends) - min(ends) or 1.0)
+    axes.set_xlim(min(ends) - pad, max(ends) + pad)
+    draw_spans(axes, spans)
     axes.set_xlabel("difference to the reference, percentage points")
     only_rows_grid(axes)
     figure.legend(loc="outside lower center", ncols=2)

@@ -177,8 +177,8 @@ def transfer_table(data: SweepData) -> Table | None:
     note = (
         "The score in the search is the luckiest of many and flatters the chosen trial; selection, with fresh seeds, does so "
         "less. What both arms lose or win from validation to test is how hard the test classes are and that confirmation "
-        "trains on more classes; where the chosen loses more than the start, selection may have flattered it by about that much, "
-        "give or take the seeds and folds of both."
+        "trains on more classes; where the chosen loses more than the start, selection may have flattered it by about that "
+        "much, give or take the seeds and folds of both."
     )
     header = ["arm", "in the search", "in selection (runs)", "test, subsets", "test − validation", "test, all classes"]
     return Table("validation_against_test", caption, header, rows, records, note=note)

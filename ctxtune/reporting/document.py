@@ -60,7 +60,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. ``facts`` stand at the top, ``findings`` are its first sentences."""
+    """A whole report.
+
+    Attributes:
+        facts: stand at the top; ``findings`` are its first sentences.
+        study: the name of what it reports on.
+        attached: tables that only become CSV files.
+    """
 
     title: str
     subtitle: str
@@ -68,6 +74,8 @@ class Document:
     findings: Sequence[str]
     sections: Sequence[Section]
     notes: Sequence[str] = field(default=())
+    study: str = ""
+    attached: Sequence[Table] = field(default=())
 
     @property
     def tables(self) -> list[Table]:

@@ -4,7 +4,7 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from ctxtune.reporting.background import begin
-from ctxtune.reporting.document import Document, Picture, Table
+from ctxtune.reporting.document import Document, Picture, Table, file_stem
 from ctxtune.reporting.style import styled
 
 PAGE, MARKDOWN, FIGURES, TABLES = "report.html", "report.md", "figures", "tables"
@@ -43,7 +43,8 @@ def write_document(document: Document, folder: Path, *, processes: int = 1) -> R
     for below in (folder / FIGURES, folder / TABLES):
         below.mkdir(parents=True, exist_ok=True)
     drawn = _save_figures(document.pictures, folder / FIGURES, processes)
-    written = [path for table in document.tables for path in _save_table(table, folder / TABLES)]
+    written = [path for table in document.tables for path in _save_table(table, document.study, folder / TABLES)]
+    written += [_save_records(table, folder / TABLES) for table in document.attached]
     images = {name: _data_address(paths[1], "image/svg+xml") for name, paths in drawn.items()}
     widths = {name: _page_width(paths[1]) for name, paths in drawn.items()}
     page, text = folder / PAGE, folder / MARKDOWN
@@ -85,8 +86,11 @@ def markdown_table(table: Table) -> str:
     return "\n".join([table.caption, "", *lines, *(["", table.note] if table.note else [])])
 
 
-def latex_table(table: Table) -> str:
-    """A table for LaTeX with booktabs, in a table environment with caption and label; shrunk where it is too wide."""
+def latex_table(table: Table, study: str = "") -> str:
+    """A table for LaTeX with booktabs, in a table environment with caption and label; shrunk where it is too wide.
+
+    `study`: its name goes into the label, so that tables of several studies fit into one paper.
+    """
     columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
     rows = [
         [rf"\textbf{{{_latex(cell)}}}" if index in table.strong and cell else _latex(cell) for cell in row]
@@ -97,7 +101,7 @@ def latex_table(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex(table.caption)}}}",
-        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        rf"\label{{tab:{'-'.join(filter(None, [file_stem(study) if study else '', table.name])).replace('_', '-')}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
@@ -129,8 +133,18 @@ def _latex(text: str) -> str:
     return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
 
 
-def _save_table(table: Table, folder: Path) -> list[Path]:
-    makers = {".csv": csv_table, ".md": markdown_table, ".tex": latex_table}
+def _save_records(table: Table, folder: Path) -> Path:
+    path = folder / f"{table.name}.csv"
+    path.write_text(csv_table(table), encoding="utf-8")
+    return path
+
+
+def _save_table(table: Table, study: str, folder: Path) -> list[Path]:
+    makers: dict[str, Callable[[Table], str]] = {
+        ".csv": csv_table,
+        ".md": markdown_table,
+        ".tex": partial(latex_table, study=study),
+    }
     paths = []
     for suffix, make in makers.items():
         path = folder / f"{table.name}{suffix}"

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.style import BLACK, BLUE, GREY, ORANGE, VERMILION, WIDTH, new_figure
@@ -28,6 +29,7 @@ def history(data: SweepData, device: str) -> Figure:
         scatter_trials(axes, trials, places)
         _best_so_far(axes, data, trials, places)
         axes.set_xlim(left=0)
+    by_trial.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_trial.set_xlabel("trials begun")
     by_hour.set_xlabel(f"{device}-hours spent on trials")
     by_trial.set_ylabel(f"{metric_title(data.objective)}, percent")
@@ -53,7 +55,7 @@ def scatter_trials(axes: Axes, trials: Sequence[Trial], places: Sequence[float],
     if best is not None and best in trials:
         place = places[list(trials).index(best)]
         axes.scatter([place], [100 * best.score], s=110, marker="*", color=ORANGE, edgecolors=BLACK, linewidths=0.7,
-                     zorder=5, label="best")  # fmt: skip
+                     zorder=5, label="best", clip_on=False)  # fmt: skip
 
 
 def _best_so_far(axes: Axes, data: SweepData, trials: Sequence[Trial], places: Sequence[float]) -> None:

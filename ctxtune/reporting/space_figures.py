@@ -23,8 +23,8 @@ from ctxtune.reporting.style import BLACK, COLOUR_MAP, COLOURS, ORANGE, WIDTH, n
 from ctxtune.reporting.sweep_data import Dimension, SweepData
 
 _GRID = 80
-_REACH = 0.22
-"""Farther than this share of an axis from every completed trial nothing is shaded: there is no data to say so."""
+_REACH, _NEIGHBOURS = 0.22, 3
+"""Farther than this share of an axis from the third nearest completed trial nothing is shaded: there is no data to say so."""
 _HATCHES = ("", "////", "....")
 
 
@@ -55,11 +55,14 @@ def slices(data: SweepData) -> Figure:
     for index, dimension in enumerate(data.dimensions):
         axes = panels[index // columns][index % columns]
         trials = [trial for trial in data.trials if dimension.path in trial.values]
+        best = data.completed[0] if data.completed and data.completed[0] in trials else None
         places = axis_places(dimension, [trial.values[dimension.path] for trial in trials])
         if not dimension.numeric or dimension.choices:
             spread = 0.16 * _step(dimension)
-            places = list(np.asarray(places) + np.random.default_rng(index).uniform(-spread, spread, len(places)))
-        best = data.completed[0] if data.completed and data.completed[0] in trials else None
+            jitter = np.random.default_rng(index).uniform(-spread, spread, len(places))
+            if best is not None:
+                jitter[trials.index(best)] = 0.0
+            places = list(np.asarray(places) + jitter)
         scatter_trials(axes, trials, places, best=best)
         name_axis(axes, dimension, "x")
         if index % columns == 0:
@@ -117,7 +120,7 @@ def _surface(axes: Axes, across: tuple[Dimension, Any], up: tuple[Dimension, Any
     mesh = np.stack(np.meshgrid(unit, unit), axis=-1).reshape(-1, 2)
     places = np.stack(points, axis=1) + np.random.default_rng(0).normal(0, 1e-6, (len(score), 2))
     model = RBFInterpolator(places, score, kernel="thin_plate_spline", smoothing=0.05, neighbors=min(60, len(score)))
-    distance = np.asarray(KDTree(places).query(mesh)[0])
+    distance = np.asarray(KDTree(places).query(mesh, k=_NEIGHBOURS)[0])[:, -1]
     height = np.clip(model(mesh).reshape(_GRID, _GRID), score.min(), score.max())
     height = np.ma.masked_where(distance.reshape(_GRID, _GRID) > _REACH, height)
     axis = [low + unit * (high - low) for low, high in grids]

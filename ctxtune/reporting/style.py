@@ -1,6 +1,6 @@
 """How all figures look: sizes for print, colours that colour-blind readers can tell apart, no global state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,20 @@ def look(index: int) -> dict[str, Any]:
         "marker": MARKERS[index % len(MARKERS)],
         "linestyle": LINES[index % len(LINES)],
     }
+
+
+Span = tuple[float, float, float, str]
+"""A horizontal interval in a figure: its height on the page, its ends, its colour."""
+
+
+def draw_spans(axes: Axes, spans: Sequence[Span]) -> None:
+    """Draw intervals, once the limits are set; an arrow says where one runs out of the picture."""
+    left, right = axes.get_xlim()
+    for place, low, high, colour in spans:
+        axes.plot([max(low, left), min(high, right)], [place, place], color=colour)
+        for end, outside, marker in ((left, low < left, "<"), (right, high > right, ">")):
+            if outside:
+                axes.plot([end], [place], marker, color=colour, markersize=5, clip_on=False)
 
 
 def only_rows_grid(axes: Axes) -> None:

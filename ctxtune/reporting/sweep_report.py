@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -14,12 +13,12 @@ from ctxtune.reporting import search_figures, space_figures
 from ctxtune.reporting.ablation_tables import failures
 from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.importance import FEWEST_TRIALS, MOST_TRIALS, Importances, importances
+from ctxtune.reporting.ledger import ledger_section
 from ctxtune.reporting.numbers import MISSING, capital, counted, percent, percent_interval, price, setting
-from ctxtune.reporting.provenance import moment, provenance_section
+from ctxtune.reporting.provenance import provenance_section
 from ctxtune.reporting.published import published_scores
 from ctxtune.reporting.study import bill, device_of, hours
 from ctxtune.reporting.sweep_data import START, Dimension, SweepData
-from ctxtune.tracking import TrackedRun, all_test_scorings
 
 BEST_SHOWN = 10
 Item = str | Table | Picture
@@ -33,7 +32,7 @@ def sweep_document(data: SweepData, processes: int = 1) -> Document:
         _search_section(data),
         _space_section(data, processes),
         _cost_section(data),
-        _ledger_section(data, scores),
+        ledger_section(data.study, data.space.dataset),
         Section("How it was judged", _methods(data)),
         provenance_section(data.study),
     ]
@@ -44,6 +43,7 @@ def sweep_document(data: SweepData, processes: int = 1) -> Document:
         findings=_findings(data, scores),
         sections=[section for section in sections if section.items],
         notes=[f"Made by ctxtune.report from {len(data.study.runs):,} runs in MLflow."],
+        study=data.study.name,
     )
 
 
@@ -179,8 +179,8 @@ def _space_section(data: SweepData, processes: int) -> Section:
     if pair is not None:
         caption = (
             f"{capital(metric_title(data.objective))} over the two dimensions with the largest mean importance. Points are "
-            "completed trials; the shading, only near them, is a smooth surface through them, averaged over the other "
-            "dimensions."
+            "completed trials; the shading, only where several are near, is a smooth surface through them, averaged over the "
+            "other dimensions. Crosses are trials that were stopped: the shading knows nothing of them."
         )
         draw: Callable[[], Figure] = partial(space_figures.contour, data, *pair)
         items.append(Picture("contour", caption, draw))
@@ -248,29 +248,6 @@ def _cost_section(data: SweepData) -> Section:
     table = Table("cost", f"Runs and cost by stage, in time of one {device}.", header, rows, records)
     failed = failures([run for run in data.study.runs if run.state in ("failed", "killed")])
     return Section("Cost and failures", [table, *([failed] if failed else ["No run failed."])])
-
-
-def _ledger_section(data: SweepData, scores: list[confirming.Confirmed]) -> Section:
-    scored = all_test_scorings(data.study.uri)
-    return Section(
-        "Ledger of test scorings", [ledger_table(data.study.parent, scored, data.space.dataset)] if scored else []
-    )
-
-
-def ledger_table(parent: TrackedRun, scored: dict[str, list[TrackedRun]], dataset: str) -> Table:
-    """How often the test classes of each data set were scored, on the whole server and by this study."""
-    rows: list[list[str]] = []
-    records: list[dict[str, Any]] = []
-    strong: list[int] = []
-    for name, runs in sorted(scored.items()):
-        own = sum(run.parent == parent.run_id for run in runs)
-        times = [run.start_time for run in runs]
-        if name == dataset:
-            strong.append(len(rows))
-        rows.append([name, str(own), str(len(runs)), moment(min(times)), moment(max(times))])
-        records.append({"data_set": name, "here": own, "all": len(runs), "first": min(times), "last": max(times)})
-    caption = "Runs that scored test classes, in all experiments of the tracking server, deleted ones included."
-    return Table("ledger", caption, ["data set", "here", "in all", "first", "latest"], rows, records, strong=strong)
 
 
 def _methods(data: SweepData) -> list[Item]:

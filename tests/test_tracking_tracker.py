@@ -311,6 +311,7 @@ def test_check_explains_what_is_wrong(tmp_path) -> None:
     assert "other.db cannot be read" in message(f"sqlite:///{tmp_path}/other.db")
     (tmp_path / "blocked").write_text("a file")
     assert "not a writable folder" in message(f"sqlite:///{tmp_path}/blocked/mlflow.db")
+    assert "not a writable folder" in message("sqlite:////proc/here/mlflow.db")
     uri = new_store(tmp_path)
     rows(uri, "UPDATE experiments SET lifecycle_stage = 'deleted', name = 'check' WHERE name = 'template'")
     assert "was deleted" in message(uri)

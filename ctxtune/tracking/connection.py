@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,9 +128,15 @@ def check_file_store(path: Path) -> bool:
 
     if not path.exists():
         folder = next(parent for parent in path.parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise TrackingError(f"The tracking store {path} cannot be made: {folder} is not a writable folder")
-        return False
+        try:
+            with tempfile.TemporaryDirectory(
+                prefix=".ctxtune-", dir=folder
+            ):  # root may write everywhere, but for /proc
+                return False
+        except OSError:
+            raise TrackingError(
+                f"The tracking store {path} cannot be made: {folder} is not a writable folder"
+            ) from None
     if path.is_dir() or not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK):
         raise TrackingError(f"The tracking store {path} is not a file that can be read and written")
     try:

@@ -154,6 +154,7 @@ def test_mlflow_holds_the_design_and_every_run_under_one_parent(finished):
         "design": "grid",
         "seeds": 2,
         "repeats": 1,
+        "folds": ["0"],
         "confirmatory": False,
         "tuning": "each",
         "tuned_for": None,

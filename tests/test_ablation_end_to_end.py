@@ -14,7 +14,7 @@ import yaml
 from ctxtune.ablation.base import best_configuration, finder
 from ctxtune.ablation.run import ablation_folder
 from ctxtune.config import load_ablation, load_search_space
-from ctxtune.errors import ConfigError, TrackingError
+from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker, count_test_scorings, find_sweep, flatten, read_runs, read_text
 from ctxtune.tuning.journal import Journal
 
@@ -242,7 +242,7 @@ def test_the_best_of_a_sweep_is_what_it_chose_else_its_best_trial_by_validation(
     ablation = load_ablation(file, find_best=finder(tmp_path / "results", resume=False))
     assert (ablation.trial.loss.options()["k"], ablation.based_on) == (8, "best of quickstart")
     file.write_text(file.read_text().replace("quickstart", "quickstar"))
-    with pytest.raises(TrackingError, match="quickstart"):
+    with pytest.raises(ConfigError, match=rf'{file}:2: base.best_of: No sweep .*; did you mean "quickstart"'):
         load_ablation(file, find_best=finder(tmp_path / "results", resume=False))
 
 

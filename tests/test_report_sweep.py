@@ -211,7 +211,7 @@ def test_mistakes_are_told_in_one_message(sweep, tmp_path: Path, monkeypatch, ca
     command = [sys.executable, "-m", "ctxtune.report", "swep", "--tracking", uri, "--out", str(tmp_path / "out")]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 2
-    assert "No sweep or ablation is named 'swep'" in found.stderr and "there are: sweep" in found.stderr
+    assert "No sweep or ablation is named 'swep'" in found.stderr and 'did you mean "sweep"?' in found.stderr
     assert "Traceback" not in found.stderr and not (tmp_path / "out").exists()
     with pytest.raises(TrackingError, match="does not exist"):
         write_report(f"sqlite:///{tmp_path}/none.db", "sweep", tmp_path / "out")

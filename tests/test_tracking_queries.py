@@ -94,8 +94,15 @@ def test_a_sweep_is_found_by_name_or_its_neighbours_are_named(uri: str) -> None:
     sweep = find_sweep(uri, "cars")
     assert (sweep.key, sweep.kind) == ("sweep", "sweep")
     assert read_text(uri, sweep.run_id, "search_space.yaml") == "name: cars\n"
-    with pytest.raises(TrackingError, match=r"'carz'.*there are: cars"):
-        find_sweep(uri, "carz")
+    for wrong, words in (
+        ("carz", r'carz.*did you mean "cars"\?'),
+        ("results/cars", r'not a path; did you mean "cars"\?'),
+        ("results/cars/report", r'not a path; did you mean "cars"\?'),
+        ("search_spaces/cars.yaml", r'not a path; did you mean "cars"\?'),
+        ("nothing", r"'nothing'.*; there are: .*cars"),
+    ):
+        with pytest.raises(TrackingError, match=words):
+            find_sweep(uri, wrong)
     with pytest.raises(TrackingError, match="'none'"):
         read_runs(uri, "none")
     with pytest.raises(TrackingError, match=r"missing\.yaml"):

@@ -51,13 +51,13 @@ def best_configuration(uri: str, sweep: str) -> dict[str, Any]:
 def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
     """Before a sweep has chosen: its best completed trial."""
     if parent.kind != "sweep":
-        raise ConfigError(f"best_of: {sweep} is no sweep; only a sweep has a best configuration")
+        raise ConfigError(f"{sweep} is no sweep; only a sweep has a best configuration")
     space: dict[str, Any] = yaml.safe_load(read_text(uri, parent.run_id, "space.yaml"))
     stated = space["search"]["objective"]
     objective = stated[0] if isinstance(stated, list) else stated  # of several, the first one chooses
     runs = best_runs(uri, sweep, objective["metric"], objective["mode"], 1)
     if not runs:
-        raise ConfigError(f"best_of: the sweep {sweep} has no completed trial with {objective['metric']}")
+        raise ConfigError(f"the sweep {sweep} has no completed trial with {objective['metric']}")
     known = SearchSpace.model_validate(space)
     trial = resolve_trial(known, searched_values(known, runs[0]))
     return {**space, "trial": trial.tree()}

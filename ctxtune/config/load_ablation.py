@@ -11,7 +11,7 @@ from ctxtune.config.cells import ArmError, cells_of, check_search, contrasts_of
 from ctxtune.config.load import fill_in, laid_on, validated
 from ctxtune.config.paths import Location
 from ctxtune.config.source import Source, apply_overrides, read_source
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, CtxtuneError
 
 FindBest = Callable[[BestOf, dict[str, Any]], dict[str, Any]]
 """From `base: {best_of: SWEEP}` and the file's own data to the data of that sweep's best.yaml."""
@@ -91,8 +91,8 @@ def _lay_on_base(source: Source, find_best: FindBest | None) -> None:
             raise source.error(("base",), "the best of a sweep is read from tracking; here is none")
         try:
             found, note = find_best(request, source.data), f"best of {request.best_of}"
-        except ConfigError as error:
-            raise source.error(("base",), str(error)) from None
+        except CtxtuneError as error:
+            raise source.error(("base", "best_of"), str(error)) from None
     own = source.data.get("trial")
     if own is not None and not isinstance(own, dict):
         raise source.error(("trial",), f"expected a block with keys; found {own!r}")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SWEEP_KINDS = ("sweep", "ablation")
 _PAGE = 1000
+_TOLD = 10
+"""So many names stand in a message."""
 _BULK_RUNS, _BULK_POINTS = 100, 25_000  # a server's limits for one request for histories
 
 
@@ -77,9 +79,7 @@ def find_sweep(uri: str, name: str) -> TrackedRun:
                 "is not delivered yet (python -m ctxtune.tracking status SPOOL)"
             )
         others = [other.name for other in client.search_experiments(max_results=_PAGE) if other.name != "Default"]
-    near = difflib.get_close_matches(name, others, n=3, cutoff=0.4) or sorted(others)[:10]
-    known = f"; there are: {', '.join(near)}" if near else "; there are none yet"
-    raise TrackingError(f"No sweep or ablation is named {name!r} in {redact(uri)}{known}")
+    raise TrackingError(f"No sweep or ablation is named {name!r} in {redact(uri)}{_instead_of(name, others)}")
 
 
 def read_runs(uri: str, experiment: str, kind: str | None = None) -> list[TrackedRun]:
@@ -178,6 +178,23 @@ def reading(uri: str) -> Iterator["MlflowClient"]:
 @lru_cache(maxsize=4)
 def _client(address: str) -> "MlflowClient":
     return connect(address, retries=2, timeout_seconds=60)
+
+
+def _instead_of(name: str, known: Sequence[str]) -> str:
+    """What to say after a name that is not known: those that come near, else up to ten of all."""
+    path = Path(name)
+    is_path = len(path.parts) > 1 or path.suffix in (".yaml", ".yml")
+    hint = "; a name is wanted as MLflow shows it among its experiments, not a path" if is_path else ""
+    parts = list(dict.fromkeys((*path.parts, path.stem))) if is_path else [name]
+    near = [part for part in parts if part in known]
+    near = near or difflib.get_close_matches(parts[-1], known, n=3, cutoff=0.6)
+    if near:
+        quoted = " or ".join(f'"{each}"' for each in near)
+        return f"{hint}; did you mean {quoted}?"
+    if not known:
+        return f"{hint}; there are none yet"
+    more = f" and {len(known) - _TOLD} more" if len(known) > _TOLD else ""
+    return f"{hint}; there are: {', '.join(sorted(known)[:_TOLD])}{more}"
 
 
 def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:

@@ -285,3 +285,9 @@ def test_a_curve_goes_from_the_least_level_to_the_greatest_whatever_their_order_
     (line,) = axes.lines
     assert line.get_xdata().tolist() == [0.65, 0.75, 0.95]
     np.testing.assert_allclose(line.get_ydata(), [50.0, 60.0, 70.0])
+
+
+def test_runs_without_the_metric_are_said_not_drawn(tmp_path: Path) -> None:
+    ablation = FakeAblation(lambda variant, levels: 0.5, ["full", "a"], seeds=2, metric="validation/recall_at_3")
+    files = write_report(ablation.write(tmp_path), "ablation", tmp_path / "report", store=False)
+    assert "none has logged validation/recall_at_3" in files.page.read_text()

@@ -25,14 +25,14 @@ _DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time",
 def ablation_document(data: AblationData) -> Document:
     """The whole report of an ablation, finished or still running."""
     contrasts = judge_contrasts(data)
-    done = sum(len(units) for units in data.complete.values())
+    done = any(data.scores(cell, data.design.metric) for cell in data.cells)
     sections = []
     if done:
         sections.append(_contrast_section(data, contrasts))
         sections += _factor_sections(data, contrasts)
         sections.append(_score_section(data))
     else:
-        sections.append(Section("Results", ["Nothing is finished yet: no seed of any arm has all its runs."]))
+        sections.append(Section("Results", [_nothing_to_show(data)]))
     failed = tables.failure_table(data)
     tuned = tuning_table(data)
     shared = setup_table(data)
@@ -57,6 +57,12 @@ def ablation_document(data: AblationData) -> Document:
         study=data.study.name,
         attached=[tables.run_table(data)],
     )
+
+
+def _nothing_to_show(data: AblationData) -> str:
+    if any(data.complete.values()):
+        return f"Runs are completed, but none has logged {data.design.metric}: was it evaluated?"
+    return "Nothing is finished yet: no seed of any arm has all its runs."
 
 
 def _subtitle(data: AblationData) -> str:

@@ -186,11 +186,14 @@ def factor_table(
 ) -> Table:
     """Variants by the levels of a factor; a star marks what differs from the reference at its level."""
     levels = data.design.factors[factor]
+    numbers = all(isinstance(level, int | float) for level in levels)
+    order = sorted(range(len(levels)), key=lambda index: levels[index] if numbers else index)
     words = {each.contrast.cell: each.words for each in contrasts}
     rows, records = [], []
     for variant, cells in series.items():
         row = [variant]
-        for index, level in enumerate(levels):
+        for index in order:
+            level = levels[index]
             values = list(data.scores(cells[index], data.design.metric).values()) if index in cells else []
             mark = {"better": " ▲", "worse": " ▼"}.get(words.get(cells.get(index, ""), ""), "")
             row.append(percent_interval(t_interval(values)) + mark if values else MISSING)
@@ -207,7 +210,7 @@ def factor_table(
     return Table(
         f"by_{file_stem(factor)}",
         caption,
-        ["arm", *(f"{factor.rpartition('.')[2]} {setting(level)}" for level in levels)],
+        ["arm", *(f"{factor.rpartition('.')[2]} {setting(levels[index])}" for index in order)],
         rows,
         records,
     )

@@ -104,7 +104,8 @@ def contour(data: SweepData, first: Dimension, second: Dimension) -> Figure:
     return figure
 
 
-FEWEST_FOR_SURFACE = 10
+FEWEST_FOR_SURFACE = 20
+"""Completed trials; a surface through fewer would be drawn by the spline, not by the data."""
 
 
 def _surface(axes: Axes, across: tuple[Dimension, Any], up: tuple[Dimension, Any], score: Any, norm: Normalize) -> None:

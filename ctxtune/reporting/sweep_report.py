@@ -179,8 +179,13 @@ def _space_section(data: SweepData, processes: int) -> Section:
     if pair is not None:
         caption = (
             f"{capital(metric_title(data.objective))} over the two dimensions with the largest mean importance. Points are "
-            "completed trials; the shading, only where several are near, is a smooth surface through them, averaged over the "
-            "other dimensions. Crosses are trials that were stopped: the shading knows nothing of them."
+            "completed trials, crosses those that were stopped."
+            + (
+                " The shading, only where several completed ones are near, is a smooth surface through them, averaged over "
+                "the other dimensions; of the stopped ones it knows nothing."
+                if len(data.completed) >= space_figures.FEWEST_FOR_SURFACE
+                else ""
+            )
         )
         draw: Callable[[], Figure] = partial(space_figures.contour, data, *pair)
         items.append(Picture("contour", caption, draw))

@@ -6,7 +6,17 @@ import pytest
 import torch
 import yaml
 
-from ctxtune.config import TrialSettings, cells_of, contrasts_of, load_ablation, reference_cell, search_of, with_values
+from ctxtune.config import (
+    TrialSettings,
+    cells_of,
+    contrasts_of,
+    load_ablation,
+    load_search_space,
+    load_trial_file,
+    reference_cell,
+    search_of,
+    with_values,
+)
 from ctxtune.config.unused import effective_tree, unused_settings
 from ctxtune.errors import ConfigError
 from ctxtune.losses import TrainingLoss
@@ -170,6 +180,37 @@ def test_an_error_of_the_file_itself_names_its_line(file):
     line = next(number for number, text in enumerate(path.read_text().splitlines(), 1) if "temperature" in text)
     with pytest.raises(ConfigError, match=f"ablation.yaml:{line}: variants.sigmoid.loss.temperature"):
         load_ablation(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "added", "words"),
+    [
+        ("folds", "tune_each:\n  space: {optimizer.lr: {loguniform: [1e-5, 1e-2]}}\n  folds: [9]\n",
+         "tune_each.folds: must name distinct folds among 0 ... 3, not [9]"),
+        ("contrastiv:", "tune_each:\n  spaces:\n    contrastiv: {optimizer.lr: {loguniform: [1e-5, 1e-2]}}\n",
+         "tune_each.spaces.contrastiv: there is no such variant"),
+        ("design", "design: leave_one_out\n", "variants.full: under leave_one_out"),
+        ("third", "design: leave_one_out\n", "variants.third.loss.step: component sigmoid sets loss.step too"),
+    ],
+)  # fmt: skip
+def test_what_blocks_contradict_in_has_its_line_too(file, key, added, words):
+    text = FILE + added
+    if key == "third":
+        text = text.replace("  full: {}", "  part: {loss.k: 3}")
+        text = text.replace("factors:", "  third: {loss.step: sigmoid}\nfactors:")
+    wanted = "full" if key == "design" else key
+    line = next(number for number, each in enumerate(text.splitlines(), 1) if wanted in each)
+    with pytest.raises(ConfigError) as error:
+        load_ablation(file(text))
+    assert f"ablation.yaml:{line}: {words}" in str(error.value)
+
+
+def test_each_command_names_the_one_that_a_file_is_for(file):
+    for load in (load_search_space, load_trial_file):
+        with pytest.raises(ConfigError, match=r"this is an ablation file; run it with ctxtune\.ablate"):
+            load(file())
+    with pytest.raises(ConfigError, match=r"this is a search-space file; run it with ctxtune\.sweep"):
+        load_ablation(file(f"name: s\ntrial:{TRIAL}\nsearch: {{}}\n"))
 
 
 def test_a_base_file_lies_under_the_trial_and_brings_its_validation(file, tmp_path):

@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
 from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
 from ctxtune.config.paths import did_you_mean
 from ctxtune.config.search import Dimension, ObjectiveSettings, TrialFile
-from ctxtune.settings import Settings
+from ctxtune.config.wording import in_words
+from ctxtune.settings import Settings, refuse
 
 Design = Literal["grid", "one_factor_at_a_time", "leave_one_out"]
 Level = bool | int | float | str | None
@@ -126,9 +127,9 @@ class Ablation(TrialFile):
     def _levels(cls, factors: dict[str, tuple[Level, ...]]) -> dict[str, tuple[Level, ...]]:
         for path, levels in factors.items():
             if len(levels) < 2:
-                raise ValueError(f"{path}: a factor needs two levels or more; found {list(levels)!r}")
+                refuse(cls, (path,), f"a factor needs two levels or more; found {list(levels)!r}")
             if len({(type(level), level) for level in levels}) < len(levels):
-                raise ValueError(f"{path}: a level stands twice in {list(levels)!r}")
+                refuse(cls, (path,), f"a level stands twice in {list(levels)!r}")
         return factors
 
     @model_validator(mode="before")
@@ -168,11 +169,10 @@ class Ablation(TrialFile):
     @model_validator(mode="after")
     def _sound(self) -> "Ablation":
         if self.design == "one_factor_at_a_time" and not self.factors:
-            raise ValueError(
-                "design one_factor_at_a_time moves factors, and there are none; write factors, or design grid"
-            )
+            message = "design one_factor_at_a_time moves factors, and there are none; write factors, or design grid"
+            refuse(type(self), ("design",), message)
         if self.design == "leave_one_out":
-            _check_components(self.variants)
+            _check_components(type(self), self.variants)
         if len(self.variants) == 1 and not self.factors and self.design != "leave_one_out":
             raise ValueError("one variant and no factors: there is nothing to compare; write a second variant")
         check_measured(type(self), ("compare",), [self.compare.metric], self.trial)
@@ -186,20 +186,21 @@ def _without_nulls(value: Any) -> Any:
     return {key: item for key, item in value.items() if item is not None}
 
 
-def _check_components(variants: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_components(model: type[Settings], variants: Mapping[str, Mapping[str, Any]]) -> None:
     if len(variants) < 2:
-        raise ValueError("design leave_one_out needs two components or more under `variants`")
+        refuse(model, ("variants",), "design leave_one_out needs two components or more")
     owners: dict[str, str] = {}
     for name, settings in variants.items():
         if name == FULL:
-            raise ValueError(
-                f"under leave_one_out {FULL!r} is the arm with all components; name this component otherwise"
+            refuse(
+                model,
+                ("variants", name),
+                f"under leave_one_out {FULL!r} is the arm with all components; name this component otherwise",
             )
         for path in settings:
             if path in owners:
-                raise ValueError(
-                    f"variants.{name}: component {owners[path]} sets {path} too; what is left out must be one's own"
-                )
+                message = f"component {owners[path]} sets {path} too; what is left out must be one's own"
+                refuse(model, ("variants", name, path), message)
             owners[path] = name
 
 
@@ -207,16 +208,18 @@ def _check_tuning(ablation: Ablation) -> None:
     tune = ablation.tune_each
     if tune is None:
         return
-    arms = ablation.arms()
+    model, arms = type(ablation), ablation.arms()
     for name in tune.spaces:
         if name not in arms:
-            raise ValueError(f"tune_each.spaces.{name}: there is no such variant{did_you_mean(name, arms)}")
+            refuse(model, ("tune_each", "spaces", name), f"there is no such variant{did_you_mean(name, arms)}")
     if tune.folds is not None:
-        ablation.validation.model_validate({**ablation.validation.model_dump(), "use": tune.folds})
+        try:
+            ablation.validation.model_validate({**ablation.validation.model_dump(), "use": tune.folds})
+        except ValidationError as error:
+            refuse(model, ("tune_each", "folds"), in_words(error.errors()).removeprefix("use "))
     for text in (*tune.constraints, *tune.conditions.values()):
         parse(text)
     for name in arms:
         if not tune.space_of(name):
-            raise ValueError(
-                f"tune_each: variant {name} has nothing to search; give tune_each.space or a space of its own"
-            )
+            message = f"variant {name} has nothing to search; give tune_each.space or a space of its own"
+            refuse(model, ("tune_each",), message)

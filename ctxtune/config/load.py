@@ -18,6 +18,7 @@ from ctxtune.recipes import load_recipe
 
 _DOTTED_BLOCKS: tuple[Location, ...] = (("search", "space"), ("search", "conditions"), ("search", "ties"))
 _SEARCH_BLOCKS = ("search", "select", "confirm")
+_ABLATION_BLOCKS = ("base", "variants", "factors", "tune_each", "compare")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -33,9 +34,12 @@ def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> Search
     """
     source = _read(path, overrides)
     if "search" not in source.data:
-        raise ConfigError(
-            f"{source.path}: there is no `search` block; run one configuration with ctxtune.train instead"
+        whose = (
+            "this is an ablation file; run it with ctxtune.ablate"
+            if is_ablation(source.data)
+            else "run one configuration with ctxtune.train instead"
         )
+        raise ConfigError(f"{source.path}: there is no `search` block; {whose}")
     space = validated(SearchSpace, source)
     _check_points(space, source)
     return space
@@ -48,6 +52,8 @@ def load_trial_file(path: Path | str, overrides: Iterable[str] = ()) -> TrialFil
         ConfigError: as `load_search_space`.
     """
     source = _read(path, overrides)
+    if is_ablation(source.data):
+        raise ConfigError(f"{source.path}: this is an ablation file; run it with ctxtune.ablate")
     for block in _SEARCH_BLOCKS:
         source.data.pop(block, None)
     return validated(TrialFile, source)
@@ -58,6 +64,11 @@ def _read(path: Path | str, overrides: Iterable[str]) -> Source:
     apply_overrides(source, overrides, _DOTTED_BLOCKS, {("search", "space"): ("search", "space")})
     fill_in(source)
     return source
+
+
+def is_ablation(data: Mapping[str, Any]) -> bool:
+    """Whether a file says what only ablation files say."""
+    return any(block in data for block in _ABLATION_BLOCKS)
 
 
 def fill_in(source: Source) -> None:

@@ -147,6 +147,8 @@ def test_with_one_arm_every_level_is_compared_with_that_of_the_trial(file):
         ),
         (["sedes=3"], ["sedes", 'did you mean "seeds"']),
         (["seeds=0"], ["seeds", "found 0"]),
+        (["seeds=1"], ["--set seeds=1: seeds: one seed compares nothing", "need 2 at least"]),
+        ([TUNED, "seeds=1"], ["seeds: one seed compares nothing"]),
         (["variants.a'b={loss.k: 3}"], ["cannot name a variant"]),
         (["tune_each={trials: 4, space: {loss.k: {choice: [2, 4]}}}"], ["arm contrastive", "has no loss.k", "null"]),
         (["tune_each={trials: 4, space: {dataset.label_noise: {choice: [0.0, 0.2]}}}"], ["set by the factor"]),
@@ -249,6 +251,10 @@ def test_a_resolved_ablation_reads_back_as_itself(file):
         ],
     )
     assert type(ablation).model_validate(yaml.safe_load(yaml.safe_dump(ablation.model_dump(mode="json")))) == ablation
+
+
+def test_one_seed_is_enough_where_search_and_seeds_are_repeated(file):
+    assert load_ablation(file(), [TUNED, "tune_each.repeats=2", "seeds=1"]).seeds == 1
 
 
 def test_each_variant_may_search_more_or_less_than_the_others(file):

@@ -84,7 +84,8 @@ class Ablation(TrialFile):
 
     Attributes:
         based_on: where the trial came from, where it did not stand in the file itself.
-        seeds: runs of every cell, and fold; arms with the same index share all randomness.
+        seeds: runs of every cell, and fold; arms with the same index share all randomness. Two at least, but where search
+            and seeds are repeated.
         reference: the variant that others are compared with, or a cell by its name; null: the first variant.
         design: ``grid``: every variant at every combination of the factors' levels. ``one_factor_at_a_time``: one
             factor moves, the others keep their first level. ``leave_one_out``: the variants are components; one arm
@@ -175,6 +176,9 @@ class Ablation(TrialFile):
             _check_components(type(self), self.variants)
         if len(self.variants) == 1 and not self.factors and self.design != "leave_one_out":
             raise ValueError("one variant and no factors: there is nothing to compare; write a second variant")
+        if self.seeds == 1 and (self.tune_each is None or self.tune_each.repeats == 1):
+            message = "one seed compares nothing: differences and intervals need 2 at least; found 1"
+            refuse(type(self), ("seeds",), message)
         check_measured(type(self), ("compare",), [self.compare.metric], self.trial)
         _check_tuning(self)
         return self

@@ -6,8 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 import trees
+from rich.console import Console
 from scipy import stats
 
+from ctxtune.ablation.display import print_outcome
 from ctxtune.ablation.outcome import design_of, outcome_of, summary_of
 from ctxtune.ablation.runs import cell_specs, run_count, search_specs, tuned_configuration
 from ctxtune.ablation.searches import Searches
@@ -245,3 +247,20 @@ variants: {{full: {{}}, contrastive: {{loss.name: contrastive}}}}
 def test_a_component_that_cannot_be_weighted_is_an_error_of_its_arm(quickstart):
     with pytest.raises(ConfigError, match="arm heavy cannot be run: contrastive_weight"):
         quickstart("variants.heavy={loss.contextual_weight: 0.95, loss.contrastive_weight: remainder}")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_of_cells_cuts_no_word_in_a_terminal(quickstart, journal, capsys, width):
+    ablation = quickstart("variants.no_query_expansion=null", "variants.another_k_for_all={loss.k: 6}")
+    cells = cells_of(ablation)
+    gains = {"full": (0.0, 0.0, 0.0), "contrastive_only": (-0.01, -0.03, 0.0), cells[-1].name: (0.01, 0.03, 0.0)}
+    play(ablation, journal, cell_specs(ablation, cells, journal), lambda spec: 0.4 + gains[spec.arm][spec.seed_index])
+    outcome = outcome_of(ablation, journal)
+    print_outcome(Console(width=width), ablation, outcome, {})
+    printed = capsys.readouterr().out
+    table = printed.partition("Nothing was tuned")[0]
+    assert all(len(line) <= width for line in table.splitlines())
+    verdicts = [each.verdict.words for each in outcome.contrasts]
+    assert any(words.startswith("too few seeds to tell: n needed") for words in verdicts)
+    for words in [*verdicts, *(cell.name for cell in cells)]:
+        assert set(words.split()) <= set(table.split())

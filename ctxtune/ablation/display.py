@@ -11,12 +11,14 @@ from ctxtune.ablation.outcome import AblationOutcome
 from ctxtune.ablation.runs import repeats_of
 from ctxtune.config import Ablation, cells_of, reference_cell
 from ctxtune.durations import duration
+from ctxtune.reporting.numbers import counted
 from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.journal import RunRecord
 from ctxtune.tuning.live import RunDisplay, show_point
 
-_WIDEST_WORD = 40
+_NUMBERS = 47
+"""Characters that the numbers of the table of cells take, with the gaps between its columns."""
 
 
 def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
@@ -25,11 +27,13 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
     tune = ablation.tune_each
     final = ablation.compare.scored_metric(confirmatory=ablation.confirmatory)
     where = (
-        "on all train classes; the test classes are scored, once a run" if ablation.confirmatory else f"{epochs} epochs"
+        "on all train classes; the test classes are scored, once a run"
+        if ablation.confirmatory
+        else counted(epochs, "epoch")
     )
     words = {
-        "cell_search": f"tuning: {{runs}} trials, {tune.trials if tune else 0} of {epochs} epochs for every cell",
-        "cell": f"cells: {{runs}} runs, the same {ablation.seeds} seeds for every cell, {where}",
+        "cell_search": f"tuning: {{runs}} trials, {tune.trials if tune else 0} of {counted(epochs, 'epoch')} for every cell",
+        "cell": f"cells: {{runs}} runs, the same {counted(ablation.seeds, 'seed')} for every cell, {where}",
     }
 
     def remark(book: Book, run: RunRecord) -> Text:
@@ -50,32 +54,36 @@ def print_outcome(console: Console, ablation: Ablation, result: AblationOutcome,
     states = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
     console.rule(f"[bold]{ablation.name}")
     console.print(
-        f"{sum(result.states.values())} runs ({states}); {duration(result.hours)} of work in all", highlight=False
+        f"{counted(sum(result.states.values()), 'run')} ({states}); {duration(result.hours)} of work in all",
+        highlight=False,
     )
-    console.print(cells_table(ablation, result))
+    console.print(cells_table(ablation, result, console.width))
     for note in notes(ablation):
         console.print(note, highlight=False, soft_wrap=True)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)
 
 
-def cells_table(ablation: Ablation, result: AblationOutcome) -> Table:
-    """A line for each cell: mean with its interval, and the paired difference to what it is compared with."""
+def cells_table(ablation: Ablation, result: AblationOutcome, width: int) -> Table:
+    """A line for each cell: mean with its interval, and the paired difference to what it is compared with.
+
+    Names and verdicts take as many lines as they need in a terminal of ``width`` characters; numbers are never cut.
+    """
     reference = reference_cell(ablation, cells_of(ablation)).name
     compared = {each.cell: each for each in result.contrasts}
     against = {each.against for each in result.contrasts}
-    over = f"{ablation.seeds} seeds"
+    over = counted(ablation.seeds, "seed")
     if repeats_of(ablation) > 1:
-        over = f"{repeats_of(ablation)} repeats of search and {over}"
+        over = f"{counted(repeats_of(ablation), 'repeat')} of search and {over}"
     title = f"{result.metric}, percent: mean and 95 % t-interval over the same {over}"
     if len(against) == 1:
         title += f"; paired differences to {reference}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    longest = max(len(word) for cell in result.replications for word in cell.split())
-    table.add_column("cell", overflow="fold", min_width=min(longest, _WIDEST_WORD))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    verdicts = [each.verdict.words for each in result.contrasts if each.verdict]
+    table.add_column("cell", overflow="fold", width=_width_of_names(list(result.replications), verdicts, width))
     for column in ("n", "mean", "minus\nreference", "p, Holm"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict", min_width=len("no evidence"))
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
     for cell, values in result.replications.items():
         each = compared.get(cell)
         verdict = each.verdict if each else None
@@ -89,6 +97,14 @@ def cells_table(ablation: Ablation, result: AblationOutcome) -> Table:
             words,
         )
     return table
+
+
+def _width_of_names(names: list[str], verdicts: list[str], width: int) -> int:
+    """As wide as the longest name where the verdicts leave room for it, else for its longest word."""
+    room = width - _NUMBERS
+    longest_word = max(len(word) for name in names for word in name.split())
+    left = room - max(len(words) for words in ["reference", *verdicts])
+    return max(min(longest_word, room - len("reference")), min(left, max(map(len, names))), 1)
 
 
 def notes(ablation: Ablation) -> list[str]:

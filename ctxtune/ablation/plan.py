@@ -13,6 +13,7 @@ from ctxtune.config import Ablation, Cell, cells_of, contrasts_of, reference_cel
 from ctxtune.data import load_dataset
 from ctxtune.durations import duration
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.reporting.numbers import counted
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import fold_parts
 from ctxtune.tuning.connection import usable_storage
@@ -86,22 +87,25 @@ def print_plan(console: Console, ablation: Ablation, address: str | None = None,
     cells = cells_of(ablation)
     console.print(_arms(ablation, cells))
     tune, folds = ablation.tune_each, len(ablation.validation.use)
-    repeated = f" x {repeats_of(ablation)} repeats" if repeats_of(ablation) > 1 else ""
+    repeated = f" x {counted(repeats_of(ablation), 'repeat')}" if repeats_of(ablation) > 1 else ""
     if tune is not None:
-        console.print(f"{plan.tuning_runs} tuning trials: {len(cells)} cells x {tune.trials}{repeated}, {tune.sampler}")
+        trials = counted(plan.tuning_runs, "tuning trial")
+        console.print(f"{trials}: {counted(len(cells), 'cell')} x {tune.trials}{repeated}, {tune.sampler}")
     scored_on = (
         "all train classes, the test classes scored once a run, entered in the ledger"
         if ablation.confirmatory
-        else f"{folds} validation fold{'s' if folds > 1 else ''}"
+        else counted(folds, "validation fold")
     )
     gpu_hours = "" if plan.gpu_hours is None else f" ({plan.gpu_hours:.3g} GPU-hours)"
     for line in (
-        f"{plan.scored_runs} runs: {len(cells)} cells x {ablation.seeds} seeds{repeated} on {scored_on}",
-        f"{len(contrasts_of(ablation, cells))} contrasts, corrected together ({ablation.compare.correction}), by "
+        f"{counted(plan.scored_runs, 'run')}: {counted(len(cells), 'cell')} x {counted(ablation.seeds, 'seed')}{repeated} on "
+        f"{scored_on}",
+        f"{counted(len(contrasts_of(ablation, cells)), 'contrast')}, corrected together ({ablation.compare.correction}), by "
         f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
         *notes(ablation),
-        f"{plan.epochs} epochs in all; timed on {plan.device}, evaluation aside: {duration(plan.device_hours)} of one "
-        f"device{gpu_hours}; {plan.at_a_time} runs at a time on {address or 'this machine'}: {duration(plan.hours)}",
+        f"{counted(plan.epochs, 'epoch')} in all; timed on {plan.device}, evaluation aside: {duration(plan.device_hours)} of "
+        f"one device{gpu_hours}; {counted(plan.at_a_time, 'run')} at a time on {address or 'this machine'}: "
+        f"{duration(plan.hours)}",
         f"tracking: {redact(ablation.tracking.uri)} can be used"
         + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
@@ -111,7 +115,7 @@ def print_plan(console: Console, ablation: Ablation, address: str | None = None,
 
 def _arms(ablation: Ablation, cells: list[Cell]) -> Table:
     reference = reference_cell(ablation, cells)
-    table = Table(title=f"{ablation.name}: {len(cells)} cells ({ablation.design})", title_justify="left")
+    table = Table(title=f"{ablation.name}: {counted(len(cells), 'cell')} ({ablation.design})", title_justify="left")
     for column in ("cell", "changes in the trial"):
         table.add_column(column, overflow="fold")
     if ablation.tune_each:

@@ -18,6 +18,7 @@ from ctxtune.reporting.contrasts import judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.in_sum import summed_section
 from ctxtune.reporting.numbers import MISSING, p_value, percent, percent_interval
+from ctxtune.reporting.setup import differing_table
 from ctxtune.reporting.study import device_of, hours
 from ctxtune.reporting.style import GREY, WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
 from ctxtune.reporting.sweep_data import SweepData
@@ -120,6 +121,9 @@ def progress_figure(each: Sequence[SweepData]) -> Figure:
 def _document(each: Sequence[AblationData] | Sequence[SweepData], what: str, sections: list[Section]) -> Document:
     names = [data.study.name for data in each]
     costs = {f"cost of {data.study.name}": duration(hours(data.study.runs)) for data in each}
+    differing = differing_table([data.study for data in each])
+    if differing:
+        sections = [*sections, Section("What differs", [differing])]
     return Document(
         title=f"{what} compared: {', '.join(names)}",
         subtitle=f"{len(names)} {what.lower()} side by side",
@@ -208,22 +212,23 @@ def _test_table(each: Sequence[SweepData]) -> Table:
             percent_interval(t_interval(scores[metric].chosen)) if metric in scores else MISSING for scores in found
         ]
         if pair:
-            row += _paired(each, metric)
+            row += _paired(each, metric, tested=all(metric == data.test_metric for data in each))
         rows.append(row)
     caption = "Test classes, chosen configurations: percent, mean ± half of the 95 % t-interval over fresh seeds."
     note = (
-        "Differences are paired by seed (all sweeps have the same seeds), given one tuning run each; p is not corrected."
+        "Differences are paired by seed (all sweeps have the same seeds), given one tuning run each. Only the counterpart of "
+        "the objective is tested."
         if pair
         else ""
     )
     return Table("tests_compared", caption, header, rows, note=note)
 
 
-def _paired(each: Sequence[SweepData], metric: str) -> list[str]:
+def _paired(each: Sequence[SweepData], metric: str, *, tested: bool) -> list[str]:
     runs = [data.confirmations.get(data.chosen or "", {}) for data in each]
     shared = sorted(runs[0].keys() & runs[1].keys())
     values = [[arm[seed].metrics.get(metric, math.nan) for seed in shared] for arm in runs]
     if not shared or not np.isfinite(values).all():
         return [MISSING, MISSING]
     difference = compare_pairs(values[0], values[1])
-    return [percent_interval(difference.interval, sign=True), p_value(difference.p_value)]
+    return [percent_interval(difference.interval, sign=True), p_value(difference.p_value) if tested else MISSING]

@@ -35,6 +35,8 @@ def _hindrance(each: Sequence[AblationData], shared: Sequence[str], means: Float
         return f"scores of {' and '.join(metrics)} are not of one kind and have no common mean"
     if len({data.design.mode for data in each}) > 1:
         return "in some of these ablations more of the metric is better, in others less"
+    if len({data.design.dataset for data in each}) == 1:
+        return f"all are on {each[0].design.dataset}, which makes them one witness; a sum is over data sets"
     if len(shared) < 2:
         return "the ablations share a single arm"
     for cell in shared:
@@ -49,56 +51,48 @@ def _hindrance(each: Sequence[AblationData], shared: Sequence[str], means: Float
 
 def _words(each: Sequence[AblationData]) -> str:
     sets = sorted({data.design.dataset for data in each})
-    over = f"{len(sets)} data sets ({', '.join(sets)})" if len(sets) > 1 else f"{len(each)} ablations on {sets[0]}"
-    scale = (
-        "A point of the score is not worth the same on every data set: each difference is therefore divided by the reference's "
-        "mean score in the same ablation. "
-        if len(sets) > 1
-        else ""
-    )
     return (
-        f"Over {over}. The rank of an arm is that of its mean score, 1 the best, averaged. {scale}The interquartile mean is "
-        "taken over all paired differences to the reference, so that a single seed or data set has little say; its interval "
-        "resamples within each ablation (stratified bootstrap, 5,000 resamples; Agarwal et al., NeurIPS 2021)."
+        f"Over {len(sets)} data sets ({', '.join(sets)}). The rank of an arm is that of its mean score, 1 the best, averaged. "
+        "A point of the score is not worth the same on every data set: each difference is therefore divided by the "
+        "reference's mean score in the same ablation. The interquartile mean is taken over all paired differences to the "
+        "reference, so that a single seed or data set has little say; its interval resamples within each ablation "
+        "(stratified bootstrap, 5,000 resamples; Agarwal et al., NeurIPS 2021)."
     )
 
 
 def _table(each: Sequence[AblationData], shared: Sequence[str], means: Floats) -> Table:
-    relative = len({data.design.dataset for data in each}) > 1
     ranks = mean_ranks(means, each[0].design.mode)
     rows, records = [], []
     for index in np.argsort(ranks, kind="stable"):
         cell = shared[index]
         compared = any(_reference(data, cell) for data in each)
-        found = _difference(each, cell, relative=relative)
+        found = _difference(each, cell)
         missing = MISSING if compared else "reference"
         rows.append([cell, decimal(float(ranks[index])), percent(found.mean, sign=True) if found else missing,
                      percent_bounds(found, sign=True)])  # fmt: skip
         record: dict[str, Any] = {"cell": cell, "mean_rank": float(ranks[index])}
         record |= {key: getattr(found, key, None) for key in ("mean", "low", "high", "count")}
-        records.append(record | {"scale": "relative" if relative else "score"})
-    unit = "percent of the reference's mean score on the same data set" if relative else "percentage points"
-    header = ["arm", "mean rank", f"interquartile mean of the {'relative ' if relative else ''}difference",
-              "95 % stratified bootstrap"]  # fmt: skip
+        records.append(record | {"scale": "relative"})
+    unit = "percent of the reference's mean score on the same data set"
+    header = ["arm", "mean rank", "interquartile mean of the relative difference", "95 % stratified bootstrap"]
     caption = (
         f"Arms in sum, {metric_title(each[0].design.metric)}: mean rank, and difference to the reference in {unit}."
     )
     return Table("in_sum", caption, header, rows, records)
 
 
-def _difference(each: Sequence[AblationData], cell: str, *, relative: bool) -> Interval | None:
+def _difference(each: Sequence[AblationData], cell: str) -> Interval | None:
     """Interquartile mean of an arm's differences to its reference; None where an ablation has no pair of them.
 
-    Args:
-        relative: divide by the reference's mean score over the pairs of the same ablation: the baseline-normalised scores
-            of Agarwal et al. (NeurIPS 2021), less 1. The mean counts as known; its own error would change a difference
-            by a small fraction of that difference only.
+    Divided by the reference's mean score over the pairs of the same ablation: the baseline-normalised scores of Agarwal
+    et al. (NeurIPS 2021), less 1. The mean counts as known; its own error would change a difference by a small fraction
+    of that difference only.
     """
     strata = []
     for data in each:
         against = _reference(data, cell)
         ours, theirs = data.pairs(cell, against, data.design.metric) if against else ([], [])
-        unit = float(np.mean(theirs)) if relative and theirs else 1.0
+        unit = float(np.mean(theirs)) if theirs else 1.0
         if not ours or not unit > 0:
             return None
         strata.append([(mine - other) / unit for mine, other in zip(ours, theirs, strict=True)])

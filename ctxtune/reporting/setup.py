@@ -1,24 +1,22 @@
-"""What the arms of an ablation share: the configuration that each changes, and how it was tuned and judged."""
+"""What was run: the configuration that the arms of an ablation share, and in what several studies differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctxtune.errors import TrackingError
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.document import Table
-from ctxtune.reporting.numbers import setting
-from ctxtune.reporting.study import read_file
+from ctxtune.reporting.numbers import MISSING, setting
+from ctxtune.reporting.study import Study, read_file
 
+_NOT_COMPARED = ("name", "tracking", "resources", "based_on", "max_concurrent")
 _LEFT_OUT = ("root",)
 """Where data lies on the machine that it was run on."""
 
 
 def setup_table(data: AblationData) -> Table | None:
     """The base configuration block by block, validation and tuning; None where the file is not among the artifacts."""
-    try:
-        tree = read_file(data.study, "ablation.yaml")
-    except TrackingError:
-        return None
+    tree = _file(data.study)
     trial = tree.get("trial", {})
     plain = {key: value for key, value in trial.items() if not isinstance(value, Mapping)}
     blocks = {key: value for key, value in trial.items() if isinstance(value, Mapping)}
@@ -31,6 +29,35 @@ def setup_table(data: AblationData) -> Table | None:
     return Table(
         "setup", "What all arms have, but for what each changes.", ["block", "settings"], rows, records, left=2
     )
+
+
+def differing_table(studies: Sequence[Study]) -> Table | None:
+    """The settings that are not the same in all of several sweeps or ablations; None where nothing differs.
+
+    What `--compare` puts side by side may differ in more than what it is about: epochs, trials, seeds.
+    """
+    trees = [dict(_leaves(_file(study))) for study in studies]
+    paths = [
+        path
+        for path in dict.fromkeys(path for tree in trees for path in tree)
+        if path.partition(".")[0] not in _NOT_COMPARED
+    ]
+    rows = [
+        [path, *(_short(tree[path]) if path in tree else MISSING for tree in trees)]
+        for path in paths
+        if len({str(tree.get(path)) for tree in trees}) > 1
+    ]
+    header = ["setting", *(study.name for study in studies)]
+    caption = "Settings that are not the same; more than one of them may be why results differ."
+    return Table("differing", caption, header, rows, texts=header[1:]) if rows else None
+
+
+def _file(study: Study) -> dict[str, Any]:
+    try:
+        tree = read_file(study, "space.yaml" if study.parent.kind == "sweep" else "ablation.yaml")
+    except TrackingError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _listed(block: Mapping[str, Any]) -> str:

@@ -264,3 +264,17 @@ def test_the_table_of_cells_cuts_no_word_in_a_terminal(quickstart, journal, caps
     assert any(words.startswith("too few seeds to tell: n needed") for words in verdicts)
     for words in [*verdicts, *(cell.name for cell in cells)]:
         assert set(words.split()) <= set(table.split())
+
+
+def test_the_design_tells_what_each_cell_changes_in_the_trial_and_nothing_else(quickstart):
+    factors = "factors={loss.k: [4, 2], loss.epsilon: [0.2, 0.1], loss.query_expansion: [true, false]}"
+    ablation = quickstart("variants=null", "reference=null", "design=one_factor_at_a_time", factors)
+    assert (ablation.trial.loss.options()["k"], ablation.trial.loss.options()["epsilon"]) == (4, 0.05)
+    assert {cell["cell"]: cell["settings"] for cell in design_of(ablation)["cells"]} == {
+        "base": {"loss.epsilon": 0.2},
+        "k=2": {"loss.k": 2, "loss.epsilon": 0.2},
+        "epsilon=0.1": {"loss.epsilon": 0.1},
+        "query_expansion=false": {"loss.epsilon": 0.2, "loss.query_expansion": False},
+    }
+    other_loss = quickstart("variants.other={loss.name: contrastive, loss.positive_margin: 0.75}")
+    assert design_of(other_loss)["cells"][-1]["settings"] == {"loss.name": "contrastive", "loss.positive_margin": 0.75}

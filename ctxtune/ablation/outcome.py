@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ctxtune.ablation.runs import best_search_trial, cell_key, folds_of, repeats_of
-from ctxtune.config import Ablation, Cell, cells_of, contrasts_of, reference_cell
+from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.config.cells import configuration_hash
 from ctxtune.statistics import Interval, Verdict, compare_pairs, judge_family, t_interval
 from ctxtune.tuning.journal import Journal
@@ -102,7 +102,7 @@ def design_of(ablation: Ablation) -> dict[str, Any]:
                 "cell": cell.name,
                 "variant": cell.arm,
                 "levels": cell.levels,
-                "settings": cell.settings,
+                "settings": changed_values(ablation.trial, cell.settings),
                 "hash": configuration_hash(cell),
             }
             for cell in cells

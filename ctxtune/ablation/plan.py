@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ctxtune.ablation.display import notes
 from ctxtune.ablation.runs import repeats_of, run_count
-from ctxtune.config import Ablation, Cell, cells_of, contrasts_of, reference_cell
+from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.data import load_dataset
 from ctxtune.durations import duration
 from ctxtune.errors import ConfigError, CtxtuneError
@@ -121,7 +121,8 @@ def _arms(ablation: Ablation, cells: list[Cell]) -> Table:
     if ablation.tune_each:
         table.add_column("searches", overflow="fold")
     for cell in cells:
-        changes = ", ".join(f"{path} = {json.dumps(value)}" for path, value in cell.settings.items()) or "nothing"
+        changed = changed_values(ablation.trial, cell.settings)
+        changes = ", ".join(f"{path} = {json.dumps(value)}" for path, value in changed.items()) or "nothing"
         row = [cell.name + ("  (reference)" if cell is reference else ""), changes]
         if ablation.tune_each:
             row.append(", ".join(ablation.tune_each.space_of(cell.arm)))

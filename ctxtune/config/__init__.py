@@ -4,7 +4,7 @@ from ctxtune.config.ablation import Ablation, BestOf
 from ctxtune.config.cells import Cell, Contrast, cells_of, contrasts_of, reference_cell, search_of
 from ctxtune.config.load import load_search_space, load_trial_file
 from ctxtune.config.load_ablation import load_ablation
-from ctxtune.config.resolve import resolve_trial, start_points, with_values
+from ctxtune.config.resolve import changed_values, resolve_trial, start_points, with_values
 from ctxtune.config.search import Dimension, SearchSpace, TrialFile
 from ctxtune.config.seeds import stage_seed
 from ctxtune.config.trial import TrialSettings
@@ -19,6 +19,7 @@ __all__ = [
     "TrialFile",
     "TrialSettings",
     "cells_of",
+    "changed_values",
     "contrasts_of",
     "load_ablation",
     "load_search_space",

@@ -31,6 +31,18 @@ def with_values(trial: TrialSettings, values: Point) -> TrialSettings:
     return TrialSettings.model_validate(tree)
 
 
+def changed_values(trial: TrialSettings, values: Point) -> dict[str, Any]:
+    """Those of ``values`` that differ from what ``trial`` has; of another loss all options."""
+    tree = trial.tree()
+    other_loss = values.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
+    own = dict(leaves(tree))
+    return {
+        path: value
+        for path, value in values.items()
+        if path not in own or own[path] != value or (other_loss and path.startswith("loss."))
+    }
+
+
 def apply_ties(space: SearchSpace, point: Point) -> dict[str, Any]:
     """The point with every tied path set to its partner's value (``ties: {loss.k: sampler.images_per_class}``)."""
     values = dict(point)

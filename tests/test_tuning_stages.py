@@ -1,6 +1,7 @@
 """Selection, confirmation, outcome and budget, from journals written by hand."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.cluster import RunResources
 from ctxtune.tuning.devices import run_device
 from ctxtune.tuning.display import print_outcome
+from ctxtune.tuning.folder import sweep_folder
 from ctxtune.tuning.journal import Journal
 from ctxtune.tuning.objectives import pareto_front
 from ctxtune.tuning.outcome import best_file, markdown, outcome
@@ -246,3 +248,11 @@ def test_an_objective_can_be_a_number_of_the_configuration(tmp_path):
         finish(journal, spec, 9, {METRIC: 0.5 if spec.trial.model.embedding_dim > 16 else 0.4})
     front = [run.spec["trial"]["model"]["embedding_dim"] for run in pareto_front(space, journal)]
     assert sorted(front) == [16, 32]  # 64 scores no better than 32
+
+
+def test_the_summary_is_json_for_every_reader(space, tmp_path):
+    folder = sweep_folder(tmp_path, space, resume=False)
+    folder.write_summary({"interval": [0.1, float("nan")], "arms": {"start": float("inf"), "chosen": np.float64(0.5)}})
+    text = (folder.path / "summary.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found == {"interval": [0.1, None], "arms": {"start": None, "chosen": 0.5}}

@@ -45,7 +45,7 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
     axes.set_ylim(-sum(heights), 0.02)
     direction = "more" if data.design.mode == "max" else "less"
     axes.set_xlabel(
-        f"difference in {metric_title(data.design.metric)} to the reference, percentage points ({direction} is better)"
+        f"difference in {metric_title(data.design.metric)} to the reference,\npercentage points ({direction} is better)"
     )
     _margins(axes, known)
     draw_spans(axes, [span for span in spans if span])

@@ -120,7 +120,9 @@ def progress_figure(each: Sequence[SweepData]) -> Figure:
 
 def _document(each: Sequence[AblationData] | Sequence[SweepData], what: str, sections: list[Section]) -> Document:
     names = [data.study.name for data in each]
-    costs = {f"cost of {data.study.name}": duration(hours(data.study.runs)) for data in each}
+    costs = {
+        f"{data.study.name}, time of one {device_of(data.study)}": duration(hours(data.study.runs)) for data in each
+    }
     differing = differing_table([data.study for data in each])
     if differing:
         sections = [*sections, Section("What differs", [differing])]
@@ -185,7 +187,7 @@ def _sweep_table(each: Sequence[SweepData]) -> Table:
         ]
     )
     rows.append(["chosen", *(data.chosen or MISSING for data in each)])
-    rows.append(["cost", *(f"{duration(hours(data.study.runs))} ({device_of(data.study)}s)" for data in each)])
+    rows.append(["time", *(f"{duration(hours(data.study.runs))} of one {device_of(data.study)}" for data in each)])
     paths = list(dict.fromkeys(dimension.path for data in each for dimension in data.dimensions))
     for path in paths:
         rows.append([f"best trial's {path}", *(_best_value(data, path) for data in each)])

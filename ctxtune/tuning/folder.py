@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,8 +104,9 @@ class ResultsFolder(Generic[Resolved]):
         return self.path / "best.pt"
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write the outcome as JSON."""
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
+        """Write the outcome as JSON; numbers that are none become null."""
+        text = json.dumps(_strict(summary), indent=2, default=str, allow_nan=False)
+        (self.path / "summary.json").write_text(text, encoding="utf-8")
 
     def close(self) -> None:
         """Let another process in."""
@@ -146,6 +148,15 @@ def resume_command(command: str, arguments: list[str]) -> str:
     """What to hand to Python to go on with what ``command`` (such as ``sweep``) started with ``arguments``."""
     kept = [redact_argument(argument) for argument in arguments if argument != "--resume"]
     return f"-m ctxtune.{command} {shlex.join(kept)} --resume"
+
+
+def _strict(value: Any) -> Any:
+    """Plain data that every reader of JSON takes: NaN is Python's own."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _a(kind: str) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_training_command import run_here
 from training_support import reports_of, run_of, small_parts, trial_of
 
 from ctxtune.training import load_checkpoint, save_checkpoint
@@ -77,3 +78,11 @@ def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(parts, tmp_
     assert again.history[-1]["validation/map_at_r"] == pytest.approx(
         session.history[-1]["validation/map_at_r"], rel=0.15
     )
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_the_command_trains_on_the_gpu(tmp_path, device):
+    torch.cuda.reset_peak_memory_stats()
+    status, output = run_here(tmp_path, "--device", device)
+    assert status == 0 and "validation/map_at_r" in output
+    assert torch.cuda.max_memory_allocated() > 0

@@ -10,8 +10,7 @@ from rich.text import Text
 from ctxtune.ablation.outcome import AblationOutcome
 from ctxtune.ablation.runs import repeats_of
 from ctxtune.config import Ablation, cells_of, reference_cell
-from ctxtune.durations import duration
-from ctxtune.reporting.numbers import counted
+from ctxtune.phrases import counted, duration
 from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.journal import RunRecord

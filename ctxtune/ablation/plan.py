@@ -11,9 +11,8 @@ from ctxtune.ablation.display import notes
 from ctxtune.ablation.runs import repeats_of, run_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.data import load_dataset
-from ctxtune.durations import duration
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.reporting.numbers import counted
+from ctxtune.phrases import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import fold_parts
 from ctxtune.tuning.connection import usable_storage

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
-from ctxtune.durations import duration
 from ctxtune.metric_names import metric_title
+from ctxtune.phrases import counted, duration
 from ctxtune.reporting import ablation_figures as figures
 from ctxtune.reporting import ablation_tables as tables
 from ctxtune.reporting.ablation_data import AblationData
@@ -13,7 +13,7 @@ from ctxtune.reporting.ablation_tuning import tuning_table
 from ctxtune.reporting.contrasts import JudgedContrast, judge_contrasts
 from ctxtune.reporting.document import Document, Picture, Section, Table, file_stem
 from ctxtune.reporting.ledger import ledger_section
-from ctxtune.reporting.numbers import capital, counted, percent_interval, price
+from ctxtune.reporting.numbers import capital, percent_interval, price
 from ctxtune.reporting.provenance import provenance_section
 from ctxtune.reporting.setup import setup_table
 from ctxtune.reporting.study import bill, device_of, hours

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ctxtune.durations import duration
 from ctxtune.metric_names import metric_title
+from ctxtune.phrases import counted, duration
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.contrasts import JudgedContrast, arm_label, label_notes, reference_at
 from ctxtune.reporting.document import Table, file_stem
 from ctxtune.reporting.numbers import (
     MISSING,
     capital,
-    counted,
     decimal,
     p_value,
     percent,

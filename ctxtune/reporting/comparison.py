@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ctxtune.durations import duration
 from ctxtune.errors import TrackingError
 from ctxtune.metric_names import metric_title
+from ctxtune.phrases import duration
 from ctxtune.reporting.ablation_data import AblationData
 from ctxtune.reporting.ablation_figures import wrapped
 from ctxtune.reporting.confirmation import confirmed_scores

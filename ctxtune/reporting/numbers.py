@@ -61,8 +61,3 @@ def setting(value: Any) -> str:
 def capital(text: str) -> str:
     """A text as the beginning of a sentence; the rest of it stays."""
     return text[:1].upper() + text[1:]
-
-
-def counted(count: int, noun: str) -> str:
-    """A number with its noun: "1 contrast", "12 contrasts"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -6,15 +6,15 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from ctxtune.durations import duration
 from ctxtune.metric_names import metric_title
+from ctxtune.phrases import counted, duration
 from ctxtune.reporting import confirmation as confirming
 from ctxtune.reporting import search_figures, space_figures
 from ctxtune.reporting.ablation_tables import failures
 from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.importance import FEWEST_TRIALS, MOST_TRIALS, Importances, importances
 from ctxtune.reporting.ledger import ledger_section
-from ctxtune.reporting.numbers import MISSING, capital, counted, percent, percent_interval, price, setting
+from ctxtune.reporting.numbers import MISSING, capital, percent, percent_interval, price, setting
 from ctxtune.reporting.provenance import provenance_section
 from ctxtune.reporting.published import published_scores
 from ctxtune.reporting.study import bill, device_of, hours

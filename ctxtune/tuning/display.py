@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ctxtune.config import SearchSpace
-from ctxtune.durations import duration
 from ctxtune.metric_names import metric_title
+from ctxtune.phrases import duration
 from ctxtune.statistics import Interval
 from ctxtune.tuning.book import Book
 from ctxtune.tuning.confirmed import judged_metric, lost_sentences, seeds_words

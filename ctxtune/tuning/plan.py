@@ -12,7 +12,7 @@ from rich.table import Table
 from ctxtune.config import SearchSpace, TrialFile, TrialSettings
 from ctxtune.config.search import ResourcesSettings
 from ctxtune.data import load_dataset
-from ctxtune.durations import duration
+from ctxtune.phrases import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import Run, fold_parts
 from ctxtune.training.parts import RunParts
@@ -148,8 +148,9 @@ def print_plan(console: Console, space: SearchSpace, address: str | None = None,
         "an epoch",
         f"at most {plan.epochs_at_most} epochs; {plan.seconds_per_epoch:.2f} s an epoch on this machine ({plan.device}), "
         f"evaluation aside: at most {duration(plan.hours_at_most)} of one {'GPU' if resources.gpus else 'core'}",
-        f"resources: a run gets {resources.cpus:g} CPU cores and {resources.gpus:g} GPUs; {resources.concurrent} at a time on "
-        f"{address or 'this machine'}: at most {duration(plan.hours_at_most / resources.concurrent)}",
+        f"resources: a run gets {counted(resources.cpus, 'CPU core')} and {counted(resources.gpus, 'GPU')}; "
+        f"{resources.concurrent} at a time on {address or 'this machine'}: at most "
+        f"{duration(plan.hours_at_most / resources.concurrent)}",
         f"tracking: {redact(space.tracking.uri)} can be used"
         + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),

@@ -1,4 +1,4 @@
-"""How long something took or may take, as people say it."""
+"""Durations and counts as people say them."""
 
 import math
 
@@ -14,3 +14,13 @@ def duration(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.1f} min"
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def counted(count: float, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "contrast"), counted(1200, "contrast"), counted(0.5, "GPU")
+    ('1 contrast', '1,200 contrasts', '0.5 GPUs')
+    """
+    number = f"{count:,}".removesuffix(".0")
+    return f"{number} {noun}{'' if count == 1 else 's'}"

@@ -6,10 +6,10 @@ import pytest
 from test_tuning_sampling import METRIC, space_of
 
 from ctxtune.config import start_points
-from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker
 from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.warm_start import with_warm_starts
+from ctxtune.tuning.warm_start import check_warm_starts, with_warm_starts
 
 
 @pytest.fixture(scope="module")
@@ -62,5 +62,6 @@ def test_a_trial_outside_the_space_is_refused(store, tmp_path):
 def test_a_sweep_that_is_not_there_is_named(store, tmp_path):
     space = space_of(start_from=[{"best_of": "eralier"}])
     space = space.model_copy(update={"tracking": space.tracking.model_copy(update={"uri": store})})
-    with pytest.raises(CtxtuneError, match="eralier"):
-        with_warm_starts(space, Journal(tmp_path / "j"))
+    for ask in (check_warm_starts, lambda space: with_warm_starts(space, Journal(tmp_path / "j"))):
+        with pytest.raises(ConfigError, match=r"search\.start_from: best_of: .*'eralier'.*did you mean \"earlier\""):
+            ask(space)

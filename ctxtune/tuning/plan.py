@@ -20,6 +20,7 @@ from ctxtune.tuning.cluster import NodeKind, RunResources, cluster_address, reso
 from ctxtune.tuning.connection import usable_storage
 from ctxtune.tuning.outcome import show
 from ctxtune.tuning.stages import fold_count, start_configuration
+from ctxtune.tuning.warm_start import check_warm_starts
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def print_plan(console: Console, space: SearchSpace, address: str | None = None,
     began = time.monotonic()
     place = usable_storage(storage)
     resources = planned_resources(space, address, space.search.max_concurrent)
+    check_warm_starts(space)
     plan = make_plan(space)
     check_store(space.tracking.uri, space.name)
     table = Table(title=f"{space.name}: the space", title_justify="left")

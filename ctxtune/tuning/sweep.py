@@ -26,7 +26,7 @@ from ctxtune.tuning.opening import checked_place, opened
 from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
 from ctxtune.tuning.sampling import Sampler
 from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
-from ctxtune.tuning.warm_start import with_warm_starts
+from ctxtune.tuning.warm_start import check_warm_starts, with_warm_starts
 
 
 def run_sweep(
@@ -54,6 +54,8 @@ def run_sweep(
     """
     watcher = watcher or Watcher()
     place = checked_place(space, root, address, storage)
+    if not resume:
+        check_warm_starts(space)
     folder = sweep_folder(root, space, resume=resume)
     with opened(space, folder, place, max_concurrent=space.search.max_concurrent, watcher=watcher) as parts:
         journal, connection = parts.journal, parts.connection

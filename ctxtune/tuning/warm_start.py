@@ -1,15 +1,25 @@
 """Starting a search from what an earlier one found."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from ctxtune.config import SearchSpace, start_points
 from ctxtune.config.search import WarmStart
 from ctxtune.config.source import parse_value
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs
 from ctxtune.tuning.journal import Journal
 
 DECISION = "warm_starts"
+
+
+def check_warm_starts(space: SearchSpace) -> None:
+    """Ask for all warm starts, so that what is wrong with them is said before anything is started.
+
+    Raises:
+        ConfigError: an earlier sweep is not there, has no completed trial, or one that lies outside this space.
+    """
+    _started(space, _found(space))
 
 
 def with_warm_starts(space: SearchSpace, journal: Journal) -> SearchSpace:
@@ -18,15 +28,18 @@ def with_warm_starts(space: SearchSpace, journal: Journal) -> SearchSpace:
     They are asked for once and kept in the journal: a resumed sweep starts from the same points.
 
     Raises:
-        ConfigError: the earlier sweep has no completed trial, or one that lies outside this space.
-        TrackingError: it is not there, or tracking cannot be read.
+        ConfigError: as `check_warm_starts`.
     """
     if not any(isinstance(item, WarmStart) for item in space.search.start_from):
         return space
     if DECISION not in journal.decisions:
-        found = [_points(space, item) for item in space.search.start_from if isinstance(item, WarmStart)]
-        journal.decided(DECISION, found)
-    waiting = iter(journal.decisions[DECISION])
+        journal.decided(DECISION, _found(space))
+    return _started(space, journal.decisions[DECISION])
+
+
+def _started(space: SearchSpace, found: Iterable[list[dict[str, Any]]]) -> SearchSpace:
+    """The space with the points that were found for each warm start, in their order."""
+    waiting = iter(found)
     items: list[Any] = []
     for item in space.search.start_from:
         items += next(waiting) if isinstance(item, WarmStart) else [item]
@@ -36,12 +49,19 @@ def with_warm_starts(space: SearchSpace, journal: Journal) -> SearchSpace:
     return started
 
 
+def _found(space: SearchSpace) -> list[list[dict[str, Any]]]:
+    return [_points(space, item) for item in space.search.start_from if isinstance(item, WarmStart)]
+
+
 def _points(space: SearchSpace, warm_start: WarmStart) -> list[dict[str, Any]]:
     objective = space.search.objective
-    runs = best_runs(space.tracking.uri, warm_start.best_of, objective.metric, objective.mode, warm_start.count)
+    try:
+        runs = best_runs(space.tracking.uri, warm_start.best_of, objective.metric, objective.mode, warm_start.count)
+    except TrackingError as error:
+        raise ConfigError(f"search.start_from: best_of: {error}") from None
     if not runs:
         raise ConfigError(
-            f"search.start_from: the sweep {warm_start.best_of} has no completed trial with {objective.metric}"
+            f"search.start_from: best_of: the sweep {warm_start.best_of} has no completed trial with {objective.metric}"
         )
     return [searched_values(space, run) for run in runs]
 

@@ -89,16 +89,7 @@ class Run:
             self.averaged = None if trial.optimizer.ema is None else AveragedModel(self.model, trial.optimizer.ema)
             self.optimizer = build_optimizer(trial.optimizer, self.model, self.loss)
             self.scaler = gradient_scaler(self.precision, self.device)
-            self.step = TrainingStep(
-                trial,
-                self.model,
-                self.loss,
-                self.optimizer,
-                self.scaler,
-                precision=self.precision,
-                device=self.device,
-                world=self.world,
-            )
+            self.step = self._build_step()
         self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
         self._images = self._open_images()
         self._evaluator = Evaluator(
@@ -120,6 +111,18 @@ class Run:
             # Statistics over the whole batch, as one GPU would take them.
             return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
+
+    def _build_step(self) -> TrainingStep:
+        return TrainingStep(
+            self.trial,
+            self.model,
+            self.loss,
+            self.optimizer,
+            self.scaler,
+            precision=self.precision,
+            device=self.device,
+            world=self.world,
+        )
 
     def _build_loss(self, num_classes: int) -> TrainingLoss:
         trial, width = self.trial, self.model.training_dim

@@ -78,12 +78,21 @@ def run_stage(
         )
         with _quiet(), thrifty_tune():
             tuner.fit()
-        left = [run for run in book.journal.runs.values() if run.state == "running"]
+        left = _unfinished(book)
         if book.stop or not left:
             break
         # Ray gives a run up in silence where a process that it wanted to use again was not done with the run before.
         specs = iter([RunSpec.model_validate(run.spec) for run in left])
-    for run in left:
+    _settle(book)
+
+
+def _unfinished(book: Book) -> list[RunRecord]:
+    return [run for run in book.journal.runs.values() if run.state == "running"]
+
+
+def _settle(book: Book) -> None:
+    """What is to become of runs that Ray is done with and that have not ended: they failed, or the stage was ended."""
+    for run in _unfinished(book):
         if not book.stop:
             book.end(run.key, "failed", f"Ray gave it up {PROCESS_RESTARTS + 1} times")
         elif not book.stop.resumable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 NAMED_AT_MOST = 10
+# Crops of a memory-mapped cache are read only, and nothing writes to them. At import: see `data.sources`.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def processors() -> int:

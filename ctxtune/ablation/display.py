@@ -86,7 +86,7 @@ def cells_table(ablation: Ablation, result: AblationOutcome, width: int) -> Tabl
     for cell, values in result.replications.items():
         each = compared.get(cell)
         verdict = each.verdict if each else None
-        words = "reference" if cell in against else verdict.words if verdict else ""
+        words = "reference" if cell in against else verdict.words if verdict else "no pairs" if each else ""
         table.add_row(
             cell,
             str(len(values)),

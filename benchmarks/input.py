@@ -25,14 +25,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ctxtune.data import ImageSettings, Part, TrainingImages, load
+from ctxtune.data import ImageSettings, Split, TrainingImages, load
 
 TARGET = 5.0
 BATCH = 64
 SETTINGS = ImageSettings(train_crop=224, min_scale=0.12)
 
 
-def write_jpegs(root: Path, count: int) -> Part:
+def write_jpegs(root: Path, count: int) -> Split:
     """Pictures with structure at many scales, about 100 kB each as photographs of that size have."""
     classes = 8
     for number in range(count + 1 + classes):
@@ -84,7 +84,7 @@ def measure(batches: Callable[[], Iterable[torch.Tensor]]) -> tuple[float, float
     return count / (processor_seconds() - processor), count / (time.perf_counter() - wall)
 
 
-def ways(part: Part, threads: int, cache: Path) -> dict[str, Callable[[], Iterable[torch.Tensor]]]:
+def ways(part: Split, threads: int, cache: Path) -> dict[str, Callable[[], Iterable[torch.Tensor]]]:
     """Name to one epoch of batches."""
     root = part.table.source.root  # type: ignore[attr-defined]
     peer = DataLoader(Peer([str(root / path) for path in part.paths]), BATCH, num_workers=threads)

@@ -3,7 +3,7 @@
     python benchmarks/overhead.py [--trials 1000] [--stock 100] [--sampler tpe] [--profile FILE]
 
 In one run, two trials at a time on a CPU core each, processes reused:
-(ours) `ctxtune.tuning.engine.run_stage` with journal, sampler, budget and tracking (parent and child runs, 3 reports of
+(ours) `ctxtune.tuning.backend.runner.run_stage` with journal, sampler, budget and tracking (parent and child runs, 3 reports of
     4 metrics, the whole configuration as params) into a fresh SQLite store;
 (stock) Ray Tune's Tuner with OptunaSearch and MLflowLoggerCallback into another SQLite store, 4 metrics too.
 Printed: milliseconds a trial of control loop (the driver's time outside `ray.wait`, in which Tune waits for trials: the
@@ -100,12 +100,12 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     """Run no-op trials through the engine; seconds at which each ended, memory at each, seconds until delivered."""
     from ctxtune.tracking import Tracker
     from ctxtune.tuning import stages
-    from ctxtune.tuning.book import Book
+    from ctxtune.tuning.backend.cluster import RunResources
+    from ctxtune.tuning.backend.runner import run_stage
     from ctxtune.tuning.budget import Budget
-    from ctxtune.tuning.cluster import RunResources
-    from ctxtune.tuning.engine import run_stage
-    from ctxtune.tuning.journal import Journal
-    from ctxtune.tuning.sampling import Sampler
+    from ctxtune.tuning.record.journal import Journal
+    from ctxtune.tuning.record.recorder import Recorder
+    from ctxtune.tuning.search.sampler import Sampler
 
     space = search_space(
         trials=trials, sampler={"name": sampler}, scheduler={"name": "none"}, budget={"hours": 100, "no_improvement_for": 10**6}
@@ -115,7 +115,7 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     worked: list[float] = []
     waiting = Waiting()
 
-    def note(book: Book, run: Any) -> None:
+    def note(recorder: Recorder, run: Any) -> None:
         if run.state != "running":
             ended.append(time.perf_counter() - started)
             memory.append(resident_mebibytes())
@@ -126,15 +126,15 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     tracker.check()
     resources = RunResources(cpus=1, gpus=0, concurrent=PROCESSES)
     sampling = Sampler(space)
-    book = Book(journal, tracker, metric=METRIC, sweep_id="sweep", sampler=sampling, on_change=note)
+    recorder = Recorder(journal, tracker, metric=METRIC, sweep_id="sweep", sampler=sampling, on_change=note)
     tracker.start_run("sweep", name="sweep", kind="sweep")
     if not tracker.flush(60):
         raise SystemExit(f"MLflow could not be reached: {tracker.last_error}")
     started = time.perf_counter()
     with profiled(profile), waiting.counted():
         run_stage(
-            "search", stages.search_specs(space, journal, sampling), book, storage=folder / "checkpoints",
-            resources=resources, check_budget=Budget(space, book, resources).check, trainable=no_op,
+            "search", stages.search_specs(space, journal, sampling), recorder, storage=folder / "checkpoints",
+            resources=resources, check_budget=Budget(space, recorder, resources).check, trainable=no_op,
         )  # fmt: skip
     pending = tracker.pending
     if not tracker.flush(600):
@@ -198,7 +198,7 @@ def main() -> None:
     arguments = parser.parse_args()
     import ray
 
-    from ctxtune.tuning.cluster import start_ray
+    from ctxtune.tuning.backend.cluster import start_ray
 
     start_ray()
     try:

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from ctxtune.config import SearchSpace, load_search_space, resolve_trial, stage_seed
+from ctxtune.config import SweepConfig, load_search_space, resolve_trial, stage_seed
 from ctxtune.data import load_dataset
 from ctxtune.errors import RunFailed
-from ctxtune.training import Run, fold_parts
-from ctxtune.training.session import Report, Session
+from ctxtune.training import FoldTrainer, fold_splits
+from ctxtune.training.trainer import Report, Trainer
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "curves.csv"
@@ -42,7 +42,7 @@ DIMENSIONS: dict[str, dict[str, list[float]]] = {
 """The space as a user would write it."""
 
 
-def search_space(**search: Any) -> SearchSpace:
+def search_space(**search: Any) -> SweepConfig:
     """The quickstart with the recorded dimensions; ``search`` overrides entries of its `search` block."""
     import json
 
@@ -70,23 +70,23 @@ def read_table(path: Path = TABLE) -> dict[tuple[float, ...], list[float]]:
     }
 
 
-def record(space: SearchSpace, point: dict[str, float]) -> list[float]:
+def record(space: SweepConfig, point: dict[str, float]) -> list[float]:
     """Train one configuration; its score after each epoch, as far as it came."""
     seed = stage_seed("search", 0)
     trial = resolve_trial(space, point)
-    parts = fold_parts(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
-    session = Session([Run(trial, parts, seed=seed)])
+    parts = fold_splits(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
+    trainer = Trainer([FoldTrainer(trial, parts, seed=seed)])
     scores: list[float] = []
 
     def note(report: Report) -> None:
         scores.append(report.metrics[METRIC])
 
     try:
-        session.run(note)
+        trainer.run(note)
     except RunFailed as failure:
         print(f"{point}: {failure}")
     finally:
-        session.close()
+        trainer.close()
     return scores
 
 

@@ -48,8 +48,8 @@ class Ours:
     """This package's sampler and scheduler, driven as its book drives them."""
 
     def __init__(self, seed: int, *, sampler: str = "tpe", scheduler: str = "asha", tell_pruned: bool = True) -> None:
-        from ctxtune.tuning.sampling import Sampler
-        from ctxtune.tuning.scheduling import RungScheduler
+        from ctxtune.tuning.backend.scheduler import RungScheduler
+        from ctxtune.tuning.search.sampler import Sampler
 
         space = search_space(
             trials=10**6,

@@ -4,7 +4,7 @@
 
 In one run, on the same JPEGs, model, loss and optimiser:
 (a) bare: forward, loss, backward and optimiser step on one batch that lies on the device already;
-(b) ours: `ctxtune.training.Run` over epochs from its image cache, with everything that a run does in an epoch;
+(b) ours: `ctxtune.training.FoldTrainer` over epochs from its image cache, with everything that a run does in an epoch;
 (c) plain: PIL DataLoader, float16 autocast with loss scaling (on a CPU float32), `loss.item()` in each step, no
     channels_last.
 The rounds alternate between the three; medians, the least processor time and the ratios b / a and b / c are printed,
@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ctxtune.config import TrialSettings
-from ctxtune.data import Part, ValidationSettings, load_dataset
-from ctxtune.training import Run, fold_parts
+from ctxtune.data import Split, ValidationSettings, load_dataset
+from ctxtune.training import FoldTrainer, fold_splits
 
 
 def write_jpegs(root: Path, count: int, batch: int) -> None:
@@ -71,7 +71,7 @@ def wait(device: torch.device) -> None:
 class Bare:
     """The model's step and nothing else."""
 
-    def __init__(self, run: Run, steps: int) -> None:
+    def __init__(self, run: FoldTrainer, steps: int) -> None:
         self.run, self.steps = run, steps
         run.step.prepare()
         self.images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
@@ -89,7 +89,7 @@ class Bare:
 class Ours:
     """An epoch of a run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: FoldTrainer) -> None:
         self.run = run
 
     def __call__(self) -> float:
@@ -100,7 +100,7 @@ class Ours:
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
     """Open, convert, torchvision's transforms."""
 
-    def __init__(self, part: Part, root: Path, crop: int) -> None:
+    def __init__(self, part: Split, root: Path, crop: int) -> None:
         self.paths = [str(root / part.table.paths[int(row)]) for row in part.rows]
         self.transform = transforms.Compose(
             [
@@ -122,7 +122,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 class Plain:
     """The peer: same model, loss, sampler and optimiser (not fused), a loop as one writes it."""
 
-    def __init__(self, run: Run, root: Path, crop: int, workers: int) -> None:
+    def __init__(self, run: FoldTrainer, root: Path, crop: int, workers: int) -> None:
         self.run, self.workers, self.epoch = run, workers, 0
         self.model = run.model.to(memory_format=torch.contiguous_format)
         self.pictures = Pictures(run.parts.fit, root, crop)
@@ -169,8 +169,8 @@ def main() -> None:
         root = Path(folder) / "data"
         write_jpegs(root, arguments.images, arguments.batch)
         trial = build_trial(root, arguments)
-        parts = fold_parts(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
-        runs = [Run(trial, parts, seed=0, device=device, cache_dir=Path(folder) / "cache") for _ in range(3)]
+        parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
+        runs = [FoldTrainer(trial, parts, seed=0, device=device, cache_dir=Path(folder) / "cache") for _ in range(3)]
         ways = {
             "bare": Bare(runs[0], arguments.steps),
             "ours": Ours(runs[1]),

@@ -48,14 +48,17 @@ def main() -> int:
     from ctxtune.ablation.display import ablation_display, print_outcome
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
-    from ctxtune.stops import stops_told
+    from ctxtune.resume_hints import resume_hints_told
 
     console = Console(highlight=False)
     if arguments.dry_run:
         print_plan(console, ablation, arguments.address, arguments.storage)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with stops_told("ablate"), ablation_display(progress, ablation) as display:  # told when the display is closed
+    with (
+        resume_hints_told("ablate"),
+        ablation_display(progress, ablation) as display,
+    ):  # told when the display is closed
         result = run_ablation(
             ablation,
             root=Path(arguments.results),

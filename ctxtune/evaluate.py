@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.data import Benchmark, Part, load_dataset
+from ctxtune.data import Benchmark, Split, load_dataset
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.evaluation import (
     Checkpoint,
@@ -31,7 +31,7 @@ from ctxtune.evaluation import (
     restore_model,
     score_model,
 )
-from ctxtune.reporting.error_gallery import ErrorGallery, Side, error_gallery_page
+from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page
 from ctxtune.retrieval import nearest
 from ctxtune.terminal import named_device, run_command
 
@@ -349,7 +349,7 @@ def _write_gallery(arguments: argparse.Namespace, checkpoint: Checkpoint, one: S
         ) from None
 
 
-def _side(part: Part, embeddings: torch.Tensor) -> Side:
+def _side(part: Split, embeddings: torch.Tensor) -> Side:
     return Side(embeddings.numpy(), part.labels, part.read)
 
 

@@ -44,7 +44,7 @@ def main() -> int:
 
     space = load_search_space(arguments.file, all_overrides(arguments))
     folder = writable_folder(Path(arguments.results) / space.name, "--results")
-    from ctxtune.stops import stops_told
+    from ctxtune.resume_hints import resume_hints_told
     from ctxtune.tuning.display import print_outcome, sweep_display
     from ctxtune.tuning.plan import print_plan
     from ctxtune.tuning.sweep import run_sweep
@@ -54,7 +54,7 @@ def main() -> int:
         print_plan(console, space, arguments.address, arguments.storage)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with stops_told("sweep"), sweep_display(progress, space) as display:  # told when the display is closed
+    with resume_hints_told("sweep"), sweep_display(progress, space) as display:  # told when the display is closed
         result = run_sweep(
             space,
             root=Path(arguments.results),

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.terminal import EXIT_USER_ERROR, add_file_arguments, all_overrides, named_device, run_command
-from ctxtune.training import CheckpointFolder, Run, World, fold_parts
+from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_splits
 from ctxtune.training import progress as standing
-from ctxtune.training.session import Report, Session
+from ctxtune.training.trainer import Report, Trainer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
-    world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    world = ProcessGroup(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     try:
         return _train(arguments, world)
     except CtxtuneError as error:
@@ -77,7 +77,7 @@ def main() -> int:
         raise CtxtuneError(f"{error.filename or arguments.results}: {error.strerror or error}") from error
 
 
-def _train(arguments: argparse.Namespace, world: World) -> int:
+def _train(arguments: argparse.Namespace, world: ProcessGroup) -> int:
     file = load_trial_file(arguments.file, all_overrides(arguments))
     if arguments.seed_index < 0:
         raise ConfigError(f"--seed-index {arguments.seed_index}: counts from 0")
@@ -91,7 +91,9 @@ def _train(arguments: argparse.Namespace, world: World) -> int:
         return _train_in(folder, file, arguments, device, world)
 
 
-def _train_in(folder: Path, file: TrialFile, arguments: argparse.Namespace, device: torch.device, world: World) -> int:
+def _train_in(
+    folder: Path, file: TrialFile, arguments: argparse.Namespace, device: torch.device, world: ProcessGroup
+) -> int:
     checkpoints = CheckpointFolder(folder)
     # Only what the first process found: it may write while the others still look.
     found = world.from_first(bool(checkpoints.paths()))
@@ -99,51 +101,56 @@ def _train_in(folder: Path, file: TrialFile, arguments: argparse.Namespace, devi
         raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or give this one another --name")
     newest = checkpoints.load_newest() if found else None
     console = Console(highlight=False, soft_wrap=True, quiet=arguments.quiet or world.rank > 0)
-    session = open_session(
+    trainer = open_trainer(
         file, seed_index=arguments.seed_index, device=device, world=world, load_pretrained=newest is None
     )
     try:
         if newest is not None:
-            session.load_state_dict(newest)
-            console.print(f"going on after epoch {session.epoch}")
+            trainer.load_state_dict(newest)
+            console.print(f"going on after epoch {trainer.epoch}")
         elif arguments.resume:
             console.print("there is no checkpoint to go on from; starting")
         del newest
-        _run(session, checkpoints, console, world)
+        _run(trainer, checkpoints, console, world)
         if world.rank == 0:
-            _write_result(folder, file, session)
+            _write_result(folder, file, trainer)
             print(f"checkpoints and result.json in {folder}", file=sys.stdout)  # noqa: T201
     except KeyboardInterrupt:
-        console.print(f"stopped after epoch {session.epoch}; the same command with --resume goes on")
+        console.print(f"stopped after epoch {trainer.epoch}; the same command with --resume goes on")
         raise
     finally:
-        session.close()
+        trainer.close()
     return 0
 
 
-def _run(session: Session, checkpoints: CheckpointFolder, console: Console, world: World) -> None:
+def _run(trainer: Trainer, checkpoints: CheckpointFolder, console: Console, world: ProcessGroup) -> None:
     def save(best: bool = False) -> None:
         if world.rank == 0:
-            checkpoints.save(session.state_dict(), session.run_epochs, best=best)
+            checkpoints.save(trainer.state_dict(), trainer.run_epochs, best=best)
 
-    with _Display(console, session) as display:
+    with _Display(console, trainer) as display:
 
         def on_report(report: Report) -> None:
             save(report.best)
             display.report(report.metrics)
 
-        session.run(on_report, display.show, save)
+        trainer.run(on_report, display.show, save)
 
 
-def open_session(
-    file: TrialFile, *, seed_index: int, device: torch.device, world: World | None = None, load_pretrained: bool = True
-) -> Session:
+def open_trainer(
+    file: TrialFile,
+    *,
+    seed_index: int,
+    device: torch.device,
+    world: ProcessGroup | None = None,
+    load_pretrained: bool = True,
+) -> Trainer:
     """The run of a file, one for each validation fold in use."""
     seed = stage_seed("train", seed_index)
-    folds = [fold_parts(file.trial, file.validation, fold, seed) for fold in file.validation.use]
-    return Session(
+    folds = [fold_splits(file.trial, file.validation, fold, seed) for fold in file.validation.use]
+    return Trainer(
         [
-            Run(file.trial, parts, seed=seed, device=device, world=world, load_pretrained=load_pretrained)
+            FoldTrainer(file.trial, parts, seed=seed, device=device, world=world, load_pretrained=load_pretrained)
             for parts in folds
         ],
         protocol={
@@ -154,7 +161,7 @@ def open_session(
     )
 
 
-def _device(asked: str, world: World) -> torch.device:
+def _device(asked: str, world: ProcessGroup) -> torch.device:
     device = named_device(asked)
     if device.type == "cpu":
         return device
@@ -168,7 +175,7 @@ def _device(asked: str, world: World) -> torch.device:
 
 
 @contextlib.contextmanager
-def _processes(world: World, device: torch.device) -> Iterator[None]:
+def _processes(world: ProcessGroup, device: torch.device) -> Iterator[None]:
     """The group of processes that torchrun has started, while they train."""
     if not world.together:
         yield
@@ -181,7 +188,7 @@ def _processes(world: World, device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_folder(folder: Path, world: World) -> Iterator[None]:
+def _own_folder(folder: Path, world: ProcessGroup) -> Iterator[None]:
     """Keep a second command out of the folder while this one is at work; the lock ends with the process."""
     if world.rank > 0:
         yield
@@ -199,8 +206,8 @@ def _own_folder(folder: Path, world: World) -> Iterator[None]:
 class _Display:
     """A bar for a terminal, and a line for each evaluation."""
 
-    def __init__(self, console: Console, session: Session) -> None:
-        self._console, self._session = console, session
+    def __init__(self, console: Console, trainer: Trainer) -> None:
+        self._console, self._trainer = console, trainer
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=24),
@@ -217,13 +224,13 @@ class _Display:
 
     def __enter__(self) -> "_Display":
         self._bar.start()
-        session = self._session
+        trainer = self._trainer
         self._task = self._bar.add_task(
             "",
-            total=float(session.epochs * len(session.runs)),
-            completed=session.run_epochs,
-            epoch=session.epoch,
-            epochs=session.epochs,
+            total=float(trainer.epochs * len(trainer.runs)),
+            completed=trainer.run_epochs,
+            epoch=trainer.epoch,
+            epochs=trainer.epochs,
             terms="",
             rate=0.0,
             score="",
@@ -238,7 +245,7 @@ class _Display:
         assert self._task is not None
         self._bar.update(
             self._task,
-            completed=self._session.run_epochs + progress.batch / progress.batches,
+            completed=self._trainer.run_epochs + progress.batch / progress.batches,
             epoch=progress.epoch,
             terms="  ".join(f"{name} {value:.4f}" for name, value in progress.terms.items()),
             rate=progress.images_per_second,
@@ -260,8 +267,8 @@ def _line(metrics: dict[str, float]) -> str:
     return "  ".join([*shown, f"{metrics['time/images_per_second']:.0f} images/s"])
 
 
-def _write_result(folder: Path, file: TrialFile, session: Session) -> None:
-    run = session.runs[0]
+def _write_result(folder: Path, file: TrialFile, trainer: Trainer) -> None:
+    run = trainer.runs[0]
     result: dict[str, Any] = {
         "name": file.name,
         "config_hash": file.trial.hash(),
@@ -271,9 +278,9 @@ def _write_result(folder: Path, file: TrialFile, session: Session) -> None:
         "processes": run.world.size,
         "precision": run.precision,
         "torch": torch.__version__,
-        "metrics": session.history[-1],
-        "best": session.best,
-        "history": session.history,
+        "metrics": trainer.history[-1],
+        "best": trainer.best,
+        "history": trainer.history,
     }
     temporary = folder / ".result.json"
     temporary.write_text(json.dumps(result, indent=2), encoding="utf-8")

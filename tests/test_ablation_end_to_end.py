@@ -16,7 +16,7 @@ from ctxtune.ablation.run import ablation_folder
 from ctxtune.config import load_ablation, load_search_space
 from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker, count_test_scorings, find_sweep, flatten, read_runs, read_text
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 NAME = "quickstart-ablation"
 SMALL = [

@@ -5,8 +5,8 @@ import torch
 
 from ctxtune.ablation.runs import cell_specs
 from ctxtune.config import Ablation, cells_of, load_ablation
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.specs import open_session
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.run_spec import open_trainer
 
 SMALL = ["trial.model.width=8", "trial.dataset.image_size=16", "trial.image.train_crop=16"]
 
@@ -17,8 +17,8 @@ def specs(ablation: Ablation, tmp_path):
 
 
 def open_run(spec):
-    session = open_session(spec, device="cpu")
-    (run,) = session.runs
+    trainer = open_trainer(spec, device="cpu")
+    (run,) = trainer.runs
     return run
 
 

@@ -15,8 +15,8 @@ from ctxtune.ablation.runs import cell_specs, run_count, search_specs, tuned_con
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import cells_of, load_ablation
 from ctxtune.errors import ConfigError
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.specs import open_session
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.run_spec import open_trainer
 
 TUNED = [
     "tune_each={trials: 4, repeats: 2, sampler: random, space: {optimizer.lr: {loguniform: [1.0e-4, 1.0e-2]}}}",
@@ -35,7 +35,7 @@ def journal(tmp_path):
 
 
 def play(ablation, journal, specs, score, *, searches=None, stop_after=10**9):
-    """Do what engine and book do with runs, without training: each ends with the score that a function gives."""
+    """Do what engine and recorder do with runs, without training: each ends with the score that a function gives."""
     metric = ablation.compare.scored_metric(confirmatory=ablation.confirmatory and not ablation.tune_each)
     for number, spec in enumerate(specs):
         if spec.key not in journal.runs:
@@ -226,9 +226,9 @@ variants: {{full: {{}}, contrastive: {{loss.name: contrastive}}}}
     reports = []
 
     def train():
-        session = open_session(spec, device="cpu", cache_dir=tmp_path / "cache")
-        session.run(reports.append)
-        session.close()
+        trainer = open_trainer(spec, device="cpu", cache_dir=tmp_path / "cache")
+        trainer.run(reports.append)
+        trainer.close()
 
     opened = [path for path in opened_files(train) if path.endswith(".jpg")]
     assert any("/train/" in path for path in opened)

@@ -6,7 +6,7 @@ import pytest
 
 from ctxtune.ablation.runs import run_count
 from ctxtune.config import cells_of, contrasts_of, load_ablation, load_search_space, reference_cell, search_of
-from ctxtune.config.cells import configuration_hash
+from ctxtune.config.design import configuration_hash
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ABLATIONS = sorted((REPOSITORY / "ablations").glob("*.yaml"))

@@ -8,9 +8,9 @@ import yaml
 from test_sweep_end_to_end import run
 
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
-from ctxtune.tuning.cluster import NodeKind, cluster_address, configured_kinds, start_ray
-from ctxtune.tuning.connection import own_modules
-from ctxtune.tuning.nodes import NodeReport, report_node, require_alike
+from ctxtune.tuning.backend.cluster import NodeKind, cluster_address, configured_kinds, start_ray
+from ctxtune.tuning.backend.connect import own_modules
+from ctxtune.tuning.backend.nodes import NodeReport, report_node, require_alike
 
 
 def test_a_run_that_this_machine_can_never_hold_is_refused_with_exit_2_and_leaves_nothing(repository, tmp_path):

@@ -9,7 +9,7 @@ from test_sweep_end_to_end import SMALL, command, environment
 
 from ctxtune.tracking import find_sweep, read_runs
 from ctxtune.tuning.costs import Rate, Spent
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 PRICE = 7.2
 BUDGET = 6.0 / 3600  # six seconds of one GPU

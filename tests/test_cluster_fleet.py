@@ -16,7 +16,7 @@ from test_cluster_sweep import run_sweep, sweep_command
 from test_sweep_end_to_end import environment
 
 from ctxtune.tracking import read_runs
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 EPOCHS, BATCHES = 25, 40  # long enough for all that happens to a trial on the way
 LONG = 60
@@ -41,7 +41,7 @@ KINDS = {
 DRIVER = """
 import sys
 from ctxtune import sweep
-from ctxtune.tuning import engine
+from ctxtune.tuning.backend import runner as engine
 engine.PROCESS_RESTARTS = 0
 sys.argv[0] = "sweep"
 from ctxtune.terminal import run_command

@@ -4,9 +4,9 @@ import pytest
 
 from ctxtune.config import load_search_space
 from ctxtune.errors import ConfigError
-from ctxtune.tuning.connection import usable_storage
-from ctxtune.tuning.opening import checked_place
-from ctxtune.tuning.outside import require_token
+from ctxtune.tuning.backend.client import require_token
+from ctxtune.tuning.backend.connect import usable_storage
+from ctxtune.tuning.startup import checked_place
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 

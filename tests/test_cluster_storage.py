@@ -6,7 +6,7 @@ import pytest
 from cluster_support import s3_keys, s3_server
 
 from ctxtune.errors import ConfigError
-from ctxtune.tuning.storage import check_storage, try_storage
+from ctxtune.tuning.backend.storage import check_storage, try_storage
 
 
 @pytest.fixture(scope="module")

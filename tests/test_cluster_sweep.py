@@ -15,7 +15,7 @@ from test_sweep_cars import TINY as TINY_CARS
 from test_sweep_end_to_end import environment
 
 from ctxtune.tracking import read_runs
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 TINY = [
     "trial.model.width=8",

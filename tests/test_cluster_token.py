@@ -9,7 +9,7 @@ from cluster_support import BIN, journal_events, running_cluster, wait_for
 from test_cluster_sweep import TINY, run_sweep
 from test_sweep_end_to_end import environment
 
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from ctxtune.config import (
     search_of,
     with_values,
 )
-from ctxtune.config.unused import effective_tree, unused_settings
+from ctxtune.config.inert_settings import effective_tree, unused_settings
 from ctxtune.errors import ConfigError
 from ctxtune.losses import TrainingLoss
 

@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from ctxtune.data import DatasetSettings, SamplerSettings, build_sampler, corrupt
-from ctxtune.data.part import make_part
 from ctxtune.data.sources import FolderSource
+from ctxtune.data.split import make_part
 from ctxtune.errors import DataError
 
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from ctxtune.data import DatasetSettings, dataset_names, load, load_dataset
 from ctxtune.data.layouts.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
 from ctxtune.data.loading import LOADERS
-from ctxtune.data.official import OFFICIAL_COUNTS, DataWarning
-from ctxtune.data.part import StringTable
+from ctxtune.data.official_counts import OFFICIAL_COUNTS, DataWarning
+from ctxtune.data.split import StringTable
 from ctxtune.errors import ConfigError, DataError
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ctxtune.data import SamplerSettings, ValidationSettings, build_sampler, split
-from ctxtune.data.part import make_part
 from ctxtune.data.sources import FolderSource
+from ctxtune.data.split import make_part
 from ctxtune.errors import ConfigError, DataError
 
 

@@ -18,8 +18,8 @@ from ctxtune.terminal import run_command
 from ctxtune.tracking import all_test_scorings
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.precision import allow_tf32
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.specs import RunSpec
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.run_spec import RunSpec
 
 TRIAL_FILE = """
 name: tiny

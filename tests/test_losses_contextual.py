@@ -10,9 +10,11 @@ from hypothesis import assume, given, settings
 from losses_strategies import BATCHES, CLOSED_FORM_OPTIONS, OPTIONS, WEIGHTS, far_from_edges
 from losses_support import batch, naive_loss, naive_similarity, relative, value_and_gradient
 
-from ctxtune.losses import ContextualLoss, closed_form, contextual_similarity, scan, sparse
-from ctxtune.losses.similarity import minimum_product
-from ctxtune.losses.terms import hybrid_loss
+from ctxtune.losses import ContextualLoss, contextual_similarity
+from ctxtune.losses.contextual.hybrid import hybrid_loss
+from ctxtune.losses.contextual.loss import closed_form, sparse
+from ctxtune.losses.contextual.loss import neighborhoods as scan
+from ctxtune.losses.contextual.similarity import minimum_product
 
 
 def matrix_loss(embeddings: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -120,7 +122,7 @@ class TestFormula:
         assert relative(found[1], wanted[1]) < 1e-9
 
     def test_minimum_product_in_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ctxtune.losses.similarity._BLOCK_ELEMENTS", 100)
+        monkeypatch.setattr("ctxtune.losses.contextual.similarity._BLOCK_ELEMENTS", 100)
         first, second = torch.rand(13, 9, dtype=torch.float64), torch.rand(11, 9, dtype=torch.float64)
         first[0] = second[0]  # ties share the gradient
         first.requires_grad_(True)

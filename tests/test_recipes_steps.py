@@ -7,7 +7,7 @@ import torch
 
 from ctxtune.config import TrialSettings
 from ctxtune.config.paths import merge
-from ctxtune.losses.training import TrainingLoss
+from ctxtune.losses.build import TrainingLoss
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.recipes import load_recipe, recipe_names
 from ctxtune.training.optimization import build_optimizer

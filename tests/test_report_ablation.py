@@ -14,10 +14,10 @@ from report_support import FakeAblation
 from scipy import stats
 
 from ctxtune.errors import TrackingError
-from ctxtune.reporting.ablation_data import read_ablation
-from ctxtune.reporting.ablation_figures import band
-from ctxtune.reporting.ablation_report import ablation_document
-from ctxtune.reporting.contrasts import judge_contrasts
+from ctxtune.reporting.ablation.contrasts import judge_contrasts
+from ctxtune.reporting.ablation.data import read_ablation
+from ctxtune.reporting.ablation.figures import band
+from ctxtune.reporting.ablation.report import ablation_document
 from ctxtune.reporting.study import read_study
 from ctxtune.reporting.style import look, new_figure
 from ctxtune.reporting.writing import write_report

@@ -13,12 +13,12 @@ from scipy import stats
 
 from ctxtune.errors import TrackingError
 from ctxtune.report import main
-from ctxtune.reporting.ablation_data import read_ablation
+from ctxtune.reporting.ablation.data import read_ablation
 from ctxtune.reporting.comparison import compared_ablations
 from ctxtune.reporting.document import Table
 from ctxtune.reporting.study import read_study
-from ctxtune.reporting.sweep_data import read_sweep
-from ctxtune.reporting.sweep_report import sweep_document
+from ctxtune.reporting.sweep.data import read_sweep
+from ctxtune.reporting.sweep.report import sweep_document
 from ctxtune.reporting.writing import write_comparison, write_report
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxtune.reporting.confusion import most_confused
-from ctxtune.reporting.embedding_map import COLOURS, flatten_embeddings, map_drawing, shown_points
-from ctxtune.reporting.error_gallery import ErrorGallery, Side, error_gallery_page, worst_queries
+from ctxtune.reporting.gallery.confusion import most_confused
+from ctxtune.reporting.gallery.embedding_map import COLOURS, flatten_embeddings, map_drawing, shown_points
+from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page, worst_queries
 
 
 class Page(HTMLParser):

@@ -17,7 +17,7 @@ from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.redaction import redact, redact_argument
 from ctxtune.tracking import read_runs
 from ctxtune.training import load_checkpoint
-from ctxtune.tuning.folder import resume_command
+from ctxtune.tuning.record.results_folder import resume_command
 
 URI_PASSWORD = "uripass-5c1e77"
 SECRETS = {

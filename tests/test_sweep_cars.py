@@ -8,7 +8,7 @@ import pytest
 import trees
 from test_sweep_end_to_end import environment
 
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 CLASSES = (*range(1, 17), *range(99, 111))
 TINY = [

@@ -13,7 +13,7 @@ import yaml
 
 from ctxtune.tracking import read_runs
 from ctxtune.training import load_checkpoint
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 SMALL = [
     "trial.model.width=8",

@@ -18,7 +18,7 @@ from test_tracking_outage import kill_server, start_server, tiny_disk, unused_po
 from tracking_support import metric_rows, new_store
 
 from ctxtune.tracking import read_runs
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 GRID = [
     *SMALL,
@@ -355,7 +355,7 @@ def test_a_full_disk_stops_the_sweep_and_a_resume_finishes_it(repository, tmp_pa
 def test_a_damaged_journal_and_a_second_start_are_told_before_ray_is_asked(repository, tmp_path):
     folder = tmp_path / "results/quickstart"
     from ctxtune.config import load_search_space
-    from ctxtune.tuning.folder import sweep_folder
+    from ctxtune.tuning.record.results_folder import sweep_folder
 
     sets = [*GRID, "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
     space = load_search_space(repository / "search_spaces/quickstart.yaml", sets)

@@ -3,7 +3,7 @@
 import pytest
 
 from ctxtune.terminal import report_command, tracking_places
-from ctxtune.tuning.driver import ui_server
+from ctxtune.tuning.callbacks import ui_server
 
 LINK = "http://127.0.0.1:5000/#/experiments/1"
 

@@ -19,7 +19,7 @@ from training_support import TREE, equal
 from ctxtune.errors import CtxtuneError
 from ctxtune.train import _device, build_parser, main
 from ctxtune.training import load_checkpoint, scored_weights
-from ctxtune.training.world import World
+from ctxtune.training.process_group import ProcessGroup
 
 FILE = {
     "name": "small",
@@ -151,7 +151,7 @@ def test_the_device_that_is_found_can_be_set(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen = []
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
-    assert [str(_device(asked, World())) for asked in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    assert [str(_device(asked, ProcessGroup())) for asked in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
     assert chosen == [1]
 
 

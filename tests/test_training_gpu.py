@@ -7,7 +7,7 @@ from training_support import reports_of, run_of, small_parts, trial_of
 
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.precision import resolve_precision
-from ctxtune.training.session import Session
+from ctxtune.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,15 +68,15 @@ def test_compiled_training_follows_the_plain_one(parts):
 def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(parts, tmp_path):
     trial = trial_of(sampler__batches_per_epoch=25, optimizer__lr=1e-2)
     on_cpu = reports_of(run_of(parts, trial))[-1]["validation/map_at_r"]
-    session = Session([run_of(parts, trial, device="cuda")])
-    session.run(lambda report: save_checkpoint(report.state(), tmp_path / f"{report.metrics['epoch']:.0f}.pt"))
-    assert session.history[-1]["validation/map_at_r"] > 0.85 * on_cpu
-    again = Session([run_of(parts, trial, device="cuda")])
+    trainer = Trainer([run_of(parts, trial, device="cuda")])
+    trainer.run(lambda report: save_checkpoint(report.state(), tmp_path / f"{report.metrics['epoch']:.0f}.pt"))
+    assert trainer.history[-1]["validation/map_at_r"] > 0.85 * on_cpu
+    again = Trainer([run_of(parts, trial, device="cuda")])
     again.load_state_dict(load_checkpoint(tmp_path / "2.pt", "cuda"))
     again.run(lambda report: None)
     assert [metrics["epoch"] for metrics in again.history] == [2, 4]
     assert again.history[-1]["validation/map_at_r"] == pytest.approx(
-        session.history[-1]["validation/map_at_r"], rel=0.15
+        trainer.history[-1]["validation/map_at_r"], rel=0.15
     )
 
 

@@ -11,7 +11,7 @@ from training_support import TREE, equal, few_classes, reports_of, run_of, small
 from ctxtune.config import TrialSettings, with_values
 from ctxtune.data import ValidationSettings
 from ctxtune.errors import DataError, RunFailed
-from ctxtune.training import Run, fold_parts
+from ctxtune.training import FoldTrainer, fold_splits
 from ctxtune.training.health import FiniteFlag, check_embeddings, memory_errors_named
 
 
@@ -105,20 +105,20 @@ def test_collapse_is_seen_whatever_the_length_of_the_embeddings():
 
 def test_unreadable_images_are_left_out_of_the_scores_and_do_not_shift_the_others(tmp_path):
     trial = picture_trial(tmp_path, unreadable=0.2)
-    parts = fold_parts(trial, ValidationSettings(folds=2), 0, seed=0)
-    whole = Run(trial, parts, seed=1, cache_dir=tmp_path / "cache").evaluate()
+    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0)
+    whole = FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache").evaluate()
     broken = parts.query.rows[[1, 6]]
     for row in broken:
         (tmp_path / "data" / parts.query.table.paths[int(row)]).write_bytes(b"no picture")
     readable = parts.query.select(np.setdiff1d(np.arange(len(parts.query)), [1, 6]), "readable")
-    run = Run(trial, parts, seed=1, cache_dir=tmp_path / "cache")
+    run = FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache")
     expected = run.score_part(readable, None)
     scores = run.evaluate()
     assert scores["validation/map_at_r"] == pytest.approx(expected.map_at_r, abs=1e-9) != whole["validation/map_at_r"]
     for row in parts.query.rows:
         (tmp_path / "data" / parts.query.table.paths[int(row)]).write_bytes(b"no picture")
     with pytest.raises(DataError, match="unreadable"):
-        Run(trial, parts, seed=1, cache_dir=tmp_path / "cache2").evaluate()
+        FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache2").evaluate()
 
 
 @pytest.mark.parametrize("name", ["proxy_anchor", "normalized_softmax"])
@@ -168,7 +168,7 @@ def picture_trial(folder, unreadable: float) -> TrialSettings:
 def test_a_run_reads_its_images_by_as_many_threads_as_its_share_of_cores_allows(tmp_path, monkeypatch):
     monkeypatch.setattr("ctxtune.data.images.processors", lambda: 64)  # as on a large machine, shared with other runs
     trial = with_values(picture_trial(tmp_path, unreadable=0.0), {"image.workers": None})
-    run = Run(trial, fold_parts(trial, ValidationSettings(folds=2), 0, seed=0), seed=1, cores=4)
+    run = FoldTrainer(trial, fold_splits(trial, ValidationSettings(folds=2), 0, seed=0), seed=1, cores=4)
     run.advance()
     run.evaluate()
     names = {thread.name for thread in threading.enumerate() if thread.name.startswith("images_")}
@@ -179,8 +179,8 @@ def test_a_run_reads_its_images_by_as_many_threads_as_its_share_of_cores_allows(
 
 def test_a_training_batch_goes_on_without_its_unreadable_image(tmp_path):
     trial = picture_trial(tmp_path, unreadable=0.2)
-    parts = fold_parts(trial, ValidationSettings(folds=2), 0, seed=0)
+    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0)
     (tmp_path / "data" / parts.fit.table.paths[int(parts.fit.rows[3])]).write_bytes(b"no picture")
-    run = Run(trial, parts, seed=1, cache_dir=tmp_path / "cache")
+    run = FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache")
     assert run.advance()["train/steps"] == 4
     assert few_classes(parts.fit, 2).labels.size == 12

@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from ctxtune.config import TrialSettings, with_values
-from ctxtune.data import Part, ValidationSettings, load_dataset
+from ctxtune.data import Split, ValidationSettings, load_dataset
 from ctxtune.errors import CtxtuneError, RunFailed
-from ctxtune.training import CheckpointFolder, Run, confirmation_parts, fold_parts, load_checkpoint, save_checkpoint
-from ctxtune.training.parts import RunParts
-from ctxtune.training.session import Session
+from ctxtune.training import (
+    CheckpointFolder,
+    FoldTrainer,
+    confirmation_splits,
+    fold_splits,
+    load_checkpoint,
+    save_checkpoint,
+)
+from ctxtune.training.splits import RunSplits
+from ctxtune.training.trainer import Trainer
 
 TRIAL = TrialSettings.model_validate(
     {
@@ -33,31 +40,31 @@ def benchmark():
     return load_dataset(TRIAL.dataset)
 
 
-def few_classes(part: Part, classes: int) -> Part:
+def few_classes(part: Split, classes: int) -> Split:
     return part.select(np.flatnonzero(np.isin(part.labels, np.unique(part.labels)[:classes])), part.name)
 
 
-def small_parts(benchmark, fold: int = 0, seed: int = 0) -> RunParts:
-    parts = fold_parts(TRIAL, VALIDATION, fold, seed=seed, benchmark=benchmark)
-    return RunParts(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "validation")
+def small_parts(benchmark, fold: int = 0, seed: int = 0) -> RunSplits:
+    parts = fold_splits(TRIAL, VALIDATION, fold, seed=seed, benchmark=benchmark)
+    return RunSplits(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "validation")
 
 
 @pytest.fixture(scope="module")
-def parts(benchmark) -> RunParts:
+def parts(benchmark) -> RunSplits:
     return small_parts(benchmark)
 
 
-def run_of(parts: RunParts, trial: TrialSettings = TRIAL, seed: int = 1) -> Run:
-    return Run(trial, parts, seed=seed)
+def run_of(parts: RunSplits, trial: TrialSettings = TRIAL, seed: int = 1) -> FoldTrainer:
+    return FoldTrainer(trial, parts, seed=seed)
 
 
-def reports_of(run: Run) -> list[dict[str, float]]:
+def reports_of(run: FoldTrainer) -> list[dict[str, float]]:
     reports: list[dict[str, float]] = []
-    Session([run]).run(lambda report: reports.append(report.metrics))
+    Trainer([run]).run(lambda report: reports.append(report.metrics))
     return reports
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
+def weights(run: FoldTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in run.model.state_dict().items()}
 
 
@@ -74,7 +81,7 @@ def test_a_run_reports_each_interval_and_beats_the_untrained_network(parts):
 
 def test_fit_and_validation_share_no_class(benchmark):
     for fold in range(4):
-        parts = fold_parts(TRIAL, VALIDATION, fold, seed=0, benchmark=benchmark)
+        parts = fold_splits(TRIAL, VALIDATION, fold, seed=0, benchmark=benchmark)
         assert not set(parts.fit.labels) & set(parts.query.labels)
         assert not set(parts.query.labels) & set(benchmark.test.labels)
 
@@ -116,7 +123,7 @@ class Cut(Exception):
 
 @pytest.mark.parametrize("moment", ["after epoch 1", "after epoch 2, before its report", "after the first report"])
 def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path, moment):
-    whole, cut = run_of(parts), Session([run_of(parts)])
+    whole, cut = run_of(parts), Trainer([run_of(parts)])
     reports = reports_of(whole)
 
     def save(*_: object) -> None:
@@ -131,7 +138,7 @@ def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path, moment):
     with pytest.raises(Cut):
         cut.run(on_report, on_checkpoint=save)
     torch.manual_seed(99)  # whatever happens to the process in between
-    resumed = Session([run_of(parts)])
+    resumed = Trainer([run_of(parts)])
     resumed.load_state_dict(load_checkpoint(tmp_path / "state.pt"))
     resumed.run(lambda report: None)
     assert [report["epoch"] for report in resumed.history] == [2, 4]
@@ -161,15 +168,15 @@ def test_several_folds_are_averaged(benchmark):
     folds = [small_parts(benchmark, fold, seed=3) for fold in (0, 1)]
     alone = [reports_of(run_of(parts, seed=3))[-1]["validation/map_at_r"] for parts in folds]
     together: list[dict[str, float]] = []
-    Session([run_of(parts, seed=3) for parts in folds]).run(lambda report: together.append(report.metrics))
+    Trainer([run_of(parts, seed=3) for parts in folds]).run(lambda report: together.append(report.metrics))
     assert together[-1]["validation/map_at_r"] == pytest.approx(np.mean(alone), abs=1e-12)
 
 
 def test_folds_resumed_when_one_is_ahead_of_the_other_report_the_whole_interval(benchmark, tmp_path):
-    def session() -> Session:
-        return Session([run_of(small_parts(benchmark, fold, seed=3), seed=3) for fold in (0, 1)])
+    def trainer() -> Trainer:
+        return Trainer([run_of(small_parts(benchmark, fold, seed=3), seed=3) for fold in (0, 1)])
 
-    whole, cut, resumed = session(), session(), session()
+    whole, cut, resumed = trainer(), trainer(), trainer()
     whole.run(lambda report: None)
 
     def save() -> None:
@@ -188,12 +195,12 @@ def test_folds_resumed_when_one_is_ahead_of_the_other_report_the_whole_interval(
 
 
 def test_a_confirmation_trains_on_all_train_classes_and_scores_test_once(benchmark):
-    parts = confirmation_parts(TRIAL, VALIDATION, seed=0, benchmark=benchmark)
+    parts = confirmation_splits(TRIAL, VALIDATION, seed=0, benchmark=benchmark)
     assert len(parts.fit) == len(benchmark.train)
-    few = RunParts(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "test", parts.image_share)
+    few = RunSplits(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "test", parts.image_share)
     run = run_of(few)
     reports: list[dict[str, float]] = []
-    Session([run], score_at="last", floor=True).run(lambda report: reports.append(report.metrics))
+    Trainer([run], score_at="last", floor=True).run(lambda report: reports.append(report.metrics))
     assert "test/map_at_r" not in reports[0]
     assert 0 < reports[-1]["floor/map_at_r"] <= 1 and 0 < reports[-1]["test/map_at_r"] <= 1
     assert reports[-1]["floor/map_at_r"] == pytest.approx(run_of(few).evaluate()["test/map_at_r"])
@@ -238,7 +245,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
 def test_what_was_done_to_the_data_is_recorded_with_the_run(benchmark):
     trial = with_values(TRIAL, {"dataset.label_noise": 0.25})
-    parts = fold_parts(trial, VALIDATION, 0, seed=5, benchmark=benchmark)
+    parts = fold_splits(trial, VALIDATION, 0, seed=5, benchmark=benchmark)
     last = reports_of(run_of(parts, trial))[-1]
     assert last["data/unreadable_images"] == 0
     recorded = {name: value for name, value in last.items() if name.startswith("data/")}

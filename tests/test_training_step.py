@@ -11,17 +11,17 @@ import torch
 from training_support import equal, reports_of, run_of, small_parts, trial_of, weights
 
 from ctxtune.config import TrialSettings
-from ctxtune.training import Run, World
+from ctxtune.training import FoldTrainer, ProcessGroup
 from ctxtune.training.compilation import CompiledWithFallback
-from ctxtune.training.parts import RunParts
+from ctxtune.training.splits import RunSplits
 
 
 @pytest.fixture(scope="module")
-def parts() -> RunParts:
+def parts() -> RunSplits:
     return small_parts()
 
 
-def trained(parts: RunParts, trial: TrialSettings, steps: int = 3, *, frozen_statistics: bool = True, seed: int = 1):
+def trained(parts: RunSplits, trial: TrialSettings, steps: int = 3, *, frozen_statistics: bool = True, seed: int = 1):
     run = run_of(parts, trial, seed)
     if frozen_statistics:
         run.model.eval()  # batch norm as in recipes that freeze it; small_conv has no published statistics
@@ -160,19 +160,19 @@ CASES = {
 }
 
 
-def freeze_statistics(run: Run) -> None:
+def freeze_statistics(run: FoldTrainer) -> None:
     """As recipes that freeze batch norm have it; small_conv has no published statistics that settings could freeze."""
     train = run.model.train
     run.model.train = lambda mode=True: train(False)
     run.model.train()
 
 
-def trained_together(world: World) -> dict[str, tuple[dict[str, torch.Tensor], float, float]]:
+def trained_together(world: ProcessGroup) -> dict[str, tuple[dict[str, torch.Tensor], float, float]]:
     """Weights, loss and score of each case, after two epochs of four steps with frozen batch norm."""
     parts, result = small_parts(), {}
     for name, changes in CASES.items():
         trial = trial_of(**SGD, evaluation__every=2, schedule__epochs=2, **changes)
-        run = Run(trial, parts, seed=1, world=world)
+        run = FoldTrainer(trial, parts, seed=1, world=world)
         freeze_statistics(run)
         metrics, scores = run.advance(), run.evaluate()
         named = [*run.model.named_parameters(), *run.loss.named_parameters("loss")]
@@ -183,9 +183,9 @@ def trained_together(world: World) -> dict[str, tuple[dict[str, torch.Tensor], f
 
 def test_two_processes_train_as_one_does(tmp_path, repository):
     script = (
-        "import sys, torch, torch.distributed as dist; from test_training_step import trained_together, World;"
+        "import sys, torch, torch.distributed as dist; from test_training_step import trained_together, ProcessGroup;"
         f"rank = int(sys.argv[1]); dist.init_process_group('gloo', init_method='file://{tmp_path}/store', rank=rank, "
-        f"world_size=2); torch.set_num_threads(1); result = trained_together(World(rank, 2)); "
+        f"world_size=2); torch.set_num_threads(1); result = trained_together(ProcessGroup(rank, 2)); "
         f"torch.save(result, f'{tmp_path}/{{rank}}.pt'); dist.destroy_process_group()"
     )
     search = os.pathsep.join([str(repository), str(repository / "tests")])
@@ -194,7 +194,7 @@ def test_two_processes_train_as_one_does(tmp_path, repository):
         subprocess.Popen([sys.executable, "-c", script, str(rank)], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
     ]
-    one = trained_together(World())
+    one = trained_together(ProcessGroup())
     for process in processes:
         _, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors

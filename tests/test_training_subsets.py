@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ctxtune.config import TrialSettings
-from ctxtune.data import Part, ValidationSettings, load_dataset
+from ctxtune.data import Split, ValidationSettings, load_dataset
 from ctxtune.retrieval import score
-from ctxtune.training import Run, confirmation_parts, fold_parts
-from ctxtune.training.session import Session
+from ctxtune.training import FoldTrainer, confirmation_splits, fold_splits
 from ctxtune.training.subsets import SUBSETS, subset_scores
+from ctxtune.training.trainer import Trainer
 
 TRIAL = TrialSettings.model_validate(
     {
@@ -57,16 +57,18 @@ def test_where_there_is_nothing_to_compare_there_is_nothing(classes: int, recall
 
 def test_a_confirmation_reports_them_beside_its_test_scores() -> None:
     benchmark = load_dataset(TRIAL.dataset)
-    parts = confirmation_parts(TRIAL, ValidationSettings(), seed=0, benchmark=benchmark)
-    fold = fold_parts(TRIAL, ValidationSettings(), 0, seed=0, benchmark=benchmark)
+    parts = confirmation_splits(TRIAL, ValidationSettings(), seed=0, benchmark=benchmark)
+    fold = fold_splits(TRIAL, ValidationSettings(), 0, seed=0, benchmark=benchmark)
     assert parts.fold_classes == len(np.unique(fold.query.labels))
 
-    def few(part: Part, classes: int) -> Part:
+    def few(part: Split, classes: int) -> Split:
         return part.select(np.flatnonzero(np.isin(part.labels, np.unique(part.labels)[:classes])), part.name)
 
     small = dataclasses.replace(parts, fit=few(parts.fit, 40), query=few(parts.query, 30), fold_classes=10)
     reports: list[dict[str, float]] = []
-    Session([Run(TRIAL, small, seed=1)], score_at="last", floor=True).run(lambda report: reports.append(report.metrics))
+    Trainer([FoldTrainer(TRIAL, small, seed=1)], score_at="last", floor=True).run(
+        lambda report: reports.append(report.metrics)
+    )
     assert reports[-1]["test_subset/map_at_r"] > reports[-1]["test/map_at_r"]
     assert not [name for name in reports[-1] if name.startswith("floor/subset")]
-    assert reports[-1]["floor/map_at_r"] == pytest.approx(Run(TRIAL, small, seed=1).evaluate()["test/map_at_r"])
+    assert reports[-1]["floor/map_at_r"] == pytest.approx(FoldTrainer(TRIAL, small, seed=1).evaluate()["test/map_at_r"])

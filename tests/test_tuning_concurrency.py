@@ -7,9 +7,9 @@ import pytest
 from test_sweep_end_to_end import command, environment
 from test_sweep_failures import GRID, wait_for_checkpoints
 
-from ctxtune.tuning import concurrency
-from ctxtune.tuning.cluster import RunResources
-from ctxtune.tuning.concurrency import Concurrency
+from ctxtune.tuning.backend import concurrency
+from ctxtune.tuning.backend.cluster import RunResources
+from ctxtune.tuning.backend.concurrency import Concurrency
 
 
 def test_a_number_stays_and_auto_follows(monkeypatch):

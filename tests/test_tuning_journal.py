@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxtune.errors import CtxtuneError
-from ctxtune.tuning.journal import DiskFullError, Journal
+from ctxtune.tuning.record.journal import DiskFullError, Journal
 
 
 def filled(path) -> Journal:
@@ -89,7 +89,7 @@ def test_a_line_that_is_json_but_no_event_of_ours_is_damage_too(tmp_path, line):
 WRITER = """
 import sys
 from pathlib import Path
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(100000):
     journal.asked(f"trial-{number}", "search", {"number": number})
@@ -114,7 +114,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from ctxtune.tuning.journal import DiskFullError, Journal
+from ctxtune.tuning.record.journal import DiskFullError, Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

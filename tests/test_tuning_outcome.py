@@ -8,10 +8,10 @@ from scipy import stats
 from test_tuning_sampling import METRIC, space_of
 
 from ctxtune.tuning.display import print_outcome
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.outcome import markdown, outcome
-from ctxtune.tuning.sampling import Sampler
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import START, confirmation_specs, search_specs, selection_specs
+from ctxtune.tuning.summary_files import markdown, outcome
 
 CHOSEN = "trial-0003"
 NAMES = ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r", "r_precision"]

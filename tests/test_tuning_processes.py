@@ -15,12 +15,12 @@ import ray
 
 from ctxtune.config import load_search_space, stage_seed
 from ctxtune.tracking import Tracker
-from ctxtune.tuning.book import Book
-from ctxtune.tuning.cluster import RunResources, start_ray
-from ctxtune.tuning.engine import run_stage
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.specs import RunSpec
-from ctxtune.tuning.trainable import run_trial
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.backend.cluster import RunResources, start_ray
+from ctxtune.tuning.backend.runner import run_stage
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.backend.trial import run_trial
 
 folder, file = Path(sys.argv[1]), sys.argv[2]
 space = load_search_space(file, sys.argv[3:])
@@ -47,14 +47,14 @@ def traced(config):
 
 tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "processes", folder / "spool", deliver=False)
 journal = Journal(folder / "journal.jsonl")
-book = Book(journal, tracker, metric="validation/map_at_r", sweep_id="sweep")
+recorder = Recorder(journal, tracker, metric="validation/map_at_r", sweep_id="sweep")
 tracker.start_run("sweep", name="sweep", kind="sweep")
 start_ray()
 try:
     resources = RunResources(cpus=1, gpus=0, concurrent=1)
     for specs in ([spec("fresh", PLAIN)],
                   [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)]):
-        run_stage("search", iter(specs), book, storage=folder / "checkpoints", resources=resources, trainable=traced)
+        run_stage("search", iter(specs), recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
 finally:
     ray.shutdown()
     tracker.close(0)
@@ -71,7 +71,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def played(repository, tmp_path_factory):
-    from ctxtune.tuning.journal import Journal
+    from ctxtune.tuning.record.journal import Journal
 
     folder = tmp_path_factory.mktemp("processes")
     file = str(repository / "search_spaces/quickstart.yaml")

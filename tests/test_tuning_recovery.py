@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ctxtune.training import save_checkpoint
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.recovery import lost_checkpoints
-from ctxtune.tuning.trainable import disk_is_full
+from ctxtune.tuning.backend.checkpoints import lost_checkpoints
+from ctxtune.tuning.backend.trial import disk_is_full
+from ctxtune.tuning.record.journal import Journal
 
 
 @pytest.fixture

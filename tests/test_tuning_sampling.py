@@ -5,10 +5,10 @@ import math
 import pytest
 import yaml
 
-from ctxtune.config import SearchSpace
+from ctxtune.config import SweepConfig
 from ctxtune.config.resolve import is_active, is_feasible
-from ctxtune.tuning.journal import RunRecord
-from ctxtune.tuning.sampling import Sampler
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.search.sampler import Sampler
 
 METRIC = "validation/map_at_r"
 TEXT = """
@@ -30,10 +30,10 @@ search:
 """
 
 
-def space_of(**search) -> SearchSpace:
+def space_of(**search) -> SweepConfig:
     tree = yaml.safe_load(TEXT)
     tree["search"].update(search)
-    return SearchSpace.model_validate(tree)
+    return SweepConfig.model_validate(tree)
 
 
 def score_of(point) -> float:
@@ -282,5 +282,5 @@ def test_a_list_of_objectives_is_written_back_as_a_list():
     objectives = [{"metric": METRIC, "mode": "max"}, {"metric": "model.embedding_dim", "mode": "min"}]
     space = space_of(objective=objectives, scheduler={"name": "none"})
     assert space.model_dump(mode="json")["search"]["objective"] == objectives
-    assert SearchSpace.model_validate(space.model_dump(mode="json")) == space
+    assert SweepConfig.model_validate(space.model_dump(mode="json")) == space
     assert space_of().model_dump(mode="json")["search"]["objective"] == {"metric": METRIC, "mode": "max"}

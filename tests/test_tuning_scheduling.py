@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_tuning_sampling import METRIC, space_of
 
-from ctxtune.tuning.journal import RunRecord
-from ctxtune.tuning.scheduling import RungScheduler
+from ctxtune.tuning.backend.scheduler import RungScheduler
+from ctxtune.tuning.record.journal import RunRecord
 
 
 def record(number: int, reports: list[dict[str, float]], loss: str = "contextual") -> RunRecord:

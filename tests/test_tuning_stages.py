@@ -14,17 +14,16 @@ from test_tuning_sampling import METRIC, space_of
 
 from ctxtune.config import load_trial_file, resolve_trial
 from ctxtune.errors import RunFailed
-from ctxtune.tuning.book import Book
+from ctxtune.tuning.backend.cluster import RunResources
+from ctxtune.tuning.backend.devices import run_device
 from ctxtune.tuning.budget import Budget
-from ctxtune.tuning.cluster import RunResources
-from ctxtune.tuning.devices import run_device
 from ctxtune.tuning.display import print_outcome
-from ctxtune.tuning.folder import sweep_folder
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.objectives import pareto_front
-from ctxtune.tuning.outcome import best_file, markdown, outcome
-from ctxtune.tuning.sampling import Sampler
-from ctxtune.tuning.specs import RunSpec
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.results_folder import sweep_folder
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.search.multi_objective import pareto_front
+from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import (
     START,
     candidates,
@@ -33,6 +32,7 @@ from ctxtune.tuning.stages import (
     select,
     selection_specs,
 )
+from ctxtune.tuning.summary_files import best_file, markdown, outcome
 
 
 def finish(journal: Journal, spec: RunSpec, epoch: int, metrics: dict[str, float]) -> None:
@@ -138,13 +138,13 @@ class Silent:
     """Tracking that is not asked in these tests."""
 
 
-def budgeted(space, journal, **budget) -> Book:
+def budgeted(space, journal, **budget) -> Recorder:
     tree = space.model_dump(mode="json")
     tree["search"]["budget"] = budget
     space = type(space).model_validate(tree)
-    book = Book(journal, Silent(), metric=space.search.objective.metric, sweep_id="s")  # type: ignore[arg-type]
-    Budget(space, book, RunResources(cpus=1, gpus=1, concurrent=2)).check()
-    return book
+    recorder = Recorder(journal, Silent(), metric=space.search.objective.metric, sweep_id="s")  # type: ignore[arg-type]
+    Budget(space, recorder, RunResources(cpus=1, gpus=1, concurrent=2)).check()
+    return recorder
 
 
 def test_budgets_end_the_search_and_keep_what_confirmation_needs(space, journal):
@@ -166,19 +166,19 @@ def test_the_reserve_for_confirmation_knows_the_share_that_a_trial_learned_from(
 
 
 def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
-    book = Book(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
+    recorder = Recorder(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
     before = journal.events
-    book.report("trial-0003", {"epoch": 12.0, METRIC: 0.99})
-    book.report("trial-0003", {"epoch": 12.0, "failure": "error", "message": "CUDA error"})
+    recorder.report("trial-0003", {"epoch": 12.0, METRIC: 0.99})
+    recorder.report("trial-0003", {"epoch": 12.0, "failure": "error", "message": "CUDA error"})
     assert journal.events == before and journal.runs["trial-0003"].last(METRIC) == 0.6
 
 
 def test_a_machine_whose_gpu_cannot_be_used_stops_the_sweep_not_the_run(space, journal):
     spec = next(iter(selection_specs(space, journal)))
     journal.asked(spec.key, spec.stage, spec.plain())
-    book = Book(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
-    book.report(spec.key, {"epoch": 0.0, "failure": "no_gpu", "message": "Ray counts a GPU on node-7"})
-    assert book.stop.resumable and "node-7" in book.stop.message
+    recorder = Recorder(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
+    recorder.report(spec.key, {"epoch": 0.0, "failure": "no_gpu", "message": "Ray counts a GPU on node-7"})
+    assert recorder.stop.resumable and "node-7" in recorder.stop.message
     assert journal.runs[spec.key].state == "running"
 
 

@@ -4,7 +4,7 @@ import pytest
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.registry import TRAINABLE_CLASS, _Registry
 
-from ctxtune.tuning.thrift import thrifty_tune
+from ctxtune.tuning.backend.ray_internals import thrifty_tune
 
 
 def test_a_trainable_is_fetched_once_and_an_unknown_one_is_still_missing():

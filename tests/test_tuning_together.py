@@ -10,15 +10,15 @@ import pytest
 
 from ctxtune.errors import ConfigError
 from ctxtune.training import load_checkpoint
-from ctxtune.tuning.cluster import process_count
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.together import _of_the_run_itself
+from ctxtune.tuning.backend.cluster import process_count
+from ctxtune.tuning.backend.multi_gpu import _of_the_run_itself
+from ctxtune.tuning.record.journal import Journal
 
 SWEEP = """
 import os, signal, subprocess, sys
 from pathlib import Path
 from ctxtune.config import load_search_space
-from ctxtune.tuning.cluster import start_ray
+from ctxtune.tuning.backend.cluster import start_ray
 from ctxtune.tuning.sweep import Watcher, run_sweep
 
 SETS = [
@@ -34,7 +34,7 @@ ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_t
 start_ray()
 killed = []
 
-def on_change(book, run):
+def on_change(recorder, run):
     print(run.key, run.state, run.epoch, flush=True)
     if run.epoch == 2 and not killed:
         found = subprocess.run(["pgrep", "-f", "RayTrainWorker"], capture_output=True, text=True).stdout.split()

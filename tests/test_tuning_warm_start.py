@@ -8,8 +8,8 @@ from test_tuning_sampling import METRIC, space_of
 from ctxtune.config import start_points
 from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.warm_start import check_warm_starts, with_warm_starts
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
 
 
 @pytest.fixture(scope="module")

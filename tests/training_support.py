@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from ctxtune.config import TrialSettings, with_values
-from ctxtune.data import Part, ValidationSettings, load_dataset
-from ctxtune.training import Run, fold_parts
-from ctxtune.training.parts import RunParts
-from ctxtune.training.session import Session
+from ctxtune.data import Split, ValidationSettings, load_dataset
+from ctxtune.training import FoldTrainer, fold_splits
+from ctxtune.training.splits import RunSplits
+from ctxtune.training.trainer import Trainer
 
 TREE: dict[str, Any] = {
     "dataset": {"name": "glyphs", "image_size": 32},
@@ -25,18 +25,18 @@ TRIAL = TrialSettings.model_validate(TREE)
 VALIDATION = ValidationSettings()
 
 
-def few_classes(part: Part, classes: int) -> Part:
+def few_classes(part: Split, classes: int) -> Split:
     return part.select(np.flatnonzero(np.isin(part.labels, np.unique(part.labels)[:classes])), part.name)
 
 
-def small_parts(benchmark=None, fold: int = 0, seed: int = 0) -> RunParts:
+def small_parts(benchmark=None, fold: int = 0, seed: int = 0) -> RunSplits:
     benchmark = benchmark or load_dataset(TRIAL.dataset)
-    parts = fold_parts(TRIAL, VALIDATION, fold, seed=seed, benchmark=benchmark)
-    return RunParts(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "validation")
+    parts = fold_splits(TRIAL, VALIDATION, fold, seed=seed, benchmark=benchmark)
+    return RunSplits(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "validation")
 
 
-def run_of(parts: RunParts, trial: TrialSettings = TRIAL, seed: int = 1, device: str = "cpu") -> Run:
-    return Run(trial, parts, seed=seed, device=device)
+def run_of(parts: RunSplits, trial: TrialSettings = TRIAL, seed: int = 1, device: str = "cpu") -> FoldTrainer:
+    return FoldTrainer(trial, parts, seed=seed, device=device)
 
 
 def trial_of(**changes: Any) -> TrialSettings:
@@ -44,13 +44,13 @@ def trial_of(**changes: Any) -> TrialSettings:
     return with_values(TRIAL, {path.replace("__", "."): value for path, value in changes.items()})
 
 
-def reports_of(run: Run) -> list[dict[str, float]]:
+def reports_of(run: FoldTrainer) -> list[dict[str, float]]:
     reports: list[dict[str, float]] = []
-    Session([run]).run(lambda report: reports.append(report.metrics))
+    Trainer([run]).run(lambda report: reports.append(report.metrics))
     return reports
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
+def weights(run: FoldTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in run.model.state_dict().items()}
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import yaml
 
-from ctxtune.config import BestOf, SearchSpace, resolve_trial
+from ctxtune.config import BestOf, SweepConfig, resolve_trial
 from ctxtune.config.load_ablation import FindBest
 from ctxtune.config.search import TrackingSettings
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs, find_sweep, read_text
-from ctxtune.tuning.folder import ABLATION_FILE
-from ctxtune.tuning.warm_start import searched_values
+from ctxtune.tuning.record.results_folder import ABLATION_FILE
+from ctxtune.tuning.search.warm_start import searched_values
 
 
 def finder(root: Path, *, resume: bool) -> FindBest:
@@ -58,6 +58,6 @@ def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
     runs = best_runs(uri, sweep, objective["metric"], objective["mode"], 1)
     if not runs:
         raise ConfigError(f"the sweep {sweep} has no completed trial with {objective['metric']}")
-    known = SearchSpace.model_validate(space)
+    known = SweepConfig.model_validate(space)
     trial = resolve_trial(known, searched_values(known, runs[0]))
     return {**space, "trial": trial.tree()}

@@ -10,11 +10,11 @@ from rich.text import Text
 from ctxtune.ablation.outcome import AblationOutcome
 from ctxtune.ablation.runs import repeats_of
 from ctxtune.config import Ablation, cells_of, reference_cell
-from ctxtune.phrases import counted, duration
 from ctxtune.statistics import Interval
-from ctxtune.tuning.book import Book
-from ctxtune.tuning.journal import RunRecord
-from ctxtune.tuning.live import RunDisplay, show_point
+from ctxtune.text import counted, duration
+from ctxtune.tuning.progress_display import RunDisplay, show_point
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.recorder import Recorder
 
 _NUMBERS = 47
 """Characters that the numbers of the table of cells take, with the gaps between its columns."""
@@ -35,14 +35,14 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
         "cell": f"cells: {{runs}} runs, the same {counted(ablation.seeds, 'seed')} for every cell, {where}",
     }
 
-    def remark(book: Book, run: RunRecord) -> Text:
+    def remark(recorder: Recorder, run: RunRecord) -> Text:
         return Text(show_point(run.spec["point"]), style="dim") if run.stage == "cell_search" else Text()
 
     return RunDisplay(
         console,
         words,
         metric=lambda stage: final if stage == "cell" else ablation.compare.metric,
-        standing=lambda book: "",
+        standing=lambda recorder: "",
         remark=remark,
         width=max(len(cell.key) for cell in cells_of(ablation)) + len("-repeat0-trial000" if tune else "-seed0-fold0"),
     )

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from ctxtune.ablation.runs import best_search_trial, cell_key, folds_of, repeats_of
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
-from ctxtune.config.cells import configuration_hash
+from ctxtune.config.design import configuration_hash
 from ctxtune.statistics import Interval, Verdict, compare_pairs, judge_family, t_interval
-from ctxtune.tuning.journal import Journal
+from ctxtune.tuning.record.journal import Journal
 
 Pair = tuple[int, int]
 """Repeat and index of the seed."""

@@ -12,10 +12,10 @@ from ctxtune.ablation.runs import repeats_of, run_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.data import load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.phrases import counted, duration
+from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
-from ctxtune.training import fold_parts
-from ctxtune.tuning.connection import usable_storage
+from ctxtune.training import fold_splits
+from ctxtune.tuning.backend.connect import usable_storage
 from ctxtune.tuning.plan import device_name, plan_device, planned_resources, time_epoch
 
 
@@ -139,7 +139,7 @@ def _kind(cell: Cell) -> str:
 
 def _seconds_per_epoch(ablation: Ablation, cell: Cell, device: str) -> float:
     benchmark = load_dataset(cell.trial.dataset)
-    parts = fold_parts(cell.trial, ablation.validation, ablation.validation.use[0], seed=0, benchmark=benchmark)
+    parts = fold_splits(cell.trial, ablation.validation, ablation.validation.use[0], seed=0, benchmark=benchmark)
     try:
         return time_epoch(cell.trial, parts, device, ablation.resources).seconds
     except CtxtuneError as error:

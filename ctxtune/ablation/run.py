@@ -12,14 +12,14 @@ from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, cells_of
 from ctxtune.data import load_dataset
 from ctxtune.tracking import flatten
-from ctxtune.tuning.book import Book
-from ctxtune.tuning.connection import Connection
-from ctxtune.tuning.driver import Watcher, end_stage, identity, interrupts, tell_link, with_precision
-from ctxtune.tuning.engine import delete_checkpoints, run_stage
-from ctxtune.tuning.folder import ABLATION_FILE, ResultsFolder
-from ctxtune.tuning.journal import RunRecord
-from ctxtune.tuning.opening import checked_place, opened
-from ctxtune.tuning.specs import RunSpec
+from ctxtune.tuning.backend.connect import Connection
+from ctxtune.tuning.backend.runner import delete_checkpoints, run_stage
+from ctxtune.tuning.callbacks import Watcher, end_stage, identity, interrupts, tell_link, with_precision
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.results_folder import ABLATION_FILE, ResultsFolder
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.startup import checked_place, opened
 
 _MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on")
 """What a resumed ablation may say differently. Seeds are not among it: more of them once the scores are known would be
@@ -66,27 +66,27 @@ def run_ablation(
     with opened(ablation, folder, place, max_concurrent=ablation.max_concurrent, watcher=watcher) as parts:
         journal, connection = parts.journal, parts.connection
         ablation = with_precision(ablation, journal, connection.resources)
-        book = Book(
+        recorder = Recorder(
             journal,
             parts.tracker,
             metric=ablation.compare.metric,
             sweep_id=identity(journal, "ablation"),
-            on_change=lambda book, run: _on_change(book, run, watcher),
+            on_change=lambda recorder, run: _on_change(recorder, run, watcher),
         )
-        _start_tracking(ablation, book, connection, resume=resume)
-        with interrupts(book, watcher):
-            _run_stages(ablation, book, connection, watcher)
+        _start_tracking(ablation, recorder, connection, resume=resume)
+        with interrupts(recorder, watcher):
+            _run_stages(ablation, recorder, connection, watcher)
         result = outcome_of(ablation, journal)
-        _write(book, folder, result)
+        _write(recorder, folder, result)
         tell_link(ablation, parts.tracker, "Cells", watcher)
         return result
 
 
-def _on_change(book: Book, run: RunRecord, watcher: Watcher) -> None:
+def _on_change(recorder: Recorder, run: RunRecord, watcher: Watcher) -> None:
     """Tell the display, and make room: of what has ended only the weights of each cell's first seed are kept."""
     if run.state != "running" and not (run.stage == "cell" and run.spec["seed_index"] == 0):
         delete_checkpoints(run)
-    watcher.on_change(book, run)
+    watcher.on_change(recorder, run)
 
 
 def _check_data(ablation: Ablation) -> None:
@@ -99,36 +99,36 @@ def _check_data(ablation: Ablation) -> None:
             load_dataset(dataset)
 
 
-def _run_stages(ablation: Ablation, book: Book, connection: Connection, watcher: Watcher) -> None:
+def _run_stages(ablation: Ablation, recorder: Recorder, connection: Connection, watcher: Watcher) -> None:
     def run(stage: str, runs: Iterator[RunSpec]) -> None:
-        run_stage(stage, runs, book, storage=connection.storage, resources=connection.resources)
-        end_stage(book)
+        run_stage(stage, runs, recorder, storage=connection.storage, resources=connection.resources)
+        end_stage(recorder)
 
     cells = cells_of(ablation)
     tuning, scored = run_count(ablation, len(cells))
-    if ablation.tune_each is not None and "search_ended" not in book.journal.decisions:
+    if ablation.tune_each is not None and "search_ended" not in recorder.journal.decisions:
         searches = Searches(ablation, cells)
-        searches.replay(book.journal.stage("cell_search"))
-        book.sampler = searches
-        watcher.on_stage(book, "cell_search", tuning)
-        trials = search_specs(ablation, book.journal, searches)
+        searches.replay(recorder.journal.stage("cell_search"))
+        recorder.sampler = searches
+        watcher.on_stage(recorder, "cell_search", tuning)
+        trials = search_specs(ablation, recorder.journal, searches)
         run("cell_search", trials)
-        book.journal.decided("search_ended", True)
+        recorder.journal.decided("search_ended", True)
     for repeat in range(repeats_of(ablation)):
         for cell in cells:
-            if tuned_configuration(ablation, cell, repeat, book.journal) is None:
+            if tuned_configuration(ablation, cell, repeat, recorder.journal) is None:
                 watcher.on_note(f"{cell.name}: no trial of its search came to the last epoch; it has no score")
-    specs = list(cell_specs(ablation, cells, book.journal))
+    specs = list(cell_specs(ablation, cells, recorder.journal))
     if specs:
-        watcher.on_stage(book, "cell", scored)
+        watcher.on_stage(recorder, "cell", scored)
         run("cell", iter(specs))
 
 
-def _start_tracking(ablation: Ablation, book: Book, connection: Connection, *, resume: bool) -> None:
+def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connection, *, resume: bool) -> None:
     tree = ablation.model_dump(mode="json")
     design = design_of(ablation)
-    book.tracker.start_run(
-        book.sweep_id,
+    recorder.tracker.start_run(
+        recorder.sweep_id,
         name=ablation.name,
         kind="ablation",
         params=flatten({key: tree[key] for key in ("seeds", "design", "compare", "confirmatory", "validation")}),
@@ -141,15 +141,15 @@ def _start_tracking(ablation: Ablation, book: Book, connection: Connection, *, r
         },
     )
     if resume:
-        book.tracker.reopen_run(book.sweep_id)
-    book.tracker.log_text(book.sweep_id, yaml.safe_dump(tree, sort_keys=False), "ablation.yaml")
-    book.tracker.log_text(book.sweep_id, json.dumps(design, indent=2), "design.json")
+        recorder.tracker.reopen_run(recorder.sweep_id)
+    recorder.tracker.log_text(recorder.sweep_id, yaml.safe_dump(tree, sort_keys=False), "ablation.yaml")
+    recorder.tracker.log_text(recorder.sweep_id, json.dumps(design, indent=2), "design.json")
     paths = sorted({path for cell in cells_of(ablation) for path in cell.settings})
-    book.tracker.save_view("Cells", design["metric"], paths, mode=ablation.compare.mode, kind="cell")
+    recorder.tracker.save_view("Cells", design["metric"], paths, mode=ablation.compare.mode, kind="cell")
 
 
-def _write(book: Book, folder: ResultsFolder[Ablation], result: AblationOutcome) -> None:
+def _write(recorder: Recorder, folder: ResultsFolder[Ablation], result: AblationOutcome) -> None:
     folder.write_summary(summary_of(result))
-    book.tracker.log_artifact(book.sweep_id, folder.path / "summary.json")
-    book.tracker.log_metrics(book.sweep_id, {"time/hours": result.hours}, step=0)
-    book.tracker.end_run(book.sweep_id, "completed")
+    recorder.tracker.log_artifact(recorder.sweep_id, folder.path / "summary.json")
+    recorder.tracker.log_metrics(recorder.sweep_id, {"time/hours": result.hours}, step=0)
+    recorder.tracker.end_run(recorder.sweep_id, "completed")

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
-from ctxtune.tuning.journal import Journal, RunRecord
-from ctxtune.tuning.specs import RunSpec
+from ctxtune.tuning.record.journal import Journal, RunRecord
+from ctxtune.tuning.record.run_spec import RunSpec
 
 UNTUNED = "own configuration"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from ctxtune.config import Ablation, Cell, TrialSettings, resolve_trial, search_of
 from ctxtune.errors import ConfigError
-from ctxtune.tuning.journal import RunRecord
-from ctxtune.tuning.sampling import Sampler
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.search.sampler import Sampler
 
 MOST_UNRESOLVABLE = 20
 """So many suggestions in a row that no run can take are one too many."""

@@ -1,11 +1,11 @@
 """The config tree: YAML files into typed settings, with errors that name file, line and key."""
 
 from ctxtune.config.ablation import Ablation, BestOf
-from ctxtune.config.cells import Cell, Contrast, cells_of, contrasts_of, reference_cell, search_of
+from ctxtune.config.design import Cell, Contrast, cells_of, contrasts_of, reference_cell, search_of
 from ctxtune.config.load import load_search_space, load_trial_file
 from ctxtune.config.load_ablation import load_ablation
 from ctxtune.config.resolve import changed_values, resolve_trial, start_points, with_values
-from ctxtune.config.search import Dimension, SearchSpace, TrialFile
+from ctxtune.config.search import Dimension, SweepConfig, TrialFile
 from ctxtune.config.seeds import stage_seed
 from ctxtune.config.trial import TrialSettings
 
@@ -15,7 +15,7 @@ __all__ = [
     "Cell",
     "Contrast",
     "Dimension",
-    "SearchSpace",
+    "SweepConfig",
     "TrialFile",
     "TrialSettings",
     "cells_of",

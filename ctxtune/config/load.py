@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ctxtune.config.error_messages import in_words
 from ctxtune.config.paths import Location, did_you_mean, get_path, merge
 from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
-from ctxtune.config.search import SearchSpace, TrialFile
+from ctxtune.config.search import SweepConfig, TrialFile
 from ctxtune.config.source import Source, apply_overrides, read_source
-from ctxtune.config.wording import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe
@@ -22,7 +22,7 @@ _ABLATION_BLOCKS = ("base", "variants", "factors", "tune_each", "compare")
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> SearchSpace:
+def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> SweepConfig:
     """Read a search-space file.
 
     Args:
@@ -40,7 +40,7 @@ def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> Search
             else "run one configuration with ctxtune.train instead"
         )
         raise ConfigError(f"{source.path}: there is no `search` block; {whose}")
-    space = validated(SearchSpace, source)
+    space = validated(SweepConfig, source)
     _check_points(space, source)
     return space
 
@@ -172,7 +172,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
 
 
-def _check_points(space: SearchSpace, source: Source) -> None:
+def _check_points(space: SweepConfig, source: Source) -> None:
     """Every start point and the edges of every dimension must resolve: a bad one is found now, not at trial 40."""
     block: Location = ("search", "space")
     try:
@@ -196,7 +196,7 @@ def _check_points(space: SearchSpace, source: Source) -> None:
             _check_path(space, each, source, ("search", "ties"))
 
 
-def _check_path(space: SearchSpace, path: str, source: Source, block: Location = ("search", "space")) -> None:
+def _check_path(space: SweepConfig, path: str, source: Source, block: Location = ("search", "space")) -> None:
     tree = space.trial.tree()
     parent, _, _ = path.rpartition(".")
     if path in space.search.conditions or (parent == "loss" and "loss.name" in space.search.space):
@@ -213,7 +213,7 @@ def _check_path(space: SearchSpace, path: str, source: Source, block: Location =
         ) from None
 
 
-def _try(space: SearchSpace, point: dict[str, Any], source: Source, location: Location, what: str) -> None:
+def _try(space: SweepConfig, point: dict[str, Any], source: Source, location: Location, what: str) -> None:
     try:
         resolve_trial(space, point)
     except ConfigError as error:

@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ctxtune.config.error_messages import in_words
 from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
-from ctxtune.config.search import SearchSpace, WarmStart
+from ctxtune.config.search import SweepConfig, WarmStart
 from ctxtune.config.trial import TrialSettings
-from ctxtune.config.wording import in_words
 from ctxtune.errors import ConfigError
 from ctxtune.recipes import load_recipe, published_recipe
 
@@ -43,7 +43,7 @@ def changed_values(trial: TrialSettings, values: Point) -> dict[str, Any]:
     }
 
 
-def apply_ties(space: SearchSpace, point: Point) -> dict[str, Any]:
+def apply_ties(space: SweepConfig, point: Point) -> dict[str, Any]:
     """The point with every tied path set to its partner's value (``ties: {loss.k: sampler.images_per_class}``)."""
     values = dict(point)
     tree = space.trial.tree()
@@ -52,7 +52,7 @@ def apply_ties(space: SearchSpace, point: Point) -> dict[str, Any]:
     return values
 
 
-def resolve_trial(space: SearchSpace, point: Point) -> TrialSettings:
+def resolve_trial(space: SweepConfig, point: Point) -> TrialSettings:
     """The configuration of one run at a point of the space.
 
     Raises:
@@ -65,13 +65,13 @@ def resolve_trial(space: SearchSpace, point: Point) -> TrialSettings:
         raise ConfigError(f"{dict(point)}: {'.'.join(map(str, first['loc']))}: {in_words([first])}") from None
 
 
-def is_active(space: SearchSpace, path: str, point: Point) -> bool:
+def is_active(space: SweepConfig, path: str, point: Point) -> bool:
     """Whether the condition of a dimension holds at a point (true where it has none)."""
     text = space.search.conditions.get(path)
     return text is None or space.search.parsed_conditions()[path](lookup(space, point))
 
 
-def is_feasible(space: SearchSpace, point: Point) -> bool:
+def is_feasible(space: SweepConfig, point: Point) -> bool:
     """Whether a point meets every constraint; one that names a path without value does not apply."""
     find = lookup(space, point)
     for constraint in space.search.parsed_constraints():
@@ -83,7 +83,7 @@ def is_feasible(space: SearchSpace, point: Point) -> bool:
     return True
 
 
-def lookup(space: SearchSpace, point: Point) -> Any:
+def lookup(space: SweepConfig, point: Point) -> Any:
     """A function from dotted path to the value it has at the point, else in the trial.
 
     It raises KeyError for a path that exists in neither.
@@ -101,7 +101,7 @@ def lookup(space: SearchSpace, point: Point) -> Any:
     return find
 
 
-def start_points(space: SearchSpace) -> dict[str, dict[str, Any]]:
+def start_points(space: SweepConfig) -> dict[str, dict[str, Any]]:
     """The points to run first, unaltered, by name: `trial` (the file's own values), recipes, explicit points.
 
     The best trials of an earlier sweep (`WarmStart`) are left out: they are known only when tracking is asked.
@@ -126,7 +126,7 @@ def start_points(space: SearchSpace) -> dict[str, dict[str, Any]]:
     return points
 
 
-def _recipe_values(space: SearchSpace, name: str) -> dict[str, Any]:
+def _recipe_values(space: SweepConfig, name: str) -> dict[str, Any]:
     if name == "trial":
         return {}
     recipe = name
@@ -142,7 +142,7 @@ def _recipe_values(space: SearchSpace, name: str) -> dict[str, Any]:
     return {path: values[path] for path in space.search.space if path in values}
 
 
-def _complete(space: SearchSpace, values: dict[str, Any], where: str) -> dict[str, Any]:
+def _complete(space: SweepConfig, values: dict[str, Any], where: str) -> dict[str, Any]:
     tree = space.trial.tree()
     other_loss = values.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
     point: dict[str, Any] = {}
@@ -168,11 +168,11 @@ def _complete(space: SearchSpace, values: dict[str, Any], where: str) -> dict[st
     return point
 
 
-def _by_dependency(space: SearchSpace) -> list[tuple[str, Any]]:
+def _by_dependency(space: SweepConfig) -> list[tuple[str, Any]]:
     return [(path, space.search.space[path]) for path in dimension_order(space)]
 
 
-def dimension_order(space: SearchSpace) -> list[str]:
+def dimension_order(space: SweepConfig) -> list[str]:
     """The dimensions, each after those that its condition reads.
 
     Raises:

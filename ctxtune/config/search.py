@@ -342,7 +342,7 @@ class TrialFile(Settings):
     resources: ResourcesSettings = ResourcesSettings()
 
 
-class SearchSpace(TrialFile):
+class SweepConfig(TrialFile):
     """A search-space file."""
 
     search: SearchSettings
@@ -350,7 +350,7 @@ class SearchSpace(TrialFile):
     confirm: ConfirmSettings | None = ConfirmSettings()
 
     @model_validator(mode="after")
-    def _objectives(self) -> "SearchSpace":
+    def _objectives(self) -> "SweepConfig":
         check_measured(
             type(self),
             ("search", "objective"),
@@ -363,7 +363,7 @@ class SearchSpace(TrialFile):
         return self
 
     @model_validator(mode="after")
-    def _gpu_budget(self) -> "SearchSpace":
+    def _gpu_budget(self) -> "SweepConfig":
         if self.search.budget.gpu_hours is not None and self.resources.gpus == 0:
             raise ValueError(
                 "search.budget.gpu_hours: no run gets a GPU (resources.gpus is 0); take search.budget.hours"
@@ -371,7 +371,7 @@ class SearchSpace(TrialFile):
         return self
 
     @model_validator(mode="after")
-    def _rungs(self) -> "SearchSpace":
+    def _rungs(self) -> "SweepConfig":
         scheduler, every, epochs = self.search.scheduler, self.trial.evaluation.every, self.trial.schedule.epochs
         if scheduler.name == "none":
             return self

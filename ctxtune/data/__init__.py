@@ -3,18 +3,18 @@
 from ctxtune.data.corruption import corrupt
 from ctxtune.data.images import EvaluationImages, TrainingImages
 from ctxtune.data.loading import dataset_names, load, load_dataset
-from ctxtune.data.part import Benchmark, Part
 from ctxtune.data.samplers import BatchSampler, build_sampler
 from ctxtune.data.settings import DatasetSettings, ImageSettings, SamplerSettings, ValidationSettings
-from ctxtune.data.splitting import Split, split
+from ctxtune.data.split import Benchmark, Split
+from ctxtune.data.splitting import Fold, split
 
 __all__ = [
     "BatchSampler",
     "Benchmark",
     "DatasetSettings",
     "EvaluationImages",
+    "Fold",
     "ImageSettings",
-    "Part",
     "SamplerSettings",
     "Split",
     "TrainingImages",

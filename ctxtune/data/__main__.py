@@ -23,12 +23,12 @@ from rich.table import Table
 
 from ctxtune.data import cache
 from ctxtune.data.checking import PartReport, advice, describe_part, open_images
+from ctxtune.data.contact_sheet import contact_sheet
 from ctxtune.data.loading import dataset_names, load_dataset
-from ctxtune.data.official import DataWarning, differences
-from ctxtune.data.part import Benchmark, Part
+from ctxtune.data.official_counts import DataWarning, differences
 from ctxtune.data.reading import processors
 from ctxtune.data.settings import DatasetSettings, ImageSettings
-from ctxtune.data.sheet import contact_sheet
+from ctxtune.data.split import Benchmark, Split
 from ctxtune.data.stores import Building, decoded_store, encoded_store, uniform_store, views_store
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 
@@ -188,7 +188,7 @@ def _prepare(request: Request, benchmark: Benchmark, options: argparse.Namespace
     return 1 if faults else 0
 
 
-def _prepare_part(request: Request, part: Part, directory: Path | None, *, training: bool) -> int:
+def _prepare_part(request: Request, part: Split, directory: Path | None, *, training: bool) -> int:
     """The number of unreadable images."""
     image, table, console = request.image, part.table, request.console
     if table.source.image_size is not None:
@@ -215,7 +215,7 @@ def _prepare_part(request: Request, part: Part, directory: Path | None, *, train
     return faults
 
 
-def _report(console: Console, part: Part, what: str, store: cache.Store) -> int:
+def _report(console: Console, part: Split, what: str, store: cache.Store) -> int:
     if not cache.is_sound(store.path, part.table):
         raise DataError(f"{store.path}: its checksums do not agree; delete it and prepare again, and check the disk")
     console.print(

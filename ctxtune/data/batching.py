@@ -22,9 +22,9 @@ from ctxtune.data.augmentation import (
     normalise,
     place_crops,
 )
-from ctxtune.data.part import ImageTable, Integers
 from ctxtune.data.reading import Unreadable, crop_by_pillow, crop_by_torch
 from ctxtune.data.settings import ImageSettings
+from ctxtune.data.split import ImageTable, Integers
 from ctxtune.data.stores import PixelReader
 
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ctxtune.data.part import ImageTable, Integers
 from ctxtune.data.reading import Unreadable, in_threads
+from ctxtune.data.split import ImageTable, Integers
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:

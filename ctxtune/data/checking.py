@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ctxtune.data.cache import Progress
-from ctxtune.data.part import Benchmark, Part
 from ctxtune.data.reading import in_threads
+from ctxtune.data.split import Benchmark, Split
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PartReport:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def describe_part(part: Part) -> PartReport:
+def describe_part(part: Split) -> PartReport:
     """Counts and class sizes, from the labels alone."""
     labels, sizes = np.unique(part.labels, return_counts=True)
 
@@ -47,7 +47,7 @@ def describe_part(part: Part) -> PartReport:
     )
 
 
-def open_images(part: Part, report: PartReport, workers: int, progress: Progress | None = None) -> PartReport:
+def open_images(part: Split, report: PartReport, workers: int, progress: Progress | None = None) -> PartReport:
     """`report` with what only decoding every image tells: sizes, and the files that cannot be read."""
 
     def attempt(index: int) -> tuple[int, int] | Exception:

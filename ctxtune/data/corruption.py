@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ctxtune.data.part import Integers, Part
 from ctxtune.data.settings import DatasetSettings
+from ctxtune.data.split import Integers, Split
 from ctxtune.errors import DataError
 
 STREAM = zlib.crc32(b"corruption")
@@ -17,7 +17,7 @@ STREAM = zlib.crc32(b"corruption")
 On one stream with a sampler the images of some epoch's first batches would be exactly those that were spoiled."""
 
 
-def corrupt(fit: Part, dataset: DatasetSettings, seed: int) -> Part:
+def corrupt(fit: Split, dataset: DatasetSettings, seed: int) -> Split:
     """`fit` with the withheld data left out and the noise of `dataset` put in; `fit` itself where all is 0.
 
     First classes, then images are withheld (every class keeps at least one image); then images are replaced by
@@ -52,7 +52,7 @@ def _stream(seed: int, which: int) -> np.random.Generator:
     return np.random.default_rng((seed, STREAM, which))
 
 
-def _without_classes(part: Part, share: float, rng: np.random.Generator) -> Part:
+def _without_classes(part: Split, share: float, rng: np.random.Generator) -> Split:
     classes = part.classes()
     kept = rng.permutation(classes)[round(share * len(classes)) :]
     if len(kept) < 2:
@@ -60,7 +60,7 @@ def _without_classes(part: Part, share: float, rng: np.random.Generator) -> Part
     return part.select(np.flatnonzero(np.isin(part.labels, kept)), part.name)
 
 
-def _without_images(part: Part, share: float, rng: np.random.Generator) -> Part:
+def _without_images(part: Split, share: float, rng: np.random.Generator) -> Split:
     order = rng.permutation(len(part))
     # The first image of each class in that random order stays, whatever the share.
     _, first = np.unique(part.labels[order], return_index=True)
@@ -71,13 +71,13 @@ def _without_images(part: Part, share: float, rng: np.random.Generator) -> Part:
     return part.select(np.setdiff1d(np.arange(len(part)), gone), part.name)
 
 
-def _chosen(part: Part, share: float, rng: np.random.Generator, what: str) -> Integers:
+def _chosen(part: Split, share: float, rng: np.random.Generator, what: str) -> Integers:
     if len(part.classes()) < 2:
         raise DataError(f"{part.name}: {what} needs at least two classes")
     return rng.permutation(len(part))[: round(share * len(part))]
 
 
-def _image_noise(part: Part, share: float, rng: np.random.Generator) -> Part:
+def _image_noise(part: Split, share: float, rng: np.random.Generator) -> Split:
     chosen = _chosen(part, share, rng, "image_noise")
     rows = part.rows.copy()
     donors = rng.integers(len(part), size=len(chosen))
@@ -87,7 +87,7 @@ def _image_noise(part: Part, share: float, rng: np.random.Generator) -> Part:
     return replace(part, rows=rows)
 
 
-def _label_noise(part: Part, dataset: DatasetSettings, rng: np.random.Generator) -> Part:
+def _label_noise(part: Split, dataset: DatasetSettings, rng: np.random.Generator) -> Split:
     chosen = _chosen(part, dataset.label_noise, rng, "label_noise")
     classes, first, class_of = np.unique(part.labels, return_index=True, return_inverse=True)
     if dataset.label_noise_kind == "uniform":

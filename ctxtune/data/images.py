@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ctxtune.data.augmentation import evaluation_view, normalise, resized_shape
 from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, SpreadOver, UniformBatcher
-from ctxtune.data.part import Integers, Part
 from ctxtune.data.prefetching import ahead
 from ctxtune.data.reading import Unreadable, evaluation_pixels, processors
 from ctxtune.data.settings import ImageSettings
+from ctxtune.data.split import Integers, Split
 from ctxtune.data.stores import Building, DecodedReader, open_reader, uniform_store, views_store
 from ctxtune.errors import DataError
 
@@ -35,7 +35,7 @@ def reading_threads(
     return min(16, usable) if device.type != "cpu" else max(1, usable // 2)
 
 
-def _held_whole(part: Part, settings: ImageSettings) -> bool:
+def _held_whole(part: Split, settings: ImageSettings) -> bool:
     """True where all images have one small size, so that they are kept in memory and augmented as batches."""
     size = part.table.source.image_size
     return size is not None and not settings.exact and resized_shape(*size, settings.train_resize) == size
@@ -56,7 +56,7 @@ class TrainingImages:
 
     def __init__(
         self,
-        part: Part,
+        part: Split,
         settings: ImageSettings,
         *,
         device: torch.device | str = "cpu",
@@ -114,7 +114,7 @@ class EvaluationImages:
 
     def __init__(
         self,
-        part: Part,
+        part: Split,
         settings: ImageSettings,
         *,
         device: torch.device | str = "cpu",

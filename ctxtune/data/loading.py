@@ -17,9 +17,9 @@ from ctxtune.data.layouts.inaturalist import load_inaturalist2018, load_inatural
 from ctxtune.data.layouts.inshop import load_inshop
 from ctxtune.data.layouts.lists import load_image_lists, load_sop
 from ctxtune.data.layouts.omniglot import load_omniglot
-from ctxtune.data.official import verify
-from ctxtune.data.part import Benchmark, Part
+from ctxtune.data.official_counts import verify
 from ctxtune.data.settings import DATASETS, DatasetSettings, unknown_dataset
+from ctxtune.data.split import Benchmark, Split
 from ctxtune.errors import ConfigError
 
 
@@ -95,7 +95,7 @@ def load(
 
 
 def _with_tolerance(benchmark: Benchmark, max_unreadable: float) -> Benchmark:
-    def change(part: Part | None) -> Part | None:
+    def change(part: Split | None) -> Split | None:
         if part is None:
             return None
         return replace(part, table=replace(part.table, max_unreadable=max_unreadable))

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from ctxtune.data.augmentation import resized_shape
-from ctxtune.data.part import ImageTable
 from ctxtune.data.settings import ImageSettings, Size
+from ctxtune.data.split import ImageTable
 from ctxtune.errors import DataError
 
 Item = TypeVar("Item")

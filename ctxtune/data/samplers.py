@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ctxtune.data.part import Integers
 from ctxtune.data.settings import SamplerSettings
+from ctxtune.data.split import Integers
 from ctxtune.errors import ConfigError
 
 MOST_LISTED_COMBINATIONS = 5000

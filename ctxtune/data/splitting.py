@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctxtune.data.part import Integers, Part
 from ctxtune.data.settings import ValidationSettings
+from ctxtune.data.split import Integers, Split
 from ctxtune.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Fold:
     """The classes to fit on, and the classes to validate on, with their number among the folds."""
 
-    fit: Part
-    validation: Part
+    fit: Split
+    validation: Split
     fold: int
 
 
-def split(part: Part, validation: ValidationSettings) -> list[Split]:
+def split(part: Split, validation: ValidationSettings) -> list[Fold]:
     """All folds of a train part, in order.
 
     Under `class_folds` and `super_class_folds` each class is in exactly one validation side. Images and super-classes
@@ -44,14 +44,14 @@ def split(part: Part, validation: ValidationSettings) -> list[Split]:
     return [_checked(part, image_fold == fold, fold) for fold in range(count)]
 
 
-def _checked(part: Part, held: np.ndarray, fold: int) -> Split:
+def _checked(part: Split, held: np.ndarray, fold: int) -> Fold:
     fit = part.select(np.flatnonzero(~held), f"{part.name}/fold{fold}/fit")
     validation = part.select(np.flatnonzero(held), f"{part.name}/fold{fold}/validation")
     if np.intersect1d(fit.labels, validation.labels).size or np.intersect1d(fit.rows, validation.rows).size:
         raise AssertionError(f"{part.name}: fold {fold} shares classes or images between fit and validation")
     if not len(fit) or not len(validation):
         raise DataError(f"{part.name}: fold {fold} leaves one side empty")
-    return Split(fit, validation, fold)
+    return Fold(fit, validation, fold)
 
 
 def _enough(found: int, wanted: int, what: str, name: str) -> None:
@@ -59,7 +59,7 @@ def _enough(found: int, wanted: int, what: str, name: str) -> None:
         raise DataError(f"{name} has {found} {what}, too few for {wanted} folds")
 
 
-def _super_class_of(part: Part, labels: Integers) -> Integers:
+def _super_class_of(part: Split, labels: Integers) -> Integers:
     """(classes,) the super-class of each class (of its first image); all 0 where there are none."""
     if part.super_labels is None:
         return np.zeros(len(labels), dtype=np.int64)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ctxtune.data.cache import Entry, Progress, Store, TooLarge, open_store
-from ctxtune.data.part import ImageTable, Integers
 from ctxtune.data.reading import evaluation_pixels, processors, resized
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.sources import decode
+from ctxtune.data.split import ImageTable, Integers
 from ctxtune.errors import DataError
 
 LOG = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ctxtune.config import TrialSettings
-from ctxtune.data import Benchmark, EvaluationImages, Part, load_dataset, split
+from ctxtune.data import Benchmark, EvaluationImages, Split, load_dataset, split
 from ctxtune.errors import ConfigError
 from ctxtune.evaluation.checkpoint import Checkpoint
 from ctxtune.models import EmbeddingModel
@@ -31,8 +31,8 @@ class Scored:
     """
 
     fold: int | None
-    query: Part
-    gallery: Part | None
+    query: Split
+    gallery: Split | None
     embeddings: torch.Tensor
     gallery_embeddings: torch.Tensor | None
     scores: RetrievalScores
@@ -120,7 +120,7 @@ def mean_scores(scored: list[Scored]) -> dict[str, float]:
     return {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
 
 
-def _parts(checkpoint: Checkpoint, benchmark: Benchmark, part: str, fold: int | None) -> tuple[Part, Part | None]:
+def _parts(checkpoint: Checkpoint, benchmark: Benchmark, part: str, fold: int | None) -> tuple[Split, Split | None]:
     """Query and gallery (None: the query part itself) of what is to be scored. Labels are as published, without noise."""
     if part == "test":
         if benchmark.test is not None:
@@ -140,8 +140,8 @@ def _parts(checkpoint: Checkpoint, benchmark: Benchmark, part: str, fold: int | 
 
 
 def _embed(
-    trial: TrialSettings, model: EmbeddingModel, part: Part, device: torch.device, epoch: int
-) -> tuple[Part, torch.Tensor]:
+    trial: TrialSettings, model: EmbeddingModel, part: Split, device: torch.device, epoch: int
+) -> tuple[Split, torch.Tensor]:
     """The images of a part that can be read, and their embeddings, in the numbers that training's evaluations took."""
     allow_tf32(trial.tf32)
     images = EvaluationImages(part, trial.image, device=device)

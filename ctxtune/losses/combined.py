@@ -6,9 +6,9 @@ import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
-from ctxtune.losses.contextual import ContextualLoss
+from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
-from ctxtune.losses.pairs import at_least_float32, check_not_empty, full_precision, similarity_regularizer
+from ctxtune.losses.numerics import at_least_float32, check_not_empty, full_precision, similarity_regularizer
 from ctxtune.losses.roadmap import RoadmapLoss
 
 

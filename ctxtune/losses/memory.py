@@ -6,7 +6,7 @@ import torch
 from pytorch_metric_learning import losses
 from torch import Tensor, nn
 
-from ctxtune.losses.contextual import ContextualLoss
+from ctxtune.losses.contextual.loss import ContextualLoss
 
 
 class CrossBatchMemory(losses.CrossBatchMemory):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_metric_learning import miners
 
-from ctxtune.losses import choices
+from ctxtune.losses import loss_settings as choices
 from ctxtune.settings import Settings
 
 

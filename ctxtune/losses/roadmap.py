@@ -7,8 +7,8 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from ctxtune.losses.average_precision import SupAPLoss
-from ctxtune.losses.contextual import ContextualLoss
-from ctxtune.losses.options import check_number
+from ctxtune.losses.contextual.loss import ContextualLoss
+from ctxtune.losses.contextual.options import check_number
 
 
 class RoadmapLoss(BaseMetricLossFunction):

@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ctxtune.losses.catalogue import LossEntry, loss_entry
-from ctxtune.losses.choices import ContextualTermSettings, MemorySettings
+from ctxtune.losses.loss_settings import ContextualTermSettings, MemorySettings
 from ctxtune.losses.miners import MINERS
 from ctxtune.losses.naming import unknown
+from ctxtune.losses.registry import LossEntry, loss_entry
 from ctxtune.settings import Settings, refuse
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from ctxtune.pictures import to_rgb
+from ctxtune.image_modes import to_rgb
 from ctxtune.settings import Settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,19 +10,19 @@ from matplotlib.figure import Figure
 
 from ctxtune.errors import TrackingError
 from ctxtune.metric_names import metric_title
-from ctxtune.phrases import duration
-from ctxtune.reporting.ablation_data import AblationData
-from ctxtune.reporting.ablation_figures import wrapped
-from ctxtune.reporting.confirmation import confirmed_scores
-from ctxtune.reporting.contrasts import judge_contrasts
+from ctxtune.reporting.ablation.aggregate import summed_section
+from ctxtune.reporting.ablation.contrasts import judge_contrasts
+from ctxtune.reporting.ablation.data import AblationData
+from ctxtune.reporting.ablation.figures import wrapped
 from ctxtune.reporting.document import Document, Picture, Section, Table
-from ctxtune.reporting.in_sum import summed_section
 from ctxtune.reporting.numbers import MISSING, p_value, percent, percent_interval
 from ctxtune.reporting.setup import differing_table
 from ctxtune.reporting.study import device_of, hours
 from ctxtune.reporting.style import GREY, WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
-from ctxtune.reporting.sweep_data import SweepData
+from ctxtune.reporting.sweep.confirmation import confirmed_scores
+from ctxtune.reporting.sweep.data import SweepData
 from ctxtune.statistics import compare_pairs, t_interval
+from ctxtune.text import duration
 
 
 def compared_ablations(each: Sequence[AblationData]) -> Document:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctxtune.errors import TrackingError
-from ctxtune.reporting.ablation_data import AblationData
+from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.document import Table
 from ctxtune.reporting.numbers import MISSING, setting
 from ctxtune.reporting.study import Study, read_file

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctxtune.errors import TrackingError
-from ctxtune.reporting.ablation_data import read_ablation
-from ctxtune.reporting.ablation_report import ablation_document
+from ctxtune.reporting.ablation.data import read_ablation
+from ctxtune.reporting.ablation.report import ablation_document
 from ctxtune.reporting.comparison import compared_ablations, compared_sweeps
 from ctxtune.reporting.document import Document
 from ctxtune.reporting.rendering import ReportFiles, write_document
 from ctxtune.reporting.study import Study, read_study
-from ctxtune.reporting.sweep_data import read_sweep
-from ctxtune.reporting.sweep_report import sweep_document
+from ctxtune.reporting.sweep.data import read_sweep
+from ctxtune.reporting.sweep.report import sweep_document
 from ctxtune.tracking import log_folder
 
 ARTIFACTS = "report"

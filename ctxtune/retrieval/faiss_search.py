@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctxtune.retrieval.cutoffs import Cutoffs, no_floors
 from ctxtune.retrieval.embeddings import Block, Embeddings
-from ctxtune.retrieval.floors import Floors, no_floors
 from ctxtune.retrieval.matches import find_matches
+from ctxtune.retrieval.process_group import Ranks
+from ctxtune.retrieval.rank_counter import Pairs, RankCounter
 from ctxtune.retrieval.ranking import Search, score_queries, scores_from_counts
-from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.scores import QueryScores
 from ctxtune.retrieval.similarity import float32_error
-from ctxtune.retrieval.tally import Pairs, Tally
 
 # Neighbours fetched beyond those needed, so that a tie at the end of the list seldom leaves a query open.
 SPARE = 8
@@ -98,8 +98,8 @@ def _score_block(search: Search, fetch: Fetch) -> QueryScores:
     floors = no_floors(len(queries), len(gallery), queries.device)
     if number < len(gallery):
         # What is not in the list is at most as similar as its last item, give or take the error.
-        floors = Floors(similarities[:, -1] + error, torch.full_like(floors.item, -1))
-    tally = Tally(
+        floors = Cutoffs(similarities[:, -1] + error, torch.full_like(floors.item, -1))
+    tally = RankCounter(
         find_matches(queries, gallery, search.members, floors, search.workers, own_left_out=search.own_left_out), floors
     )
     others = gallery.classes[items] != queries.classes[:, None]

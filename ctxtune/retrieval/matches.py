@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ctxtune.retrieval.cutoffs import Cutoffs
 from ctxtune.retrieval.embeddings import Embeddings
-from ctxtune.retrieval.floors import Floors
 from ctxtune.retrieval.similarity import exact_matrix
 from ctxtune.retrieval.threads import Workers
 
@@ -69,7 +69,7 @@ def find_matches(
     queries: Embeddings,
     gallery: Embeddings,
     members: ClassMembers,
-    floors: Floors,
+    floors: Cutoffs,
     workers: Workers,
     *,
     own_left_out: bool,
@@ -114,7 +114,7 @@ def find_matches(
     return Matches(start, items.int(), similarities, number)
 
 
-def _is_needed(owner: Tensor, items: Tensor, similarities: Tensor, floors: Floors) -> Tensor:
+def _is_needed(owner: Tensor, items: Tensor, similarities: Tensor, floors: Cutoffs) -> Tensor:
     """Which matches (m,) reach their owner's floor or are as similar as its best."""
     best = torch.full_like(floors.similarity, -torch.inf).scatter_reduce(0, owner, similarities, "amax")
     floor = floors.similarity[owner]

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from ctxtune.retrieval.cutoffs import Sample, find_floors, no_floors
 from ctxtune.retrieval.embeddings import Block, Embeddings
-from ctxtune.retrieval.floors import Sample, find_floors, no_floors
 from ctxtune.retrieval.matches import ClassMembers, Matches, find_matches
-from ctxtune.retrieval.ranks import Ranks
+from ctxtune.retrieval.process_group import Ranks
+from ctxtune.retrieval.rank_counter import RankCounter
 from ctxtune.retrieval.scores import QueryScores
-from ctxtune.retrieval.tally import Tally
 from ctxtune.retrieval.threads import Workers
 from ctxtune.retrieval.tiles import compute_tile
 
@@ -76,7 +76,7 @@ def _scores_of(search: Search, groups: Callable[[Search, list[Block]], Iterator[
         sample = Sample(gallery, own_left_out=own)
         needed = sample.needed(search.members.size[queries.classes] - int(own), cautious=search.cautious)
         floors = find_floors(blocks, sample, needed, search.ranks, workers)
-    tally = Tally(find_matches(queries, gallery, search.members, floors, workers, own_left_out=own), floors)
+    tally = RankCounter(find_matches(queries, gallery, search.members, floors, workers, own_left_out=own), floors)
     workers.each_group(lambda pair: _count_tile(tally, *pair), _shared(groups(search, blocks), search.ranks))
     search.ranks.add_up(tally.steps)
     search.ranks.add_up(tally.reached)
@@ -120,7 +120,7 @@ def _release(blocks: list[Block]) -> None:
         block.release()
 
 
-def _count_tile(tally: Tally, queries: Block, gallery: Block) -> None:
+def _count_tile(tally: RankCounter, queries: Block, gallery: Block) -> None:
     """Count a tile for its queries; where both blocks are of the tally's queries, also with their parts exchanged."""
     tile = compute_tile(queries, gallery)
     sides = [tile]

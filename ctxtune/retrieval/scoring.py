@@ -11,8 +11,8 @@ from ctxtune.retrieval.faiss_search import score_with_faiss
 from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, check_recall_at, number_classes, working_device
 from ctxtune.retrieval.matches import class_members
 from ctxtune.retrieval.precision import full_float32
+from ctxtune.retrieval.process_group import Ranks
 from ctxtune.retrieval.ranking import Search, score_queries
-from ctxtune.retrieval.ranks import Ranks
 from ctxtune.retrieval.scores import RetrievalScores, summarise
 from ctxtune.retrieval.threads import Workers
 

@@ -3,7 +3,7 @@
 from ctxtune.tracking.addresses import absolute_uri, redact
 from ctxtune.tracking.artifacts import log_folder, read_texts
 from ctxtune.tracking.checking import check_store
-from ctxtune.tracking.drain import replay
+from ctxtune.tracking.delivery_process import replay
 from ctxtune.tracking.environment import run_environment
 from ctxtune.tracking.errors import SpoolFullError
 from ctxtune.tracking.ledger import all_test_scorings, count_test_scorings, record_test_scoring

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.checking import ask_store
-from ctxtune.tracking.drain import DeliveryProcess, replay
+from ctxtune.tracking.delivery_process import DeliveryProcess, replay
 from ctxtune.tracking.spool import Spool
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
 from ctxtune.tracking.errors import Refused, Unreachable
-from ctxtune.tracking.new_store import make_sqlite_store
+from ctxtune.tracking.sqlite_store import make_sqlite_store
 from ctxtune.tracking.views import EXPERIMENT_TAGS
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
-from ctxtune.tracking.drain import WRITER_LOCK, try_lock
+from ctxtune.tracking.delivery_process import WRITER_LOCK, try_lock
 from ctxtune.tracking.errors import SpoolFullError
 from ctxtune.tracking.processes import process_environment, tracking_command
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, now_ms

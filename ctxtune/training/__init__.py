@@ -1,17 +1,17 @@
 """One run: data, model, loss, optimiser, evaluation and checkpoints. Knows nothing of Ray, Optuna or MLflow."""
 
 from ctxtune.training.checkpoints import CheckpointFolder, load_checkpoint, save_checkpoint, scored_weights
-from ctxtune.training.parts import RunParts, confirmation_parts, fold_parts
-from ctxtune.training.run import Run
-from ctxtune.training.world import World
+from ctxtune.training.fold_trainer import FoldTrainer
+from ctxtune.training.process_group import ProcessGroup
+from ctxtune.training.splits import RunSplits, confirmation_splits, fold_splits
 
 __all__ = [
     "CheckpointFolder",
-    "Run",
-    "RunParts",
-    "World",
-    "confirmation_parts",
-    "fold_parts",
+    "FoldTrainer",
+    "ProcessGroup",
+    "RunSplits",
+    "confirmation_splits",
+    "fold_splits",
     "load_checkpoint",
     "save_checkpoint",
     "scored_weights",

@@ -48,7 +48,7 @@ def scored_weights(state: dict[str, Any], fold: int = 0) -> dict[str, torch.Tens
 
     Args:
         state: as `load_checkpoint` gives it.
-        fold: which of the session's runs.
+        fold: which of the trainer's runs.
     """
     run = state["runs"][fold]
     weights: dict[str, torch.Tensor] = run["model"] if run.get("averaged") is None else run["averaged"]

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
-from ctxtune.data import EvaluationImages, Part
+from ctxtune.data import EvaluationImages, Split
 from ctxtune.errors import ConfigError
 from ctxtune.models import EmbeddingModel
 from ctxtune.retrieval import RetrievalScores, score
 from ctxtune.training.by_class import ClassSums, class_sums
 from ctxtune.training.embedding import embed
 from ctxtune.training.health import check_embeddings
-from ctxtune.training.parts import RunParts
 from ctxtune.training.precision import Precision
+from ctxtune.training.process_group import ProcessGroup
+from ctxtune.training.splits import RunSplits
 from ctxtune.training.subsets import subset_scores
-from ctxtune.training.world import World
 
 Scored = list[tuple[Tensor, np.ndarray]]
 """Embeddings and labels of the query part and, where there is one, of the gallery."""
@@ -38,13 +38,13 @@ class Evaluator:
     def __init__(
         self,
         trial: TrialSettings,
-        parts: RunParts,
+        parts: RunSplits,
         *,
         device: torch.device,
         precision: Precision,
         cache_dir: Path | None,
         workers: int,
-        world: World,
+        world: ProcessGroup,
     ) -> None:
         self.trial, self.parts, self.world = trial, parts, world
         self.device, self.precision = device, precision
@@ -52,18 +52,18 @@ class Evaluator:
         self._images: dict[str, EvaluationImages] = {}
 
     def evaluate(self, model: EmbeddingModel, epoch: int) -> dict[str, float]:
-        """Score the query (and gallery) part; see `Run.evaluate`."""
+        """Score the query (and gallery) part; see `FoldTrainer.evaluate`."""
         scores = self.score_part(model, epoch, self.parts.query, self.parts.gallery)
         return named_scores(scores, self.parts.scored_as)
 
     def evaluate_by_class(self, model: EmbeddingModel, epoch: int) -> tuple[dict[str, float], ClassSums]:
-        """The same, what each class adds, and the scores of random subsets of test classes; see `Run.evaluate_by_class`."""
+        """The same, what each class adds, and and scores of random class subsets; see `FoldTrainer.evaluate_by_class`."""
         scored = self._embed_both(model, epoch, self.parts.query, self.parts.gallery)
         scores = self._score(scored, self.parts.query.name)
         named = named_scores(scores, self.parts.scored_as) | self._on_subsets(scored)
         return named, class_sums(scores, self.parts.scored_as)
 
-    def score_part(self, model: EmbeddingModel, epoch: int, query: Part, gallery: Part | None) -> RetrievalScores:
+    def score_part(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> RetrievalScores:
         """Scores of any part.
 
         Raises:
@@ -77,7 +77,7 @@ class Evaluator:
             images.close()
         self._images.clear()
 
-    def _embed_both(self, model: EmbeddingModel, epoch: int, query: Part, gallery: Part | None) -> Scored:
+    def _embed_both(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> Scored:
         return [self._embed(model, epoch, part) for part in (query, gallery) if part is not None]
 
     def _score(self, scored: Scored, name: str) -> RetrievalScores:
@@ -104,7 +104,7 @@ class Evaluator:
         found = self.world.from_first(found)
         return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]} if found else {}
 
-    def _embed(self, model: EmbeddingModel, epoch: int, part: Part) -> tuple[Tensor, np.ndarray]:
+    def _embed(self, model: EmbeddingModel, epoch: int, part: Split) -> tuple[Tensor, np.ndarray]:
         """Embeddings and labels of the images of a part that can be read; each process embeds its share."""
         if part.name not in self._images:
             shared = self.world.share(len(part))

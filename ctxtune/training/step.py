@@ -16,7 +16,7 @@ from ctxtune.training.compilation import CompiledWithFallback
 from ctxtune.training.health import FiniteFlag
 from ctxtune.training.optimization import all_parameters
 from ctxtune.training.precision import Precision, autocast
-from ctxtune.training.world import World
+from ctxtune.training.process_group import ProcessGroup
 
 Randomness = tuple[Tensor, Tensor | None]
 
@@ -46,7 +46,7 @@ class TrainingStep:
         *,
         precision: Precision,
         device: torch.device,
-        world: World,
+        world: ProcessGroup,
     ) -> None:
         self.model, self.loss, self.optimizer, self.scaler = model, loss, optimizer, scaler
         self.precision, self.device, self.world = precision, device, world

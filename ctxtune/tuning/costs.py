@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ctxtune.tuning.journal import RunRecord
+from ctxtune.tuning.record.journal import RunRecord
 
 GPU_HOURS = "cost/gpu_hours"
 MONEY = "cost/money"

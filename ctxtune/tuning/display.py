@@ -6,20 +6,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ctxtune.config import SearchSpace
+from ctxtune.config import SweepConfig
 from ctxtune.metric_names import metric_title
-from ctxtune.phrases import duration
 from ctxtune.statistics import Interval
-from ctxtune.tuning.book import Book
-from ctxtune.tuning.confirmed import judged_metric, lost_sentences, seeds_words
+from ctxtune.text import duration
 from ctxtune.tuning.costs import Spent
-from ctxtune.tuning.journal import RunRecord
-from ctxtune.tuning.live import RunDisplay, show_point
-from ctxtune.tuning.outcome import Outcome, changed_values, show
+from ctxtune.tuning.progress_display import RunDisplay, show_point
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.results import judged_metric, lost_sentences, seeds_words
 from ctxtune.tuning.stages import START, best_trial
+from ctxtune.tuning.summary_files import Outcome, changed_values, show
 
 
-def sweep_display(console: Console, space: SearchSpace) -> RunDisplay:
+def sweep_display(console: Console, space: SweepConfig) -> RunDisplay:
     """The display of a sweep."""
     search = space.search
     words = {
@@ -29,14 +29,14 @@ def sweep_display(console: Console, space: SearchSpace) -> RunDisplay:
         "confirmation": "confirmation: {runs} runs on all train classes; the test classes are scored, once a run",
     }
 
-    def standing(book: Book) -> str:
-        best = best_trial(space, book.journal)
+    def standing(recorder: Recorder) -> str:
+        best = best_trial(space, recorder.journal)
         return f"best {best.last(search.objective.metric):.4f} ({best.key})" if best else ""
 
-    def remark(book: Book, run: RunRecord) -> Text:
+    def remark(recorder: Recorder, run: RunRecord) -> Text:
         line = Text()
         if run.stage == "search":
-            best = best_trial(space, book.journal)
+            best = best_trial(space, recorder.journal)
             if best is not None and best.key == run.key:
                 line.append("best  ", style="bold green")
             line.append(show_point(run.spec["point"]), style="dim")
@@ -45,11 +45,11 @@ def sweep_display(console: Console, space: SearchSpace) -> RunDisplay:
     return RunDisplay(console, words, metric=lambda stage: _metric_of(space, stage), standing=standing, remark=remark)
 
 
-def _metric_of(space: SearchSpace, stage: str) -> str:
+def _metric_of(space: SweepConfig, stage: str) -> str:
     return judged_metric(space) if stage == "confirmation" else space.search.objective.metric
 
 
-def print_outcome(console: Console, space: SearchSpace, result: Outcome, files: dict[str, str]) -> None:
+def print_outcome(console: Console, space: SweepConfig, result: Outcome, files: dict[str, str]) -> None:
     """Print what a sweep found: configuration, validation, test, floor, and where to go from here."""
     done, full = result.epochs
     states = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
@@ -87,7 +87,7 @@ def _front_table(result: Outcome) -> Table:
     return table
 
 
-def _configuration_table(space: SearchSpace, result: Outcome) -> Table:
+def _configuration_table(space: SweepConfig, result: Outcome) -> Table:
     table = Table(title=f"Best configuration: {result.chosen}", title_justify="left")
     for column in ("", "start", "best"):
         table.add_column(column, justify="left" if not column else "right")
@@ -96,7 +96,7 @@ def _configuration_table(space: SearchSpace, result: Outcome) -> Table:
     return table
 
 
-def _validation_table(space: SearchSpace, result: Outcome) -> Table:
+def _validation_table(space: SweepConfig, result: Outcome) -> Table:
     table = Table(title=f"{space.search.objective.metric}, unseen classes", title_justify="left")
     for column in ("", "start", "best"):
         table.add_column(column, justify="left" if not column else "right")
@@ -148,7 +148,7 @@ def _test_table(result: Outcome) -> Table:
     return table
 
 
-def _verdict(space: SearchSpace, result: Outcome) -> str:
+def _verdict(space: SweepConfig, result: Outcome) -> str:
     if result.same:
         return "The start configuration itself was chosen: the search found nothing better on validation."
     judged = next((each for each in result.confirmed if each.metric == judged_metric(space)), None)

@@ -9,18 +9,25 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.config import SearchSpace, TrialFile, TrialSettings
+from ctxtune.config import SweepConfig, TrialFile, TrialSettings
 from ctxtune.config.search import ResourcesSettings
 from ctxtune.data import load_dataset
-from ctxtune.phrases import counted, duration
+from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
-from ctxtune.training import Run, fold_parts
-from ctxtune.training.parts import RunParts
-from ctxtune.tuning.cluster import NodeKind, RunResources, cluster_address, resources_on, run_resources, start_ray
-from ctxtune.tuning.connection import usable_storage
-from ctxtune.tuning.outcome import show
+from ctxtune.training import FoldTrainer, fold_splits
+from ctxtune.training.splits import RunSplits
+from ctxtune.tuning.backend.cluster import (
+    NodeKind,
+    RunResources,
+    cluster_address,
+    resources_on,
+    run_resources,
+    start_ray,
+)
+from ctxtune.tuning.backend.connect import usable_storage
+from ctxtune.tuning.search.warm_start import check_warm_starts
 from ctxtune.tuning.stages import fold_count, start_configuration
-from ctxtune.tuning.warm_start import check_warm_starts
+from ctxtune.tuning.summary_files import show
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Plan:
         return self.epochs_at_most * self.seconds_per_epoch / 3600
 
 
-def make_plan(space: SearchSpace) -> Plan:
+def make_plan(space: SweepConfig) -> Plan:
     """Load the data, build the model of the start configuration, and time a training step.
 
     Raises:
@@ -57,7 +64,7 @@ def make_plan(space: SearchSpace) -> Plan:
     """
     _, trial = start_configuration(space)
     benchmark = load_dataset(trial.dataset)
-    parts = fold_parts(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
+    parts = fold_splits(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
     device = plan_device(space)
     timing = time_epoch(trial, parts, device, space.resources)
     folds = fold_count(space)
@@ -91,7 +98,7 @@ class EpochTime:
     seconds: float
 
 
-def time_epoch(trial: TrialSettings, parts: RunParts, device: str, resources: ResourcesSettings) -> EpochTime:
+def time_epoch(trial: TrialSettings, parts: RunSplits, device: str, resources: ResourcesSettings) -> EpochTime:
     """Build model and data of a configuration and time a training step, on a CPU with as many threads as a run gets.
 
     Raises:
@@ -102,7 +109,7 @@ def time_epoch(trial: TrialSettings, parts: RunParts, device: str, resources: Re
         cores = 1 if resources.cpus == "auto" else max(1, int(resources.cpus))
         torch.set_num_threads(cores)
     try:
-        run = Run(trial, parts, seed=0, device=device, cores=cores)
+        run = FoldTrainer(trial, parts, seed=0, device=device, cores=cores)
         try:
             batches = run.batches_per_epoch
             return EpochTime(batches, run.time_step() * batches)
@@ -122,7 +129,7 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
-def print_plan(console: Console, space: SearchSpace, address: str | None = None, storage: str | None = None) -> None:
+def print_plan(console: Console, space: SweepConfig, address: str | None = None, storage: str | None = None) -> None:
     """Check everything and print what the sweep would do."""
     began = time.monotonic()
     place = usable_storage(storage)

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ctxtune.config import SearchSpace, TrialSettings, resolve_trial, stage_seed, start_points
+from ctxtune.config import SweepConfig, TrialSettings, resolve_trial, stage_seed, start_points
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.tuning.journal import Journal, RunRecord
-from ctxtune.tuning.objectives import pareto_front
-from ctxtune.tuning.sampling import Sampler
-from ctxtune.tuning.specs import RunSpec, Stage
+from ctxtune.tuning.record.journal import Journal, RunRecord
+from ctxtune.tuning.record.run_spec import RunSpec, Stage
+from ctxtune.tuning.search.multi_objective import pareto_front
+from ctxtune.tuning.search.sampler import Sampler
 
 START = "start"
 MOST_UNRESOLVABLE = 20
 
 
-def search_specs(space: SearchSpace, journal: Journal, sampler: Sampler) -> Iterator[RunSpec]:
+def search_specs(space: SweepConfig, journal: Journal, sampler: Sampler) -> Iterator[RunSpec]:
     """The trials: first those that an earlier process left unfinished, then what the sampler suggests.
 
     All trials share one seed: they differ in their configuration alone, and the luck of the seed is taken out by
@@ -40,25 +40,25 @@ def search_specs(space: SearchSpace, journal: Journal, sampler: Sampler) -> Iter
         yield spec.model_copy(update={"memory": sampler.memory(key)})
 
 
-def best_trial(space: SearchSpace, journal: Journal) -> RunRecord | None:
+def best_trial(space: SweepConfig, journal: Journal) -> RunRecord | None:
     """The best completed trial so far, by its last score."""
     sign = 1 if space.search.objective.mode == "max" else -1
     return max(_scored(space, journal), key=lambda item: sign * item[0], default=(0.0, None))[1]
 
 
-def _ranked(space: SearchSpace, journal: Journal) -> list[RunRecord]:
+def _ranked(space: SweepConfig, journal: Journal) -> list[RunRecord]:
     """The completed trials, the best first; with several objectives those of the Pareto front, by the first objective."""
     sign = 1 if space.search.objective.mode == "max" else -1
     return [run for _, run in sorted(_scored(space, journal), key=lambda item: -sign * item[0])]
 
 
-def _scored(space: SearchSpace, journal: Journal) -> list[tuple[float, RunRecord]]:
+def _scored(space: SweepConfig, journal: Journal) -> list[tuple[float, RunRecord]]:
     metric = space.search.objective.metric
     runs = pareto_front(space, journal) if space.search.objective.beside else journal.completed("search")
     return [(score, run) for run in runs if (score := run.last(metric)) is not None]
 
 
-def candidates(space: SearchSpace, journal: Journal) -> dict[str, RunRecord]:
+def candidates(space: SweepConfig, journal: Journal) -> dict[str, RunRecord]:
     """The configurations that selection scores again: the best full-length trials, and the start point, by arm."""
     wanted = space.select.top if space.select else 1
     chosen: dict[str, RunRecord] = {}
@@ -71,7 +71,7 @@ def candidates(space: SearchSpace, journal: Journal) -> dict[str, RunRecord]:
     return chosen
 
 
-def selection_specs(space: SearchSpace, journal: Journal) -> Iterator[RunSpec]:
+def selection_specs(space: SweepConfig, journal: Journal) -> Iterator[RunSpec]:
     """Each candidate and the start point on every fold with fresh seeds."""
     if space.select is None:
         return
@@ -91,7 +91,7 @@ def selection_specs(space: SearchSpace, journal: Journal) -> Iterator[RunSpec]:
                     )
 
 
-def selection_scores(space: SearchSpace, journal: Journal) -> dict[str, list[float]]:
+def selection_scores(space: SweepConfig, journal: Journal) -> dict[str, list[float]]:
     """The selection scores of each arm that finished all its runs."""
     metric = space.search.objective.metric
     scores: dict[str, list[float]] = {}
@@ -105,7 +105,7 @@ def selection_scores(space: SearchSpace, journal: Journal) -> dict[str, list[flo
     return {arm: values for arm, values in scores.items() if arm not in incomplete}
 
 
-def select(space: SearchSpace, journal: Journal) -> str:
+def select(space: SweepConfig, journal: Journal) -> str:
     """The arm to confirm: best mean in selection; without selection the best trial.
 
     Raises:
@@ -121,7 +121,7 @@ def select(space: SearchSpace, journal: Journal) -> str:
     return best.key
 
 
-def confirmation_specs(space: SearchSpace, journal: Journal, chosen: str) -> Iterator[RunSpec]:
+def confirmation_specs(space: SweepConfig, journal: Journal, chosen: str) -> Iterator[RunSpec]:
     """The chosen configuration and the start point, on all train classes, over the same fresh seeds."""
     if space.confirm is None:
         return
@@ -138,7 +138,7 @@ def confirmation_specs(space: SearchSpace, journal: Journal, chosen: str) -> Ite
                 )
 
 
-def configuration(space: SearchSpace, journal: Journal, arm: str) -> tuple[dict[str, object], TrialSettings]:
+def configuration(space: SweepConfig, journal: Journal, arm: str) -> tuple[dict[str, object], TrialSettings]:
     """Point and configuration of an arm."""
     if arm == START:
         return start_configuration(space)
@@ -146,18 +146,18 @@ def configuration(space: SearchSpace, journal: Journal, arm: str) -> tuple[dict[
     return spec["point"], TrialSettings.model_validate(spec["trial"])
 
 
-def start_configuration(space: SearchSpace) -> tuple[dict[str, object], TrialSettings]:
+def start_configuration(space: SweepConfig) -> tuple[dict[str, object], TrialSettings]:
     """The first start point, unaltered; without one the trial of the file as it stands."""
     point = next(iter(start_points(space).values()), None)
     return (point, resolve_trial(space, point)) if point is not None else ({}, space.trial)
 
 
-def fold_count(space: SearchSpace) -> int:
+def fold_count(space: SweepConfig) -> int:
     """How many folds the validation scheme has."""
     return 1 if space.validation.scheme == "class_holdout" else space.validation.folds
 
 
-def fit_share(space: SearchSpace) -> float:
+def fit_share(space: SweepConfig) -> float:
     """The share of the train classes that a trial learns from."""
     validation = space.validation
     return 1 - (validation.fraction if validation.scheme == "class_holdout" else 1 / validation.folds)
@@ -169,7 +169,7 @@ def _ended(journal: Journal, key: str) -> bool:
 
 
 def _spec(
-    space: SearchSpace, stage: Stage, key: str, *, arm: str, point: dict[str, object], trial: TrialSettings,
+    space: SweepConfig, stage: Stage, key: str, *, arm: str, point: dict[str, object], trial: TrialSettings,
     folds: tuple[int, ...], seed_index: int,
 ) -> RunSpec:  # fmt: skip
     return RunSpec(

@@ -8,29 +8,29 @@ from pathlib import Path
 import yaml
 from ray.tune import Checkpoint
 
-from ctxtune.config import SearchSpace
+from ctxtune.config import SweepConfig
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tracking import flatten
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.tuning import stages
-from ctxtune.tuning.book import Book
+from ctxtune.tuning.backend.cluster import RunResources
+from ctxtune.tuning.backend.connect import Connection
+from ctxtune.tuning.backend.runner import run_stage
+from ctxtune.tuning.backend.scheduler import RungScheduler, build_scheduler
 from ctxtune.tuning.budget import Budget
-from ctxtune.tuning.cluster import RunResources
-from ctxtune.tuning.connection import Connection
-from ctxtune.tuning.driver import Watcher, end_stage, identity, interrupts, tell_link, with_precision
-from ctxtune.tuning.engine import run_stage
-from ctxtune.tuning.folder import ResultsFolder, sweep_folder
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.objectives import SeveralObjectives
-from ctxtune.tuning.opening import checked_place, opened
-from ctxtune.tuning.outcome import Outcome, best_file, markdown, outcome, tracked_metrics
-from ctxtune.tuning.sampling import Sampler
-from ctxtune.tuning.scheduling import RungScheduler, build_scheduler
-from ctxtune.tuning.warm_start import check_warm_starts, with_warm_starts
+from ctxtune.tuning.callbacks import Watcher, end_stage, identity, interrupts, tell_link, with_precision
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.results_folder import ResultsFolder, sweep_folder
+from ctxtune.tuning.search.multi_objective import SeveralObjectives
+from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
+from ctxtune.tuning.startup import checked_place, opened
+from ctxtune.tuning.summary_files import Outcome, best_file, markdown, outcome, tracked_metrics
 
 
 def run_sweep(
-    space: SearchSpace,
+    space: SweepConfig,
     *,
     root: Path,
     resume: bool = False,
@@ -61,7 +61,7 @@ def run_sweep(
         journal, connection = parts.journal, parts.connection
         space = with_warm_starts(with_precision(space, journal, connection.resources), journal)
         objective = space.search.objective.metric
-        book = Book(
+        recorder = Recorder(
             journal,
             parts.tracker,
             metric=objective,
@@ -69,34 +69,36 @@ def run_sweep(
             scheduler=space.search.scheduler.name,
             on_change=watcher.on_change,
         )
-        _start_tracking(space, book, connection, resume=resume)
-        with interrupts(book, watcher):
-            _run_stages(space, book, connection.resources, connection.storage, watcher)
+        _start_tracking(space, recorder, connection, resume=resume)
+        with interrupts(recorder, watcher):
+            _run_stages(space, recorder, connection.resources, connection.storage, watcher)
         result = outcome(space, journal)
-        _write(space, book, folder, result)
+        _write(space, recorder, folder, result)
         tell_link(space, parts.tracker, f"Trials by {objective}", watcher)
         return result
 
 
-def _run_stages(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:
-    if "chosen" not in book.journal.decisions:
-        _search(space, book, resources, storage, watcher)
-        selection = list(stages.selection_specs(space, book.journal))
+def _run_stages(
+    space: SweepConfig, recorder: Recorder, resources: RunResources, storage: str, watcher: Watcher
+) -> None:
+    if "chosen" not in recorder.journal.decisions:
+        _search(space, recorder, resources, storage, watcher)
+        selection = list(stages.selection_specs(space, recorder.journal))
         if selection:
-            watcher.on_stage(book, "selection", len(selection))
-            run_stage("selection", iter(selection), book, storage=storage, resources=resources)
-            end_stage(book)
-        chosen = stages.select(space, book.journal)
-        book.journal.decided("chosen", chosen)
-    _fix_confirmation(space, book.journal)
-    confirmation = list(stages.confirmation_specs(space, book.journal, book.journal.decisions["chosen"]))
+            watcher.on_stage(recorder, "selection", len(selection))
+            run_stage("selection", iter(selection), recorder, storage=storage, resources=resources)
+            end_stage(recorder)
+        chosen = stages.select(space, recorder.journal)
+        recorder.journal.decided("chosen", chosen)
+    _fix_confirmation(space, recorder.journal)
+    confirmation = list(stages.confirmation_specs(space, recorder.journal, recorder.journal.decisions["chosen"]))
     if confirmation:
-        watcher.on_stage(book, "confirmation", len(confirmation))
-        run_stage("confirmation", iter(confirmation), book, storage=storage, resources=resources)
-        end_stage(book)
+        watcher.on_stage(recorder, "confirmation", len(confirmation))
+        run_stage("confirmation", iter(confirmation), recorder, storage=storage, resources=resources)
+        end_stage(recorder)
 
 
-def _fix_confirmation(space: SearchSpace, journal: Journal) -> None:
+def _fix_confirmation(space: SweepConfig, journal: Journal) -> None:
     """What confirms the chosen configuration is settled before a test score is known.
 
     Raises:
@@ -115,41 +117,41 @@ def _fix_confirmation(space: SearchSpace, journal: Journal) -> None:
         )
 
 
-def _search(space: SearchSpace, book: Book, resources: RunResources, storage: str, watcher: Watcher) -> None:
-    earlier = book.journal.stage("search")
-    if "search_ended" in book.journal.decisions:
+def _search(space: SweepConfig, recorder: Recorder, resources: RunResources, storage: str, watcher: Watcher) -> None:
+    earlier = recorder.journal.stage("search")
+    if "search_ended" in recorder.journal.decisions:
         return
     sampler = Sampler(space)
     sampler.replay(earlier, space.search.objective.metric)
     scheduler = build_scheduler(space)
-    book.sampler = SeveralObjectives(space, book.journal, sampler) if space.search.objective.beside else sampler
+    recorder.sampler = SeveralObjectives(space, recorder.journal, sampler) if space.search.objective.beside else sampler
     if isinstance(scheduler, RungScheduler):
         for key in scheduler.replay(earlier):
-            book.finish(key)
-    budget = Budget(space, book, resources)
-    watcher.on_stage(book, "search", space.search.trials)
+            recorder.finish(key)
+    budget = Budget(space, recorder, resources)
+    watcher.on_stage(recorder, "search", space.search.trials)
     run_stage(
         "search",
-        stages.search_specs(space, book.journal, sampler),
-        book,
+        stages.search_specs(space, recorder.journal, sampler),
+        recorder,
         storage=storage,
         resources=resources,
         scheduler=scheduler,
         check_budget=budget.check,
     )
-    if book.stop and not book.stop.resumable:
-        watcher.on_note(book.stop.message)
-    end_stage(book)
-    if stages.best_trial(space, book.journal) is None:
-        reasons = {run.reason.splitlines()[0] for run in book.journal.stage("search") if run.state == "failed"}
+    if recorder.stop and not recorder.stop.resumable:
+        watcher.on_note(recorder.stop.message)
+    end_stage(recorder)
+    if stages.best_trial(space, recorder.journal) is None:
+        reasons = {run.reason.splitlines()[0] for run in recorder.journal.stage("search") if run.state == "failed"}
         raise CtxtuneError(f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}")
-    book.journal.decided("search_ended", True)
+    recorder.journal.decided("search_ended", True)
 
 
-def _start_tracking(space: SearchSpace, book: Book, connection: Connection, *, resume: bool) -> None:
+def _start_tracking(space: SweepConfig, recorder: Recorder, connection: Connection, *, resume: bool) -> None:
     tree = space.model_dump(mode="json")
-    book.tracker.start_run(
-        book.sweep_id,
+    recorder.tracker.start_run(
+        recorder.sweep_id,
         name=space.name,
         kind="sweep",
         params=flatten({key: tree[key] for key in ("search", "select", "confirm", "validation")}),
@@ -160,37 +162,37 @@ def _start_tracking(space: SearchSpace, book: Book, connection: Connection, *, r
         },
     )
     if resume:
-        book.tracker.reopen_run(book.sweep_id)
-    book.tracker.log_text(book.sweep_id, yaml.safe_dump(tree, sort_keys=False), "space.yaml")
+        recorder.tracker.reopen_run(recorder.sweep_id)
+    recorder.tracker.log_text(recorder.sweep_id, yaml.safe_dump(tree, sort_keys=False), "space.yaml")
     objective = space.search.objective
-    book.tracker.save_view(
+    recorder.tracker.save_view(
         f"Trials by {objective.metric}", objective.metric, list(space.search.space), mode=objective.mode
     )
 
 
-def _write(space: SearchSpace, book: Book, folder: ResultsFolder[SearchSpace], result: Outcome) -> None:
-    text = best_file(space, book.journal, result)
+def _write(space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepConfig], result: Outcome) -> None:
+    text = best_file(space, recorder.journal, result)
     folder.best.write_text(text, encoding="utf-8")
-    _keep_checkpoint(book, folder)
+    _keep_checkpoint(recorder, folder)
     folder.write_summary(dataclasses.asdict(result))
-    book.tracker.log_text(book.sweep_id, text, "best.yaml")
-    book.tracker.log_artifact(book.sweep_id, folder.path / "summary.json")
-    book.tracker.log_metrics(book.sweep_id, tracked_metrics(result), step=0)
+    recorder.tracker.log_text(recorder.sweep_id, text, "best.yaml")
+    recorder.tracker.log_artifact(recorder.sweep_id, folder.path / "summary.json")
+    recorder.tracker.log_metrics(recorder.sweep_id, tracked_metrics(result), step=0)
     for point in result.front:
-        book.tracker.set_tags(book.tracked(point.trial), {"pareto_front": "true"})
-    book.tracker.set_tags(book.sweep_id, {"mlflow.note.content": markdown(space, result)})
-    book.tracker.end_run(book.sweep_id, "completed")
+        recorder.tracker.set_tags(recorder.tracked(point.trial), {"pareto_front": "true"})
+    recorder.tracker.set_tags(recorder.sweep_id, {"mlflow.note.content": markdown(space, result)})
+    recorder.tracker.end_run(recorder.sweep_id, "completed")
 
 
-def _keep_checkpoint(book: Book, folder: ResultsFolder[SearchSpace]) -> None:
+def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig]) -> None:
     """Copy the chosen configuration's weights (confirmation's first seed, else the trial's) to `best.pt`, and track it."""
-    chosen = book.journal.decisions["chosen"]
-    confirmed = [run for run in book.journal.completed("confirmation") if run.spec["arm"] == chosen]
-    run = confirmed[0] if confirmed else book.journal.runs.get(chosen)
+    chosen = recorder.journal.decisions["chosen"]
+    confirmed = [run for run in recorder.journal.completed("confirmation") if run.spec["arm"] == chosen]
+    run = confirmed[0] if confirmed else recorder.journal.runs.get(chosen)
     if run is None or run.checkpoint is None:
         return
     with contextlib.suppress(OSError), Checkpoint(run.checkpoint).as_directory() as source:
         temporary = folder.weights.with_suffix(".part")
         shutil.copyfile(Path(source) / STATE_FILE, temporary)
         temporary.replace(folder.weights)
-        book.tracker.log_artifact(book.sweep_id, folder.weights)
+        recorder.tracker.log_artifact(recorder.sweep_id, folder.weights)

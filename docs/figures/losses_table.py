@@ -4,7 +4,7 @@ import json
 import sys
 
 from ctxtune.losses import loss_names
-from ctxtune.losses.catalogue import loss_entry
+from ctxtune.losses.registry import loss_entry
 
 HEAD = """# Losses
 

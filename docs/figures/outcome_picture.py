@@ -7,15 +7,15 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from ctxtune.config import SearchSpace
+from ctxtune.config import SweepConfig
 from ctxtune.tuning.display import print_outcome
-from ctxtune.tuning.journal import Journal
-from ctxtune.tuning.outcome import outcome
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.summary_files import outcome
 
 
 def main(folder: Path, picture: Path) -> None:
     """Write the picture."""
-    space = SearchSpace.model_validate(yaml.safe_load((folder / "space.yaml").read_text()))
+    space = SweepConfig.model_validate(yaml.safe_load((folder / "space.yaml").read_text()))
     journal = Journal(folder / "journal.jsonl")
     precision = journal.decisions["precision"]
     space = space.model_copy(update={"trial": space.trial.model_copy(update={"precision": precision})})

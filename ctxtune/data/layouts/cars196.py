@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_mat, require_files
 from ctxtune.data.layouts.folders import images_by_class
-from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
 
 TRAIN_CLASSES = 98
@@ -37,7 +37,7 @@ def load_cars196(root: Path) -> Benchmark:
         raise not_found("cars196", root, LAYOUTS, _almost(root))
     source = FolderSource(base)
 
-    def part(name: str, test: bool) -> Part:
+    def part(name: str, test: bool) -> Split:
         chosen = sorted((row for row in rows if (row[1] > train_classes) is test), key=lambda row: (row[1], row[0]))
         if not chosen:
             raise DataError(f"cars196: {base.absolute()} ({layout}) has no images for the {name} side")

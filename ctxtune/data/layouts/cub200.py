@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
 from ctxtune.data.layouts.folders import images_by_class
-from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource, is_image_name
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
 
 TRAIN_CLASSES = 100
@@ -31,7 +31,7 @@ def load_cub200(root: Path) -> Benchmark:
         rows, layout = _from_folders(base), "images/ without the lists"
     source = FolderSource(base)
 
-    def part(name: str, test: bool) -> Part:
+    def part(name: str, test: bool) -> Split:
         chosen = sorted((row for row in rows if (row[1] > TRAIN_CLASSES) is test), key=lambda row: (row[1], row[0]))
         if not chosen:
             raise DataError(f"cub200: {base.absolute()} has no images for the {name} side")

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from ctxtune.data.layouts.finding import not_found, subfolders
-from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource, is_image_name
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
 
 NAME = "class_folders"
@@ -63,7 +63,7 @@ def load_class_folders(
     label_of = {name: label for label, name in enumerate(sorted({name for part in parts.values() for name in part}))}
     source = FolderSource(root)
 
-    def make(part: str) -> Part | None:
+    def make(part: str) -> Split | None:
         if part not in parts:
             return None
         rows = [(label_of[name], path) for name, paths in parts[part].items() for path in paths]

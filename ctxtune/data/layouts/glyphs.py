@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
 from ctxtune.data.cache import default_cache_directory
-from ctxtune.data.part import Benchmark, Part, make_part
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
 
 FONTS = tuple(
@@ -297,7 +297,7 @@ def load_glyphs(image_size: int = 32) -> Benchmark:
     super_classes = sorted({item.super_class for item in found.classes}, key=_script_first)
     source = GlyphSource(image_size)
 
-    def part(name: str, test: bool) -> Part:
+    def part(name: str, test: bool) -> Split:
         chosen = [item for item in found.classes if item.test is test]
         paths, labels = _images(chosen, found.coverage)
         super_of = {label: super_classes.index(item.super_class) for label, item in classes_by_label(chosen)}

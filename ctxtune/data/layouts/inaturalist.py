@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ctxtune.data.layouts.finding import not_found, read_lines, read_rows, require_files, whole_number
-from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
 
 LISTS_2018 = {"train": "Inaturalist_train_set1.txt", "test": "Inaturalist_test_set1.txt"}
@@ -42,7 +42,7 @@ def load_inaturalist2018(root: Path) -> Benchmark:
     label_of = {name: label for label, name in enumerate(classes)}
     source = FolderSource(images)
 
-    def part(name: str) -> Part:
+    def part(name: str) -> Split:
         rows = listed[name]
         paths = [path for _, path in rows]
         require_files(images, paths, lambda position: f"{files[name]}, line {rows[position][0]}")
@@ -84,7 +84,7 @@ def load_inaturalist2021_mini(root: Path, lists: Mapping[str, str] | None = None
     index_of = {name: index for index, name in enumerate(supers)}
     source = FolderSource(root)
 
-    def part(name: str) -> Part:
+    def part(name: str) -> Split:
         file = root / files[name]
         if not rows[name]:
             raise DataError(f"{file}: no images in it")

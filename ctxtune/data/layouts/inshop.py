@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_lines, require_files
-from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
 
 LIST = "list_eval_partition.txt"
@@ -37,7 +37,7 @@ def load_inshop(root: Path) -> Benchmark:
         group_of.setdefault(label, groups.index(_group(path)))
     source = FolderSource(base)
 
-    def part(name: str) -> Part:
+    def part(name: str) -> Split:
         chosen = [row for row in rows if row[3] == name]
         if not chosen:
             raise DataError(f"{found / LIST}: no image has the status {name!r}")

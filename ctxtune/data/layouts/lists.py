@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
-from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import ConfigError, DataError
 
 COLUMNS = ("image_id", "class_id", "super_class_id", "path")
@@ -23,7 +23,7 @@ SOP_LAYOUTS = (
 )
 
 
-def read_list(name: str, path: Path, root: Path) -> Part:
+def read_list(name: str, path: Path, root: Path) -> Split:
     """One part from a list. Raises DataError with file and line for anything that is not as it should be."""
     lines, labels, supers, paths = [], [], [], []
     for line, (image, label, super_label, file) in read_rows(path, COLUMNS, header=True):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ctxtune.data.layouts.finding import not_found
-from ctxtune.data.part import Benchmark, Part, make_part
 from ctxtune.data.sources import FolderSource, ScaledSource, ZipSource, is_image_name
+from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
 
 TRAIN_ALPHABETS = ("Balinese", "Early_Aramaic", "Greek", "Korean")
@@ -45,7 +45,7 @@ def load_omniglot(root: Path, image_size: int = 32) -> Benchmark:
     characters = sorted({(name, character) for name in alphabets for character, _ in files[name]})
     label_of = {character: label for label, character in enumerate(characters)}
 
-    def part(name: str, wanted: Sequence[str]) -> Part:
+    def part(name: str, wanted: Sequence[str]) -> Split:
         rows = sorted((alphabet, *file) for alphabet in wanted for file in files[alphabet])
         labels = [label_of[alphabet, character] for alphabet, character, _ in rows]
         return make_part(

@@ -1,0 +1,59 @@
+"""The official sizes of the benchmarks, and what is checked of every data set once it is read."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from ctxtune.data.split import Benchmark
+from ctxtune.errors import DataError
+
+OFFICIAL_COUNTS: dict[str, dict[str, tuple[int, int]]] = {
+    "cub200": {"train": (100, 5864), "test": (100, 5924)},
+    "cars196": {"train": (98, 8054), "test": (98, 8131)},
+    "sop": {"train": (11318, 59551), "test": (11316, 60502)},
+    "inshop": {"train": (3997, 25882), "query": (3985, 14218), "gallery": (3985, 12612)},
+    "inaturalist2018": {"train": (5690, 325846), "test": (2452, 136093)},
+    "inaturalist2021_mini": {"train": (5003, 250150), "test": (4997, 249850)},
+    "omniglot": {"train": (110, 2200), "test": (132, 2640)},
+}
+"""Data set and part to (classes, images)."""
+
+
+class DataWarning(UserWarning):
+    """The data can be used, but is not what is published."""
+
+
+def differences(benchmark: Benchmark) -> list[str]:
+    """Where class or image counts are not the official ones, one sentence per part that differs."""
+    found = []
+    for name, (classes, images) in OFFICIAL_COUNTS.get(benchmark.name, {}).items():
+        part = benchmark.parts().get(name)
+        counts = (len(part.classes()), len(part)) if part is not None else (0, 0)
+        if counts != (classes, images):
+            found.append(
+                f"{benchmark.name}/{name} has {counts[0]:,} classes and {counts[1]:,} images, "
+                f"officially {classes:,} classes and {images:,} images"
+            )
+    return found
+
+
+def verify(benchmark: Benchmark, *, strict: bool) -> None:
+    """Refuse a benchmark with a class on both sides; warn of counts that are not the official ones.
+
+    Raises DataError for the first, and with `strict` for the second.
+    """
+    train = benchmark.train.classes()
+    for name, part in benchmark.parts().items():
+        if name != "train" and (shared := np.intersect1d(train, part.classes())).size:
+            few = ", ".join(part.class_names.get(int(label), str(label)) for label in shared[:3])
+            raise DataError(
+                f"{benchmark.name}: {shared.size} classes are both in train and in {name} ({few}, ...); "
+                "zero-shot retrieval needs classes that training has never seen"
+            )
+    if found := differences(benchmark):
+        message = "; ".join(found)
+        if strict:
+            raise DataError(f"{message} (dataset.strict is true)")
+        warnings.warn(message, DataWarning, stacklevel=3)

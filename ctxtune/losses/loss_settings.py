@@ -1,0 +1,221 @@
+"""The options of every named loss, with the paper's settings as defaults where it gives them (recipes.md)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ctxtune.losses.contextual.options import Conjunction, Overlap, Step
+from ctxtune.settings import Settings
+
+Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class NoOptions(Settings):
+    """A loss without options."""
+
+
+class SimilaritySettings(Settings):
+    """The options of the contextual similarity, as `ctxtune.losses.contextual.options.SimilarityOptions` explains them."""
+
+    k: int = Field(4, ge=2)
+    epsilon: float = Field(0.05, ge=0.0)
+    slope: Positive = 10.0
+    step: Step = "heuristic"
+    temperature: Positive = 0.01
+    conjunction: Conjunction = "product"
+    overlap: Overlap = "both"
+    query_expansion: bool = True
+    detach_overlap_normalizer: bool = True
+    detach_expansion_normalizer: bool = False
+
+
+class ContextualSettings(SimilaritySettings):
+    """`contextual`: contextual and contrastive term. The regulariser is a block of its own."""
+
+    contextual_weight: Weight = 0.8
+    contrastive_weight: Weight | Literal["remainder"] | None = None
+    positive_margin: Cosine = 0.75
+    negative_margin: Cosine = 0.6
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> "ContextualSettings":
+        if self.contrastive_weight is None and self.contextual_weight > 1.0:
+            raise ValueError("contextual_weight is above 1 and leaves contrastive_weight below 0: set that one too")
+        return self
+
+
+class ContextualTermSettings(SimilaritySettings):
+    """`loss.contextual`: the contextual term beside any other loss.
+
+    Attributes:
+        weight: of the contextual term.
+        other_weight: of the named loss; null = 1 - weight.
+    """
+
+    weight: Weight = 0.5
+    other_weight: Weight | None = None
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> "ContextualTermSettings":
+        if self.other_weight is None and self.weight > 1.0:
+            raise ValueError("weight is above 1 and leaves other_weight below 0: set that one too")
+        return self
+
+
+class MemorySettings(Settings):
+    """`loss.memory`: cross-batch memory (Wang et al., CVPR 2020).
+
+    Attributes:
+        size: number of embeddings that are remembered; at least that of a batch.
+        start_step: number of training steps before the memory is filled and used.
+    """
+
+    size: int = Field(1024, ge=1)
+    start_step: int = Field(0, ge=0)
+
+
+class ContrastiveSettings(Settings):
+    """`contrastive`, with the margins of the authors' baseline."""
+
+    positive_margin: Cosine = 0.9
+    negative_margin: Cosine = 0.6
+
+
+class TripletSettings(Settings):
+    """`triplet`: margin on the distance of normalised embeddings."""
+
+    margin: float = Field(0.05, ge=0.0, le=2.0)
+    swap: bool = False
+    smooth_loss: bool = False
+
+
+class MultiSimilaritySettings(Settings):
+    """`multi_similarity`."""
+
+    alpha: Positive = 2.0
+    beta: Positive = 50.0
+    base: Cosine = 0.5
+
+
+class ProxyAnchorSettings(Settings):
+    """`proxy_anchor`."""
+
+    margin: float = Field(0.1, ge=0.0, le=2.0)
+    alpha: Positive = 32.0
+
+
+class ProxyNCASettings(Settings):
+    """`proxy_nca`."""
+
+    softmax_scale: Positive = 9.0
+
+
+class NormalizedSoftmaxSettings(Settings):
+    """`normalized_softmax`."""
+
+    temperature: Positive = 0.05
+
+
+class CosFaceSettings(Settings):
+    """`cosface`: margin on the cosine."""
+
+    margin: float = Field(0.35, ge=0.0, le=2.0)
+    scale: Positive = 64.0
+
+
+class ArcFaceSettings(Settings):
+    """`arcface`: margin in degrees."""
+
+    margin: float = Field(28.6, ge=0.0, lt=180.0)
+    scale: Positive = 64.0
+
+
+class SupAPSettings(Settings):
+    """`sup_ap`: the smooth upper bound of 1 - average precision of ROADMAP (Ramzi et al., NeurIPS 2021)."""
+
+    temperature: Positive = 0.01
+    slope: Positive = 100.0
+    offset: float = Field(1.44, ge=0.0)
+    delta: Weight = 0.05
+    start: Weight = 0.5
+
+
+class RoadmapSettings(SupAPSettings):
+    """`roadmap`: average_precision_weight * SupAP + (1 - that) * contrastive."""
+
+    average_precision_weight: float = Field(0.5, ge=0.0, le=1.0)
+    positive_margin: Cosine = 0.9
+    negative_margin: Cosine = 0.6
+
+
+class SmoothAPSettings(Settings):
+    """`smooth_ap`."""
+
+    temperature: Positive = 0.01
+
+
+class SoftBinAPSettings(Settings):
+    """`softbin_ap`."""
+
+    bins: int = Field(20, ge=2)
+
+
+class FastAPSettings(Settings):
+    """`fast_ap`."""
+
+    num_bins: int = Field(10, ge=2)
+
+
+class NTXentSettings(Settings):
+    """`ntxent`."""
+
+    temperature: Positive = 0.07
+
+
+class SupConSettings(Settings):
+    """`supcon`."""
+
+    temperature: Positive = 0.1
+
+
+class CircleSettings(Settings):
+    """`circle`."""
+
+    m: float = Field(0.4, ge=0.0, le=1.0)
+    gamma: Positive = 80.0
+
+
+class DistanceWeightedSettings(Settings):
+    """Miner `distance_weighted` (Wu et al., ICCV 2017)."""
+
+    cutoff: Positive = 0.5
+    nonzero_loss_cutoff: Positive = 1.4
+
+
+class MultiSimilarityMinerSettings(Settings):
+    """Miner `multi_similarity`."""
+
+    epsilon: Weight = 0.1
+
+
+class TripletMarginMinerSettings(Settings):
+    """Miner `triplet_margin`."""
+
+    margin: float = 0.2
+    type_of_triplets: Literal["all", "hard", "semihard", "easy"] = "all"
+
+
+class PairMarginSettings(Settings):
+    """Miner `pair_margin`: positives beyond and negatives within a distance."""
+
+    pos_margin: float = 0.2
+    neg_margin: float = 0.8
+
+
+class BatchEasyHardSettings(Settings):
+    """Miner `batch_easy_hard`."""
+
+    pos_strategy: Literal["easy", "semihard", "hard", "all"] = "easy"
+    neg_strategy: Literal["easy", "semihard", "hard", "all"] = "semihard"

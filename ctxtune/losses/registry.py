@@ -1,0 +1,203 @@
+"""Every loss by name: its options, how it is built, and how it goes together with miners and memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pytorch_metric_learning import losses
+from pytorch_metric_learning.distances import CosineSimilarity
+from torch import nn
+
+from ctxtune.losses import loss_settings as choices
+from ctxtune.losses.average_precision import SmoothAPLoss, SoftBinAPLoss, SupAPLoss
+from ctxtune.losses.contextual.loss import ContextualLoss, contrastive_weight_of
+from ctxtune.losses.custom_loss import build_own_loss, own_loss_inputs, own_loss_options
+from ctxtune.losses.naming import unknown
+from ctxtune.losses.roadmap import RoadmapLoss
+from ctxtune.settings import Settings
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a loss must know beyond its options.
+
+    Attributes:
+        num_classes: number of training classes, labelled 0 ... num_classes - 1; None where it is not known.
+        embedding_dim: width of the embeddings; None where it is not known.
+        regularizer_weight, similarity_target: of the similarity regulariser.
+        takes_regularizer: whether a loss that can is to compute the regulariser itself.
+    """
+
+    num_classes: int | None = None
+    embedding_dim: int | None = None
+    regularizer_weight: float = 0.0
+    similarity_target: float = 0.3
+    takes_regularizer: bool = False
+
+
+@dataclass(frozen=True)
+class LossEntry:
+    """One named loss.
+
+    Attributes:
+        options: the model of its options.
+        build: from the resolved options and the sizes to a module that is called with
+            (embeddings, labels, indices_tuple, ref_emb, ref_labels).
+        source: paper.
+        origin: whose code computes it.
+        proxies: whether it holds a weight for each class (and so needs num_classes and embedding_dim).
+        takes_miner: whether an indices_tuple means anything to it.
+        memory: "reference", where it compares the batch with a reference set; "joint", where remembered embeddings
+            join the batch.
+        miner: the miner it has by default.
+    """
+
+    options: type[Settings]
+    build: Callable[[Mapping[str, Any], Sizes], nn.Module]
+    source: str
+    origin: str = "pytorch-metric-learning"
+    proxies: bool = False
+    takes_miner: bool = True
+    memory: Literal["reference", "joint"] = "reference"
+    miner: str | None = None
+
+
+def _plain(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any], Sizes], nn.Module]:
+    return lambda options, sizes: loss(**options)
+
+
+def _with_proxies(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any], Sizes], nn.Module]:
+    def build(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+        return loss(num_classes=sizes.num_classes, embedding_size=sizes.embedding_dim, **options)
+
+    return build
+
+
+def _contextual(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+    weight = contrastive_weight_of(
+        options["contextual_weight"], options["contrastive_weight"], sizes.regularizer_weight
+    )
+    regularizer_weight = sizes.regularizer_weight if sizes.takes_regularizer else 0.0
+    return ContextualLoss(
+        **{**options, "contrastive_weight": weight},
+        regularizer_weight=regularizer_weight,
+        similarity_target=sizes.similarity_target,
+    )
+
+
+def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+    return losses.ContrastiveLoss(
+        pos_margin=options["positive_margin"], neg_margin=options["negative_margin"], distance=CosineSimilarity()
+    )
+
+
+_LOSSES: Mapping[str, LossEntry] = {
+    "contextual": LossEntry(
+        choices.ContextualSettings, _contextual, "Liao et al., ICML 2023, arXiv 2210.01908", origin="ctxtune"
+    ),
+    "contrastive": LossEntry(choices.ContrastiveSettings, _contrastive, "Hadsell et al., CVPR 2006"),
+    "triplet": LossEntry(
+        choices.TripletSettings,
+        _plain(losses.TripletMarginLoss),
+        "Schroff et al., CVPR 2015; mining of Wu et al., ICCV 2017",
+        miner="distance_weighted",
+    ),
+    "multi_similarity": LossEntry(
+        choices.MultiSimilaritySettings,
+        _plain(losses.MultiSimilarityLoss),
+        "Wang et al., CVPR 2019",
+        miner="multi_similarity",
+    ),
+    "proxy_anchor": LossEntry(
+        choices.ProxyAnchorSettings,
+        _with_proxies(losses.ProxyAnchorLoss),
+        "Kim et al., CVPR 2020",
+        proxies=True,
+        memory="joint",
+    ),
+    "proxy_nca": LossEntry(
+        choices.ProxyNCASettings,
+        _with_proxies(losses.ProxyNCALoss),
+        "Movshovitz-Attias et al., ICCV 2017",
+        proxies=True,
+        memory="joint",
+    ),
+    "normalized_softmax": LossEntry(
+        choices.NormalizedSoftmaxSettings,
+        _with_proxies(losses.NormalizedSoftmaxLoss),
+        "Zhai & Wu, BMVC 2019",
+        proxies=True,
+        memory="joint",
+    ),
+    "cosface": LossEntry(
+        choices.CosFaceSettings,
+        _with_proxies(losses.CosFaceLoss),
+        "Wang et al., CVPR 2018",
+        proxies=True,
+        memory="joint",
+    ),
+    "arcface": LossEntry(
+        choices.ArcFaceSettings,
+        _with_proxies(losses.ArcFaceLoss),
+        "Deng et al., CVPR 2019",
+        proxies=True,
+        memory="joint",
+    ),
+    "roadmap": LossEntry(
+        choices.RoadmapSettings,
+        _plain(RoadmapLoss),
+        "Ramzi et al., NeurIPS 2021",
+        origin="ctxtune",
+        takes_miner=False,
+    ),
+    "sup_ap": LossEntry(
+        choices.SupAPSettings, _plain(SupAPLoss), "Ramzi et al., NeurIPS 2021", origin="ctxtune", takes_miner=False
+    ),
+    "smooth_ap": LossEntry(
+        choices.SmoothAPSettings, _plain(SmoothAPLoss), "Brown et al., ECCV 2020", origin="ctxtune", takes_miner=False
+    ),
+    "softbin_ap": LossEntry(
+        choices.SoftBinAPSettings,
+        _plain(SoftBinAPLoss),
+        "Revaud et al., ICCV 2019",
+        origin="ctxtune",
+        takes_miner=False,
+    ),
+    "fast_ap": LossEntry(
+        choices.FastAPSettings, _plain(losses.FastAPLoss), "Cakir et al., CVPR 2019", memory="joint", takes_miner=False
+    ),
+    "ntxent": LossEntry(
+        choices.NTXentSettings, _plain(losses.NTXentLoss), "Sohn, NeurIPS 2016; Chen et al., ICML 2020"
+    ),
+    "n_pair": LossEntry(
+        choices.NoOptions, _plain(losses.NPairsLoss), "Sohn, NeurIPS 2016", memory="joint", takes_miner=False
+    ),
+    "supcon": LossEntry(choices.SupConSettings, _plain(losses.SupConLoss), "Khosla et al., NeurIPS 2020"),
+    "circle": LossEntry(choices.CircleSettings, _plain(losses.CircleLoss), "Sun et al., CVPR 2020"),
+}
+
+
+def loss_names() -> tuple[str, ...]:
+    """The names that `build_loss` knows, besides "package.module:Class"."""
+    return tuple(_LOSSES)
+
+
+def loss_entry(name: Any) -> LossEntry:
+    """The loss of that name; "package.module:Class" is imported.
+
+    Raises:
+        ValueError: nobody knows the name, or the class cannot be imported or is no torch module.
+    """
+    if isinstance(name, str) and ":" in name:
+        inputs = own_loss_inputs(name)
+        return LossEntry(
+            own_loss_options(name),
+            lambda options, sizes: build_own_loss(name, options, sizes.num_classes, sizes.embedding_dim),
+            source=name,
+            origin="yours",
+            takes_miner="indices_tuple" in inputs,
+            memory="reference" if {"ref_emb", "ref_labels"} <= inputs else "joint",
+        )
+    if name not in _LOSSES:
+        raise ValueError(unknown("loss", name, _LOSSES) + '; a loss of your own is named "package.module:Class"')
+    return _LOSSES[name]

@@ -1,0 +1,239 @@
+"""The report of an ablation."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+
+from ctxtune.metric_names import metric_title
+from ctxtune.reporting.ablation import figures, tables
+from ctxtune.reporting.ablation.contrasts import JudgedContrast, judge_contrasts
+from ctxtune.reporting.ablation.data import AblationData
+from ctxtune.reporting.ablation.tuning import tuning_table
+from ctxtune.reporting.document import Document, Picture, Section, Table, file_stem
+from ctxtune.reporting.ledger import ledger_section
+from ctxtune.reporting.numbers import capital, percent_interval, price
+from ctxtune.reporting.provenance import provenance_section
+from ctxtune.reporting.setup import setup_table
+from ctxtune.reporting.study import bill, device_of, hours
+from ctxtune.statistics import LEVEL, MANY_SEEDS
+from ctxtune.text import counted, duration
+
+_DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time", "leave_one_out": "leave one out"}
+
+
+def ablation_document(data: AblationData) -> Document:
+    """The whole report of an ablation, finished or still running."""
+    contrasts = judge_contrasts(data)
+    done = any(data.scores(cell, data.design.metric) for cell in data.cells)
+    sections = []
+    if done:
+        sections.append(_contrast_section(data, contrasts))
+        sections += _factor_sections(data, contrasts)
+        sections.append(_score_section(data))
+    else:
+        sections.append(Section("Results", [_nothing_to_show(data)]))
+    failed = tables.failure_table(data)
+    tuned = tuning_table(data)
+    shared = setup_table(data)
+    what: list[str | Table | Picture] = [
+        tables.change_table(data),
+        *([shared] if shared else []),
+        *([tuned] if tuned else []),
+        tables.cost_table(data),
+    ]
+    sections.append(Section("Arms and cost", what + ([failed] if failed else [])))
+    sections.append(Section("How it was judged", method_paragraphs(data)))
+    if data.design.confirmatory:
+        sections.append(ledger_section(data.study, data.design.dataset))
+    sections.append(provenance_section(data.study))
+    return Document(
+        title=f"Ablation {data.study.name}",
+        subtitle=_subtitle(data),
+        facts=_facts(data),
+        findings=_findings(data, contrasts),
+        sections=sections,
+        notes=[f"Made by ctxtune.report from {len(data.study.runs):,} runs in MLflow, searches included."],
+        study=data.study.name,
+        attached=[tables.run_table(data)],
+    )
+
+
+def _nothing_to_show(data: AblationData) -> str:
+    if any(data.complete.values()):
+        return f"Runs are completed, but none has logged {data.design.metric}: was it evaluated?"
+    return "Nothing is finished yet: no seed of any arm has all its runs."
+
+
+def _subtitle(data: AblationData) -> str:
+    states = data.states
+    parts = [f"{states['completed']} of {data.expected_runs} runs completed"]
+    parts += [f"{states[state]} {state}" for state in ("running", "failed", "killed") if states[state]]
+    return ", ".join(parts) + (" (still running)" if data.study.parent.state == "running" else "")
+
+
+def _facts(data: AblationData) -> dict[str, str]:
+    design = data.design
+    device = device_of(data.study)
+    return {
+        "data set": design.dataset,
+        "metric": metric_title(design.metric),
+        "design": _DESIGNS.get(design.design, design.design),
+        "arms": str(len(design.cells)),
+        "seeds": str(design.seeds) + (f" × {design.repeats} repeats" if design.repeats > 1 else ""),
+        "tuning": "each arm, same budget" if design.tuning == "each" else "none here",
+        f"time of one {device}": duration(hours(data.study.runs)),
+        **{title: price(value) for title, value in bill(data.study.runs).items()},
+    }
+
+
+def _findings(data: AblationData, contrasts: Sequence[JudgedContrast]) -> list[str]:
+    """The first sentences: every clear verdict, then how many were not, and what all of it is conditional on."""
+    title = metric_title(data.design.metric)
+    sentences = []
+    for each in contrasts:
+        if each.difference is not None and each.words in ("better", "worse"):
+            size = percent_interval(each.difference.interval, sign=True)
+            sentences.append(
+                f"{each.contrast.cell} is {each.words} than {each.contrast.against}: {size} points of {title}."
+            )
+    rest = Counter(
+        each.verdict.judgement if each.verdict else "interim, not judged yet" if each.difference else "not finished yet"
+        for each in contrasts
+        if each.words not in ("better", "worse")
+    )
+    if rest:
+        listed = "; ".join(f"{words}: {count}" for words, count in rest.items()) if len(rest) > 1 else next(iter(rest))
+        many = counted(rest.total(), "contrast") if rest.total() > 1 else "contrast"
+        sentences.append(f"{'The other' if sentences else 'The'} {many}: {listed}.")
+    conditions = sorted({each.condition for each in contrasts if each.condition and each.verdict})
+    if conditions:
+        sentences.append(f"All of it {'; '.join(conditions)}.")
+    if data.design.confirmatory:
+        sentences.append("Confirmatory: the test classes were scored, once for each arm and seed; the ledger has it.")
+    return sentences
+
+
+def _contrast_section(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Section:
+    items: list[str | Table | Picture] = [tables.contrast_table(data, contrasts)]
+    if any(each.difference is not None for each in contrasts):
+        classes = any(each.over_classes is not None for each in contrasts)
+        thick = " The grey bar resamples seeds and classes: what to expect on other classes." if classes else ""
+        caption = (
+            f"Paired differences to the reference: mean with 95 % t-interval (▲ better, ▼ worse, ● neither after Holm's "
+            f"correction, which the intervals do not have); ticks are single {data.replication}s.{thick}"
+        )
+        items.append(Picture("forest", caption, lambda: figures.forest(data, contrasts)))
+    return Section("Differences to the reference", items)
+
+
+def _score_section(data: AblationData) -> Section:
+    caption = (
+        f"Score of each arm: mean with 95 % t-interval; ticks are single {data.replication}s; the reference in blue."
+    )
+    picture = Picture("arms", caption, lambda: figures.arms(data, list(data.cells)))
+    return Section("Scores", [tables.score_table(data), picture, tables.all_scores_table(data)])
+
+
+def _factor_sections(data: AblationData, contrasts: Sequence[JudgedContrast]) -> list[Section]:
+    sections = []
+    for factor in data.design.factors:
+        series = cells_over_factor(data, factor)
+        if not series:
+            continue
+        caption = (
+            f"Score over {factor}{', and the difference to the reference at the same level' if len(series) > 1 else ''}; bands "
+            "are 95 % t-intervals of each point (not corrected)."
+        )
+
+        def draw(factor: str = factor, series: dict[str, dict[int, str]] = series) -> figures.Figure:
+            return figures.factor_curves(data, factor, series, contrasts)
+
+        items: list[str | Table | Picture] = [tables.factor_table(data, factor, series, contrasts)]
+        sections.append(Section(f"By {factor}", [*items, Picture(f"over_{file_stem(factor)}", caption, draw)]))
+    for first, second in combinations(data.design.factors, 2):
+        crossed = crossed_cells(data, first, second)
+        if not crossed:
+            continue
+
+        def draw_pair(
+            first: str = first, second: str = second, crossed: dict[str, dict[tuple[int, int], str]] = crossed
+        ) -> figures.Figure:
+            return figures.interaction(data, first, second, crossed)
+
+        caption = (
+            f"{capital(metric_title(data.design.metric))} over {first} for each {second}: lines that are not parallel "
+            "are an interaction."
+        )
+        name = f"interaction_{file_stem(first)}_{file_stem(second)}"
+        sections.append(Section(f"{first} and {second}", [Picture(name, caption, draw_pair)]))
+    return sections
+
+
+def cells_over_factor(data: AblationData, factor: str) -> dict[str, dict[int, str]]:
+    """For each variant the cell at each level (index) of a factor, the other factors where the reference has them."""
+    levels = data.design.factors[factor]
+    others = {name: value for name, value in _reference_levels(data).items() if name != factor}
+    base = _reference_levels(data).get(factor)
+    series: dict[str, dict[int, str]] = {}
+    for name, cell in data.cells.items():
+        if any(cell.levels.get(other, value) != value for other, value in others.items()):
+            continue
+        level = cell.levels.get(factor, base)
+        if level in levels:
+            series.setdefault(cell.variant, {}).setdefault(levels.index(level), name)
+    return {variant: cells for variant, cells in series.items() if len(cells) > 1}
+
+
+def crossed_cells(data: AblationData, first: str, second: str) -> dict[str, dict[tuple[int, int], str]]:
+    """For each variant the cell at each pair of levels (indices) of two factors; only where they are crossed."""
+    reference = _reference_levels(data)
+    rows, columns = data.design.factors[first], data.design.factors[second]
+    found: dict[str, dict[tuple[int, int], str]] = {}
+    for name, cell in data.cells.items():
+        levels = reference | cell.levels
+        if any(levels[other] != value for other, value in reference.items() if other not in (first, second)):
+            continue
+        if levels.get(first) in rows and levels.get(second) in columns:
+            place = rows.index(levels[first]), columns.index(levels[second])
+            found.setdefault(cell.variant, {}).setdefault(place, name)
+    whole = len(rows) * len(columns)
+    return {variant: cells for variant, cells in found.items() if len(cells) == whole}
+
+
+def _reference_levels(data: AblationData) -> dict[str, object]:
+    cell = data.cells.get(data.design.reference)
+    levels = dict(cell.levels) if cell else {}
+    return {factor: levels.get(factor, values[0]) for factor, values in data.design.factors.items()}
+
+
+def method_paragraphs(data: AblationData) -> list[str]:
+    """How the numbers came about, in the words of a methods section."""
+    design, unit = data.design, data.replication
+    paragraphs = [
+        f"A score is that of the last epoch{', averaged over folds' if len(data.folds) > 1 else ''}. All arms share folds, "
+        f"data order and, where shapes allow, initial weights: they are paired by {unit}."
+    ]
+    if design.repeats > 1:
+        paragraphs.append(
+            f"Search and seeds were repeated {design.repeats} times. A replication is a repeat, its score the mean over "
+            f"its {design.seeds} seeds: seeds of one repeat share their tuning and are no independent evidence."
+        )
+    else:
+        paragraphs.append(
+            "A replication is a seed: intervals say how results vary with the seed, given one tuning run. What another "
+            "tuning run would have found is not in them; tune_each.repeats in the ablation's file measures that."
+        )
+    paragraphs += [
+        f"p: two-sided paired t-test. Holm's correction is over all contrasts of the file at {LEVEL}; contrasts that are not "
+        "finished count, and none is judged before all its replications are there. The Wilcoxon signed-rank test is shown "
+        "only where its smallest possible p-value can reach the corrected level. Effect g: mean over standard deviation of "
+        "the paired differences (d_z) with Hedges' correction for few pairs.",
+        "n needed: pairs with which a true difference of the observed size would be found with 80 % power at the level "
+        f"of Holm's strictest step; observed sizes from few {unit}s are rough, and so is n. Above {MANY_SEEDS} the verdict is "
+        '"no evidence". That is no proof of equality: the interval says how large a difference may still be.',
+        "Bootstrap: bias-corrected and accelerated, 9,999 resamples; with five values it is too narrow (some 85 % instead of "
+        "95 %), so the t-interval counts, and of fewer it is not shown. Seeds and classes: both are resampled, each draw of "
+        "classes serving all seeds and both arms; it is the interval for other classes of the same kind, and with few seeds "
+        "too narrow in their part.",
+    ]
+    return paragraphs

@@ -1,0 +1,1 @@
+"""Pages of retrieved images, their errors and a map of the embeddings."""

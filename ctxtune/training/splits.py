@@ -1,0 +1,78 @@
+"""Which images a run learns from and which it is scored on (DESIGN section 5)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ctxtune.config.trial import TrialSettings
+from ctxtune.data import Benchmark, Split, corrupt, load_dataset, split
+from ctxtune.data.settings import ValidationSettings
+from ctxtune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunSplits:
+    """The images of one run.
+
+    Attributes:
+        fit: what is learned from, label noise and the like included.
+        query: what is scored; ``gallery`` None means among themselves.
+        scored_as: prefix of the scores, "validation" or "test".
+        image_share: images of ``fit`` against those of a search trial; a fixed ``batches_per_epoch`` grows by it.
+        fold_classes: of test classes: how many classes a validation fold has, to compare on subsets of that size.
+    """
+
+    fit: Split
+    query: Split
+    gallery: Split | None
+    scored_as: Literal["validation", "test"]
+    image_share: float = 1.0
+    fold_classes: int | None = None
+
+
+def fold_splits(
+    trial: TrialSettings, validation: ValidationSettings, fold: int, seed: int, benchmark: Benchmark | None = None
+) -> RunSplits:
+    """Train classes of one fold's complement to learn from, the fold's classes to score.
+
+    Raises:
+        ConfigError: the scheme has no such fold.
+        DataError: the data set cannot be read.
+    """
+    benchmark = benchmark or load_dataset(trial.dataset)
+    splits = split(benchmark.train, validation)
+    if fold >= len(splits):
+        raise ConfigError(
+            f"validation.use: there is no fold {fold}; scheme {validation.scheme} has {len(splits)}, from 0"
+        )
+    chosen = splits[fold]
+    return RunSplits(corrupt(chosen.fit, trial.dataset, seed), chosen.validation, None, "validation")
+
+
+def confirmation_splits(
+    trial: TrialSettings, validation: ValidationSettings, seed: int, benchmark: Benchmark | None = None
+) -> RunSplits:
+    """All train classes to learn from, the test classes to score, once.
+
+    Raises:
+        DataError: the data set cannot be read or has no test part.
+    """
+    benchmark = benchmark or load_dataset(trial.dataset)
+    fold = split(benchmark.train, validation)[validation.use[0]]
+    share, fold_classes = len(benchmark.train) / len(fold.fit), len(fold.validation.classes())
+    fit = corrupt(benchmark.train, trial.dataset, seed)
+    if benchmark.test is not None:
+        return RunSplits(fit, benchmark.test, None, "test", share, fold_classes)
+    if benchmark.query is None or benchmark.gallery is None:
+        raise ConfigError(
+            f"dataset {benchmark.name} has neither test nor query and gallery; there is nothing to confirm on"
+        )
+    return RunSplits(fit, benchmark.query, benchmark.gallery, "test", share, fold_classes)
+
+
+def scaled_sampler(trial: TrialSettings, parts: RunSplits) -> TrialSettings:
+    """The trial with a fixed ``batches_per_epoch`` grown with the images, so that an epoch stays an epoch."""
+    batches = trial.sampler.batches_per_epoch
+    if batches is None or parts.image_share == 1.0:
+        return trial
+    scaled = trial.sampler.model_copy(update={"batches_per_epoch": max(1, round(batches * parts.image_share))})
+    return trial.model_copy(update={"sampler": scaled})

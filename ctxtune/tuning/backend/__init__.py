@@ -1,0 +1,1 @@
+"""The executor: all that knows Ray."""

@@ -1,0 +1,266 @@
+"""Running a list of runs, or a search, on Ray Tune; everything that lasts is in the recorder."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from pyarrow.fs import FileSelector, FileSystem, FileType
+from ray import tune
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.impl.tuner_internal import TunerInternal
+from ray.tune.logger import LoggerCallback
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS, kept_checkpoints
+from ctxtune.tuning.backend.cluster import HEAD, RunResources, connected_from_outside, process_count
+from ctxtune.tuning.backend.concurrency import Concurrency
+from ctxtune.tuning.backend.ray_internals import forget_metrics, thrifty_tune
+from ctxtune.tuning.backend.storage import checkpoint_address
+from ctxtune.tuning.backend.trial import CHECKPOINT, FAILURE, run_trial
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.run_spec import RunSpec
+
+PROCESS_RESTARTS = 3
+"""How often a run whose process or machine died goes on from its checkpoint."""
+
+
+def run_stage(
+    name: str,
+    specs: Iterator[RunSpec],
+    recorder: Recorder,
+    *,
+    storage: Path | str,
+    resources: RunResources,
+    scheduler: FIFOScheduler | None = None,
+    check_budget: Callable[[], None] | None = None,
+    cache_dir: Path | None = None,
+    trainable: Callable[[dict[str, Any]], None] = run_trial,
+) -> None:
+    """Run specs as they are asked for, until there are no more or the recorder says stop.
+
+    Args:
+        name: of the stage.
+        specs: what to run; asked for one at a time, as late as possible (a sampler learns in between).
+        storage: where checkpoints lie: a folder or an fsspec address.
+        scheduler: who stops runs early; None: nobody.
+        check_budget: called at every event; asks the recorder to stop where a budget is spent.
+        cache_dir: where image caches live; None for the default.
+        trainable: what Ray runs for each spec.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    together = process_count(resources.gpus) > 1
+    if together and trainable is run_trial:
+        from ctxtune.tuning.backend.multi_gpu import run_together as trainable  # Ray Train takes a second to import
+    share = HEAD if together else {"cpu": resources.cpus, "gpu": resources.gpus}
+    config = {
+        "storage": str(storage),
+        "threads": resources.cpus,
+        "gpus": resources.gpus,
+        "price": resources.price_per_gpu_hour,
+        "cache_dir": str(cache_dir) if cache_dir else None,
+    }
+    for attempt in range(PROCESS_RESTARTS + 1):
+        tuner = _tuner(
+            trainable=tune.with_resources(trainable, share),
+            param_space=config,
+            tune_config=_tune_config(
+                _SpecSearcher(specs, recorder, Concurrency(resources)), scheduler, reuse=not together and attempt == 0
+            ),
+            run_config=_run_config(name, recorder, str(storage), check_budget),
+        )
+        with _quiet(), thrifty_tune():
+            tuner.fit()
+        left = _unfinished(recorder)
+        if recorder.stop or not left:
+            break
+        # Ray gives a run up in silence where a process that it wanted to use again was not done with the run before.
+        specs = iter([RunSpec.model_validate(run.spec) for run in left])
+    _settle(recorder)
+
+
+def _unfinished(recorder: Recorder) -> list[RunRecord]:
+    return [run for run in recorder.journal.runs.values() if run.state == "running"]
+
+
+def _settle(recorder: Recorder) -> None:
+    """What is to become of runs that Ray is done with and that have not ended: they failed, or the stage was ended."""
+    for run in _unfinished(recorder):
+        if not recorder.stop:
+            recorder.end(run.key, "failed", f"Ray gave it up {PROCESS_RESTARTS + 1} times")
+        elif not recorder.stop.resumable:
+            recorder.finish(run.key)
+
+
+def _tune_config(searcher: Searcher, scheduler: FIFOScheduler | None, *, reuse: bool) -> TuneConfig:
+    return TuneConfig(
+        search_alg=searcher,
+        scheduler=scheduler or FIFOScheduler(),
+        num_samples=-1,
+        reuse_actors=reuse,
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_name,
+    )
+
+
+def _run_config(name: str, recorder: Recorder, storage: str, check_budget: Callable[[], None] | None) -> RunConfig:
+    return RunConfig(
+        name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{recorder.journal.events}",
+        storage_path=storage,
+        callbacks=[_BookCallback(recorder), _Silence()],
+        failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
+        checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+        stop=_BookStopper(recorder, check_budget),
+        verbose=0,
+    )
+
+
+def _tuner(**options: Any) -> Tuner | TunerInternal:
+    """Ray's tuner with its loop in this process: over ray:// Ray would carry it, and our recorder with it, to the head."""
+    if connected_from_outside():
+        return TunerInternal(_tuner_kwargs={"_remote": False}, **options)
+    return Tuner(**options)
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["key"])
+
+
+class _WithoutState:
+    """Ray pickles searcher, callbacks and stopper for a restore that we never ask for: there is nothing to keep."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _SpecSearcher(_WithoutState, Searcher):
+    """Hands specs to Ray, one at a time."""
+
+    def __init__(self, specs: Iterator[RunSpec], recorder: Recorder, concurrency: Concurrency) -> None:
+        super().__init__()
+        self._specs, self._recorder, self._concurrency = specs, recorder, concurrency
+        self._under_way: set[str] = set()
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._recorder.stop:
+            return Searcher.FINISHED
+        if len(self._under_way) >= self._concurrency.limit:
+            return None
+        spec = next(self._specs, None)
+        if spec is None or not self._recorder.start(spec):
+            return Searcher.FINISHED
+        self._under_way.add(trial_id)
+        known = self._recorder.journal.runs[spec.key]
+        # The spec as text: Tune copies, flattens and encodes a configuration at every report.
+        return {
+            "key": spec.key,
+            "loss": spec.trial.loss.name,
+            "spec": spec.model_dump_json(),
+            "resume_from": kept_checkpoints(known),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The callback keeps the recorder; here only a place becomes free."""
+        self._under_way.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+
+class _BookCallback(_WithoutState, LoggerCallback):
+    """Ray's events into the recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Where the stage is to stop, end the processes at once: Ray gives them 15 s, or the rest of their interval."""
+        if self._recorder.stop:
+            for trial in trials:
+                actor = trial.temporary_state.ray_actor
+                if actor is not None and trial.status == trial.RUNNING:
+                    ray.kill(actor)
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        self._recorder.report(_trial_name(trial), result)
+        if CHECKPOINT in result:
+            self._recorder.checkpoint(_trial_name(trial), result[CHECKPOINT])
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+        self._recorder.checkpoint(_trial_name(trial), checkpoint_address(checkpoint))
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        key = _trial_name(trial)
+        if failed and not self._recorder.stop:
+            self._recorder.end(key, "failed", f"its process died {PROCESS_RESTARTS + 1} times: {_last_error(trial)}")
+        else:
+            self._recorder.finish(key)
+        run = self._recorder.journal.runs[key]
+        if run.state in ("pruned", "failed"):
+            delete_checkpoints(run)
+        forget_metrics(trial)
+
+
+class _Silence(_WithoutState, TrialProgressCallback):
+    """In place of Ray's own, which prints a line (amid our JSON) of a trial that ends without a result, whatever `verbose`."""
+
+    def _print(self, msg: str) -> None:
+        pass
+
+
+class _BookStopper(_WithoutState, Stopper):
+    """Stops the stage when the recorder says so."""
+
+    def __init__(self, recorder: Recorder, check_budget: Callable[[], None] | None) -> None:
+        self._recorder, self._check_budget = recorder, check_budget
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        # A run that has told of its failure is not tried again, even if its process dies of the same.
+        return FAILURE in result
+
+    def stop_all(self) -> bool:
+        if self._check_budget and not self._recorder.stop:
+            self._check_budget()
+        return bool(self._recorder.stop)
+
+
+def delete_checkpoints(run: RunRecord) -> None:
+    """Make room: nobody goes on with a run that was pruned or has failed. What cannot be deleted stays."""
+    for folder in run.folders:
+        with contextlib.suppress(OSError, ValueError):
+            storage, path = FileSystem.from_uri(folder)
+            for entry in storage.get_file_info(FileSelector(path, allow_not_found=True)):
+                if entry.type == FileType.Directory and entry.base_name.startswith("checkpoint_"):
+                    storage.delete_dir(entry.path)
+
+
+def _last_error(trial: Any) -> str:
+    with contextlib.suppress(OSError):
+        if trial.error_file and Path(trial.error_file).exists():
+            lines = Path(trial.error_file).read_text().strip().splitlines()
+            return lines[-1] if lines else "no message"
+    return "no message"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Tune logs advice about its own restore, which would mislead here."""
+    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.tune.tune", "ray.train")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

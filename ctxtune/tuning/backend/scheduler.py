@@ -1,0 +1,112 @@
+"""The scheduler: which running trial is stopped early. Ray's own rules, keyed by our run keys so that they survive."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from ctxtune.config import SweepConfig
+from ctxtune.tuning.record.journal import RunRecord
+
+HYPERBAND_BRACKETS = 3
+
+
+@dataclass(frozen=True)
+class _KeyedTrial:
+    """What Ray's rules need of a trial: an identity. Ray's own ids change when a sweep is resumed, our keys do not."""
+
+    trial_id: str
+
+
+class _NoWaitingTrials:
+    """What the median rule asks its controller for: whether another trial waits for the place of this one. None does."""
+
+    def get_live_trials(self) -> list[Any]:
+        return []
+
+
+class RungScheduler(FIFOScheduler):
+    """Asks one of Ray's stopping rules, one instance for each loss, whether a trial goes on.
+
+    A rule's whole memory is the sequence of reports that it was shown, so `replay` rebuilds the rungs of an earlier
+    process exactly. With ``loss.name`` in the space each loss has its own rungs (DESIGN 5.2).
+    """
+
+    def __init__(self, space: SweepConfig) -> None:
+        super().__init__()
+        self._space = space
+        self._rules: dict[str, TrialScheduler] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Metric and mode come from the search space."""
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop or continue, by the rule of the trial's loss."""
+        return self.decide(trial.config["key"], trial.config["loss"], result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: the last report was already shown to the rule."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing: a rule keeps what it saw."""
+
+    def decide(self, key: str, loss: str, result: dict[str, Any]) -> str:
+        """The rule's decision on one report; a report without the metric decides nothing."""
+        metric = self._space.search.objective.metric
+        if metric not in result:
+            return TrialScheduler.CONTINUE
+        if result["epoch"] >= self._space.trial.schedule.epochs:
+            self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
+            return TrialScheduler.CONTINUE  # the run ends by itself, and counts as completed
+        return self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
+
+    def replay(self, runs: Iterable[RunRecord]) -> list[str]:
+        """Show the rules the reports of an earlier process, in their order.
+
+        Returns:
+            The keys of running trials that were to be stopped when that process died.
+        """
+        shown = [
+            (order, run, report) for run in runs for order, report in zip(run.order, run.reports, strict=True)
+        ]  # fmt: skip
+        decisions: dict[str, str] = {}
+        running = set()
+        for _, run, report in sorted(shown, key=lambda item: item[0]):
+            decisions[run.key] = self.decide(run.key, run.spec["trial"]["loss"]["name"], report)
+            if run.state == "running":
+                running.add(run.key)
+        return [key for key in decisions if key in running and decisions[key] == TrialScheduler.STOP]
+
+    def _rule(self, loss: str, key: str) -> TrialScheduler:
+        # Hyperband's brackets differ in their grace: each trial belongs to one, by its key.
+        settings = self._space.search.scheduler
+        bracket = zlib.crc32(key.encode()) % HYPERBAND_BRACKETS if settings.name == "hyperband" else 0
+        name = f"{loss}/{bracket}"
+        if name not in self._rules:
+            self._rules[name] = self._build(bracket)
+        rule = self._rules[name]
+        if isinstance(rule, AsyncHyperBandScheduler):
+            rule.on_trial_add(None, _KeyedTrial(key))
+        return rule
+
+    def _build(self, bracket: int) -> TrialScheduler:
+        objective, settings = self._space.search.objective, self._space.search.scheduler
+        schedule = self._space.trial.schedule
+        grace = settings.grace_epochs * settings.reduction_factor**bracket + schedule.head_warmup_epochs
+        common = {"time_attr": "epoch", "metric": objective.metric, "mode": objective.mode}
+        if settings.name == "median":
+            return MedianStoppingRule(**common, grace_period=grace)
+        return AsyncHyperBandScheduler(
+            **common,
+            max_t=schedule.epochs,
+            grace_period=min(grace, schedule.epochs),
+            reduction_factor=settings.reduction_factor,
+        )
+
+
+def build_scheduler(space: SweepConfig) -> FIFOScheduler:
+    """The scheduler of a search space: none, or Ray's rule under our keys."""
+    return FIFOScheduler() if space.search.scheduler.name == "none" else RungScheduler(space)

@@ -1,0 +1,175 @@
+"""What the drivers of sweeps and ablations share: how they stop, what they tell, what they fix once."""
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import ray
+
+from ctxtune.config import TrialFile
+from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
+from ctxtune.tracking import SpoolFullError, Tracker, redact
+from ctxtune.training.precision import resolve_precision
+from ctxtune.tuning.backend.cluster import RunResources
+from ctxtune.tuning.backend.devices import run_device
+from ctxtune.tuning.record.journal import Journal, RunRecord
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.results_folder import ResultsFolder
+
+File = TypeVar("File", bound=TrialFile)
+FLUSH_SECONDS = 60.0
+OUTAGE_SECONDS = 15.0
+_MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves its pages if nothing else is said."""
+
+
+class SweepStopped(CtxtuneError):
+    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures or disk_full."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Watcher:
+    """What a display is told.
+
+    Attributes:
+        on_stage: a stage begins, with the number of its runs.
+        on_change: a run was started, reported or ended.
+        on_note: something worth a line.
+        on_link: where MLflow's UI shows the trials, if it is started on this machine.
+        on_alert: what must be said in any case, also where nothing else is shown.
+    """
+
+    on_stage: Callable[[Recorder, str, int], None] = lambda recorder, stage, runs: None
+    on_change: Callable[[Recorder, RunRecord], None] = lambda recorder, run: None
+    on_note: Callable[[str], None] = lambda text: None
+    on_link: Callable[[str], None] = lambda link: None
+    on_alert: Callable[[str], None] = lambda text: None
+
+
+def ui_server(tracking_uri: str) -> str:
+    """Where the pages of MLflow are: the tracking server's own, or those of `mlflow ui` on this machine."""
+    served = tracking_uri.startswith(("http://", "https://"))
+    return redact(tracking_uri).rstrip("/") if served else _MLFLOW_UI
+
+
+def tell_link(file: TrialFile, tracker: Tracker, view: str, watcher: Watcher) -> None:
+    """Say where MLflow shows the runs, if that is known."""
+    link = tracker.ui_link(ui_server(file.tracking.uri), view)
+    if link:
+        watcher.on_link(link)
+
+
+def end_stage(recorder: Recorder) -> None:
+    """Tell tracking what a stopped stage leaves undone, and leave; otherwise make ready for the next stage.
+
+    Raises:
+        SweepStopped: the stage was stopped and can be resumed.
+    """
+    if recorder.stop.resumable:
+        with contextlib.suppress(SpoolFullError):  # on a full disk tracking learns of it when the sweep is resumed
+            for run in recorder.journal.runs.values():
+                if run.state == "running":
+                    recorder.tracker.end_run(recorder.tracked(run.key), "killed", recorder.stop.reason)
+            recorder.tracker.end_run(recorder.sweep_id, "killed", recorder.stop.reason)
+        raise SweepStopped(recorder.stop.reason, recorder.stop.message)
+    recorder.stop = type(recorder.stop)()
+
+
+def with_precision(file: File, journal: Journal, resources: RunResources) -> File:
+    """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same."""
+    if file.trial.precision == "auto":
+        if "precision" not in journal.decisions:
+            journal.decided("precision", _ask_worker(resources))
+        trial = file.trial.model_copy(update={"precision": journal.decisions["precision"]})
+        file = file.model_copy(update={"trial": trial})
+    return file
+
+
+def _ask_worker(resources: RunResources) -> str:
+    import torch
+
+    if not resources.gpus:
+        return resolve_precision("auto", torch.device("cpu"))
+    ask = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
+        lambda: resolve_precision("auto", torch.device(run_device(resources.gpus)))
+    )
+    try:
+        return str(ray.get(ask.remote()))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RunFailed):
+            raise ConfigError(f"resources.gpus: {error.cause}. Runs on the CPU need resources.gpus: 0") from None
+        raise
+
+
+def forget_unstarted(folder: ResultsFolder[Any], journal: Journal) -> None:
+    """What was refused before its first decision is no sweep or ablation: the next try shall not be told to resume it."""
+    if not journal.events:
+        folder.file.unlink(missing_ok=True)
+
+
+def identity(journal: Journal, kind: str) -> str:
+    """What names the runs of this sweep or ablation in MLflow, whatever their experiment holds besides."""
+    if "sweep_id" not in journal.decisions:
+        journal.decided("sweep_id", f"{kind}-{uuid.uuid4().hex[:12]}")
+    return str(journal.decisions["sweep_id"])
+
+
+def deliver(tracker: Tracker) -> bool:
+    """Wait until tracking has everything, as long as it gets on; false where the server takes no more.
+
+    A minute without a single event delivered is taken for an outage, `OUTAGE_SECONDS` where the server says so itself.
+    """
+    waiting, since = tracker.pending, time.monotonic()
+    while not tracker.flush(1.0):
+        if tracker.pending < waiting:
+            waiting, since = tracker.pending, time.monotonic()
+        if time.monotonic() - since >= (FLUSH_SECONDS if tracker.last_error is None else OUTAGE_SECONDS):
+            return False
+    return True
+
+
+def not_delivered(tracker: Tracker) -> str:
+    """What to say of events that the tracking server has not taken."""
+    why = f" ({tracker.last_error})" if tracker.last_error else ""
+    return (
+        f"{tracker.pending} tracking events are not delivered yet{why}; they are safe in {tracker.folder}; deliver them with: "
+        f"python -m ctxtune.tracking replay {shlex.quote(os.path.relpath(tracker.folder))}"
+    )
+
+
+def close_tracker(tracker: Tracker, watcher: Watcher) -> None:
+    """Deliver what can be delivered, and say what cannot."""
+    if not deliver(tracker):
+        watcher.on_alert(not_delivered(tracker))
+    tracker.close(0)
+
+
+@contextlib.contextmanager
+def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way)."""
+
+    def stop(number: int, frame: Any) -> None:
+        if recorder.stop.reason == "interrupted":
+            raise KeyboardInterrupt
+        name = signal.Signals(number).name
+        recorder.stop = type(recorder.stop)("interrupted", f"interrupted by {name}", True)
+        watcher.on_alert(
+            f"{name}: stopping; everything is saved, the trials' processes are being ended (again: at once)"
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,130 @@
+"""A line for each run that ends and, on a terminal, a live view of those that are at work."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ctxtune.tuning.callbacks import Watcher
+from ctxtune.tuning.costs import spent
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.summary_files import show
+
+_STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "killed": "red", "running": "cyan"}
+
+
+class RunDisplay:
+    """The display of a sweep or an ablation.
+
+    Args:
+        console: where to.
+        words: what is said when a stage begins; ``{runs}`` stands for the number of its runs.
+        metric: the score that is shown, by stage.
+        standing: how things stand, in a few words.
+        remark: what is said of a run that ended, beside state and score.
+        width: of the column of names, in characters.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        words: Mapping[str, str],
+        *,
+        metric: Callable[[str], str],
+        standing: Callable[[Recorder], str],
+        remark: Callable[[Recorder, RunRecord], Text],
+        width: int = 10,
+    ) -> None:
+        self._console, self._words = console, words
+        self._metric, self._standing, self._remark = metric, standing, remark
+        self._width = width
+        self._live = Live(console=console, transient=True, auto_refresh=True, refresh_per_second=4)
+        self._stage, self._runs = "", 0
+        self.link: str | None = None
+        self._began = time.monotonic()
+
+    def __enter__(self) -> "RunDisplay":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def watcher(self) -> Watcher:
+        """What to hand to the driver."""
+        return Watcher(self._on_stage, self._on_change, self._on_note, self._on_link, self._on_alert)
+
+    def _on_stage(self, recorder: Recorder, stage: str, runs: int) -> None:
+        self._stage, self._runs = stage, runs
+        text = f"{self._words[stage].format(runs=runs)} ({self._metric(stage)})"
+        self._console.print(Text(text, style="bold"), soft_wrap=True)
+
+    def _on_change(self, recorder: Recorder, run: RunRecord) -> None:
+        if run.state != "running":
+            line = self._ended_line(recorder, run)
+            if self._console.is_terminal:
+                self._console.print(line, no_wrap=True, overflow="ellipsis")
+            else:
+                self._console.print(line, soft_wrap=True)  # in a log file nothing is cut off
+        if self._console.is_terminal:
+            self._live.update(self._view(recorder))
+
+    def _on_note(self, text: str) -> None:
+        self._console.print(Text(text, style="yellow"))
+
+    def _on_alert(self, text: str) -> None:
+        # Above the live view where there is one; else beside the output, which scripts may read.
+        console = self._console if self._console.is_terminal and not self._console.quiet else Console(stderr=True)
+        console.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def _on_link(self, link: str) -> None:
+        self.link = link
+
+    def _elapsed(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        return f"{minutes:3d}:{seconds:02d}"
+
+    def _ended_line(self, recorder: Recorder, run: RunRecord) -> Text:
+        score = run.last(self._metric(run.stage))
+        line = Text(f"{self._elapsed()}  {run.key.removeprefix(f'{run.stage}-'):<{self._width}} ")
+        line.append(f"{run.state:<9}", style=_STYLES[run.state])
+        line.append(f" epoch {run.epoch:>3}  ")
+        line.append("   -    " if score is None else f"{score:.4f}  ")
+        if run.state in ("failed", "killed"):
+            line.append(run.reason.splitlines()[0] if run.reason else "", style="red")
+        else:
+            line.append(self._remark(recorder, run))
+        cost = spent([run])
+        if cost.gpu_hours:
+            line.append(f"  {cost}", style="dim")
+        return line
+
+    def _view(self, recorder: Recorder) -> RenderableType:
+        metric = self._metric(self._stage)
+        runs = recorder.journal.stage(self._stage)
+        table = Table(box=None, pad_edge=False)
+        for column in ("running", "epoch", "", metric):
+            table.add_column(column, style="cyan" if column == "running" else "")
+        for run in runs:
+            if run.state == "running":
+                epochs = run.spec["trial"]["schedule"]["epochs"]
+                score = run.last(metric)
+                bar = ProgressBar(total=epochs, completed=run.epoch, width=24)
+                table.add_row(run.key, f"{run.epoch}/{epochs}", bar, "" if score is None else f"{score:.4f}")
+        ended = sum(run.state != "running" for run in runs)
+        line = f"{self._elapsed()}  {self._stage.replace('_', ' ')} {ended}/{self._runs}  {self._standing(recorder)}"
+        cost = spent(recorder.journal.runs.values())
+        line += f"  {cost}" if cost.gpu_hours else ""
+        return Group(Text(line, style="bold"), table)
+
+
+def show_point(point: Mapping[str, Any]) -> str:
+    """Searched values in a line."""
+    return " ".join(f"{path.split('.')[-1]}={show(value)}" for path, value in point.items())

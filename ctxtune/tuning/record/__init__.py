@@ -1,0 +1,1 @@
+"""What is written down of a sweep: journal, run specifications, results folder. Knows no Ray and no torch."""

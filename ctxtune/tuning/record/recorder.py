@@ -1,0 +1,207 @@
+"""The sweep's recorder-keeping on the driver: every event of Ray's goes through here, to journal, sampler and tracking."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
+from ctxtune.tuning.backend.devices import NO_GPU
+from ctxtune.tuning.backend.trial import BY_CLASS, DISK_FULL, FAILURE, MESSAGE
+from ctxtune.tuning.record.journal import DiskFullError, Journal, RunRecord, State
+from ctxtune.tuning.record.run_spec import KINDS, RunSpec
+
+MOST_FAILURES_IN_A_ROW = 5
+SEARCHES = ("search", "cell_search")
+"""The stages whose runs a sampler learns from."""
+NOT_ITS_FAULT = {DISK_FULL: "the disk is full", NO_GPU: "a GPU cannot be used"}
+"""Failures of a machine, by reason: they stop the sweep, not the run."""
+CLASS_SCORES = "per_class_scores.json"
+"""Artifact of an ablation's cells: {score: {class: [sum over its queries, number of queries]}}."""
+
+
+class Learner(Protocol):
+    """Who learns from the scores of a search: `Sampler`, or the samplers of many searches together."""
+
+    def report(self, key: str, epoch: int, score: float) -> None:
+        """A trial has a score on the way."""
+
+    def tell(self, key: str, state: str, score: float | None) -> None:
+        """A trial came to its end."""
+
+
+@dataclass
+class Stop:
+    """Why the present stage was told to stop, if it was."""
+
+    reason: str = ""
+    message: str = ""
+    resumable: bool = field(default=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
+
+
+class Recorder:
+    """Journal, sampler and tracking of one sweep or ablation, kept in step.
+
+    Args:
+        metric: what a search improves.
+        scheduler: who stops runs early, by name.
+        sweep_id: names the sweep's runs in MLflow, whatever their experiment holds besides.
+        on_change: called after every event, for a display.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        tracker: Tracker,
+        *,
+        metric: str,
+        sweep_id: str,
+        scheduler: str = "none",
+        sampler: Learner | None = None,
+        on_change: Callable[["Recorder", RunRecord], None] | None = None,
+    ) -> None:
+        self.metric = metric
+        self.scheduler = scheduler
+        self.journal = journal
+        self.tracker = tracker
+        self.sweep_id = sweep_id
+        self.sampler = sampler
+        self.stop = Stop()
+        self.started = time.time()
+        self._on_change = on_change
+        self._failures = 0
+
+    def start(self, spec: RunSpec) -> bool:
+        """A run is handed to Ray: new in the journal, or taken up again; false where it cannot be written down."""
+        known = spec.key in self.journal.runs
+        if not known:
+            self._guard(lambda: self.journal.asked(spec.key, spec.stage, spec.plain()))
+        if spec.key not in self.journal.runs:
+            return False
+        self._guard(lambda: self._track_start(spec, again=known))
+        self._changed(spec.key)
+        return True
+
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """A run reported an evaluation, or that it failed. What comes after its end is not heard."""
+        if self.journal.runs[key].state != "running":
+            return
+        if FAILURE in result:
+            if result[FAILURE] in NOT_ITS_FAULT:  # it goes on when the sweep is resumed
+                told = f"{NOT_ITS_FAULT[result[FAILURE]]}: {key}: {result[MESSAGE]}"
+                self.request_stop(result[FAILURE], told, resumable=True)
+            else:
+                self.end(key, "failed", f"{result[FAILURE]}: {result[MESSAGE]}")
+            return
+        metrics = {name: float(value) for name, value in result.items() if _is_ours(name, value)}
+        epoch = int(metrics["epoch"])
+        if epoch <= self.journal.runs[key].epoch:
+            return  # an interval that was repeated after a process or machine died
+        if not self._guard(lambda: self._track_report(key, metrics, result.get(BY_CLASS))):
+            return
+        if not self._guard(lambda: self.journal.reported(key, metrics)):
+            return
+        score = metrics.get(self.metric)
+        if self.journal.runs[key].stage in SEARCHES and self.sampler and score is not None:
+            self.sampler.report(key, epoch, score)
+        self._changed(key)
+
+    def checkpoint(self, key: str, path: str) -> None:
+        """A checkpoint of a run lies on the storage."""
+        self._guard(lambda: self.journal.checkpointed(key, path))
+
+    def finish(self, key: str) -> None:
+        """Ray is done with a run: it came to its last epoch, was stopped by the scheduler, or with the whole stage."""
+        run = self.journal.runs[key]
+        epochs = run.spec["trial"]["schedule"]["epochs"]
+        if run.state != "running":
+            return
+        if run.epoch >= epochs:
+            self.end(key, "completed")
+        elif not self.stop:
+            self.end(key, "pruned", f"stopped by {self.scheduler} after epoch {run.epoch}")
+        elif not self.stop.resumable:
+            self.end(key, "killed", self.stop.reason)
+
+    def end(self, key: str, state: State, reason: str = "") -> None:
+        """A run came to its end."""
+        run = self.journal.runs[key]
+        if run.state != "running":
+            return
+        # Tracking first: what the journal calls ended is never looked at again, what it does not is done once more.
+        if not self._guard(lambda: self.tracker.end_run(self.tracked(key), state, reason)):
+            return
+        if not self._guard(lambda: self.journal.ended(key, state, reason)):
+            return
+        if run.stage in SEARCHES and self.sampler:
+            told = state if state != "killed" else "failed"
+            self.sampler.tell(key, told, run.last(self.metric))
+        self._count_failures(state, reason)
+        self._changed(key)
+
+    def tracked(self, key: str) -> str:
+        """The key of a run in tracking: unique among all sweeps of the experiment."""
+        return f"{self.sweep_id}/{key}"
+
+    def request_stop(self, reason: str, message: str, *, resumable: bool) -> None:
+        """Ask the present stage to stop; the first reason stays."""
+        if not self.stop:
+            self.stop = Stop(reason, message, resumable)
+
+    def _track_start(self, spec: RunSpec, *, again: bool) -> None:
+        key = self.tracked(spec.key)
+        self.tracker.start_run(
+            key,
+            name=spec.key,
+            kind=KINDS[spec.stage],
+            parent=self.sweep_id,
+            params=flatten(spec.trial.tree()),
+            tags={
+                "arm": spec.arm,
+                "folds": ",".join(map(str, spec.folds)),
+                "seed": str(spec.seed),
+                "seed_index": str(spec.seed_index),
+                "config_hash": spec.trial.hash(),
+                **spec.tags,
+            },
+        )
+        if again:
+            self.tracker.reopen_run(key)
+        if spec.scores_test:
+            record_test_scoring(self.tracker, key, spec.trial.dataset.name)
+
+    def _count_failures(self, state: State, reason: str) -> None:
+        self._failures = self._failures + 1 if state == "failed" else 0
+        if self._failures >= MOST_FAILURES_IN_A_ROW:
+            self.request_stop("failures", f"{self._failures} runs failed in a row; the last: {reason}", resumable=True)
+
+    def _track_report(self, key: str, metrics: dict[str, float], by_class: Any) -> None:
+        # Before the journal, for the same reason as in `end`; what tracking knows already it leaves out.
+        if by_class is not None:
+            self.tracker.log_text(self.tracked(key), json.dumps(by_class), CLASS_SCORES)
+        tracked = {name: value for name, value in metrics.items() if name != "epoch"}
+        self.tracker.log_metrics(self.tracked(key), tracked, step=int(metrics["epoch"]))
+
+    def _guard(self, write: Callable[[], Any]) -> bool:
+        """Whether it could be written: a full disk stops the sweep cleanly, not the process."""
+        try:
+            write()
+        except (DiskFullError, SpoolFullError) as error:
+            self.request_stop("disk_full", str(error), resumable=True)
+            return False
+        return True
+
+    def _changed(self, key: str) -> None:
+        if self._on_change and key in self.journal.runs:
+            self._on_change(self, self.journal.runs[key])
+
+
+def _is_ours(name: str, value: Any) -> bool:
+    if name != "epoch" and "/" not in name:
+        return False  # Ray's own entries (pid, hostname, timestamps)
+    return isinstance(value, (int, float)) and not name.startswith("config/") and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""What to try next: Optuna's samplers, rounding, several objectives, warm starts."""

@@ -1,0 +1,101 @@
+"""What sweeps and ablations open before their first run, and close whatever happens."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+
+from ctxtune.config import TrialFile
+from ctxtune.errors import ConfigError
+from ctxtune.tracking import Tracker, absolute_uri
+from ctxtune.tracking.addresses import sqlite_path
+from ctxtune.tuning.backend.checkpoints import lost_checkpoints
+from ctxtune.tuning.backend.cluster import cluster_address
+from ctxtune.tuning.backend.connect import Connection, check_before, connect
+from ctxtune.tuning.callbacks import Watcher, close_tracker, forget_unstarted
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.results_folder import ResultsFolder
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the runs will work, as far as it is known before anything is opened.
+
+    Attributes:
+        address: of a Ray cluster; None: this machine.
+        storage: where checkpoints lie; None: in the results folder.
+        fingerprint: of the training data, where they are on this machine.
+    """
+
+    address: str | None
+    storage: str | None
+    fingerprint: str
+
+
+def checked_place(file: TrialFile, root: Path, address: str | None, storage: str | None) -> Place:
+    """Look for what can be wrong before anything is opened; see `check_before`."""
+    _check_lasting(file, root)
+    address = cluster_address(address)
+    return Place(address, *check_before(file, address, storage))
+
+
+def _check_lasting(file: TrialFile, root: Path) -> None:
+    """A job's working directory is a copy that Ray deletes: nothing that is to stay may lie there."""
+    here = Path.cwd()
+    if "working_dir_files" not in here.parts:
+        return
+    places = {
+        "tracking.uri (MLFLOW_TRACKING_URI)": sqlite_path(absolute_uri(file.tracking.uri)),
+        "--results": root.absolute(),
+    }
+    for what, place in places.items():
+        if place is not None and place.is_relative_to(here):
+            raise ConfigError(
+                f"{what}: {place.name} would lie in the working directory of this Ray job, a copy that Ray deletes; give the "
+                "path of a volume that stays" + ("" if what.startswith("--") else ", or a server's address")
+            )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is open while runs go on."""
+
+    journal: Journal
+    tracker: Tracker
+    connection: Connection
+
+
+@contextlib.contextmanager
+def opened(
+    file: TrialFile,
+    folder: ResultsFolder[Any],
+    place: Place,
+    *,
+    max_concurrent: int | Literal["auto"],
+    watcher: Watcher,
+) -> Iterator[Opened]:
+    """Journal, tracking and Ray for one sweep or ablation, closed in the opposite order: tracking is delivered last."""
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(folder.close)
+        journal = Journal(folder.journal)
+        cleanup.callback(journal.close)
+        cleanup.callback(forget_unstarted, folder, journal)
+        tracker = Tracker(file.tracking.uri, file.name, folder.spool)
+        cleanup.callback(close_tracker, tracker, watcher)
+        for note in lost_checkpoints(journal):
+            watcher.on_alert(note)
+        tracker.check()
+        cleanup.callback(ray.shutdown)
+        connection = connect(
+            file,
+            address=place.address,
+            storage=place.storage,
+            fingerprint=place.fingerprint,
+            checkpoints=folder.checkpoints,
+            max_concurrent=max_concurrent,
+            on_note=watcher.on_note,
+        )
+        yield Opened(journal, tracker, connection)

@@ -8,7 +8,7 @@ In one run, on the same JPEGs, model, loss and optimiser:
 (c) plain: PIL DataLoader, float16 autocast with loss scaling (on a CPU float32), `loss.item()` in each step, no
     channels_last.
 The rounds alternate between the three; medians, the least processor time and the ratios b / a and b / c are printed,
-and the mean loss of the last epoch of (b) and (c), which should agree up to noise (tests/test_training_agreement.py
+and the mean loss of the last epoch of (b) and (c), which should agree up to noise (tests/training/test_agreement.py
 looks at that). Targets: b / a at least 0.95; b / c at least 2 on a GPU.
 """
 

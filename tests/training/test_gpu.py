@@ -1,0 +1,88 @@
+"""Training on a CUDA device: precision paths, micro-batches, compilation, and a short run that learns what a CPU learns."""
+
+import pytest
+import torch
+
+from ctxtune.training import load_checkpoint, save_checkpoint
+from ctxtune.training.precision import resolve_precision
+from ctxtune.training.trainer import Trainer
+from tests.helpers.training import reports_of, run_of, small_parts, trial_of
+from tests.training.test_command import run_here
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return small_parts()
+
+
+def losses_of(run, steps: int = 6) -> list[float]:
+    images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
+    labels = run._labels[indices].to(run.device)
+    return [float(run.step(images, labels)["loss"]) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_every_precision_lowers_the_loss_as_the_cpu_does(parts, precision):
+    on_cpu = losses_of(run_of(parts, trial_of(precision="float32")))
+    on_gpu = losses_of(run_of(parts, trial_of(precision=precision), device="cuda"))
+    assert on_gpu == pytest.approx(on_cpu, rel=0.25)
+    assert on_gpu[-1] < on_gpu[0]
+
+
+def test_without_tf32_the_first_loss_is_that_of_the_cpu(parts):
+    trial = trial_of(precision="float32", tf32=False)
+    assert losses_of(run_of(parts, trial, device="cuda"), 1) == pytest.approx(
+        losses_of(run_of(parts, trial), 1), abs=1e-4
+    )
+
+
+def test_auto_is_bfloat16_where_the_gpu_has_it():
+    expected = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    assert resolve_precision("auto", torch.device("cuda")) == expected
+
+
+def test_micro_batches_give_the_undivided_loss_curve(parts):
+    plain = trial_of(precision="float32", tf32=False, optimizer__name="sgd", optimizer__lr=0.02)
+    divided = trial_of(
+        precision="float32", tf32=False, optimizer__name="sgd", optimizer__lr=0.02, optimizer__micro_batch=8
+    )
+    runs = [run_of(parts, trial, device="cuda") for trial in (plain, divided)]
+    for run in runs:
+        run.model.eval()
+    assert losses_of(runs[1]) == pytest.approx(losses_of(runs[0]), abs=1e-3)
+
+
+def test_compiled_training_follows_the_plain_one(parts):
+    plain, compiled = (
+        losses_of(run_of(parts, trial_of(precision="float32", tf32=False, compile=flag), device="cuda"), 3)
+        for flag in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=0.05)
+
+
+def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(parts, tmp_path):
+    trial = trial_of(sampler__batches_per_epoch=25, optimizer__lr=1e-2)
+    on_cpu = reports_of(run_of(parts, trial))[-1]["validation/map_at_r"]
+    trainer = Trainer([run_of(parts, trial, device="cuda")])
+    trainer.run(lambda report: save_checkpoint(report.state(), tmp_path / f"{report.metrics['epoch']:.0f}.pt"))
+    assert trainer.history[-1]["validation/map_at_r"] > 0.85 * on_cpu
+    again = Trainer([run_of(parts, trial, device="cuda")])
+    again.load_state_dict(load_checkpoint(tmp_path / "2.pt", "cuda"))
+    again.run(lambda report: None)
+    assert [metrics["epoch"] for metrics in again.history] == [2, 4]
+    assert again.history[-1]["validation/map_at_r"] == pytest.approx(
+        trainer.history[-1]["validation/map_at_r"], rel=0.15
+    )
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_the_command_trains_on_the_gpu(tmp_path, device):
+    torch.cuda.reset_peak_memory_stats()
+    status, output = run_here(tmp_path, "--device", device)
+    assert status == 0 and "validation/map_at_r" in output
+    assert torch.cuda.max_memory_allocated() > 0

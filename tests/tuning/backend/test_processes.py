@@ -1,0 +1,103 @@
+"""Trials that share a process: what one leaves behind does not reach the next."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.tuning.test_sweep_end_to_end import environment
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+
+import ray
+
+from ctxtune.config import load_search_space, stage_seed
+from ctxtune.tracking import Tracker
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.backend.cluster import RunResources, start_ray
+from ctxtune.tuning.backend.runner import run_stage
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.backend.trial import run_trial
+
+folder, file = Path(sys.argv[1]), sys.argv[2]
+space = load_search_space(file, sys.argv[3:])
+PLAIN = {}
+DIRTY = {"deterministic": True, "loss": {"name": "proxy_anchor"}, "optimizer": {"lr": 1e30}}
+
+
+def merged(tree, changes):
+    return {key: merged(tree[key], value) if isinstance(value, dict) and key != "loss" else value
+            for key, value in {**tree, **changes}.items()} if changes else tree
+
+
+def spec(key, changes, seed_index=0):
+    trial = type(space.trial).model_validate(merged(space.trial.tree(), changes))
+    return RunSpec(key=key, stage="search", arm=key, point={}, trial=trial, validation=space.validation, folds=(0,),
+                   seed_index=seed_index, seed=stage_seed("search", seed_index))
+
+
+def traced(config):
+    with (folder / "processes").open("a") as file:
+        file.write(f"{config['key']} {os.getpid()}\\n")
+    run_trial(config)
+
+
+tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "processes", folder / "spool", deliver=False)
+journal = Journal(folder / "journal.jsonl")
+recorder = Recorder(journal, tracker, metric="validation/map_at_r", sweep_id="sweep")
+tracker.start_run("sweep", name="sweep", kind="sweep")
+start_ray()
+try:
+    resources = RunResources(cpus=1, gpus=0, concurrent=1)
+    for specs in ([spec("fresh", PLAIN)],
+                  [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)]):
+        run_stage("search", iter(specs), recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
+finally:
+    ray.shutdown()
+    tracker.close(0)
+"""
+TINY = [
+    "trial.model.width=8",
+    "trial.model.embedding_dim=16",
+    "trial.sampler.batch_size=32",
+    "trial.sampler.batches_per_epoch=3",
+    "trial.schedule.epochs=3",
+    "trial.precision=float32",
+]
+
+
+@pytest.fixture(scope="module")
+def played(repository, tmp_path_factory):
+    from ctxtune.tuning.record.journal import Journal
+
+    folder = tmp_path_factory.mktemp("processes")
+    file = str(repository / "search_spaces/quickstart.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), file, *TINY],
+        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    processes = dict(line.split() for line in (folder / "processes").read_text().splitlines())
+    return Journal(folder / "journal.jsonl").runs, processes
+
+
+@pytest.mark.slow
+def test_the_result_of_a_trial_is_the_same_in_a_fresh_and_in_a_reused_process(played):
+    runs, processes = played
+    assert processes["reused"] == processes["other"] == processes["dirty"] != processes["fresh"]
+    assert runs["dirty"].state == "failed"  # its learning rate is absurd: it left in the middle of an epoch
+    assert runs["fresh"].state == runs["other"].state == runs["reused"].state == "completed"
+
+    def scores(key):
+        return [
+            {name: value for name, value in report.items() if not name.startswith("time/")}
+            for report in runs[key].reports
+        ]
+
+    assert len(scores("fresh")) == 3
+    assert json.dumps(scores("reused")) == json.dumps(scores("fresh"))  # to the last bit
+    assert scores("other") != scores("fresh")

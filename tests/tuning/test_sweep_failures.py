@@ -1,0 +1,389 @@
+"""What goes wrong in trials, provoked for real: the sweep goes on and nothing is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ctxtune.tracking import read_runs
+from ctxtune.tuning.record.journal import Journal
+from tests.helpers import trees
+from tests.helpers.tracking import metric_rows, new_store
+from tests.tracking.test_outage import kill_server, start_server, tiny_disk, unused_port
+from tests.tuning.test_sweep_cars import CLASSES
+from tests.tuning.test_sweep_cars import TINY as TINY_CARS
+from tests.tuning.test_sweep_end_to_end import SMALL, command, environment, run
+
+GRID = [
+    *SMALL,
+    "trial.evaluation.every=1",
+    "search.constraints=[]",
+    "search.sampler.name=grid",
+    "search.scheduler.name=none",
+    "search.max_concurrent=1",
+    "select=null",
+    "confirm=null",
+]
+
+
+def workers(mark: str) -> list[int]:
+    """The processes of Ray that train, among those that a sweep with this mark in its environment has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (
+                    b"ray::ImplicitFunc" in (entry / "cmdline").read_bytes()
+                    and mark.encode() in (entry / "environ").read_bytes()
+                ):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+ABSURD = """
+import torch
+
+
+class Absurd(torch.nn.Module):
+    def forward(self, embeddings, labels):
+        return embeddings.sum() + torch.empty(10**15).sum()
+"""
+
+
+def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_the_sweep_goes_on(repository, tmp_path):
+    (tmp_path / "absurd.py").write_text(ABSURD)
+    space = "{optimizer.lr: {choice: [2.0e-3, 1.0e+30]}, loss.name: {choice: [contextual, 'absurd:Absurd']}}"
+    done = subprocess.run(
+        command(repository, tmp_path, "quickstart.yaml", overrides=[*GRID, f"search.space={space}"]),
+        cwd=tmp_path, env={**environment(repository), "PYTHONPATH": f"{repository}:{tmp_path}"},
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    trials = Journal(tmp_path / "results/quickstart/journal.jsonl").stage("search")
+    by_point = {tuple(trial.spec["point"].values()): trial for trial in trials}
+    assert by_point[2e-3, "contextual"].state == "completed"
+    lost = by_point[1e30, "contextual"]
+    assert lost.state == "failed" and lost.reason.startswith(("non_finite", "collapse"))
+    for rate in (2e-3, 1e30):
+        reason = by_point[rate, "absurd:Absurd"].reason
+        for words in ("out_of_memory", "sampler.batch_size 32", "micro_batch", "DefaultCPUAllocator"):
+            assert words in reason
+    tracked = {run.name: run for run in read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart", "trial")}
+    for trial in trials:
+        assert (tracked[trial.key].state, tracked[trial.key].reason) == (trial.state, trial.reason)
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(repository, tmp_path):
+    overrides = [
+        *GRID,
+        "trial.schedule.epochs=12",
+        "trial.sampler.batches_per_epoch=8",
+        "search.trials=1",
+        "search.space={optimizer.lr: {choice: [2.0e-3]}}",
+    ]
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    process = subprocess.Popen(
+        command(repository, tmp_path, "quickstart.yaml", overrides=overrides),
+        cwd=tmp_path, env={**environment(repository), "CTXTUNE_TEST_MARK": mark},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    journal_file = tmp_path / "results/quickstart/journal.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if journal_file.exists() and journal_file.read_bytes().count(b"checkpointed") >= 2:
+            break
+        time.sleep(0.05)
+    killed = workers(mark)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=200)
+    assert killed
+    assert process.returncode == 0, errors
+    (trial,) = Journal(journal_file).stage("search")
+    assert trial.state == "completed"
+    assert [report["epoch"] for report in trial.reports] == list(range(1, 13))
+    assert trial.reports[-1]["train/steps"] == 12 * 8
+
+
+AUDIT = """
+import os, sys
+
+
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and "car_ims" in arguments[0]:
+        with_descriptor = os.open(os.environ["CTXTUNE_TEST_AUDIT"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+        os.write(with_descriptor, (os.path.basename(arguments[0]) + chr(10)).encode())
+        os.close(with_descriptor)
+
+
+sys.addaudithook(note)
+"""
+
+
+def cars_with_test_part(folder: Path, *, readable: bool) -> set[str]:
+    """A tiny Cars196 tree in ``folder``; the names of the test classes' images."""
+    from scipy.io import loadmat
+
+    root = folder / "data/cars196"
+    trees.cars196(root, "original", CLASSES, images=6)
+    rows = loadmat(root / "cars_annos.mat", squeeze_me=True)["annotations"]
+    paths = [root / str(row["relative_im_path"]) for row in rows if int(row["class"]) > 98]
+    for path in paths:
+        if not readable:
+            path.write_bytes(b"not an image")
+    return {path.name for path in paths}
+
+
+def audited(repository: Path, folder: Path, *overrides: str) -> tuple[Journal, set[str]]:
+    """Run a tiny sweep; its journal, and the images that any of its processes (driver, workers) opened."""
+    (folder / "site").mkdir()
+    (folder / "site/sitecustomize.py").write_text(AUDIT)
+    sets = [*TINY_CARS, "search.max_concurrent=1", "search.trials=3", *overrides]
+    done = subprocess.run(
+        [sys.executable, "-m", "ctxtune.sweep", str(repository / "search_spaces/cars.yaml"),
+         *(part for override in sets for part in ("--set", override))],
+        cwd=folder, capture_output=True, text=True, timeout=280,
+        env={**environment(repository), "PYTHONPATH": f"{folder / 'site'}:{repository}",
+             "CTXTUNE_TEST_AUDIT": str(folder / "opened"), "CTXTUNE_CACHE": str(folder / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Journal(folder / "results/cars-contextual/journal.jsonl"), set((folder / "opened").read_text().split())
+
+
+def test_the_test_classes_are_not_read_before_confirmation(repository, tmp_path):
+    """Test images that are no images at all: search and selection do not notice, nor does any process open one."""
+    test_images = cars_with_test_part(tmp_path, readable=False)
+    journal, opened = audited(repository, tmp_path, "confirm=null")
+    assert {run.state for run in journal.runs.values()} <= {"completed", "pruned"}
+    assert journal.stage("selection") and not journal.stage("confirmation")
+    assert opened and not opened & test_images
+
+
+@pytest.mark.slow
+def test_trials_are_the_same_whether_the_test_part_can_be_read_or_not(repository, tmp_path):
+    scores = {}
+    for name, readable in (("readable", True), ("garbage", False)):
+        folder = tmp_path / name
+        test_images = cars_with_test_part(folder, readable=readable)
+        # The audit is no empty one: a confirmation opens test images.
+        journal, opened = audited(repository, folder, *([] if readable else ["confirm=null"]))
+        assert bool(opened & test_images) == readable
+        scores[name] = [
+            (run.key, run.state, run.spec["point"], [without_times(report) for report in run.reports])
+            for run in journal.runs.values()
+            if run.stage != "confirmation"
+        ]
+    assert len(scores["readable"]) >= 4  # three trials and what was selected from
+    assert scores["readable"] == scores["garbage"]
+
+
+def without_times(report: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in report.items() if not name.startswith("time/")}
+
+
+LONG = ["trial.schedule.epochs=12", "trial.sampler.batches_per_epoch=8", "search.trials=2"]
+
+
+def wait_for_checkpoints(journal_file: Path, count: int, process: subprocess.Popen, trials: int = 1) -> None:
+    """Until so many checkpoints of each of the first trials are in the journal."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        content = journal_file.read_text() if journal_file.exists() else ""
+        written = [line for line in content.splitlines() if '"checkpointed"' in line]
+        if all(sum(f"trial-{number:04d}" in line for line in written) >= count for number in range(trials)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} checkpoints in {content}")
+
+
+@pytest.mark.slow
+def test_a_trial_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(repository, tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    for name, value in {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+        "PYTHONPATH": str(repository),
+    }.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        overrides = [*GRID, *LONG, "search.max_concurrent=2", "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
+        arguments = ["--address", cluster.address, "--storage", str(tmp_path / "storage")]
+        process = subprocess.Popen(
+            command(repository, tmp_path, "quickstart.yaml", *arguments, overrides=overrides),
+            cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        journal_file = tmp_path / "results/quickstart/journal.jsonl"
+        wait_for_checkpoints(journal_file, 2, process, trials=2)
+        cluster.remove_node(second, allow_graceful=False)  # each node had one of the two trials
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    finally:
+        cluster.shutdown()
+    trials = Journal(journal_file).stage("search")
+    assert [trial.state for trial in trials] == ["completed", "completed"]
+    for trial in trials:
+        assert [report["epoch"] for report in trial.reports] == list(range(1, 13))
+        assert trial.reports[-1]["train/steps"] == 12 * 8
+    folders = [trial.folders for trial in trials]
+    assert all(str(tmp_path / "storage") in folder for each in folders for folder in each)
+
+
+def expected_in_tracking(journal_file: Path) -> list[tuple[str, str, int]]:
+    """(run, metric, step) of all that the journal holds, as the store should hold it."""
+    journal = Journal(journal_file)
+    sweep = journal.decisions["sweep_id"]
+    return sorted(
+        (f"{sweep}/{run.key}", name, int(report["epoch"]))
+        for run in journal.runs.values()
+        for report in run.reports
+        for name in report
+        if name != "epoch"
+    )
+
+
+def found_in_tracking(store: str) -> list[tuple[str, str, int]]:
+    return [row for row in metric_rows(store) if "/" in row[0]]
+
+
+def start_tracked(repository: Path, folder: Path, port: int) -> subprocess.Popen:
+    overrides = [*GRID, *LONG, "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
+    overrides += [f"tracking.uri=http://127.0.0.1:{port}"]
+    return subprocess.Popen(
+        command(repository, folder, "quickstart.yaml", overrides=overrides),
+        cwd=folder, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_is_away_for_a_while_has_every_metric_of_the_sweep(repository, tmp_path):
+    store, port = new_store(tmp_path), unused_port()
+    server = start_server(store, port, tmp_path / "artifacts")
+    try:
+        process = start_tracked(repository, tmp_path, port)
+        journal_file = tmp_path / "results/quickstart/journal.jsonl"
+        wait_for_checkpoints(journal_file, 2, process)
+        kill_server(server)
+        wait_for_checkpoints(journal_file, 6, process)  # the sweep goes on without it
+        assert len(found_in_tracking(store)) < len(expected_in_tracking(journal_file))
+        server = start_server(store, port, tmp_path / "artifacts")
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+        assert found_in_tracking(store) == expected_in_tracking(journal_file)
+        runs = read_runs(f"http://127.0.0.1:{port}", "quickstart")
+        assert {tracked.state for tracked in runs} == {"completed"} and len(runs) == 3
+    finally:
+        kill_server(server)
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_never_comes_back_costs_nothing_but_a_replay(repository, tmp_path):
+    store, port = new_store(tmp_path / "first"), unused_port()
+    server = start_server(store, port, tmp_path / "artifacts")
+    try:
+        process = start_tracked(repository, tmp_path, port)
+        journal_file = tmp_path / "results/quickstart/journal.jsonl"
+        wait_for_checkpoints(journal_file, 2, process)
+    finally:
+        kill_server(server)
+    printed, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    told = " ".join((printed + errors).split())
+    spool = Path("results/quickstart/spool")
+    assert f"python -m ctxtune.tracking replay {spool}" in told
+    elsewhere = new_store(tmp_path / "elsewhere")
+    done = subprocess.run(
+        [sys.executable, "-m", "ctxtune.tracking", "replay", str(spool), "--uri", f"http://127.0.0.1:{port}"],
+        cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2 and "stay spooled" in done.stderr
+    server = start_server(store, port, tmp_path / "artifacts")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ctxtune.tracking", "replay", str(spool)],
+            cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    finally:
+        kill_server(server)
+    assert found_in_tracking(store) == expected_in_tracking(journal_file)
+    assert not found_in_tracking(elsewhere)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_sweep_and_a_resume_finishes_it(repository, tmp_path):
+    overrides = [*GRID, *LONG, "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
+    with tiny_disk(tmp_path / "disk", 16 * 1024) as disk:
+        results = ["--results", str(disk)]
+        process = subprocess.Popen(
+            command(repository, tmp_path, "quickstart.yaml", *results, overrides=overrides),
+            cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        journal_file = disk / "quickstart/journal.jsonl"
+        wait_for_checkpoints(journal_file, 2, process)
+        with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(b"x" * 4096)
+        printed, errors = process.communicate(timeout=120)
+        assert process.returncode == 1, printed + errors
+        assert "--resume" in errors and "Traceback" not in errors + printed
+        assert "full" in errors or "No space" in errors
+        assert all(run.state == "running" for run in Journal(journal_file).runs.values() if run.epoch < 12)
+        (disk / "ballast").unlink()
+        done = run(repository, tmp_path, "--resume", *results, overrides=overrides)
+        assert done.returncode == 0, done.stderr
+        trials = Journal(journal_file).stage("search")
+        assert [trial.state for trial in trials] == ["completed", "completed"]
+        for trial in trials:
+            assert [report["epoch"] for report in trial.reports] == list(range(1, 13))
+    tracked = read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart")
+    assert {each.state for each in tracked} == {"completed"} and len(tracked) == 3
+
+
+def test_a_damaged_journal_and_a_second_start_are_told_before_ray_is_asked(repository, tmp_path):
+    folder = tmp_path / "results/quickstart"
+    from ctxtune.config import load_search_space
+    from ctxtune.tuning.record.results_folder import sweep_folder
+
+    sets = [*GRID, "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
+    space = load_search_space(repository / "search_spaces/quickstart.yaml", sets)
+    sweep_folder(tmp_path / "results", space, resume=False).close()
+    events = [{"event": "decided", "name": "precision", "value": "float32"}, {"event": "asked"}, {"event": "decided"}]
+    (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    damaged = run(repository, tmp_path, "--resume", overrides=sets)
+    assert damaged.returncode == 2
+    assert "journal.jsonl:2: damaged" in damaged.stderr and "Traceback" not in damaged.stderr
+    again = run(repository, tmp_path, overrides=sets)
+    assert again.returncode == 2
+    said = again.stderr.splitlines()[-1]
+    assert "ctxtune.sweep" in said and "quickstart.yaml" in said and "--set" in said and said.endswith("--resume")
+
+
+@pytest.mark.slow
+def test_a_search_that_its_budget_ends_leaves_nothing_running_and_goes_on_to_the_choice(repository, tmp_path):
+    rates = "[2.0e-3, 1.0e-6, 2.0e-6, 3.0e-6, 4.0e-6, 5.0e-6]"
+    overrides = [
+        *GRID, *LONG, "search.max_concurrent=2", "search.trials=6", "search.budget={no_improvement_for: 1}",
+        f"search.space={{optimizer.lr: {{choice: {rates}}}}}",
+    ]  # fmt: skip
+    done = run(repository, tmp_path, overrides=overrides)
+    assert done.returncode == 0, done.stderr
+    assert "the search ends: no better trial in the last 1" in done.stdout
+    journal = Journal(tmp_path / "results/quickstart/journal.jsonl")
+    states = [trial.state for trial in journal.stage("search")]
+    assert 2 <= len(states) < 6 and "completed" in states and set(states) <= {"completed", "killed"}
+    assert journal.decisions["search_ended"] and journal.decisions["chosen"]
+    tracked = read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart", "trial")
+    assert {each.name: each.state for each in tracked} == {run.key: run.state for run in journal.runs.values()}

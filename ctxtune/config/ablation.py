@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
-from ctxtune.config.error_messages import in_words
 from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
 from ctxtune.config.paths import did_you_mean
 from ctxtune.config.search import Dimension, ObjectiveSettings, TrialFile
+from ctxtune.error_messages import in_words
 from ctxtune.settings import Settings, refuse
 
 Design = Literal["grid", "one_factor_at_a_time", "leave_one_out"]

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from ctxtune.config.ablation import Ablation
-from ctxtune.config.error_messages import in_words
 from ctxtune.config.inert_settings import effective_tree, unused_settings
 from ctxtune.config.paths import did_you_mean, get_path
 from ctxtune.config.resolve import resolve_trial, start_points, with_values
@@ -25,6 +24,7 @@ from ctxtune.config.search import (
     SweepConfig,
 )
 from ctxtune.config.trial import TrialSettings
+from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError
 
 

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ctxtune.config.error_messages import in_words
 from ctxtune.config.paths import Location, did_you_mean, get_path, merge
 from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
 from ctxtune.config.search import SweepConfig, TrialFile
 from ctxtune.config.source import Source, apply_overrides, read_source
+from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe

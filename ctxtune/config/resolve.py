@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ctxtune.config.error_messages import in_words
 from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
 from ctxtune.config.search import SweepConfig, WarmStart
 from ctxtune.config.trial import TrialSettings
+from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError
 from ctxtune.recipes import load_recipe, published_recipe
 

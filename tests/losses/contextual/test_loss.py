@@ -9,9 +9,9 @@ import torch
 from hypothesis import assume, given, settings
 
 from ctxtune.losses import ContextualLoss, contextual_similarity
-from ctxtune.losses.contextual.hybrid import hybrid_loss
 from ctxtune.losses.contextual import closed_form, sparse
 from ctxtune.losses.contextual import neighborhoods as scan
+from ctxtune.losses.contextual.hybrid import hybrid_loss
 from ctxtune.losses.contextual.similarity import minimum_product
 from tests.helpers.loss_strategies import BATCHES, CLOSED_FORM_OPTIONS, OPTIONS, WEIGHTS, far_from_edges
 from tests.helpers.losses import batch, naive_loss, naive_similarity, relative, value_and_gradient

@@ -1,7 +1,9 @@
 """Settings that hold for every test."""
 
 import os
+import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,11 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port of the loopback that refuses connections: it is held, so that nobody begins to listen on it meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])

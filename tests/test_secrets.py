@@ -17,7 +17,7 @@ from ctxtune.tracking import read_runs
 from ctxtune.training import load_checkpoint
 from ctxtune.tuning.record.results_folder import resume_command
 from tests.helpers.clusters import mlflow_server, s3_keys, s3_server
-from tests.tuning.test_sweep_end_to_end import SMALL, command, environment
+from tests.helpers.sweeps import SMALL, run_sweep
 
 URI_PASSWORD = "uripass-5c1e77"
 SECRETS = {
@@ -44,16 +44,11 @@ def test_a_sweep_with_secrets_all_around_it_leaves_none(repository, tmp_path):
     with s3_server(tmp_path) as keys, mlflow_server(server) as address:
         uri = address.replace("http://", f"http://ctxtune:{URI_PASSWORD}@")
         secrets = {**SECRETS, "AWS_SECRET_ACCESS_KEY": keys["AWS_SECRET_ACCESS_KEY"]}
-        done = subprocess.run(
-            command(
-                repository, work, "quickstart.yaml", "--storage", "s3://ctxtune/sweeps",
-                overrides=[*SMALL, "search.trials=2", "select=null", "confirm=null"],
-            ),
-            cwd=work,
-            # Ray's own logs go below the folder, too; a short way, for its sockets.
-            env={**environment(repository), **keys, **secrets, "MLFLOW_TRACKING_URI": uri, "RAY_TMPDIR": ray_folder(tmp_path)},
-            capture_output=True, text=True, timeout=280,
-        )  # fmt: skip
+        # Ray's own logs go below the folder, too; a short way, for its sockets.
+        variables = {**keys, **secrets, "MLFLOW_TRACKING_URI": uri, "RAY_TMPDIR": ray_folder(tmp_path)}
+        overrides = [*SMALL, "search.trials=2", "select=null", "confirm=null"]
+        storage = ["--storage", "s3://ctxtune/sweeps"]
+        done = run_sweep(repository, work, *storage, overrides=overrides, variables=variables)
         assert done.returncode == 0, done.stderr
         assert len(read_runs(address, "quickstart", "trial")) == 2  # it was this server that was used
         assert s3_keys(keys)

@@ -1,7 +1,6 @@
 """A whole ablation by its command: tuned cells, what it leaves in MLflow, and (slow) what signals do to it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from ctxtune.config import load_ablation, load_search_space
 from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker, count_test_scorings, find_sweep, flatten, read_runs, read_text
 from ctxtune.tuning.record.journal import Journal
+from tests.helpers.processes import environment
 
 NAME = "quickstart-ablation"
 SMALL = [
@@ -38,10 +38,6 @@ CELLS = ["full", "contrastive_only"]
 def command(repository: Path, *arguments: str, overrides: list[str] = SMALL) -> list[str]:
     sets = [part for override in overrides for part in ("--set", override)]
     return [sys.executable, "-m", "ctxtune.ablate", str(repository / "ablations/quickstart.yaml"), *sets, *arguments]
-
-
-def environment(repository: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(repository), "COLUMNS": "160"}
 
 
 def run(repository: Path, folder: Path, *arguments: str, overrides: list[str] = SMALL):

@@ -7,7 +7,7 @@ import pytest
 
 from ctxtune.config import load_search_space
 from ctxtune.errors import ConfigError
-from tests.tuning.test_sweep_end_to_end import environment
+from tests.helpers.processes import environment
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +19,9 @@ from typing import Any
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-BIN = Path(sys.executable).parent
+from tests.helpers.processes import BIN, free_port, listens, wait_for
+from tests.helpers.tracking import kill_server, start_server
+
 START_SECONDS = 180.0
 NODE_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
@@ -32,27 +32,6 @@ NODE_ENVIRONMENT = {
     "RAY_memory_monitor_refresh_ms": "0",
 }
 """Of every node: a death is noticed in seconds, and nothing is killed for another's use of memory."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait_for(condition: Any, seconds: float, what: str, step: float = 0.2) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(step)
-    raise TimeoutError(f"{what}: not within {seconds:.0f} s")
-
-
-def listens(port: int, host: str = "127.0.0.1") -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-        return True
-    return False
 
 
 @dataclass
@@ -258,23 +237,11 @@ def s3_keys(environment: Mapping[str, str], bucket: str = "ctxtune") -> list[str
 def mlflow_server(folder: Path) -> Iterator[str]:
     """MLflow's own server on the loopback."""
     port = free_port()
-    command = [
-        str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    process = _child(command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, folder / "mlflow.log")
-    address = f"http://127.0.0.1:{port}"
-
-    def healthy() -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-        return False
-
+    server = start_server(f"sqlite:///{folder}/server.db", port, folder / "artifacts")
     try:
-        wait_for(healthy, START_SECONDS, "MLflow's server")
-        yield address
+        yield f"http://127.0.0.1:{port}"
     finally:
-        _end(process, signal.SIGKILL)
+        kill_server(server)
 
 
 def journal_events(path: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,15 @@
 """What the tests of the tracking room share: MLflow stores, read without ctxtune."""
 
 import atexit
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,3 +54,28 @@ def metric_rows(uri: str) -> list[tuple[str, str, int]]:
 def expected_rows(keys: list[str], metrics: list[str], steps: range) -> list[tuple[str, str, int]]:
     """The rows of `metric_rows` if every metric of every run was stored once at every step."""
     return sorted((key, metric, step) for key in keys for metric in metrics for step in steps)
+
+
+def start_server(store: str, port: int, artifacts: Path) -> subprocess.Popen:
+    """A real `mlflow server` in a process group of its own, answering."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(artifacts)]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            return server
+        except OSError:
+            assert server.poll() is None, "the server ended at once"
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+def kill_server(server: subprocess.Popen) -> None:
+    """Kill the server and its workers, in the middle of whatever they do."""
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()

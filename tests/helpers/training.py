@@ -1,13 +1,20 @@
 """What the tests of training share: a trial that takes a second, and few classes to train it on."""
 
+import contextlib
+import io
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from ctxtune.config import TrialSettings, with_values
 from ctxtune.data import Split, ValidationSettings, load_dataset
+from ctxtune.train import main
 from ctxtune.training import FoldTrainer, fold_splits
+from ctxtune.training.process_group import ProcessGroup
 from ctxtune.training.splits import RunSplits
 from ctxtune.training.trainer import Trainer
 
@@ -56,3 +63,67 @@ def weights(run: FoldTrainer) -> dict[str, torch.Tensor]:
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+TRAIN_FILE = {
+    "name": "small",
+    "trial": {
+        **TREE,
+        "dataset": {**TREE["dataset"], "withheld_classes": 0.9},
+        "optimizer": {"lr": 3e-3, "ema": 0.9},
+        "schedule": {"name": "cosine", "epochs": 6},
+    },
+}
+"""A search space file of which `python -m ctxtune.train` takes the trial."""
+
+
+def train_command(folder: Path, *arguments: str, tree: dict[str, Any] = TRAIN_FILE) -> list[str]:
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    return [sys.executable, "-m", "ctxtune.train", str(file), "--threads", "1", *arguments]
+
+
+def train_here(folder: Path, *arguments: str) -> tuple[int, str]:
+    """The command in this process: status and output."""
+    output, argv = io.StringIO(), sys.argv
+    sys.argv = train_command(folder, "--results", str(folder / "results"), *arguments)[2:]
+    try:
+        with contextlib.redirect_stdout(output):
+            return main(), output.getvalue()
+    finally:
+        sys.argv = argv
+
+
+SGD = {"optimizer__name": "sgd", "optimizer__lr": 0.05}
+TOGETHER = {
+    "contextual": {"loss": {"name": "contextual"}, "optimizer__gradient_clip": 1.0},
+    "proxies": {
+        "loss": {"name": "proxy_anchor"},
+        "schedule__head_warmup_epochs": 1,
+        "optimizer__lr_multipliers__loss": 1.0,
+    },
+    "memory": {"loss": {"name": "multi_similarity", "memory": {"size": 64, "start_step": 2}}},
+    "random": {"loss": {"name": "triplet", "miner": {"name": "distance_weighted"}}, "optimizer__micro_batch": 8},
+    "pieces": {"loss": {"name": "contextual"}, "optimizer__micro_batch": 6, "optimizer__ema": 0.9},
+}
+
+
+def freeze_statistics(run: FoldTrainer) -> None:
+    """As recipes that freeze batch norm have it; small_conv has no published statistics that settings could freeze."""
+    train = run.model.train
+    run.model.train = lambda mode=True: train(False)
+    run.model.train()
+
+
+def trained_together(world: ProcessGroup) -> dict[str, tuple[dict[str, torch.Tensor], float, float]]:
+    """Weights, loss and score of each case, after two epochs of four steps with frozen batch norm."""
+    parts, result = small_parts(), {}
+    for name, changes in TOGETHER.items():
+        trial = trial_of(**SGD, evaluation__every=2, schedule__epochs=2, **changes)
+        run = FoldTrainer(trial, parts, seed=1, world=world)
+        freeze_statistics(run)
+        metrics, scores = run.advance(), run.evaluate()
+        named = [*run.model.named_parameters(), *run.loss.named_parameters("loss")]
+        moved = {key: value.detach() for key, value in named}
+        result[name] = moved, metrics["train/loss"], scores["validation/map_at_r"]
+    return result

@@ -1,15 +1,8 @@
 """Servers, writers and disks that fail for real."""
 
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,40 +20,11 @@ from ctxtune.tracking import (
 )
 from ctxtune.tracking.__main__ import main
 from ctxtune.tracking.spool import Spool
-from tests.helpers.tracking import expected_rows, metric_rows, new_store, rows
+from tests.helpers.disks import fill, tiny_disk
+from tests.helpers.processes import free_port, wait_for
+from tests.helpers.tracking import expected_rows, kill_server, metric_rows, new_store, rows, start_server
 
 METRICS = ["train/loss", "validation/map_at_r"]
-
-
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def start_server(store: str, port: int, artifacts: Path) -> subprocess.Popen:
-    """A real `mlflow server` in a process group of its own, answering."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(artifacts)]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            return server
-        except OSError:
-            assert server.poll() is None, "the server ended at once"
-            time.sleep(0.1)
-    raise AssertionError("the server does not answer")
-
-
-def kill_server(server: subprocess.Popen) -> None:
-    """Kill the server and its workers, in the middle of whatever they do."""
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
 
 
 def log_steps(tracker: Tracker, keys: list[str], steps: range) -> None:
@@ -69,15 +33,8 @@ def log_steps(tracker: Tracker, keys: list[str], steps: range) -> None:
             tracker.log_metrics(key, dict.fromkeys(METRICS, 0.1 * step), step)
 
 
-def wait_for(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_server_that_comes_back_has_every_metric_once(tmp_path) -> None:
-    store, port = new_store(tmp_path), unused_port()
+    store, port = new_store(tmp_path), free_port()
     keys = [f"trial-{number}" for number in range(4)]
     server = start_server(store, port, tmp_path / "artifacts")
     try:
@@ -88,13 +45,13 @@ def test_a_server_that_comes_back_has_every_metric_once(tmp_path) -> None:
         for key in keys:
             tracker.start_run(key, name=key, kind="trial", parent="sweep", params={"loss.k": 4})
         log_steps(tracker, keys, range(10))
-        wait_for(lambda: tracker.pending < 30)  # killed in the middle of the delivery
+        wait_for(lambda: tracker.pending < 30, 60, "the delivery", step=0.02)  # killed in the middle of the delivery
         kill_server(server)
         log_steps(tracker, keys, range(10, 20))
         tracker.start_run("late", name="late", kind="trial", parent="sweep")
         log_steps(tracker, ["late"], range(5))
         tracker.end_run("late", "completed")
-        wait_for(lambda: tracker.last_error is not None)
+        wait_for(lambda: tracker.last_error is not None, 60, "the error")
         assert not tracker.flush(timeout=0.3)
         server = start_server(store, port, tmp_path / "artifacts")
         log_steps(tracker, keys, range(20, 22))
@@ -124,9 +81,9 @@ def test_a_server_that_comes_back_has_every_metric_once(tmp_path) -> None:
         kill_server(server)
 
 
-def test_a_server_that_never_comes_back_is_replaced_by_replay(tmp_path, capsys) -> None:
+def test_a_server_that_never_comes_back_is_replaced_by_replay(tmp_path, capsys, refusing_port) -> None:
     keys = ["trial-0", "trial-1"]
-    tracker = Tracker(f"http://127.0.0.1:{unused_port()}", "gone", tmp_path / "spool")
+    tracker = Tracker(f"http://127.0.0.1:{refusing_port}", "gone", tmp_path / "spool")
     for key in keys:
         tracker.start_run(key, name=key, kind="trial")
     log_steps(tracker, keys, range(5))
@@ -223,7 +180,7 @@ def test_a_delivery_killed_in_the_middle_doubles_nothing(tmp_path, deaths: int) 
             [sys.executable, "-m", "ctxtune.tracking", "replay", str(tmp_path / "spool")], stderr=subprocess.PIPE
         )
         left = everything * (deaths - death - 0.5) / deaths
-        wait_for(lambda left=left: spool.pending() < left, 60)
+        wait_for(lambda left=left: spool.pending() < left, 60, "the delivery", step=0.02)
         delivery.kill()
         delivery.wait()
     assert 0 < spool.pending() < everything
@@ -255,18 +212,6 @@ def test_a_torn_end_of_the_log_costs_only_the_torn_events(tmp_path) -> None:
     assert metric_rows(uri) == expected_rows(["trial"], METRICS, range(60))
 
 
-@contextmanager
-def tiny_disk(folder: Path, kibibytes: int) -> Iterator[Path]:
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_one_clear_error_and_costs_nothing_spooled(tmp_path) -> None:
     uri = new_store(tmp_path)
     with tiny_disk(tmp_path / "disk", 4096) as disk:
@@ -274,9 +219,7 @@ def test_a_full_disk_is_one_clear_error_and_costs_nothing_spooled(tmp_path) -> N
         ballast = disk / "ballast"
         tracker.start_run("trial", name="trial", kind="trial")
         log_steps(tracker, ["trial"], range(10))
-        with suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4096)
+        fill(ballast)
         logged = 10
         with pytest.raises(SpoolFullError, match="is full") as caught:
             while logged < 100_000:

@@ -327,24 +327,15 @@ def test_a_store_is_checked_without_making_anything(tmp_path) -> None:
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def test_a_server_that_is_away_costs_nothing_and_learns_no_secrets_of_ours(tmp_path, unused_port) -> None:
-    tracker = Tracker(f"http://ada:lovelace@127.0.0.1:{unused_port}", "away", tmp_path / "spool")
+def test_a_server_that_is_away_costs_nothing_and_learns_no_secrets_of_ours(tmp_path, refusing_port) -> None:
+    tracker = Tracker(f"http://ada:lovelace@127.0.0.1:{refusing_port}", "away", tmp_path / "spool")
     start = time.monotonic()
     with pytest.raises(TrackingError) as caught:
         tracker.check()
     assert time.monotonic() - start < 60
-    assert f"http://127.0.0.1:{unused_port} cannot be used" in str(caught.value)
-    with pytest.raises(TrackingError, match=f"http://127.0.0.1:{unused_port} cannot be used"):
-        check_store(f"http://ada:lovelace@127.0.0.1:{unused_port}", "away")
+    assert f"http://127.0.0.1:{refusing_port} cannot be used" in str(caught.value)
+    with pytest.raises(TrackingError, match=f"http://127.0.0.1:{refusing_port} cannot be used"):
+        check_store(f"http://ada:lovelace@127.0.0.1:{refusing_port}", "away")
     durations = []
     for number in range(300):
         begin = time.perf_counter()

@@ -1,10 +1,7 @@
 """`python -m ctxtune.train` as a user runs it: killed and resumed, several processes, one message for what is wrong."""
 
-import contextlib
 import fcntl
-import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,51 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from ctxtune.errors import CtxtuneError
-from ctxtune.train import _device, build_parser, main
+from ctxtune.train import _device, build_parser
 from ctxtune.training import load_checkpoint, scored_weights
 from ctxtune.training.process_group import ProcessGroup
-from tests.helpers.training import TREE, equal
-
-FILE = {
-    "name": "small",
-    "trial": {
-        **TREE,
-        "dataset": {**TREE["dataset"], "withheld_classes": 0.9},
-        "optimizer": {"lr": 3e-3, "ema": 0.9},
-        "schedule": {"name": "cosine", "epochs": 6},
-    },
-}
+from tests.helpers.processes import environment
+from tests.helpers.training import TRAIN_FILE, equal, train_command, train_here
 
 
-def command(folder: Path, *arguments: str, tree=FILE) -> list[str]:
-    file = folder / "small.yaml"
-    file.write_text(yaml.safe_dump(tree))
-    return [sys.executable, "-m", "ctxtune.train", str(file), "--threads", "1", *arguments]
-
-
-def environment(repository: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
-def run(repository: Path, folder: Path, *arguments: str, tree=FILE) -> subprocess.CompletedProcess[str]:
+def run(repository: Path, folder: Path, *arguments: str, tree=TRAIN_FILE) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(folder, *arguments, tree=tree),
+        train_command(folder, *arguments, tree=tree),
         cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-
-
-def run_here(folder: Path, *arguments: str) -> tuple[int, str]:
-    """The command in this process: status and output."""
-    output, argv = io.StringIO(), sys.argv
-    sys.argv = command(folder, "--results", str(folder / "results"), *arguments)[2:]
-    try:
-        with contextlib.redirect_stdout(output):
-            return main(), output.getvalue()
-    finally:
-        sys.argv = argv
 
 
 def results(folder: Path) -> Path:
@@ -67,7 +33,7 @@ def results(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    status, output = run_here(folder)
+    status, output = train_here(folder)
     assert status == 0
     return folder, output
 
@@ -92,7 +58,7 @@ def check_kills(repository: Path, folder: Path, whole: Path, waits: list[float])
     for number, wait in enumerate(waits):
         seen = {path.name for path in results(folder).glob("epoch-*.pt")}
         process = subprocess.Popen(
-            command(folder, *(["--resume"] if number else [])),
+            train_command(folder, *(["--resume"] if number else [])),
             cwd=folder, env=environment(repository), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + 100
@@ -103,7 +69,7 @@ def check_kills(repository: Path, folder: Path, whole: Path, waits: list[float])
         time.sleep(wait)
         process.kill()
         process.wait()
-    status, output = run_here(folder, "--resume")
+    status, output = train_here(folder, "--resume")
     assert status == 0 and "going on after epoch" in output
     ours, theirs = (load_checkpoint(results(each) / "epoch-00006.pt") for each in (folder, whole))
     for part in ("model", "averaged", "loss"):
@@ -139,11 +105,11 @@ def test_killed_at_many_moments(repository, tmp_path, finished):
 def test_a_finished_run_is_shown_again_and_a_second_start_is_refused(finished):
     folder, _ = finished
     before = json.loads((results(folder) / "result.json").read_text())
-    status, output = run_here(folder, "--resume", "--quiet")
+    status, output = train_here(folder, "--resume", "--quiet")
     assert status == 0 and len(output.splitlines()) == 1
     assert json.loads((results(folder) / "result.json").read_text()) == before
     with pytest.raises(CtxtuneError, match="--resume"):
-        run_here(folder)
+        train_here(folder)
 
 
 def test_the_device_that_is_found_can_be_set(monkeypatch):
@@ -160,7 +126,7 @@ def test_two_commands_do_not_share_a_folder(tmp_path):
     with (results(tmp_path) / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(CtxtuneError, match="another process"):
-            run_here(tmp_path)
+            train_here(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +143,7 @@ def test_two_commands_do_not_share_a_folder(tmp_path):
 )
 def test_what_is_wrong_is_said_in_one_message(tmp_path, arguments, words):
     with pytest.raises(CtxtuneError) as caught:
-        run_here(tmp_path, *arguments)
+        train_here(tmp_path, *arguments)
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
 
@@ -196,8 +162,8 @@ def test_help_names_every_argument():
 
 
 def test_torchrun_with_two_processes_gives_one_result(repository, tmp_path):
-    tree = {**FILE, "trial": {**FILE["trial"], "schedule": {"name": "constant", "epochs": 2}}}
-    one = command(tmp_path, "--device", "cpu", tree=tree)
+    tree = {**TRAIN_FILE, "trial": {**TRAIN_FILE["trial"], "schedule": {"name": "constant", "epochs": 2}}}
+    one = train_command(tmp_path, "--device", "cpu", tree=tree)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *one[1:]]
     done = subprocess.run(
         launch, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=200

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ctxtune.config import TrialSettings, with_values
-from ctxtune.data import Split, ValidationSettings, load_dataset
+from ctxtune.config import with_values
+from ctxtune.data import load_dataset
 from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.training import (
     CheckpointFolder,
-    FoldTrainer,
     confirmation_splits,
     fold_splits,
     load_checkpoint,
@@ -19,20 +18,7 @@ from ctxtune.training import (
 )
 from ctxtune.training.splits import RunSplits
 from ctxtune.training.trainer import Trainer
-
-TRIAL = TrialSettings.model_validate(
-    {
-        "dataset": {"name": "glyphs", "image_size": 32},
-        "model": {"backbone": "small_conv", "width": 8, "embedding_dim": 16, "layer_norm": True},
-        "loss": {"name": "contextual"},
-        "sampler": {"batch_size": 32, "batches_per_epoch": 4},
-        "optimizer": {"lr": 3e-3},
-        "schedule": {"name": "cosine", "epochs": 4},
-        "image": {"train_crop": 32, "min_scale": 0.6, "flip": False, "test_resize": None, "test_crop": None},
-        "evaluation": {"every": 2},
-    }
-)
-VALIDATION = ValidationSettings()
+from tests.helpers.training import TRIAL, VALIDATION, few_classes, reports_of, run_of, small_parts, weights
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +26,9 @@ def benchmark():
     return load_dataset(TRIAL.dataset)
 
 
-def few_classes(part: Split, classes: int) -> Split:
-    return part.select(np.flatnonzero(np.isin(part.labels, np.unique(part.labels)[:classes])), part.name)
-
-
-def small_parts(benchmark, fold: int = 0, seed: int = 0) -> RunSplits:
-    parts = fold_splits(TRIAL, VALIDATION, fold, seed=seed, benchmark=benchmark)
-    return RunSplits(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "validation")
-
-
 @pytest.fixture(scope="module")
 def parts(benchmark) -> RunSplits:
     return small_parts(benchmark)
-
-
-def run_of(parts: RunSplits, trial: TrialSettings = TRIAL, seed: int = 1) -> FoldTrainer:
-    return FoldTrainer(trial, parts, seed=seed)
-
-
-def reports_of(run: FoldTrainer) -> list[dict[str, float]]:
-    reports: list[dict[str, float]] = []
-    Trainer([run]).run(lambda report: reports.append(report.metrics))
-    return reports
-
-
-def weights(run: FoldTrainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in run.model.state_dict().items()}
 
 
 def test_a_run_reports_each_interval_and_beats_the_untrained_network(parts):

@@ -6,8 +6,7 @@ import torch
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.precision import resolve_precision
 from ctxtune.training.trainer import Trainer
-from tests.helpers.training import reports_of, run_of, small_parts, trial_of
-from tests.training.test_command import run_here
+from tests.helpers.training import reports_of, run_of, small_parts, train_here, trial_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,6 +82,6 @@ def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(parts, tmp_
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
 def test_the_command_trains_on_the_gpu(tmp_path, device):
     torch.cuda.reset_peak_memory_stats()
-    status, output = run_here(tmp_path, "--device", device)
+    status, output = train_here(tmp_path, "--device", device)
     assert status == 0 and "validation/map_at_r" in output
     assert torch.cuda.max_memory_allocated() > 0

@@ -1,7 +1,6 @@
 """The step's variants against the plain step: micro-batches, averaged weights, compilation, clipping, several processes."""
 
 import copy
-import os
 import subprocess
 import sys
 import warnings
@@ -10,10 +9,20 @@ import pytest
 import torch
 
 from ctxtune.config import TrialSettings
-from ctxtune.training import FoldTrainer, ProcessGroup
+from ctxtune.training import ProcessGroup
 from ctxtune.training.compilation import CompiledWithFallback
 from ctxtune.training.splits import RunSplits
-from tests.helpers.training import equal, reports_of, run_of, small_parts, trial_of, weights
+from tests.helpers.processes import environment
+from tests.helpers.training import (
+    SGD,
+    equal,
+    reports_of,
+    run_of,
+    small_parts,
+    trained_together,
+    trial_of,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +42,6 @@ def trained(parts: RunSplits, trial: TrialSettings, steps: int = 3, *, frozen_st
 def largest_difference(first, second) -> float:
     theirs = dict(second.named_parameters())
     return max(float((value - theirs[name]).detach().abs().max()) for name, value in first.named_parameters())
-
-
-SGD = {"optimizer__name": "sgd", "optimizer__lr": 0.05}
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 31, 32, 64])
@@ -147,50 +153,17 @@ def test_compiled_micro_batches_drop_in_both_passes_what_the_plain_model_drops(p
     assert largest_difference(plain.model, compiled.model) < 1e-5
 
 
-CASES = {
-    "contextual": {"loss": {"name": "contextual"}, "optimizer__gradient_clip": 1.0},
-    "proxies": {
-        "loss": {"name": "proxy_anchor"},
-        "schedule__head_warmup_epochs": 1,
-        "optimizer__lr_multipliers__loss": 1.0,
-    },
-    "memory": {"loss": {"name": "multi_similarity", "memory": {"size": 64, "start_step": 2}}},
-    "random": {"loss": {"name": "triplet", "miner": {"name": "distance_weighted"}}, "optimizer__micro_batch": 8},
-    "pieces": {"loss": {"name": "contextual"}, "optimizer__micro_batch": 6, "optimizer__ema": 0.9},
-}
-
-
-def freeze_statistics(run: FoldTrainer) -> None:
-    """As recipes that freeze batch norm have it; small_conv has no published statistics that settings could freeze."""
-    train = run.model.train
-    run.model.train = lambda mode=True: train(False)
-    run.model.train()
-
-
-def trained_together(world: ProcessGroup) -> dict[str, tuple[dict[str, torch.Tensor], float, float]]:
-    """Weights, loss and score of each case, after two epochs of four steps with frozen batch norm."""
-    parts, result = small_parts(), {}
-    for name, changes in CASES.items():
-        trial = trial_of(**SGD, evaluation__every=2, schedule__epochs=2, **changes)
-        run = FoldTrainer(trial, parts, seed=1, world=world)
-        freeze_statistics(run)
-        metrics, scores = run.advance(), run.evaluate()
-        named = [*run.model.named_parameters(), *run.loss.named_parameters("loss")]
-        moved = {key: value.detach() for key, value in named}
-        result[name] = moved, metrics["train/loss"], scores["validation/map_at_r"]
-    return result
-
-
 def test_two_processes_train_as_one_does(tmp_path, repository):
     script = (
-        "import sys, torch, torch.distributed as dist; from tests.training.test_step import trained_together, ProcessGroup;"
+        "import sys, torch, torch.distributed as dist; from tests.helpers.training import ProcessGroup, trained_together;"
         f"rank = int(sys.argv[1]); dist.init_process_group('gloo', init_method='file://{tmp_path}/store', rank=rank, "
         f"world_size=2); torch.set_num_threads(1); result = trained_together(ProcessGroup(rank, 2)); "
         f"torch.save(result, f'{tmp_path}/{{rank}}.pt'); dist.destroy_process_group()"
     )
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen([sys.executable, "-c", script, str(rank)], env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank)], env=environment(repository), stderr=subprocess.PIPE, text=True
+        )
         for rank in (0, 1)
     ]
     one = trained_together(ProcessGroup())

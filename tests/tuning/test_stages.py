@@ -32,7 +32,7 @@ from ctxtune.tuning.stages import (
     selection_specs,
 )
 from ctxtune.tuning.summary_files import best_file, markdown, outcome
-from tests.tuning.search.test_sampler import METRIC, space_of
+from tests.helpers.search_spaces import METRIC, space_of
 
 
 def finish(journal: Journal, spec: RunSpec, epoch: int, metrics: dict[str, float]) -> None:

@@ -11,7 +11,7 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import START, confirmation_specs, search_specs, selection_specs
 from ctxtune.tuning.summary_files import markdown, outcome
-from tests.tuning.search.test_sampler import METRIC, space_of
+from tests.helpers.search_spaces import METRIC, space_of
 
 CHOSEN = "trial-0003"
 NAMES = ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r", "r_precision"]

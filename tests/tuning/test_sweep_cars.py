@@ -1,41 +1,15 @@
 """The real Cars196 file, end to end, on a tiny tree in the official layouts."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers import trees
-from tests.tuning.test_sweep_end_to_end import environment
-
-CLASSES = (*range(1, 17), *range(99, 111))
-TINY = [
-    "trial.model={backbone: small_conv, width: 8, embedding_dim: 16}",
-    "trial.sampler.batch_size=16",
-    "trial.image={train_crop: 32, test_resize: 36, test_crop: 32}",
-    "trial.schedule={name: step, epochs: 2, step_epochs: 1, factor: 0.5}",
-    "trial.evaluation.every=1",
-    "search.scheduler.grace_epochs=1",
-    "search.trials=4",
-    "select={top: 1, folds: [1], seeds: 1}",
-    "confirm.seeds=2",
-]
-
-
-def sweep(repository: Path, folder: Path, *arguments: str, overrides=TINY):
-    sets = [part for override in overrides for part in ("--set", override)]
-    file = str(repository / "search_spaces/cars.yaml")
-    return subprocess.run(
-        [sys.executable, "-m", "ctxtune.sweep", file, *sets, *arguments],
-        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+from tests.helpers.sweeps import CARS_CLASSES, SMALL_CARS, run_sweep
 
 
 def test_a_sweep_over_a_tree_in_the_official_layout(repository, tmp_path):
-    trees.cars196(tmp_path / "data/cars196", "original", CLASSES, images=6)
-    done = sweep(repository, tmp_path)
+    trees.cars196(tmp_path / "data/cars196", "original", CARS_CLASSES, images=6)
+    done = run_sweep(repository, tmp_path, file="cars.yaml", overrides=SMALL_CARS)
     assert done.returncode == 0, done.stderr
     assert "recall_at_1" in done.stdout
     journal = Journal(tmp_path / "results/cars-contextual/journal.jsonl")
@@ -56,15 +30,16 @@ def test_a_sweep_over_a_tree_in_the_official_layout(repository, tmp_path):
 
 @pytest.mark.parametrize("layout", ["torchvision", "folders"])
 def test_the_other_layouts_pass_a_dry_run(repository, tmp_path, layout):
-    trees.cars196(tmp_path / "elsewhere", layout, CLASSES, images=6)
-    done = sweep(repository, tmp_path, "--dry-run", overrides=[*TINY, f"trial.dataset.root={tmp_path / 'elsewhere'}"])
+    trees.cars196(tmp_path / "elsewhere", layout, CARS_CLASSES, images=6)
+    overrides = [*SMALL_CARS, f"trial.dataset.root={tmp_path / 'elsewhere'}"]
+    done = run_sweep(repository, tmp_path, "--dry-run", file="cars.yaml", overrides=overrides)
     assert done.returncode == 0, done.stderr
     assert "loss.contextual_weight" in done.stdout
     assert not (tmp_path / "results").exists()
 
 
 def test_without_the_images_one_message_says_what_to_do(repository, tmp_path):
-    done = sweep(repository, tmp_path)
+    done = run_sweep(repository, tmp_path, file="cars.yaml", overrides=SMALL_CARS)
     assert done.returncode == 2
     for words in ("data/cars196", "cars_annos.mat", "stanford_cars", "car_data", "trial.dataset.root", "CTXTUNE_DATA"):
         assert words in done.stderr

@@ -1,7 +1,6 @@
 """Whole sweeps by their command, as a user runs them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,43 +13,14 @@ import yaml
 from ctxtune.tracking import read_runs
 from ctxtune.training import load_checkpoint
 from ctxtune.tuning.record.journal import Journal
-
-SMALL = [
-    "trial.model.width=8",
-    "trial.model.embedding_dim=16",
-    "trial.sampler.batch_size=32",
-    "trial.sampler.batches_per_epoch=3",
-    "trial.schedule.epochs=3",
-    "search.trials=6",
-    "select={top: 1, folds: [1], seeds: 1}",
-    "confirm.seeds=2",
-]
-
-
-def command(repository: Path, folder: Path, file: str, *arguments: str, overrides=SMALL) -> list[str]:
-    sets = [part for override in overrides for part in ("--set", override)]
-    return [sys.executable, "-m", "ctxtune.sweep", str(repository / "search_spaces" / file), *sets, *arguments]
-
-
-def environment(repository: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(repository), "COLUMNS": "160"}
-
-
-def run(repository: Path, folder: Path, *arguments: str, file: str = "quickstart.yaml", overrides=SMALL):
-    return subprocess.run(
-        command(repository, folder, file, *arguments, overrides=overrides),
-        cwd=folder,
-        env=environment(repository),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+from tests.helpers.processes import environment
+from tests.helpers.sweeps import SMALL, run_sweep, start_sweep, sweep_command, without_times
 
 
 @pytest.fixture(scope="module")
 def finished(repository, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, run(repository, folder)
+    return folder, run_sweep(repository, folder)
 
 
 def test_a_sweep_prints_what_it_found(finished):
@@ -138,13 +108,13 @@ def test_the_best_configuration_can_be_trained(repository, finished):
 
 def test_a_second_start_is_refused_and_resuming_a_finished_sweep_shows_it_again(repository, finished):
     folder, _first = finished
-    again = run(repository, folder)
+    again = run_sweep(repository, folder)
     assert again.returncode == 2
     assert "--resume" in again.stderr and "Traceback" not in again.stderr
-    changed = run(repository, folder, "--resume", overrides=[*SMALL, "trial.loss.k=8"])
+    changed = run_sweep(repository, folder, "--resume", overrides=[*SMALL, "trial.loss.k=8"])
     assert changed.returncode == 2
     assert "trial.loss.k" in changed.stderr
-    more = run(repository, folder, "--resume", overrides=[*SMALL, "confirm.seeds=3"])
+    more = run_sweep(repository, folder, "--resume", overrides=[*SMALL, "confirm.seeds=3"])
     assert more.returncode == 2
     assert "optional stopping" in more.stderr and "Traceback" not in more.stderr
 
@@ -172,7 +142,7 @@ def test_a_grid_killed_and_resumed_one_trial_at_a_time_equals_an_undisturbed_one
     ]  # fmt: skip
     (tmp_path / "undisturbed").mkdir()
     (tmp_path / "killed").mkdir()
-    done = run(repository, tmp_path / "undisturbed", overrides=overrides)
+    done = run_sweep(repository, tmp_path / "undisturbed", overrides=overrides)
     assert done.returncode == 0, done.stderr
     kill_and_resume(repository, tmp_path / "killed", [0.7, 3.1, 1.9, 0.2], overrides)
 
@@ -181,7 +151,7 @@ def test_a_grid_killed_and_resumed_one_trial_at_a_time_equals_an_undisturbed_one
         return [
             (
                 run.key, run.state, run.reason, run.spec["point"], run.spec["seed"],
-                [{k: v for k, v in report.items() if not k.startswith("time/")} for report in run.reports],
+                [without_times(report) for report in run.reports],
             )
             for run in Journal(folder / "results/quickstart/journal.jsonl").runs.values()
         ]  # fmt: skip
@@ -213,7 +183,7 @@ def kill_and_resume(repository: Path, folder: Path, waits: list[float], override
     journal_file = folder / "results/quickstart/journal.jsonl"
     for number, wait in enumerate(waits):
         process = subprocess.Popen(
-            command(repository, folder, "quickstart.yaml", *(["--resume"] if number else []), overrides=overrides),
+            sweep_command(repository, *(["--resume"] if number else []), overrides=overrides),
             cwd=folder, env=environment(repository), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         events = journal_file.stat().st_size if journal_file.exists() else 0
@@ -225,15 +195,13 @@ def kill_and_resume(repository: Path, folder: Path, waits: list[float], override
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = run(repository, folder, "--resume", overrides=overrides)
+    done = run_sweep(repository, folder, "--resume", overrides=overrides)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_ctrl_c_stops_cleanly_and_names_the_command_that_goes_on(repository, tmp_path):
-    process = subprocess.Popen(
-        command(repository, tmp_path, "quickstart.yaml", overrides=[*SMALL, "trial.schedule.epochs=300", "search.trials=4"]),
-        cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    overrides = [*SMALL, "trial.schedule.epochs=300", "search.trials=4"]
+    process = start_sweep(repository, tmp_path, overrides=overrides)
     journal_file = tmp_path / "results/quickstart/journal.jsonl"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (journal_file.exists() and b"reported" in journal_file.read_bytes()):

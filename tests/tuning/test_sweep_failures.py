@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,18 @@ import pytest
 from ctxtune.tracking import read_runs
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers import trees
-from tests.helpers.tracking import metric_rows, new_store
-from tests.tracking.test_outage import kill_server, start_server, tiny_disk, unused_port
-from tests.tuning.test_sweep_cars import CLASSES
-from tests.tuning.test_sweep_cars import TINY as TINY_CARS
-from tests.tuning.test_sweep_end_to_end import SMALL, command, environment, run
-
-GRID = [
-    *SMALL,
-    "trial.evaluation.every=1",
-    "search.constraints=[]",
-    "search.sampler.name=grid",
-    "search.scheduler.name=none",
-    "search.max_concurrent=1",
-    "select=null",
-    "confirm=null",
-]
+from tests.helpers.disks import fill, tiny_disk
+from tests.helpers.processes import environment, free_port
+from tests.helpers.sweeps import (
+    CARS_CLASSES,
+    GRID,
+    SMALL_CARS,
+    run_sweep,
+    start_sweep,
+    wait_for_checkpoints,
+    without_times,
+)
+from tests.helpers.tracking import kill_server, metric_rows, new_store, start_server
 
 
 def workers(mark: str) -> list[int]:
@@ -61,11 +56,8 @@ class Absurd(torch.nn.Module):
 def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_the_sweep_goes_on(repository, tmp_path):
     (tmp_path / "absurd.py").write_text(ABSURD)
     space = "{optimizer.lr: {choice: [2.0e-3, 1.0e+30]}, loss.name: {choice: [contextual, 'absurd:Absurd']}}"
-    done = subprocess.run(
-        command(repository, tmp_path, "quickstart.yaml", overrides=[*GRID, f"search.space={space}"]),
-        cwd=tmp_path, env={**environment(repository), "PYTHONPATH": f"{repository}:{tmp_path}"},
-        capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+    variables = {"PYTHONPATH": f"{repository}:{tmp_path}"}
+    done = run_sweep(repository, tmp_path, overrides=[*GRID, f"search.space={space}"], variables=variables)
     assert done.returncode == 0, done.stderr
     trials = Journal(tmp_path / "results/quickstart/journal.jsonl").stage("search")
     by_point = {tuple(trial.spec["point"].values()): trial for trial in trials}
@@ -90,11 +82,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(repository,
         "search.space={optimizer.lr: {choice: [2.0e-3]}}",
     ]
     mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
-    process = subprocess.Popen(
-        command(repository, tmp_path, "quickstart.yaml", overrides=overrides),
-        cwd=tmp_path, env={**environment(repository), "CTXTUNE_TEST_MARK": mark},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start_sweep(repository, tmp_path, overrides=overrides, variables={"CTXTUNE_TEST_MARK": mark})
     journal_file = tmp_path / "results/quickstart/journal.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -133,7 +121,7 @@ def cars_with_test_part(folder: Path, *, readable: bool) -> set[str]:
     from scipy.io import loadmat
 
     root = folder / "data/cars196"
-    trees.cars196(root, "original", CLASSES, images=6)
+    trees.cars196(root, "original", CARS_CLASSES, images=6)
     rows = loadmat(root / "cars_annos.mat", squeeze_me=True)["annotations"]
     paths = [root / str(row["relative_im_path"]) for row in rows if int(row["class"]) > 98]
     for path in paths:
@@ -146,14 +134,13 @@ def audited(repository: Path, folder: Path, *overrides: str) -> tuple[Journal, s
     """Run a tiny sweep; its journal, and the images that any of its processes (driver, workers) opened."""
     (folder / "site").mkdir()
     (folder / "site/sitecustomize.py").write_text(AUDIT)
-    sets = [*TINY_CARS, "search.max_concurrent=1", "search.trials=3", *overrides]
-    done = subprocess.run(
-        [sys.executable, "-m", "ctxtune.sweep", str(repository / "search_spaces/cars.yaml"),
-         *(part for override in sets for part in ("--set", override))],
-        cwd=folder, capture_output=True, text=True, timeout=280,
-        env={**environment(repository), "PYTHONPATH": f"{folder / 'site'}:{repository}",
-             "CTXTUNE_TEST_AUDIT": str(folder / "opened"), "CTXTUNE_CACHE": str(folder / "cache")},
-    )  # fmt: skip
+    sets = [*SMALL_CARS, "search.max_concurrent=1", "search.trials=3", *overrides]
+    variables = {
+        "PYTHONPATH": f"{folder / 'site'}:{repository}",
+        "CTXTUNE_TEST_AUDIT": str(folder / "opened"),
+        "CTXTUNE_CACHE": str(folder / "cache"),
+    }
+    done = run_sweep(repository, folder, file="cars.yaml", overrides=sets, variables=variables)
     assert done.returncode == 0, done.stderr
     return Journal(folder / "results/cars-contextual/journal.jsonl"), set((folder / "opened").read_text().split())
 
@@ -185,24 +172,7 @@ def test_trials_are_the_same_whether_the_test_part_can_be_read_or_not(repository
     assert scores["readable"] == scores["garbage"]
 
 
-def without_times(report: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in report.items() if not name.startswith("time/")}
-
-
 LONG = ["trial.schedule.epochs=12", "trial.sampler.batches_per_epoch=8", "search.trials=2"]
-
-
-def wait_for_checkpoints(journal_file: Path, count: int, process: subprocess.Popen, trials: int = 1) -> None:
-    """Until so many checkpoints of each of the first trials are in the journal."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        content = journal_file.read_text() if journal_file.exists() else ""
-        written = [line for line in content.splitlines() if '"checkpointed"' in line]
-        if all(sum(f"trial-{number:04d}" in line for line in written) >= count for number in range(trials)):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no {count} checkpoints in {content}")
 
 
 @pytest.mark.slow
@@ -221,10 +191,7 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(reposi
         second = cluster.add_node(num_cpus=1)
         overrides = [*GRID, *LONG, "search.max_concurrent=2", "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
         arguments = ["--address", cluster.address, "--storage", str(tmp_path / "storage")]
-        process = subprocess.Popen(
-            command(repository, tmp_path, "quickstart.yaml", *arguments, overrides=overrides),
-            cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        process = start_sweep(repository, tmp_path, *arguments, overrides=overrides)
         journal_file = tmp_path / "results/quickstart/journal.jsonl"
         wait_for_checkpoints(journal_file, 2, process, trials=2)
         cluster.remove_node(second, allow_graceful=False)  # each node had one of the two trials
@@ -261,15 +228,12 @@ def found_in_tracking(store: str) -> list[tuple[str, str, int]]:
 def start_tracked(repository: Path, folder: Path, port: int) -> subprocess.Popen:
     overrides = [*GRID, *LONG, "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
     overrides += [f"tracking.uri=http://127.0.0.1:{port}"]
-    return subprocess.Popen(
-        command(repository, folder, "quickstart.yaml", overrides=overrides),
-        cwd=folder, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return start_sweep(repository, folder, overrides=overrides)
 
 
 @pytest.mark.slow
 def test_a_tracking_server_that_is_away_for_a_while_has_every_metric_of_the_sweep(repository, tmp_path):
-    store, port = new_store(tmp_path), unused_port()
+    store, port = new_store(tmp_path), free_port()
     server = start_server(store, port, tmp_path / "artifacts")
     try:
         process = start_tracked(repository, tmp_path, port)
@@ -290,7 +254,7 @@ def test_a_tracking_server_that_is_away_for_a_while_has_every_metric_of_the_swee
 
 @pytest.mark.slow
 def test_a_tracking_server_that_never_comes_back_costs_nothing_but_a_replay(repository, tmp_path):
-    store, port = new_store(tmp_path / "first"), unused_port()
+    store, port = new_store(tmp_path / "first"), free_port()
     server = start_server(store, port, tmp_path / "artifacts")
     try:
         process = start_tracked(repository, tmp_path, port)
@@ -327,22 +291,17 @@ def test_a_full_disk_stops_the_sweep_and_a_resume_finishes_it(repository, tmp_pa
     overrides = [*GRID, *LONG, "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
     with tiny_disk(tmp_path / "disk", 16 * 1024) as disk:
         results = ["--results", str(disk)]
-        process = subprocess.Popen(
-            command(repository, tmp_path, "quickstart.yaml", *results, overrides=overrides),
-            cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        process = start_sweep(repository, tmp_path, *results, overrides=overrides)
         journal_file = disk / "quickstart/journal.jsonl"
         wait_for_checkpoints(journal_file, 2, process)
-        with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
-            while True:
-                ballast.write(b"x" * 4096)
+        fill(disk / "ballast")
         printed, errors = process.communicate(timeout=120)
         assert process.returncode == 1, printed + errors
         assert "--resume" in errors and "Traceback" not in errors + printed
         assert "full" in errors or "No space" in errors
         assert all(run.state == "running" for run in Journal(journal_file).runs.values() if run.epoch < 12)
         (disk / "ballast").unlink()
-        done = run(repository, tmp_path, "--resume", *results, overrides=overrides)
+        done = run_sweep(repository, tmp_path, "--resume", *results, overrides=overrides)
         assert done.returncode == 0, done.stderr
         trials = Journal(journal_file).stage("search")
         assert [trial.state for trial in trials] == ["completed", "completed"]
@@ -362,10 +321,10 @@ def test_a_damaged_journal_and_a_second_start_are_told_before_ray_is_asked(repos
     sweep_folder(tmp_path / "results", space, resume=False).close()
     events = [{"event": "decided", "name": "precision", "value": "float32"}, {"event": "asked"}, {"event": "decided"}]
     (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    damaged = run(repository, tmp_path, "--resume", overrides=sets)
+    damaged = run_sweep(repository, tmp_path, "--resume", overrides=sets)
     assert damaged.returncode == 2
     assert "journal.jsonl:2: damaged" in damaged.stderr and "Traceback" not in damaged.stderr
-    again = run(repository, tmp_path, overrides=sets)
+    again = run_sweep(repository, tmp_path, overrides=sets)
     assert again.returncode == 2
     said = again.stderr.splitlines()[-1]
     assert "ctxtune.sweep" in said and "quickstart.yaml" in said and "--set" in said and said.endswith("--resume")
@@ -378,7 +337,7 @@ def test_a_search_that_its_budget_ends_leaves_nothing_running_and_goes_on_to_the
         *GRID, *LONG, "search.max_concurrent=2", "search.trials=6", "search.budget={no_improvement_for: 1}",
         f"search.space={{optimizer.lr: {{choice: {rates}}}}}",
     ]  # fmt: skip
-    done = run(repository, tmp_path, overrides=overrides)
+    done = run_sweep(repository, tmp_path, overrides=overrides)
     assert done.returncode == 0, done.stderr
     assert "the search ends: no better trial in the last 1" in done.stdout
     journal = Journal(tmp_path / "results/quickstart/journal.jsonl")

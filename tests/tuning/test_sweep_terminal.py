@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.tuning.test_sweep_end_to_end import environment
+from tests.helpers.processes import environment
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """What is wrong with an address, a request or a node is said before anything runs."""
 
-import socket
 import time
 
 import pytest
@@ -10,26 +9,23 @@ from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.tuning.backend.cluster import NodeKind, cluster_address, configured_kinds, start_ray
 from ctxtune.tuning.backend.connect import own_modules
 from ctxtune.tuning.backend.nodes import NodeReport, report_node, require_alike
-from tests.tuning.test_sweep_end_to_end import run
+from tests.helpers.sweeps import run_sweep
 
 
 def test_a_run_that_this_machine_can_never_hold_is_refused_with_exit_2_and_leaves_nothing(repository, tmp_path):
-    done = run(repository, tmp_path, overrides=["resources={gpus: 3, cpus: 1}"])
+    done = run_sweep(repository, tmp_path, overrides=["resources={gpus: 3, cpus: 1}"])
     assert done.returncode == 2
     assert "asks for 1 CPU cores and 3 GPUs on one node" in done.stderr and "Traceback" not in done.stderr
     assert "resources.gpus" in done.stderr
     assert not (tmp_path / "results/quickstart/space.yaml").exists()  # the next try is a first one
 
 
-def test_an_address_without_cluster_is_said_within_seconds(repository, tmp_path):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+def test_an_address_without_cluster_is_said_within_seconds(refusing_port):
     began = time.monotonic()
-    with pytest.raises(CtxtuneError, match=f"--address 127.0.0.1:{port}: no Ray cluster answers there"):
-        start_ray(f"127.0.0.1:{port}")
+    with pytest.raises(CtxtuneError, match=f"--address 127.0.0.1:{refusing_port}: no Ray cluster answers there"):
+        start_ray(f"127.0.0.1:{refusing_port}")
     with pytest.raises(CtxtuneError, match="no Ray cluster answers there"):
-        start_ray(f"ray://127.0.0.1:{port}")
+        start_ray(f"ray://127.0.0.1:{refusing_port}")
     assert time.monotonic() - began < 30
 
 

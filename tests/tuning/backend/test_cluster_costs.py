@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import subprocess
 
 import pytest
 
 from ctxtune.tracking import find_sweep, read_runs
 from ctxtune.tuning.costs import Rate, Spent
 from ctxtune.tuning.record.journal import Journal
-from tests.tuning.test_sweep_end_to_end import SMALL, command, environment
+from tests.helpers.sweeps import SMALL, run_sweep
 
 PRICE = 7.2
 BUDGET = 6.0 / 3600  # six seconds of one GPU
@@ -29,11 +28,8 @@ OVERRIDES = [
 
 @pytest.mark.slow
 def test_a_sweep_keeps_its_gpu_hours_within_an_evaluation_and_says_what_each_trial_costs(repository, tmp_path):
-    done = subprocess.run(
-        command(repository, tmp_path, "quickstart.yaml", overrides=OVERRIDES),
-        cwd=tmp_path, env={**environment(repository), "RAY_OVERRIDE_RESOURCES": '{"GPU": 1}'},
-        capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+    variables = {"RAY_OVERRIDE_RESOURCES": '{"GPU": 1}'}
+    done = run_sweep(repository, tmp_path, overrides=OVERRIDES, variables=variables)
     assert done.returncode == 0, done.stderr
     trials = Journal(tmp_path / "results/quickstart/journal.jsonl").stage("search")
     assert 1 < len(trials) < 200

@@ -14,9 +14,9 @@ import pytest
 
 from ctxtune.tracking import read_runs
 from ctxtune.tuning.record.journal import Journal
-from tests.helpers.clusters import BIN, RayCluster, journal_events, running_cluster, wait_for
-from tests.tuning.backend.test_cluster_sweep import run_sweep, sweep_command
-from tests.tuning.test_sweep_end_to_end import environment
+from tests.helpers.clusters import RayCluster, journal_events, running_cluster
+from tests.helpers.processes import BIN, environment, wait_for
+from tests.helpers.sweeps import run_sweep, sweep_command
 
 EPOCHS, BATCHES = 25, 40  # long enough for all that happens to a trial on the way
 LONG = 60

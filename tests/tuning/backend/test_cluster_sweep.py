@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,34 +11,9 @@ import pytest
 from ctxtune.tracking import read_runs
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers import trees
-from tests.helpers.clusters import journal_events, mlflow_server, running_cluster, s3_keys, s3_server, wait_for
-from tests.tuning.test_sweep_cars import CLASSES
-from tests.tuning.test_sweep_cars import TINY as TINY_CARS
-from tests.tuning.test_sweep_end_to_end import environment
-
-TINY = [
-    "trial.model.width=8",
-    "trial.model.embedding_dim=16",
-    "trial.sampler.batch_size=32",
-    "trial.sampler.batches_per_epoch=3",
-    "trial.schedule.epochs=3",
-    "search.trials=4",
-    "select=null",
-    "confirm.seeds=2",
-    "resources.cpus=1",
-]
-
-
-def sweep_command(repository: Path, *arguments: str, overrides=TINY, file="quickstart.yaml") -> list[str]:
-    sets = [part for override in overrides for part in ("--set", override)]
-    return [sys.executable, "-m", "ctxtune.sweep", str(repository / "search_spaces" / file), *sets, *arguments]
-
-
-def run_sweep(repository, folder, *arguments, overrides=TINY, file="quickstart.yaml", variables=None, timeout=280):
-    return subprocess.run(
-        sweep_command(repository, *arguments, overrides=overrides, file=file),
-        cwd=folder, env={**environment(repository), **(variables or {})}, capture_output=True, text=True, timeout=timeout,
-    )  # fmt: skip
+from tests.helpers.clusters import journal_events, mlflow_server, running_cluster, s3_keys, s3_server
+from tests.helpers.processes import environment, wait_for
+from tests.helpers.sweeps import CARS_CLASSES, SMALL_CARS, run_sweep, sweep_command
 
 
 @pytest.mark.slow
@@ -47,9 +21,9 @@ def run_sweep(repository, folder, *arguments, overrides=TINY, file="quickstart.y
 def test_several_nodes_an_object_store_and_an_mlflow_server_and_a_driver_that_dies(repository, tmp_path):
     """The sweep's process is killed and resumed; checkpoints are in S3 only, results in a server only."""
     root = tmp_path / "data/cars196"
-    trees.cars196(root, "original", CLASSES, images=6)
+    trees.cars196(root, "original", CARS_CLASSES, images=6)
     overrides = [
-        *TINY_CARS, f"trial.dataset.root={root}", "trial.schedule.epochs=3", "search.scheduler.name=none", "select=null",
+        *SMALL_CARS, f"trial.dataset.root={root}", "trial.schedule.epochs=3", "search.scheduler.name=none", "select=null",
         "resources={cpus: 1, gpus: 0}",
     ]  # fmt: skip
     journal_file = tmp_path / "results/cars-contextual/journal.jsonl"

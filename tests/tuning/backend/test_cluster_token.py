@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from ctxtune.tuning.record.journal import Journal
-from tests.helpers.clusters import BIN, journal_events, running_cluster, wait_for
-from tests.tuning.backend.test_cluster_sweep import TINY, run_sweep
-from tests.tuning.test_sweep_end_to_end import environment
+from tests.helpers.clusters import journal_events, running_cluster
+from tests.helpers.processes import BIN, environment, wait_for
+from tests.helpers.sweeps import TINY, run_sweep
+
+SETTINGS = [*TINY, "search.trials=2", "select=null", "confirm=null", "resources.cpus=1"]
 
 
 @pytest.mark.slow
@@ -19,7 +21,7 @@ def test_over_ray_client_and_as_a_submitted_job_on_a_cluster_with_a_token(reposi
     token = tmp_path / "token"
     token.write_text("e1d0c4" * 11)
     authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    overrides = [*TINY, "search.trials=2", "confirm=null"]
+    overrides = SETTINGS
     storage = ["--storage", str(tmp_path / "storage")]
     with running_cluster(environment=authentication, client=True, dashboard=True) as cluster:
         cluster.add_node(cpus=2)
@@ -89,13 +91,7 @@ def status(cluster, variables) -> str:
 @pytest.mark.timeout(600)
 def test_a_submitted_job_that_is_stopped_has_saved_its_state_and_goes_on(repository, tmp_path):
     """`ray job stop`; then the same sweep is resumed, here from a node of the cluster."""
-    overrides = [
-        *TINY,
-        "search.trials=2",
-        "search.scheduler.name=none",
-        f"trial.schedule.epochs={LONG}",
-        "confirm=null",
-    ]
+    overrides = [*SETTINGS, "search.scheduler.name=none", f"trial.schedule.epochs={LONG}"]
     storage = ["--storage", str(tmp_path / "storage")]
     journal_file = tmp_path / "results/as-a-job/journal.jsonl"
     with running_cluster(head_cpus=2, dashboard=True) as cluster:

@@ -1,15 +1,13 @@
 """How many runs are under way: a fixed number, or what the cluster holds as it grows."""
 
 import json
-import subprocess
 
 import pytest
 
 from ctxtune.tuning.backend import concurrency
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.concurrency import Concurrency
-from tests.tuning.test_sweep_end_to_end import command, environment
-from tests.tuning.test_sweep_failures import GRID, wait_for_checkpoints
+from tests.helpers.sweeps import GRID, start_sweep, wait_for_checkpoints
 
 
 def test_a_number_stays_and_auto_follows(monkeypatch):
@@ -36,11 +34,8 @@ def test_a_node_that_joins_gets_runs(repository, tmp_path, monkeypatch):
             "search.max_concurrent=auto",
             "search.space={optimizer.lr: {choice: [1.0e-3, 2.0e-3, 3.0e-3, 4.0e-3, 5.0e-3]}}", "search.start_from=[]",
         ]  # fmt: skip
-        process = subprocess.Popen(
-            command(repository, tmp_path, "quickstart.yaml", "--address", cluster.address, "--storage",
-                    str(tmp_path / "storage"), overrides=overrides),
-            cwd=tmp_path, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        arguments = ["--address", cluster.address, "--storage", str(tmp_path / "storage")]
+        process = start_sweep(repository, tmp_path, *arguments, overrides=overrides)
         journal_file = tmp_path / "results/quickstart/journal.jsonl"
         wait_for_checkpoints(journal_file, 2, process)
         before = len(journal_file.read_text().splitlines())

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.tuning.test_sweep_end_to_end import environment
+from tests.helpers.processes import environment
 
 SCRIPT = """
 import json, os, sys

@@ -5,7 +5,7 @@ import pytest
 
 from ctxtune.tuning.backend.scheduler import RungScheduler
 from ctxtune.tuning.record.journal import RunRecord
-from tests.tuning.search.test_sampler import METRIC, space_of
+from tests.helpers.search_spaces import METRIC, space_of
 
 
 def record(number: int, reports: list[dict[str, float]], loss: str = "contextual") -> RunRecord:

@@ -3,37 +3,12 @@
 import math
 
 import pytest
-import yaml
 
 from ctxtune.config import SweepConfig
 from ctxtune.config.resolve import is_active, is_feasible
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.search.sampler import Sampler
-
-METRIC = "validation/map_at_r"
-TEXT = """
-name: quick
-trial:
-  dataset: {name: glyphs}
-  model: {backbone: small_conv}
-  loss: {name: contextual, k: 4}
-  schedule: {name: constant, epochs: 9}
-  evaluation: {every: 1}
-search:
-  space:
-    loss.k: {choice: [2, 4, 8]}
-    loss.positive_margin: {uniform: [0.5, 0.95]}
-    loss.negative_margin: {uniform: [0.1, 0.9]}
-    optimizer.lr: {loguniform: [1.0e-5, 1.0e-2]}
-  constraints: ["loss.negative_margin < loss.positive_margin"]
-  scheduler: {name: asha, grace_epochs: 1}
-"""
-
-
-def space_of(**search) -> SweepConfig:
-    tree = yaml.safe_load(TEXT)
-    tree["search"].update(search)
-    return SweepConfig.model_validate(tree)
+from tests.helpers.search_spaces import METRIC, space_of
 
 
 def score_of(point) -> float:

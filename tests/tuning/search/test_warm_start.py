@@ -9,7 +9,7 @@ from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
-from tests.tuning.search.test_sampler import METRIC, space_of
+from tests.helpers.search_spaces import METRIC, space_of
 
 
 @pytest.fixture(scope="module")

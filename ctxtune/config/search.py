@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from ctxtune.config.expressions import Expression, parse
+from ctxtune.config.fidelity import CHANGED_BY, SearchScheduleSettings, shortened
 from ctxtune.config.objectives import check_measured
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data.settings import ValidationSettings
@@ -195,6 +196,9 @@ class BudgetSettings(Settings):
 
     hours: PositiveFloat | None = Field(None, description="wall time of the whole sweep, confirmation included")
     gpu_hours: PositiveFloat | None = None
+    search_share: float = Field(
+        0.6, gt=0, le=0.9, description="of the hours or GPU-hours: the least that the search gets before selection begins"
+    )
     no_improvement_for: PositiveInt | None = Field(None, description="trials without a better score")
 
 
@@ -219,6 +223,9 @@ class SearchSettings(Settings):
     trials: PositiveInt = 64
     max_concurrent: Literal["auto"] | PositiveInt = "auto"
     budget: BudgetSettings = BudgetSettings()
+    schedule: SearchScheduleSettings | None = Field(None, description="a shorter schedule for the trials of the search")
+    images: float | None = Field(None, gt=0, lt=1, description="share of the training classes that a trial learns from")
+    crop: int | None = Field(None, ge=8, description="training crop of a trial, in pixels")
 
     @field_validator("space", mode="before")
     @classmethod
@@ -242,6 +249,7 @@ class SearchSettings(Settings):
                 raise ValueError(f"conditions.{path}: no such dimension in search.space")
         _check_sampler(self)
         _check_objectives(self)
+        _check_fidelity(self)
         return self
 
     def parsed_constraints(self) -> tuple[Expression, ...]:
@@ -267,6 +275,15 @@ def _check_sampler(search: SearchSettings) -> None:
         categorical = [p for p, d in search.space.items() if d.kind == "choice"]
         if categorical:
             raise ValueError(f"sampler cma-es cannot search the choices of {', '.join(categorical)}; take sampler tpe")
+
+
+def _check_fidelity(search: SearchSettings) -> None:
+    settings = {"schedule": search.schedule, "images": search.images, "crop": search.crop}
+    for key, setting in settings.items():
+        searched = [path for path in search.space if path.startswith(CHANGED_BY[key])]
+        searched = [path for path in searched if path not in ("schedule.factor", "schedule.name")]
+        if setting is not None and searched:
+            raise ValueError(f"search.{key} changes {searched[0]} in every trial; it cannot be searched beside it")
 
 
 def _check_objectives(search: SearchSettings) -> None:
@@ -370,15 +387,44 @@ class SweepConfig(TrialFile):
             )
         return self
 
+    def search_trial(self, trial: TrialSettings) -> TrialSettings:
+        """The form in which the search trains a configuration: as it is, or cheaper (`search.schedule`, `images`, `crop`)."""
+        schedule, search = self.search.schedule, self.search
+        return shortened(trial, epochs=schedule and schedule.epochs, images=search.images, crop=search.crop)
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs of a trial that runs to its end."""
+        return self.search.schedule.epochs if self.search.schedule else self.trial.schedule.epochs
+
+    @model_validator(mode="after")
+    def _fidelity(self) -> "SweepConfig":
+        if self.search.schedule and self.search.schedule.epochs > self.trial.schedule.epochs:
+            raise ValueError(
+                f"search.schedule.epochs ({self.search.schedule.epochs}) is above the {self.trial.schedule.epochs} epochs of "
+                "a full-length run"
+            )
+        if self.search.crop and self.search.crop > self.trial.image.train_crop:
+            raise ValueError(
+                f"search.crop ({self.search.crop}) is above trial.image.train_crop ({self.trial.image.train_crop})"
+            )
+        try:
+            self.search_trial(self.trial)
+        except ValidationError as error:
+            raise ValueError(f"search.schedule, images and crop leave no sound trial: {in_words(error.errors())}") from None
+        return self
+
     @model_validator(mode="after")
     def _rungs(self) -> "SweepConfig":
-        scheduler, every, epochs = self.search.scheduler, self.trial.evaluation.every, self.trial.schedule.epochs
+        shortened_base = self.search_trial(self.trial)
+        scheduler, every, epochs = self.search.scheduler, shortened_base.evaluation.every, self.search_epochs
         if scheduler.name == "none":
             return self
         if scheduler.grace_epochs % every:
             raise ValueError(
                 f"search.scheduler.grace_epochs ({scheduler.grace_epochs}) must be a multiple of "
-                f"trial.evaluation.every ({every}): a rung needs a score"
+                f"trial.evaluation.every ({every}{', scaled by search.schedule' if self.search.schedule else ''}): a rung "
+                "needs a score"
             )
         swept = [path for path in self.search.space if path.startswith(("schedule.", "evaluation."))]
         swept = [path for path in swept if path not in ("schedule.factor", "schedule.name")]

@@ -10,6 +10,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_serializer,
     field_validator,
     model_serializer,
@@ -21,6 +22,7 @@ from ctxtune.config.fidelity import CHANGED_BY, SearchScheduleSettings, shortene
 from ctxtune.config.objectives import check_measured
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data.settings import ValidationSettings
+from ctxtune.error_messages import in_words
 from ctxtune.redaction import redact
 from ctxtune.settings import Settings
 

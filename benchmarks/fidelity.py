@@ -99,7 +99,9 @@ def table(path: Path) -> list[str]:
     costs = {(row["point"], row["form"]): float(row["cost"]) for row in rows}
     curves = {row["point"]: [float(score) for score in row["curve"].split()] for row in rows if row["form"] == FULL}
     names = list(dict.fromkeys(row["form"] for row in rows))
-    points = [point for point in dict.fromkeys(row["point"] for row in rows) if all((point, n) in scores for n in names)]
+    points = [
+        point for point in dict.fromkeys(row["point"] for row in rows) if all((point, n) in scores for n in names)
+    ]
     full = np.array([scores[point, FULL] for point in points])
     lines = [f"{path.stem}: {len(points)} configurations; full-length scores {full.min():.3f} to {full.max():.3f}, "
              f"median {np.median(full):.3f}", "",

@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     started = time.perf_counter()
     with profiled(profile), waiting.counted():
         run_stage(
-            "search", stages.search_specs(space, journal, sampling), recorder, storage=folder / "checkpoints",
+            "search", partial(stages.next_trial, space, recorder, sampling), recorder, storage=folder / "checkpoints",
             resources=resources, check_budget=Budget(space, recorder, resources).check, trainable=no_op,
         )  # fmt: skip
     pending = tracker.pending

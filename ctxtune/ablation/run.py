@@ -1,13 +1,14 @@
 """An ablation from start to end: check, tune every cell, run the seeds, write down."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from ctxtune.ablation.outcome import AblationOutcome, design_of, outcome_of, summary_of
-from ctxtune.ablation.runs import cell_specs, repeats_of, run_count, search_specs, tuned_configuration
+from ctxtune.ablation.runs import cell_specs, next_trial, repeats_of, run_count, tuned_configuration
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, cells_of
 from ctxtune.data import load_dataset
@@ -19,6 +20,7 @@ from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ABLATION_FILE, ResultsFolder
 from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.stages import next_of
 from ctxtune.tuning.startup import checked_place, opened
 
 _MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on")
@@ -100,8 +102,8 @@ def _check_data(ablation: Ablation) -> None:
 
 
 def _run_stages(ablation: Ablation, recorder: Recorder, connection: Connection, watcher: Watcher) -> None:
-    def run(stage: str, runs: Iterator[RunSpec]) -> None:
-        run_stage(stage, runs, recorder, storage=connection.storage, resources=connection.resources)
+    def run(stage: str, next_run: Callable[[], RunSpec | None]) -> None:
+        run_stage(stage, next_run, recorder, storage=connection.storage, resources=connection.resources)
         end_stage(recorder)
 
     cells = cells_of(ablation)
@@ -111,8 +113,7 @@ def _run_stages(ablation: Ablation, recorder: Recorder, connection: Connection, 
         searches.replay(recorder.journal.stage("cell_search"))
         recorder.sampler = searches
         watcher.on_stage(recorder, "cell_search", tuning)
-        trials = search_specs(ablation, recorder.journal, searches)
-        run("cell_search", trials)
+        run("cell_search", partial(next_trial, ablation, recorder, searches))
         recorder.journal.decided("search_ended", True)
     for repeat in range(repeats_of(ablation)):
         for cell in cells:
@@ -121,7 +122,7 @@ def _run_stages(ablation: Ablation, recorder: Recorder, connection: Connection, 
     specs = list(cell_specs(ablation, cells, recorder.journal))
     if specs:
         watcher.on_stage(recorder, "cell", scored)
-        run("cell", iter(specs))
+        run("cell", partial(next_of, specs, recorder))
 
 
 def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connection, *, resume: bool) -> None:

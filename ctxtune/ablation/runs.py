@@ -1,10 +1,12 @@
 """The runs of an ablation: every cell's own search, then every cell over the same seeds."""
 
+import itertools
 from collections.abc import Iterator
 
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
 from ctxtune.tuning.record.journal import Journal, RunRecord
+from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 
 UNTUNED = "own configuration"
@@ -26,38 +28,39 @@ def run_count(ablation: Ablation, cells: int) -> tuple[int, int]:
     return tuning, cells * repeats_of(ablation) * ablation.seeds * len(folds_of(ablation))
 
 
-def search_specs(ablation: Ablation, journal: Journal, searches: Searches) -> Iterator[RunSpec]:
-    """The trials that tune the cells: first what an earlier process left unfinished, then by turns.
+def next_trial(ablation: Ablation, recorder: Recorder, searches: Searches) -> RunSpec | None:
+    """The trial that tunes a cell to start now: what an earlier process left unfinished, then by turns; None: no more.
 
     All cells meet the same randomness: trial n of each has the same seed, and a sampler with the same seed. Taking
     turns lets a sampler see the score of one trial before it suggests the next, though trials run side by side.
     """
     tune = ablation.tune_each
     if tune is None:
-        return
-    for run in journal.stage("cell_search"):
-        if run.state == "running":
-            yield RunSpec.model_validate(run.spec)
-    for repeat in range(tune.repeats):
-        for number in range(tune.trials):
-            for cell in searches.cells:
-                key = search_key(cell, repeat, number)
-                if key in journal.runs:
-                    continue
-                point, trial = searches.ask(cell, repeat, key)
-                yield RunSpec(
-                    key=key,
-                    stage="cell_search",
-                    arm=cell.name,
-                    point=point,
-                    trial=trial,
-                    validation=ablation.validation,
-                    folds=tune.folds or ablation.validation.use,
-                    seed_index=repeat,
-                    seed=stage_seed("cell_search", repeat),
-                    tags={**_tags(cell, repeat), "trial": str(number)},
-                    memory=searches.memory(key),
-                )
+        return None
+    for run in recorder.journal.stage("cell_search"):
+        if recorder.may_start(run.key):
+            return RunSpec.model_validate(run.spec)
+    turns = itertools.product(range(tune.trials), range(tune.repeats), searches.cells)
+    new = (turn for turn in turns if search_key(turn[2], turn[1], turn[0]) not in recorder.journal.runs)
+    turn = next(new, None)
+    if turn is None:
+        return None
+    number, repeat, cell = turn
+    key = search_key(cell, repeat, number)
+    point, trial = searches.ask(cell, repeat, key)
+    return RunSpec(
+        key=key,
+        stage="cell_search",
+        arm=cell.name,
+        point=point,
+        trial=trial,
+        validation=ablation.validation,
+        folds=tune.folds or ablation.validation.use,
+        seed_index=repeat,
+        seed=stage_seed("cell_search", repeat),
+        tags={**_tags(cell, repeat), "trial": str(number)},
+        memory=searches.memory(key),
+    )
 
 
 def cell_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> Iterator[RunSpec]:

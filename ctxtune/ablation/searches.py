@@ -3,13 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ctxtune.config import Ablation, Cell, TrialSettings, resolve_trial, search_of
-from ctxtune.errors import ConfigError
+from ctxtune.config import Ablation, Cell, TrialSettings, search_of
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.search.sampler import Sampler
-
-MOST_UNRESOLVABLE = 20
-"""So many suggestions in a row that no run can take are one too many."""
+from ctxtune.tuning.stages import suggestion
 
 
 class Searches:
@@ -36,18 +33,10 @@ class Searches:
             ConfigError: suggestion after suggestion cannot be run.
         """
         sampler, space = self._samplers[cell.name, repeat], self._spaces[cell.name]
-        for refused in range(1, MOST_UNRESOLVABLE + 1):
-            point = sampler.ask(key)
-            try:
-                trial = resolve_trial(space, point)
-            except ConfigError:
-                sampler.tell(key, "failed", None)
-                if refused == MOST_UNRESOLVABLE:
-                    raise
-                continue
-            self._owners[key] = sampler
-            return point, trial
-        raise AssertionError("the loop above returns or raises")
+        suggested = suggestion(space, sampler, key)
+        assert suggested is not None, "tune_each has no grid, which alone comes to an end"
+        self._owners[key] = sampler
+        return suggested
 
     def memory(self, key: str) -> dict[str, Any]:
         """What the sampler must know again of an open suggestion after a restart."""

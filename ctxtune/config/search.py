@@ -199,7 +199,10 @@ class BudgetSettings(Settings):
     hours: PositiveFloat | None = Field(None, description="wall time of the whole sweep, confirmation included")
     gpu_hours: PositiveFloat | None = None
     search_share: float = Field(
-        0.6, gt=0, le=0.9, description="of the hours or GPU-hours: the least that the search gets before selection begins"
+        0.6,
+        gt=0,
+        le=0.9,
+        description="of the hours or GPU-hours: the least that the search gets before selection begins",
     )
     no_improvement_for: PositiveInt | None = Field(None, description="trials without a better score")
 
@@ -391,8 +394,9 @@ class SweepConfig(TrialFile):
 
     def search_trial(self, trial: TrialSettings) -> TrialSettings:
         """The form in which the search trains a configuration: as it is, or cheaper (`search.schedule`, `images`, `crop`)."""
-        schedule, search = self.search.schedule, self.search
-        return shortened(trial, epochs=schedule and schedule.epochs, images=search.images, crop=search.crop)
+        search = self.search
+        epochs = search.schedule.epochs if search.schedule else None
+        return shortened(trial, epochs=epochs, images=search.images, crop=search.crop)
 
     @property
     def search_epochs(self) -> int:
@@ -413,7 +417,9 @@ class SweepConfig(TrialFile):
         try:
             self.search_trial(self.trial)
         except ValidationError as error:
-            raise ValueError(f"search.schedule, images and crop leave no sound trial: {in_words(error.errors())}") from None
+            raise ValueError(
+                f"search.schedule, images and crop leave no sound trial: {in_words(error.errors())}"
+            ) from None
         return self
 
     @model_validator(mode="after")

@@ -82,7 +82,7 @@ def end_stage(recorder: Recorder) -> None:
                     recorder.tracker.end_run(recorder.tracked(run.key), "killed", recorder.stop.reason)
             recorder.tracker.end_run(recorder.sweep_id, "killed", recorder.stop.reason)
         raise SweepStopped(recorder.stop.reason, recorder.stop.message)
-    recorder.stop = type(recorder.stop)()
+    recorder.clear_stop()
 
 
 def with_precision(file: File, journal: Journal, resources: RunResources) -> File:
@@ -158,11 +158,14 @@ def close_tracker(tracker: Tracker, watcher: Watcher) -> None:
 def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way)."""
 
+    asked: list[int] = []
+
     def stop(number: int, frame: Any) -> None:
-        if recorder.stop.reason == "interrupted":
+        if asked:
             raise KeyboardInterrupt
+        asked.append(number)
         name = signal.Signals(number).name
-        recorder.stop = type(recorder.stop)("interrupted", f"interrupted by {name}", True)
+        recorder.request_stop("interrupted", f"interrupted by {name}", resumable=True)
         watcher.on_alert(
             f"{name}: stopping; everything is saved, the trials' processes are being ended (again: at once)"
         )

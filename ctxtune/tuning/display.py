@@ -23,7 +23,7 @@ def sweep_display(console: Console, space: SweepConfig) -> RunDisplay:
     """The display of a sweep."""
     search = space.search
     words = {
-        "search": f"search: up to {{runs}} trials of {space.trial.schedule.epochs} epochs, "
+        "search": f"search: up to {{runs}} trials of {space.search_epochs} epochs, "
         f"{search.sampler.name} and {search.scheduler.name}",
         "selection": "selection: {runs} runs, the best trials and the start again on validation with fresh seeds",
         "confirmation": "confirmation: {runs} runs on all train classes; the test classes are scored, once a run",
@@ -100,7 +100,7 @@ def _validation_table(space: SweepConfig, result: Outcome) -> Table:
     table = Table(title=f"{space.search.objective.metric}, unseen classes", title_justify="left")
     for column in ("", "start", "best"):
         table.add_column(column, justify="left" if not column else "right")
-    scores, epochs = result.search_scores, space.trial.schedule.epochs
+    scores, epochs = result.search_scores, space.search_epochs
 
     def in_search(arm: str) -> str:
         if arm not in scores:

@@ -150,7 +150,7 @@ def print_plan(console: Console, space: SweepConfig, address: str | None = None,
     console.print(table)
     scheduler = space.search.scheduler
     for line in (
-        f"{plan.trials} trials of at most {space.trial.schedule.epochs} epochs, {space.search.sampler.name} and "
+        f"{plan.trials} trials of at most {space.search_epochs} epochs, {space.search.sampler.name} and "
         f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)",
         f"{plan.selection_runs} selection runs and {plan.confirmation_runs} confirmation runs follow",
         f"a trial learns from {plan.fit_images} images of {plan.fit_classes} classes, {plan.batches_per_epoch} batches "

@@ -1,43 +1,76 @@
 """The three stages of a sweep as lists of runs: search, selection, confirmation (DESIGN section 5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from ctxtune.config import SweepConfig, TrialSettings, resolve_trial, stage_seed, start_points
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.record.journal import Journal, RunRecord
+from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec, Stage
 from ctxtune.tuning.search.multi_objective import pareto_front
 from ctxtune.tuning.search.sampler import Sampler
 
 START = "start"
 MOST_UNRESOLVABLE = 20
+"""So many suggestions in a row that no run can take are one too many."""
 
 
-def search_specs(space: SweepConfig, journal: Journal, sampler: Sampler) -> Iterator[RunSpec]:
-    """The trials: first those that an earlier process left unfinished, then what the sampler suggests.
+def next_trial(space: SweepConfig, recorder: Recorder, sampler: Sampler) -> RunSpec | None:
+    """The trial to start now: one that an earlier process left unfinished, else what the sampler suggests; None: no more.
 
     All trials share one seed: they differ in their configuration alone, and the luck of the seed is taken out by
     selection and confirmation, which have seeds of their own.
+
+    Raises:
+        ConfigError: suggestion after suggestion cannot be run.
     """
-    for run in journal.stage("search"):
-        if run.state == "running":
-            yield RunSpec.model_validate(run.spec)
+    trials = recorder.journal.stage("search")
+    for run in trials:
+        if recorder.may_start(run.key):
+            return RunSpec.model_validate(run.spec)
+    if len(trials) >= space.search.trials or sampler.exhausted:
+        return None
+    key = f"trial-{len(trials):04d}"
+    suggested = suggestion(space, sampler, key)
+    if suggested is None:
+        return None
+    point, trial = suggested
+    spec = _spec(
+        space, "search", key, arm=key, point=point, trial=space.search_trial(trial), folds=space.validation.use,
+        seed_index=0,
+    )  # fmt: skip
+    return spec.model_copy(update={"memory": sampler.memory(key)})
+
+
+def suggestion(space: SweepConfig, sampler: Sampler, key: str) -> tuple[dict[str, Any], TrialSettings] | None:
+    """The sampler's next point that a run can take, with its full-length configuration; None: there are no more.
+
+    Raises:
+        ConfigError: suggestion after suggestion cannot be run.
+    """
     refused = 0
-    while (number := len(journal.stage("search"))) < space.search.trials and not sampler.exhausted:
-        key = f"trial-{number:04d}"
+    while not sampler.exhausted:
         point = sampler.ask(key)
         try:
             trial = resolve_trial(space, point)
-        except ConfigError:
+            space.search_trial(trial)
+        except (ConfigError, ValidationError):
             sampler.tell(key, "failed", None)
             refused += 1
-            if refused >= MOST_UNRESOLVABLE:
+            if refused == MOST_UNRESOLVABLE:
                 raise
             continue
-        spec = _spec(space, "search", key, arm=key, point=point, trial=trial, folds=space.validation.use, seed_index=0)
-        yield spec.model_copy(update={"memory": sampler.memory(key)})
+        return point, trial
+    return None
+
+
+def next_of(specs: Sequence[RunSpec], recorder: Recorder) -> RunSpec | None:
+    """The first of a list of runs that is still to be started."""
+    return next((spec for spec in specs if recorder.may_start(spec.key)), None)
 
 
 def best_trial(space: SweepConfig, journal: Journal) -> RunRecord | None:
@@ -72,11 +105,10 @@ def candidates(space: SweepConfig, journal: Journal) -> dict[str, RunRecord]:
 
 
 def selection_specs(space: SweepConfig, journal: Journal) -> Iterator[RunSpec]:
-    """Each candidate and the start point on every fold with fresh seeds."""
+    """Each candidate and the start point on every fold with fresh seeds, at full length."""
     if space.select is None:
         return
-    arms = {key: (run.spec["point"], TrialSettings.model_validate(run.spec["trial"])) for key, run in
-            candidates(space, journal).items()}  # fmt: skip
+    arms = {key: configuration(space, journal, key) for key in candidates(space, journal)}
     start_point, start_trial = start_configuration(space)
     if start_trial.hash() not in {trial.hash() for _, trial in arms.values()}:
         arms[START] = (start_point, start_trial)
@@ -139,11 +171,11 @@ def confirmation_specs(space: SweepConfig, journal: Journal, chosen: str) -> Ite
 
 
 def configuration(space: SweepConfig, journal: Journal, arm: str) -> tuple[dict[str, object], TrialSettings]:
-    """Point and configuration of an arm."""
+    """Point and full-length configuration of an arm."""
     if arm == START:
         return start_configuration(space)
-    spec = journal.runs[arm].spec
-    return spec["point"], TrialSettings.model_validate(spec["trial"])
+    point = journal.runs[arm].spec["point"]
+    return point, resolve_trial(space, point)
 
 
 def start_configuration(space: SweepConfig) -> tuple[dict[str, object], TrialSettings]:

@@ -67,7 +67,7 @@ def outcome(space: SweepConfig, journal: Journal) -> Outcome:
     trials = journal.stage("search")
     point, trial = configuration(space, journal, chosen) if chosen else ({}, None)
     start_point, start_trial = start_configuration(space)
-    epochs = space.trial.schedule.epochs
+    epochs = space.search_epochs
     same = trial is not None and trial.hash() == start_trial.hash()
     cost = spent(journal.runs.values())
     return Outcome(

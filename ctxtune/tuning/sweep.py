@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -86,7 +87,13 @@ def _run_stages(
         selection = list(stages.selection_specs(space, recorder.journal))
         if selection:
             watcher.on_stage(recorder, "selection", len(selection))
-            run_stage("selection", iter(selection), recorder, storage=storage, resources=resources)
+            run_stage(
+                "selection",
+                partial(stages.next_of, selection, recorder),
+                recorder,
+                storage=storage,
+                resources=resources,
+            )
             end_stage(recorder)
         chosen = stages.select(space, recorder.journal)
         recorder.journal.decided("chosen", chosen)
@@ -94,7 +101,13 @@ def _run_stages(
     confirmation = list(stages.confirmation_specs(space, recorder.journal, recorder.journal.decisions["chosen"]))
     if confirmation:
         watcher.on_stage(recorder, "confirmation", len(confirmation))
-        run_stage("confirmation", iter(confirmation), recorder, storage=storage, resources=resources)
+        run_stage(
+            "confirmation",
+            partial(stages.next_of, confirmation, recorder),
+            recorder,
+            storage=storage,
+            resources=resources,
+        )
         end_stage(recorder)
 
 
@@ -132,7 +145,7 @@ def _search(space: SweepConfig, recorder: Recorder, resources: RunResources, sto
     watcher.on_stage(recorder, "search", space.search.trials)
     run_stage(
         "search",
-        stages.search_specs(space, recorder.journal, sampler),
+        partial(stages.next_trial, space, recorder, sampler),
         recorder,
         storage=storage,
         resources=resources,

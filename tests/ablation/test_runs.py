@@ -10,13 +10,14 @@ from scipy import stats
 
 from ctxtune.ablation.display import print_outcome
 from ctxtune.ablation.outcome import design_of, outcome_of, summary_of
-from ctxtune.ablation.runs import cell_specs, run_count, search_specs, tuned_configuration
+from ctxtune.ablation.runs import cell_specs, run_count, tuned_configuration
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import cells_of, load_ablation
 from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.run_spec import open_trainer
 from tests.helpers import trees
+from tests.helpers.runs import cell_trials
 
 TUNED = [
     "tune_each={trials: 4, repeats: 2, sampler: random, space: {optimizer.lr: {loguniform: [1.0e-4, 1.0e-2]}}}",
@@ -57,7 +58,7 @@ def by_learning_rate(spec):
 def test_every_cell_has_the_same_trials_and_runs(quickstart, journal):
     ablation = quickstart(*TUNED)
     cells = cells_of(ablation)
-    play(ablation, journal, search_specs(ablation, journal, Searches(ablation, cells)), by_learning_rate)
+    play(ablation, journal, cell_trials(ablation, journal, Searches(ablation, cells)), by_learning_rate)
     play(ablation, journal, cell_specs(ablation, cells, journal), by_learning_rate)
     assert run_count(ablation, len(cells)) == (3 * 2 * 4, 3 * 2 * 3)
     assert (len(journal.stage("cell_search")), len(journal.stage("cell"))) == (24, 18)
@@ -86,13 +87,13 @@ def test_an_interrupted_search_goes_on_with_the_points_that_it_would_have_had(qu
     whole, broken = Journal(tmp_path / "whole.jsonl"), Journal(tmp_path / "broken.jsonl")
     for journal, stop_after in ((whole, 10**9), (broken, 13)):
         searches = Searches(ablation, cells)
-        specs = search_specs(ablation, journal, searches)
+        specs = cell_trials(ablation, journal, searches)
         play(ablation, journal, specs, by_learning_rate, searches=searches, stop_after=stop_after)
     broken.close()
     again, searches = Journal(tmp_path / "broken.jsonl"), Searches(ablation, cells)
     searches.replay(again.stage("cell_search"))
     assert [run.state for run in again.runs.values()].count("running") == 1
-    play(ablation, again, search_specs(ablation, again, searches), by_learning_rate, searches=searches)
+    play(ablation, again, cell_trials(ablation, again, searches), by_learning_rate, searches=searches)
     assert {key: run.spec["point"] for key, run in again.runs.items()} == {
         key: run.spec["point"] for key, run in whole.runs.items()
     }
@@ -101,7 +102,7 @@ def test_an_interrupted_search_goes_on_with_the_points_that_it_would_have_had(qu
 def test_a_cell_whose_search_failed_has_no_runs(quickstart, journal):
     ablation = quickstart(*TUNED)
     cells = cells_of(ablation)
-    for spec in search_specs(ablation, journal, Searches(ablation, cells)):
+    for spec in cell_trials(ablation, journal, Searches(ablation, cells)):
         journal.asked(spec.key, spec.stage, spec.plain())
         if spec.arm == "contrastive_only":
             journal.ended(spec.key, "failed", "not_finite")
@@ -167,7 +168,7 @@ def test_with_repeats_a_repeat_is_one_witness_however_many_seeds_it_has(quicksta
     generator = np.random.default_rng(1)
     drawn = {key: generator.normal() for key in product([cell.name for cell in cells], "012", range(3))}
     searches = Searches(ablation, cells)
-    play(ablation, journal, search_specs(ablation, journal, searches), by_learning_rate)
+    play(ablation, journal, cell_trials(ablation, journal, searches), by_learning_rate)
     play(
         ablation,
         journal,

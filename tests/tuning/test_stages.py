@@ -27,11 +27,11 @@ from ctxtune.tuning.stages import (
     START,
     candidates,
     confirmation_specs,
-    search_specs,
     select,
     selection_specs,
 )
 from ctxtune.tuning.summary_files import best_file, markdown, outcome
+from tests.helpers.runs import silent_recorder, trials
 from tests.helpers.search_spaces import METRIC, space_of
 
 
@@ -54,7 +54,7 @@ def journal(tmp_path, space) -> Journal:
     """Six trials: the start is pruned, trial 3 is best, 5 next; 1 was best when it was pruned."""
     journal = Journal(tmp_path / "journal.jsonl")
     scores = [(1, 0.1), (1, 0.99), (9, 0.3), (9, 0.6), (9, 0.4), (9, 0.5)]
-    for spec, (epoch, score) in zip(search_specs(space, journal, Sampler(space)), scores, strict=False):
+    for spec, (epoch, score) in zip(trials(space, journal, Sampler(space)), scores, strict=False):
         finish(journal, spec, epoch, {METRIC: score})
     return journal
 
@@ -94,7 +94,7 @@ def test_what_has_ended_is_not_asked_for_again(space, journal):
     first = next(selection_specs(space, journal))
     finish(journal, first, 9, {METRIC: 0.5})
     assert first.key not in {spec.key for spec in selection_specs(space, journal)}
-    assert next(search_specs(space, journal, Sampler(space)), None) is None
+    assert next(trials(space, journal, Sampler(space)), None) is None
 
 
 def test_the_outcome_holds_paired_differences_with_their_t_interval(space, journal):
@@ -134,15 +134,11 @@ def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):
     assert yaml.safe_load(path.read_text())["name"] == "quick-best"
 
 
-class Silent:
-    """Tracking that is not asked in these tests."""
-
-
 def budgeted(space, journal, **budget) -> Recorder:
     tree = space.model_dump(mode="json")
     tree["search"]["budget"] = budget
     space = type(space).model_validate(tree)
-    recorder = Recorder(journal, Silent(), metric=space.search.objective.metric, sweep_id="s")  # type: ignore[arg-type]
+    recorder = silent_recorder(journal, space.search.objective.metric)
     Budget(space, recorder, RunResources(cpus=1, gpus=1, concurrent=2)).check()
     return recorder
 
@@ -166,7 +162,7 @@ def test_the_reserve_for_confirmation_knows_the_share_that_a_trial_learned_from(
 
 
 def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
-    recorder = Recorder(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
+    recorder = silent_recorder(journal, METRIC)
     before = journal.events
     recorder.report("trial-0003", {"epoch": 12.0, METRIC: 0.99})
     recorder.report("trial-0003", {"epoch": 12.0, "failure": "error", "message": "CUDA error"})
@@ -176,7 +172,7 @@ def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
 def test_a_machine_whose_gpu_cannot_be_used_stops_the_sweep_not_the_run(space, journal):
     spec = next(iter(selection_specs(space, journal)))
     journal.asked(spec.key, spec.stage, spec.plain())
-    recorder = Recorder(journal, Silent(), metric=METRIC, sweep_id="s")  # type: ignore[arg-type]
+    recorder = silent_recorder(journal, METRIC)
     recorder.report(spec.key, {"epoch": 0.0, "failure": "no_gpu", "message": "Ray counts a GPU on node-7"})
     assert recorder.stop.resumable and "node-7" in recorder.stop.message
     assert journal.runs[spec.key].state == "running"
@@ -207,7 +203,7 @@ def test_several_objectives_leave_a_pareto_front_and_its_best_by_the_first_is_ch
     rng = np.random.default_rng(3)
     scores, seconds = rng.random(8), rng.random(8)
     scores[5], seconds[5] = scores[2], seconds[2]  # equals: neither beats the other
-    for number, spec in enumerate(search_specs(space, journal, Sampler(space))):
+    for number, spec in enumerate(trials(space, journal, Sampler(space))):
         finish(journal, spec, 9, {METRIC: scores[number], "time/seconds": seconds[number]})
     beaten = {
         one
@@ -244,7 +240,7 @@ def test_an_objective_can_be_a_number_of_the_configuration(tmp_path):
         space={"model.embedding_dim": {"choice": [16, 32, 64]}}, start_from=[],
     )  # fmt: skip
     journal = Journal(tmp_path / "journal.jsonl")
-    for spec in search_specs(space, journal, Sampler(space)):
+    for spec in trials(space, journal, Sampler(space)):
         finish(journal, spec, 9, {METRIC: 0.5 if spec.trial.model.embedding_dim > 16 else 0.4})
     front = [run.spec["trial"]["model"]["embedding_dim"] for run in pareto_front(space, journal)]
     assert sorted(front) == [16, 32]  # 64 scores no better than 32

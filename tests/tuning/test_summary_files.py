@@ -9,8 +9,9 @@ from scipy import stats
 from ctxtune.tuning.display import print_outcome
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.search.sampler import Sampler
-from ctxtune.tuning.stages import START, confirmation_specs, search_specs, selection_specs
+from ctxtune.tuning.stages import START, confirmation_specs, selection_specs
 from ctxtune.tuning.summary_files import markdown, outcome
+from tests.helpers.runs import trials
 from tests.helpers.search_spaces import METRIC, space_of
 
 CHOSEN = "trial-0003"
@@ -37,7 +38,7 @@ def confirmed(tmp_path, *, failed=(), objective=METRIC, scores=None):
         journal.reported(spec.key, {"epoch": 9.0, **metrics})
         journal.ended(spec.key, "completed")
 
-    for number, spec in enumerate(search_specs(space, journal, Sampler(space))):
+    for number, spec in enumerate(trials(space, journal, Sampler(space))):
         run(spec, {objective: 0.1 * number})
     for spec in list(selection_specs(space, journal)):
         run(spec, {objective: 0.5 if spec.arm == CHOSEN else 0.3})

@@ -34,7 +34,7 @@ PROCESS_RESTARTS = 3
 
 def run_stage(
     name: str,
-    specs: Iterator[RunSpec],
+    next_run: Callable[[], RunSpec | None],
     recorder: Recorder,
     *,
     storage: Path | str,
@@ -44,11 +44,11 @@ def run_stage(
     cache_dir: Path | None = None,
     trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
-    """Run specs as they are asked for, until there are no more or the recorder says stop.
+    """Run what `next_run` says, until it says None or the recorder says stop.
 
     Args:
         name: of the stage.
-        specs: what to run; asked for one at a time, as late as possible (a sampler learns in between).
+        next_run: what to start next; asked for one at a time, as late as possible (a sampler learns in between).
         storage: where checkpoints lie: a folder or an fsspec address.
         scheduler: who stops runs early; None: nobody.
         check_budget: called at every event; asks the recorder to stop where a budget is spent.
@@ -72,17 +72,17 @@ def run_stage(
             trainable=tune.with_resources(trainable, share),
             param_space=config,
             tune_config=_tune_config(
-                _SpecSearcher(specs, recorder, Concurrency(resources)), scheduler, reuse=not together and attempt == 0
+                _SpecSearcher(next_run, recorder, Concurrency(resources)),
+                scheduler,
+                reuse=not together and attempt == 0,
             ),
             run_config=_run_config(name, recorder, str(storage), check_budget),
         )
         with _quiet(), thrifty_tune():
             tuner.fit()
-        left = _unfinished(recorder)
-        if recorder.stop or not left:
-            break
         # Ray gives a run up in silence where a process that it wanted to use again was not done with the run before.
-        specs = iter([RunSpec.model_validate(run.spec) for run in left])
+        if recorder.stop or attempt == PROCESS_RESTARTS or not recorder.put_back():
+            break
     _settle(recorder)
 
 
@@ -143,9 +143,9 @@ class _WithoutState:
 class _SpecSearcher(_WithoutState, Searcher):
     """Hands specs to Ray, one at a time."""
 
-    def __init__(self, specs: Iterator[RunSpec], recorder: Recorder, concurrency: Concurrency) -> None:
+    def __init__(self, next_run: Callable[[], RunSpec | None], recorder: Recorder, concurrency: Concurrency) -> None:
         super().__init__()
-        self._specs, self._recorder, self._concurrency = specs, recorder, concurrency
+        self._next_run, self._recorder, self._concurrency = next_run, recorder, concurrency
         self._under_way: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
@@ -153,7 +153,7 @@ class _SpecSearcher(_WithoutState, Searcher):
             return Searcher.FINISHED
         if len(self._under_way) >= self._concurrency.limit:
             return None
-        spec = next(self._specs, None)
+        spec = self._next_run()
         if spec is None or not self._recorder.start(spec):
             return Searcher.FINISHED
         self._under_way.add(trial_id)

@@ -58,7 +58,7 @@ class RungScheduler(FIFOScheduler):
         metric = self._space.search.objective.metric
         if metric not in result:
             return TrialScheduler.CONTINUE
-        if result["epoch"] >= self._space.trial.schedule.epochs:
+        if result["epoch"] >= self._space.search_epochs:
             self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
             return TrialScheduler.CONTINUE  # the run ends by itself, and counts as completed
         return self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
@@ -94,7 +94,7 @@ class RungScheduler(FIFOScheduler):
 
     def _build(self, bracket: int) -> TrialScheduler:
         objective, settings = self._space.search.objective, self._space.search.scheduler
-        schedule = self._space.trial.schedule
+        schedule = self._space.search_trial(self._space.trial).schedule
         grace = settings.grace_epochs * settings.reduction_factor**bracket + schedule.head_warmup_epochs
         common = {"time_attr": "epoch", "metric": objective.metric, "mode": objective.mode}
         if settings.name == "median":

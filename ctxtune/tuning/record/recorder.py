@@ -71,10 +71,22 @@ class Recorder:
         self.tracker = tracker
         self.sweep_id = sweep_id
         self.sampler = sampler
-        self.stop = Stop()
         self.started = time.time()
+        self._stop = Stop()
+        self._under_way: set[str] = set()
         self._on_change = on_change
         self._failures = 0
+
+    def may_start(self, key: str) -> bool:
+        """Whether a run is still to be started: it is new, or an earlier process left it unfinished."""
+        run = self.journal.runs.get(key)
+        return run is None or (run.state == "running" and key not in self._under_way)
+
+    def put_back(self) -> list[RunRecord]:
+        """The runs that were started and neither ended nor stopped, each of which may then be started again."""
+        left = [run for run in self.journal.runs.values() if run.state == "running" and run.key in self._under_way]
+        self._under_way.difference_update(run.key for run in left)
+        return left
 
     def start(self, spec: RunSpec) -> bool:
         """A run is handed to Ray: new in the journal, or taken up again; false where it cannot be written down."""
@@ -83,6 +95,7 @@ class Recorder:
             self._guard(lambda: self.journal.asked(spec.key, spec.stage, spec.plain()))
         if spec.key not in self.journal.runs:
             return False
+        self._under_way.add(spec.key)
         self._guard(lambda: self._track_start(spec, again=known))
         self._changed(spec.key)
         return True
@@ -123,10 +136,10 @@ class Recorder:
             return
         if run.epoch >= epochs:
             self.end(key, "completed")
-        elif not self.stop:
+        elif not self._stop:
             self.end(key, "pruned", f"stopped by {self.scheduler} after epoch {run.epoch}")
-        elif not self.stop.resumable:
-            self.end(key, "killed", self.stop.reason)
+        elif not self._stop.resumable:
+            self.end(key, "killed", self._stop.reason)
 
     def end(self, key: str, state: State, reason: str = "") -> None:
         """A run came to its end."""
@@ -148,10 +161,19 @@ class Recorder:
         """The key of a run in tracking: unique among all sweeps of the experiment."""
         return f"{self.sweep_id}/{key}"
 
+    @property
+    def stop(self) -> Stop:
+        """Why the present stage is to stop; false where it is not."""
+        return self._stop
+
     def request_stop(self, reason: str, message: str, *, resumable: bool) -> None:
-        """Ask the present stage to stop; the first reason stays."""
-        if not self.stop:
-            self.stop = Stop(reason, message, resumable)
+        """Ask the present stage to stop. The first reason stays, but a stop of the whole sweep overrules one of the stage."""
+        if not self._stop or (resumable and not self._stop.resumable):
+            self._stop = Stop(reason, message, resumable)
+
+    def clear_stop(self) -> None:
+        """The stage has stopped: make ready for the next one."""
+        self._stop = Stop()
 
     def _track_start(self, spec: RunSpec, *, again: bool) -> None:
         key = self.tracked(spec.key)

@@ -10,6 +10,7 @@ from tests.helpers.processes import environment
 
 SCRIPT = """
 import json, os, sys
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -22,6 +23,7 @@ from ctxtune.tuning.backend.runner import run_stage
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.backend.trial import run_trial
+from ctxtune.tuning.stages import next_of
 
 folder, file = Path(sys.argv[1]), sys.argv[2]
 space = load_search_space(file, sys.argv[3:])
@@ -55,7 +57,8 @@ try:
     resources = RunResources(cpus=1, gpus=0, concurrent=1)
     for specs in ([spec("fresh", PLAIN)],
                   [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)]):
-        run_stage("search", iter(specs), recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
+        next_run = partial(next_of, specs, recorder)
+        run_stage("search", next_run, recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
 finally:
     ray.shutdown()
     tracker.close(0)

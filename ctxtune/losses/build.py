@@ -14,7 +14,12 @@ from ctxtune.losses.settings import LossSettings, RegularizerSettings
 
 
 def build_loss(
-    name: str, *, num_classes: int | None = None, embedding_dim: int | None = None, **options: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    embedding_dim: int | None = None,
+    num_images: int | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A loss by name, called as pytorch-metric-learning's: loss(embeddings, labels, indices_tuple, ref_emb, ref_labels).
 
@@ -22,6 +27,7 @@ def build_loss(
         name: one of `loss_names()`, or "package.module:Class" for a user's own.
         num_classes: number of training classes, labelled 0 ... num_classes - 1; needed by losses with proxies.
         embedding_dim: width of the embeddings; needed by losses with proxies and by a memory.
+        num_images: number of training images; needed by losses with `proxies="image"`.
         options: those of the loss (docs/losses.md), and for every loss: `miner`, `memory`, `contextual` (the term
             beside it), `regularizer_weight` (default 0, for contextual 0.1) and `similarity_target` (0.3).
 
@@ -36,7 +42,9 @@ def build_loss(
         regularizer = RegularizerSettings(weight=weight, similarity_target=target)
     except ValidationError as error:
         raise ValueError(_plain_message(name, error)) from None
-    combined = assemble(settings, regularizer, num_classes=num_classes, embedding_dim=embedding_dim)
+    combined = assemble(
+        settings, regularizer, num_classes=num_classes, embedding_dim=embedding_dim, num_images=num_images
+    )
     return combined if _combines(combined) else combined.loss
 
 
@@ -50,16 +58,25 @@ class TrainingLoss(nn.Module):
         regularizer: the YAML block `regularizer`.
         num_classes: labels are 0 ... num_classes - 1.
         embedding_dim: width of what the loss sees (the projector's where there is one).
+        num_images: number of training images; needed by losses with `proxies: image`.
 
     Raises:
         ValueError: the settings cannot be combined.
     """
 
     def __init__(
-        self, loss: LossSettings, regularizer: RegularizerSettings, *, num_classes: int, embedding_dim: int
+        self,
+        loss: LossSettings,
+        regularizer: RegularizerSettings,
+        *,
+        num_classes: int,
+        embedding_dim: int,
+        num_images: int | None = None,
     ) -> None:
         super().__init__()
-        self.loss = assemble(loss, regularizer, num_classes=num_classes, embedding_dim=embedding_dim)
+        self.loss = assemble(
+            loss, regularizer, num_classes=num_classes, embedding_dim=embedding_dim, num_images=num_images
+        )
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total (float32 or float64, differentiable), and what to log, detached.
@@ -79,7 +96,12 @@ class TrainingLoss(nn.Module):
 
 
 def assemble(
-    settings: LossSettings, regularizer: RegularizerSettings, *, num_classes: int | None, embedding_dim: int | None
+    settings: LossSettings,
+    regularizer: RegularizerSettings,
+    *,
+    num_classes: int | None,
+    embedding_dim: int | None,
+    num_images: int | None = None,
 ) -> CombinedLoss:
     """The loss of `settings` with all that goes with it.
 
@@ -89,9 +111,18 @@ def assemble(
     entry = loss_entry(settings.name)
     if entry.proxies and (num_classes is None or embedding_dim is None):
         raise ValueError(f"loss {settings.name} holds a proxy for each class: it needs num_classes and embedding_dim")
+    if settings.options().get("proxies") == "image" and num_images is None:
+        raise ValueError(f"loss {settings.name} with proxies: image needs num_images")
     # The contextual loss has the similarities at hand. With a memory it would count remembered ones in, too.
     inside = settings.name == "contextual" and settings.memory is None
-    sizes = Sizes(num_classes, embedding_dim, regularizer.weight, regularizer.similarity_target, inside)
+    sizes = Sizes(
+        num_classes=num_classes,
+        num_images=num_images,
+        embedding_dim=embedding_dim,
+        regularizer_weight=regularizer.weight,
+        similarity_target=regularizer.similarity_target,
+        takes_regularizer=inside,
+    )
     loss = entry.build(settings.options(), sizes)
     miner = None if settings.miner is None else build_miner(settings.miner.name, settings.miner.options())
     if miner is not None and isinstance(loss, ContextualLoss) and not loss.terms.contrastive_weight:

@@ -99,14 +99,27 @@ class MultiSimilaritySettings(Settings):
     base: Cosine = 0.5
 
 
-class ProxyAnchorSettings(Settings):
+class ProxySettings(Settings):
+    """What the losses with one proxy a class share.
+
+    Attributes:
+        proxies: "class", one for each class, as their papers say; "image", as many as there are training images, of
+            which only the first num_classes ever have a positive: what the code of Liao et al. (ICML 2023) ran as
+            its Proxy-Anchor and Proxy-NCA baselines at 224 px, because it takes the number of images for that of
+            classes.
+    """
+
+    proxies: Literal["class", "image"] = "class"
+
+
+class ProxyAnchorSettings(ProxySettings):
     """`proxy_anchor`."""
 
     margin: float = Field(0.1, ge=0.0, le=2.0)
     alpha: Positive = 32.0
 
 
-class ProxyNCASettings(Settings):
+class ProxyNCASettings(ProxySettings):
     """`proxy_nca`."""
 
     softmax_scale: Positive = 9.0

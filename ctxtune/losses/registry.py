@@ -23,12 +23,14 @@ class Sizes:
 
     Attributes:
         num_classes: number of training classes, labelled 0 ... num_classes - 1; None where it is not known.
+        num_images: number of training images, for losses with a proxy for each; None where it is not known.
         embedding_dim: width of the embeddings; None where it is not known.
         regularizer_weight, similarity_target: of the similarity regulariser.
         takes_regularizer: whether a loss that can is to compute the regulariser itself.
     """
 
     num_classes: int | None = None
+    num_images: int | None = None
     embedding_dim: int | None = None
     regularizer_weight: float = 0.0
     similarity_target: float = 0.3
@@ -45,7 +47,7 @@ class LossEntry:
             (embeddings, labels, indices_tuple, ref_emb, ref_labels).
         source: paper.
         origin: whose code computes it.
-        proxies: whether it holds a weight for each class (and so needs num_classes and embedding_dim).
+        proxies: whether it holds proxies, as a rule one for each class (and so needs num_classes and embedding_dim).
         takes_miner: whether an indices_tuple means anything to it.
         memory: "reference", where it compares the batch with a reference set; "joint", where remembered embeddings
             join the batch.
@@ -68,7 +70,9 @@ def _plain(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any], Sizes
 
 def _with_proxies(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any], Sizes], nn.Module]:
     def build(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
-        return loss(num_classes=sizes.num_classes, embedding_size=sizes.embedding_dim, **options)
+        others = {key: value for key, value in options.items() if key != "proxies"}
+        count = sizes.num_images if options.get("proxies") == "image" else sizes.num_classes
+        return loss(num_classes=count, embedding_size=sizes.embedding_dim, **others)
 
     return build
 

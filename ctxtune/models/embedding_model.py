@@ -1,5 +1,6 @@
 """The embedding model: backbone, pooling, embedding head, and a projector that only training uses."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -43,7 +44,7 @@ class EmbeddingModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed (b, 3, h, w) as (b, embedding_dim), float32 and not normalised."""
         pooled = self.normalization(self.pooling(self.backbone(images)))
-        return self.embedding(pooled).float()
+        return _at_least_float32(self.embedding(pooled))
 
     def project(self, embeddings: Tensor) -> Tensor:
         """What the loss sees: (b, embedding_dim) to (b, training_dim), float32.
@@ -52,7 +53,7 @@ class EmbeddingModel(nn.Module):
         """
         if self.projector is None:
             return embeddings
-        return F.normalize(self.projector(embeddings).float(), dim=1)
+        return F.normalize(_at_least_float32(self.projector(embeddings)), dim=1)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that training may change, by optimiser group: backbone, embedding (the head), projector.
@@ -94,6 +95,10 @@ class EmbeddingModel(nn.Module):
         if self.settings.batch_norm == "frozen":
             frozen = {id(parameter) for layer in self._batch_norm_layers() for parameter in layer.parameters()}
         return [parameter for parameter in self.backbone.parameters() if id(parameter) not in frozen]
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def build_model(

@@ -127,7 +127,13 @@ class FoldTrainer:
     def _build_loss(self, num_classes: int) -> TrainingLoss:
         trial, width = self.trial, self.model.training_dim
         try:
-            loss = TrainingLoss(trial.loss, trial.regularizer, num_classes=num_classes, embedding_dim=width)
+            loss = TrainingLoss(
+                trial.loss,
+                trial.regularizer,
+                num_classes=num_classes,
+                embedding_dim=width,
+                num_images=len(self.parts.fit),
+            )
         except ValueError as error:
             raise ConfigError(f"loss {trial.loss.name}: {error}") from None
         return loss.to(self.device)

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ctxtune.config.trial import TrialSettings
 from ctxtune.losses import TrainingLoss
+from ctxtune.losses.numerics import at_least_float32
 from ctxtune.models import EmbeddingModel
 from ctxtune.training.compilation import CompiledWithFallback
 from ctxtune.training.health import FiniteFlag
@@ -114,7 +115,7 @@ class TrainingStep:
     def _embed(self, images: Tensor) -> Tensor:
         with autocast(self.precision, self.device):
             embeddings = self._call(images)
-        return embeddings.float()
+        return at_least_float32(embeddings)
 
     def _in_pieces(self, pieces: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
         """The gradients of the loss over all pieces and all processes."""
@@ -155,7 +156,7 @@ class TrainingStep:
             for piece in pieces:
                 random.append(self._generators())
                 with autocast(self.precision, self.device):
-                    embeddings.append(self._forward(piece).float())
+                    embeddings.append(at_least_float32(self._forward(piece)))
         return torch.cat(embeddings)
 
     def _gradients_stay(self, *, until_last: bool) -> AbstractContextManager[object]:

@@ -28,6 +28,10 @@ Each loss can be combined, in its block, with a `miner` (where the table says so
 your own is named `package.module:Class`; it is called with `(embeddings, labels)`, or as those of
 pytorch-metric-learning are.
 
+`proxies: image` gives `proxy_anchor` and `proxy_nca` as many proxies as there are training images, of which only the
+first C ever have a positive. Their papers have one a class. The 224 px baselines of Liao et al. (ICML 2023) were run
+with one an image: their code takes the number of images for that of classes.
+
 | name | options and defaults | miner | weights | computed by | source |
 |---|---|---|---|---|---|
 """

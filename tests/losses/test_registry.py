@@ -47,8 +47,8 @@ class TestSettings:
         triplet = LossSettings(name="triplet").model_dump()
         assert triplet["margin"] == 0.05
         assert triplet["miner"] == {"name": "distance_weighted", "cutoff": 0.5, "nonzero_loss_cutoff": 1.4}
-        assert LossSettings(name="proxy_anchor").options() == {"margin": 0.1, "alpha": 32.0}
-        assert LossSettings(name="proxy_nca").options() == {"softmax_scale": 9.0}
+        assert LossSettings(name="proxy_anchor").options() == {"proxies": "class", "margin": 0.1, "alpha": 32.0}
+        assert LossSettings(name="proxy_nca").options() == {"proxies": "class", "softmax_scale": 9.0}
         assert LossSettings(name="normalized_softmax").options() == {"temperature": 0.05}
         assert LossSettings(name="softbin_ap").options() == {"bins": 20}
         roadmap = {"average_precision_weight": 0.5, "temperature": 0.01, "slope": 100.0, "offset": 1.44, "delta": 0.05}

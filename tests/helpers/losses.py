@@ -143,7 +143,8 @@ def batch(
 
 def training_loss(weight: float = 0.0, **loss: Any) -> TrainingLoss:
     torch.manual_seed(0)
-    return TrainingLoss(LossSettings(**loss), RegularizerSettings(weight=weight), num_classes=8, embedding_dim=16)
+    settings, regularizer = LossSettings(**loss), RegularizerSettings(weight=weight)
+    return TrainingLoss(settings, regularizer, num_classes=8, embedding_dim=16, num_images=32)
 
 
 def total(loss: TrainingLoss, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -189,4 +190,5 @@ OTHER_VALUES: dict[str, Any] = {
     "neg_margin": 0.5,
     "pos_strategy": "hard",
     "neg_strategy": "hard",
+    "proxies": "image",
 }

@@ -163,6 +163,13 @@ class TestNamedLosses:
         assert weights.grad.abs().max() > 0
         assert isinstance(build_loss(name, num_classes=8, embedding_dim=16), losses.BaseMetricLossFunction)
 
+    @pytest.mark.parametrize("name", ["proxy_anchor", "proxy_nca"])
+    def test_proxies_by_image_are_as_many_as_images(self, name: str) -> None:
+        (weights,) = training_loss(name=name, proxies="image").parameters()
+        assert weights.shape == (32, 16)
+        with pytest.raises(ValueError, match="needs num_images"):
+            build_loss(name, num_classes=8, embedding_dim=16, proxies="image")
+
     def test_half_precision_leaves_the_proxies_in_float32(self) -> None:
         loss = training_loss(name="proxy_anchor")
         embeddings, labels = batch(32, dtype=torch.bfloat16)

@@ -43,7 +43,7 @@ class _Step(torch.autograd.Function):
 
 
 def direct(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """0.8 L_context + 0.2 L_contrast + 0.1 L_reg with the defaults of ContextualLoss, step by step (recipes.md)."""
+    """0.8 L_context + 0.2 L_contrast + 0.1 L_reg with the default options, step by step (docs/contextual_loss.md)."""
     k, epsilon, positive_margin, negative_margin, target = 4, 0.05, 0.75, 0.6, 0.3
     count = len(labels)
     units = torch.nn.functional.normalize(embeddings, dim=1)
@@ -51,17 +51,17 @@ def direct(embeddings: Tensor, labels: Tensor) -> Tensor:
     same = (labels.unsqueeze(1) == labels).to(units.dtype)
     distances = (2.0 - 2.0 * similarities).clamp(min=0.0)
 
-    def neighbourhood(size: int) -> Tensor:
+    def neighborhood(size: int) -> Tensor:
         reach = distances.detach().topk(size, dim=1, largest=False).values[:, -1:]
         step: Tensor = _Step.apply(-distances + epsilon + reach)
         return step
 
-    inside = neighbourhood(k)
+    inside = neighborhood(k)
     outside = 1.0 - inside
     shared = inside @ inside.T / inside.sum(dim=1, keepdim=True).detach()
     shared_outside = outside @ outside.T / outside.sum(dim=1, keepdim=True).detach()
     weights = 0.5 * inside * (shared + shared_outside)
-    closest = neighbourhood(k // 2)
+    closest = neighborhood(k // 2)
     reciprocal = closest * closest.T
     expanded = reciprocal @ weights / reciprocal.sum(dim=1, keepdim=True)
     contextual = 0.5 * (expanded + expanded.T)

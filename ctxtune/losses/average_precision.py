@@ -12,8 +12,14 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils.common_functions import indices_tuple_not_supported, labels_required
 from torch import Tensor
 
-from ctxtune.losses.contextual.options import check_number, check_positive
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, full_precision, unit_rows
+from ctxtune.losses.numerics import (
+    at_least_float32,
+    check_not_empty,
+    check_number,
+    check_positive,
+    full_precision,
+    unit_rows,
+)
 from ctxtune.losses.reference import join_reference
 
 

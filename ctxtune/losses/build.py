@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from ctxtune.error_messages import in_words
 from ctxtune.losses.combined import CombinedLoss
 from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
@@ -49,7 +50,7 @@ def build_loss(
 
 
 class TrainingLoss(nn.Module):
-    """What a run minimises: the loss of its settings plus the similarity regulariser.
+    """What a run minimises: the loss of its settings plus the similarity regularizer.
 
     Proxies are among its parameters; a memory is part of its state_dict.
 
@@ -82,7 +83,7 @@ class TrainingLoss(nn.Module):
         """The total (float32 or float64, differentiable), and what to log, detached.
 
         Args:
-            embeddings: (n, d), not normalised.
+            embeddings: (n, d), not normalized.
             labels: (n,) int64.
 
         Returns:
@@ -167,5 +168,10 @@ def _combines(combined: CombinedLoss) -> bool:
 
 
 def _plain_message(name: str, error: ValidationError) -> str:
-    problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
-    return f"loss {name}: " + "; ".join(problems)
+    found: dict[str, list[Any]] = {}
+    for problem in error.errors(include_url=False):
+        # Pydantic appends the branch of a union ("literal['remainder']") to the place: no option's name.
+        place = ".".join(part for part in map(str, problem["loc"]) if part.isidentifier())
+        found.setdefault(place, []).append(problem)
+    told = [f"{place}: {in_words(problems)}" if place else in_words(problems) for place, problems in found.items()]
+    return f"loss {name}: " + "; ".join(told)

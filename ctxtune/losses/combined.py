@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, full_precision, similarity_regularizer
+from ctxtune.losses.numerics import at_least_float32, check_not_empty, full_precision
+from ctxtune.losses.regularizer import similarity_regularizer
 from ctxtune.losses.roadmap import RoadmapLoss
 
 
@@ -24,7 +25,7 @@ class CombinedLoss(BaseMetricLossFunction):
         pairs_with_memory: the loss must be told which pairs are not those of an item with its copy in the memory.
         contextual, contextual_weight: a ContextualLoss with the contextual term alone, and its weight.
         other_weight: the weight of `loss`.
-        regularizer_weight, similarity_target: of the similarity regulariser over the batch; none where the weight is 0.
+        regularizer_weight, similarity_target: of the similarity regularizer over the batch; none where the weight is 0.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from ctxtune.settings import Settings
 _SIZES = {"num_classes": "num_classes", "embedding_dim": "embedding_dim", "embedding_size": "embedding_dim"}
 
 
-def own_loss_class(name: str) -> type[nn.Module]:
+def custom_loss_class(name: str) -> type[nn.Module]:
     """Import `package.module:Class`.
 
     Raises:
@@ -33,12 +33,12 @@ def own_loss_class(name: str) -> type[nn.Module]:
     return found
 
 
-def own_loss_inputs(name: str) -> frozenset[str]:
+def custom_loss_inputs(name: str) -> frozenset[str]:
     """The names of the arguments that the loss is called with; `**kwargs` alone promises nothing."""
-    return frozenset(inspect.signature(own_loss_class(name).forward).parameters)
+    return frozenset(inspect.signature(custom_loss_class(name).forward).parameters)
 
 
-def own_loss_options(name: str) -> type[Settings]:
+def custom_loss_options(name: str) -> type[Settings]:
     """A settings model of the constructor's arguments: required without a default, the rest filled in.
 
     num_classes, embedding_dim and embedding_size are given by the trainer and are no options.
@@ -58,7 +58,7 @@ def own_loss_options(name: str) -> type[Settings]:
     return create_model("OwnLossSettings", __base__=base, **fields)
 
 
-def build_own_loss(
+def build_custom_loss(
     name: str, options: Mapping[str, Any], num_classes: int | None, embedding_dim: int | None
 ) -> nn.Module:
     """The user's loss, given the sizes it asks for by name.
@@ -76,11 +76,11 @@ def build_own_loss(
             given[argument.name] = known[size]
         elif argument.default is inspect.Parameter.empty:
             raise ValueError(f"loss {name!r} needs {size}")
-    return own_loss_class(name)(**given)
+    return custom_loss_class(name)(**given)
 
 
 def _arguments(name: str) -> list[inspect.Parameter]:
-    return list(inspect.signature(own_loss_class(name)).parameters.values())
+    return list(inspect.signature(custom_loss_class(name)).parameters.values())
 
 
 class _OpenSettings(Settings):

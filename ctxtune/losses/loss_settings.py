@@ -1,10 +1,10 @@
-"""The options of every named loss, with the paper's settings as defaults where it gives them (recipes.md)."""
+"""The options of every named loss, with the paper's settings as defaults where it gives them."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ctxtune.losses.contextual.options import Conjunction, Overlap, Step
+from ctxtune.losses.contextual.options import SimilarityOptions
 from ctxtune.settings import Settings
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
@@ -16,23 +16,8 @@ class NoOptions(Settings):
     """A loss without options."""
 
 
-class SimilaritySettings(Settings):
-    """The options of the contextual similarity, as `ctxtune.losses.contextual.options.SimilarityOptions` explains them."""
-
-    k: int = Field(4, ge=2)
-    epsilon: float = Field(0.05, ge=0.0)
-    slope: Positive = 10.0
-    step: Step = "heuristic"
-    temperature: Positive = 0.01
-    conjunction: Conjunction = "product"
-    overlap: Overlap = "both"
-    query_expansion: bool = True
-    detach_overlap_normalizer: bool = True
-    detach_expansion_normalizer: bool = False
-
-
-class ContextualSettings(SimilaritySettings):
-    """`contextual`: contextual and contrastive term. The regulariser is a block of its own."""
+class ContextualSettings(SimilarityOptions):
+    """`contextual`: contextual and contrastive term. The regularizer is a block of its own."""
 
     contextual_weight: Weight = 0.8
     contrastive_weight: Weight | Literal["remainder"] | None = None
@@ -46,7 +31,7 @@ class ContextualSettings(SimilaritySettings):
         return self
 
 
-class ContextualTermSettings(SimilaritySettings):
+class ContextualTermSettings(SimilarityOptions):
     """`loss.contextual`: the contextual term beside any other loss.
 
     Attributes:
@@ -84,7 +69,7 @@ class ContrastiveSettings(Settings):
 
 
 class TripletSettings(Settings):
-    """`triplet`: margin on the distance of normalised embeddings."""
+    """`triplet`: margin on the distance of normalized embeddings."""
 
     margin: float = Field(0.05, ge=0.0, le=2.0)
     swap: bool = False

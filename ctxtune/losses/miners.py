@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_metric_learning import miners
 
-from ctxtune.losses import loss_settings as choices
+from ctxtune.losses import loss_settings
 from ctxtune.settings import Settings
 
 
@@ -19,12 +19,12 @@ class MinerEntry:
 
 
 MINERS: Mapping[str, MinerEntry] = {
-    "distance_weighted": MinerEntry(choices.DistanceWeightedSettings, miners.DistanceWeightedMiner),
-    "multi_similarity": MinerEntry(choices.MultiSimilarityMinerSettings, miners.MultiSimilarityMiner),
-    "batch_hard": MinerEntry(choices.NoOptions, miners.BatchHardMiner),
-    "batch_easy_hard": MinerEntry(choices.BatchEasyHardSettings, miners.BatchEasyHardMiner),
-    "triplet_margin": MinerEntry(choices.TripletMarginMinerSettings, miners.TripletMarginMiner),
-    "pair_margin": MinerEntry(choices.PairMarginSettings, miners.PairMarginMiner),
+    "distance_weighted": MinerEntry(loss_settings.DistanceWeightedSettings, miners.DistanceWeightedMiner),
+    "multi_similarity": MinerEntry(loss_settings.MultiSimilarityMinerSettings, miners.MultiSimilarityMiner),
+    "batch_hard": MinerEntry(loss_settings.NoOptions, miners.BatchHardMiner),
+    "batch_easy_hard": MinerEntry(loss_settings.BatchEasyHardSettings, miners.BatchEasyHardMiner),
+    "triplet_margin": MinerEntry(loss_settings.TripletMarginMinerSettings, miners.TripletMarginMiner),
+    "pair_margin": MinerEntry(loss_settings.PairMarginSettings, miners.PairMarginMiner),
 }
 
 

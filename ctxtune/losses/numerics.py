@@ -1,7 +1,9 @@
-"""Terms over pairs of cosine similarities: normalisation, the contrastive loss, the similarity regulariser."""
+"""What every loss shares: precision, checks of numbers and batches, unit rows, matrices of shared labels."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Real
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """No autocast, TF32 or bfloat16 products inside: they would move neighbours across the edge of a neighbourhood."""
+    """No autocast, TF32 or bfloat16 products inside: they would move neighbors across the edge of a neighborhood."""
     switch, name, full = _product_precision(device)
     previous = getattr(switch, name, full)
     if previous in (full, "none") and not torch.is_autocast_enabled(device.type):
@@ -43,6 +45,25 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def check_number(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Return `value` as a float, or raise ValueError where it is no finite number in [minimum, maximum]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {value!r}")
+    number = float(value)
+    if not minimum <= number <= maximum:
+        allowed = f"in [{minimum:g}, {maximum:g}]" if maximum < math.inf else f"at least {minimum:g}"
+        raise ValueError(f"{name} must be {allowed}, not {value!r}")
+    return number
+
+
+def check_positive(name: str, value: object) -> float:
+    """Return `value` as a float, or raise ValueError where it is no finite number above 0."""
+    number = check_number(name, value, minimum=0.0)
+    if number == 0.0:
+        raise ValueError(f"{name} must be above 0, not {value!r}")
+    return number
+
+
 def check_not_empty(count: int) -> None:
     """Raise ValueError where a batch has no embeddings."""
     if count == 0:
@@ -68,52 +89,3 @@ def class_matrix(labels: Tensor, others: Tensor, dtype: torch.dtype) -> Tensor:
 def plus_transpose(matrix: Tensor) -> Tensor:
     """`matrix` + its transpose, which is copied first: reading it across costs several times as much."""
     return matrix.T.contiguous().add_(matrix)
-
-
-def contrastive_coefficients(
-    similarities: Tensor,
-    same_class: Tensor,
-    positive_margin: float,
-    negative_margin: float,
-    allowed: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Contrastive loss (recipes.md, step 8) and its gradient with respect to the similarities.
-
-    Mean of margin - s over the positives below `positive_margin`, plus mean of s - margin over the negatives above
-    `negative_margin`; a mean over nothing is 0. The diagonal (exactly 1) is never below a margin of at most 1.
-
-    Args:
-        similarities: (m, n) cosine similarities, those of an item with itself exactly 1.
-        same_class: (m, n), 1 or 0.
-        allowed: (m, n) bool, the pairs that count; None for all.
-
-    Returns:
-        The loss, and its gradient (m, n): -1/(active positives), 1/(active negatives), or 0.
-    """
-    # Comparisons written as floating point numbers are several times quicker on a CPU than those written as bool.
-    active = similarities.new_empty(2, *similarities.shape)
-    positive, negative = active
-    torch.lt(similarities, positive_margin, out=positive).mul_(same_class)
-    torch.gt(similarities, negative_margin, out=negative).addcmul_(negative, same_class, value=-1.0)
-    if allowed is not None:
-        active *= allowed
-    count = active.sum(dim=(1, 2))
-    per_pair = count.clamp(min=1.0).reciprocal_()
-    coefficients = negative.mul_(per_pair[1]).addcmul_(positive, per_pair[0], value=-1.0)
-    some = count.clamp_(max=1.0)
-    loss = torch.dot(similarities.reshape(-1), coefficients.reshape(-1))
-    return loss.add_(some[0], alpha=positive_margin).sub_(some[1], alpha=negative_margin), coefficients
-
-
-def similarity_regularizer(embeddings: Tensor, similarity_target: float) -> Tensor:
-    """(target - mean similarity)^2 over all pairs, the diagonal included (recipes.md, step 9), differentiable.
-
-    The mean of all z_i . z_j is the squared length of the mean of z: no similarity matrix is made.
-
-    Args:
-        embeddings: (n, d), of any lengths.
-        similarity_target: the mean cosine similarity that is wanted.
-    """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        units, _ = unit_rows(at_least_float32(embeddings))
-        return (similarity_target - units.mean(dim=0).square().sum()).square()

@@ -8,10 +8,10 @@ from pytorch_metric_learning import losses
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import nn
 
-from ctxtune.losses import loss_settings as choices
+from ctxtune.losses import loss_settings
 from ctxtune.losses.average_precision import SmoothAPLoss, SoftBinAPLoss, SupAPLoss
 from ctxtune.losses.contextual.loss import ContextualLoss, contrastive_weight_of
-from ctxtune.losses.custom_loss import build_own_loss, own_loss_inputs, own_loss_options
+from ctxtune.losses.custom_loss import build_custom_loss, custom_loss_inputs, custom_loss_options
 from ctxtune.losses.naming import unknown
 from ctxtune.losses.roadmap import RoadmapLoss
 from ctxtune.settings import Settings
@@ -25,8 +25,8 @@ class Sizes:
         num_classes: number of training classes, labelled 0 ... num_classes - 1; None where it is not known.
         num_images: number of training images, for losses with a proxy for each; None where it is not known.
         embedding_dim: width of the embeddings; None where it is not known.
-        regularizer_weight, similarity_target: of the similarity regulariser.
-        takes_regularizer: whether a loss that can is to compute the regulariser itself.
+        regularizer_weight, similarity_target: of the similarity regularizer.
+        takes_regularizer: whether a loss that can is to compute the regularizer itself.
     """
 
     num_classes: int | None = None
@@ -97,87 +97,99 @@ def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
 
 _LOSSES: Mapping[str, LossEntry] = {
     "contextual": LossEntry(
-        choices.ContextualSettings, _contextual, "Liao et al., ICML 2023, arXiv 2210.01908", origin="ctxtune"
+        loss_settings.ContextualSettings, _contextual, "Liao et al., ICML 2023, arXiv 2210.01908", origin="ctxtune"
     ),
-    "contrastive": LossEntry(choices.ContrastiveSettings, _contrastive, "Hadsell et al., CVPR 2006"),
+    "contrastive": LossEntry(loss_settings.ContrastiveSettings, _contrastive, "Hadsell et al., CVPR 2006"),
     "triplet": LossEntry(
-        choices.TripletSettings,
+        loss_settings.TripletSettings,
         _plain(losses.TripletMarginLoss),
         "Schroff et al., CVPR 2015; mining of Wu et al., ICCV 2017",
         miner="distance_weighted",
     ),
     "multi_similarity": LossEntry(
-        choices.MultiSimilaritySettings,
+        loss_settings.MultiSimilaritySettings,
         _plain(losses.MultiSimilarityLoss),
         "Wang et al., CVPR 2019",
         miner="multi_similarity",
     ),
     "proxy_anchor": LossEntry(
-        choices.ProxyAnchorSettings,
+        loss_settings.ProxyAnchorSettings,
         _with_proxies(losses.ProxyAnchorLoss),
         "Kim et al., CVPR 2020",
         proxies=True,
         memory="joint",
     ),
     "proxy_nca": LossEntry(
-        choices.ProxyNCASettings,
+        loss_settings.ProxyNCASettings,
         _with_proxies(losses.ProxyNCALoss),
         "Movshovitz-Attias et al., ICCV 2017",
         proxies=True,
         memory="joint",
     ),
     "normalized_softmax": LossEntry(
-        choices.NormalizedSoftmaxSettings,
+        loss_settings.NormalizedSoftmaxSettings,
         _with_proxies(losses.NormalizedSoftmaxLoss),
         "Zhai & Wu, BMVC 2019",
         proxies=True,
         memory="joint",
     ),
     "cosface": LossEntry(
-        choices.CosFaceSettings,
+        loss_settings.CosFaceSettings,
         _with_proxies(losses.CosFaceLoss),
         "Wang et al., CVPR 2018",
         proxies=True,
         memory="joint",
     ),
     "arcface": LossEntry(
-        choices.ArcFaceSettings,
+        loss_settings.ArcFaceSettings,
         _with_proxies(losses.ArcFaceLoss),
         "Deng et al., CVPR 2019",
         proxies=True,
         memory="joint",
     ),
     "roadmap": LossEntry(
-        choices.RoadmapSettings,
+        loss_settings.RoadmapSettings,
         _plain(RoadmapLoss),
         "Ramzi et al., NeurIPS 2021",
         origin="ctxtune",
         takes_miner=False,
     ),
     "sup_ap": LossEntry(
-        choices.SupAPSettings, _plain(SupAPLoss), "Ramzi et al., NeurIPS 2021", origin="ctxtune", takes_miner=False
+        loss_settings.SupAPSettings,
+        _plain(SupAPLoss),
+        "Ramzi et al., NeurIPS 2021",
+        origin="ctxtune",
+        takes_miner=False,
     ),
     "smooth_ap": LossEntry(
-        choices.SmoothAPSettings, _plain(SmoothAPLoss), "Brown et al., ECCV 2020", origin="ctxtune", takes_miner=False
+        loss_settings.SmoothAPSettings,
+        _plain(SmoothAPLoss),
+        "Brown et al., ECCV 2020",
+        origin="ctxtune",
+        takes_miner=False,
     ),
     "softbin_ap": LossEntry(
-        choices.SoftBinAPSettings,
+        loss_settings.SoftBinAPSettings,
         _plain(SoftBinAPLoss),
         "Revaud et al., ICCV 2019",
         origin="ctxtune",
         takes_miner=False,
     ),
     "fast_ap": LossEntry(
-        choices.FastAPSettings, _plain(losses.FastAPLoss), "Cakir et al., CVPR 2019", memory="joint", takes_miner=False
+        loss_settings.FastAPSettings,
+        _plain(losses.FastAPLoss),
+        "Cakir et al., CVPR 2019",
+        memory="joint",
+        takes_miner=False,
     ),
     "ntxent": LossEntry(
-        choices.NTXentSettings, _plain(losses.NTXentLoss), "Sohn, NeurIPS 2016; Chen et al., ICML 2020"
+        loss_settings.NTXentSettings, _plain(losses.NTXentLoss), "Sohn, NeurIPS 2016; Chen et al., ICML 2020"
     ),
     "n_pair": LossEntry(
-        choices.NoOptions, _plain(losses.NPairsLoss), "Sohn, NeurIPS 2016", memory="joint", takes_miner=False
+        loss_settings.NoOptions, _plain(losses.NPairsLoss), "Sohn, NeurIPS 2016", memory="joint", takes_miner=False
     ),
-    "supcon": LossEntry(choices.SupConSettings, _plain(losses.SupConLoss), "Khosla et al., NeurIPS 2020"),
-    "circle": LossEntry(choices.CircleSettings, _plain(losses.CircleLoss), "Sun et al., CVPR 2020"),
+    "supcon": LossEntry(loss_settings.SupConSettings, _plain(losses.SupConLoss), "Khosla et al., NeurIPS 2020"),
+    "circle": LossEntry(loss_settings.CircleSettings, _plain(losses.CircleLoss), "Sun et al., CVPR 2020"),
 }
 
 
@@ -193,10 +205,10 @@ def loss_entry(name: Any) -> LossEntry:
         ValueError: nobody knows the name, or the class cannot be imported or is no torch module.
     """
     if isinstance(name, str) and ":" in name:
-        inputs = own_loss_inputs(name)
+        inputs = custom_loss_inputs(name)
         return LossEntry(
-            own_loss_options(name),
-            lambda options, sizes: build_own_loss(name, options, sizes.num_classes, sizes.embedding_dim),
+            custom_loss_options(name),
+            lambda options, sizes: build_custom_loss(name, options, sizes.num_classes, sizes.embedding_dim),
             source=name,
             origin="yours",
             takes_miner="indices_tuple" in inputs,

@@ -7,8 +7,8 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from ctxtune.losses.average_precision import SupAPLoss
-from ctxtune.losses.contextual.loss import ContextualLoss
-from ctxtune.losses.contextual.options import check_number
+from ctxtune.losses.contextual.contrastive import ContrastiveLoss
+from ctxtune.losses.numerics import check_number
 
 
 class RoadmapLoss(BaseMetricLossFunction):
@@ -30,9 +30,7 @@ class RoadmapLoss(BaseMetricLossFunction):
         super().__init__()
         self.weight = check_number("average_precision_weight", average_precision_weight, minimum=0.0, maximum=1.0)
         self.average_precision = SupAPLoss(**average_precision)
-        self.contrastive = ContextualLoss(
-            0.0, 1.0, 0.0, positive_margin=positive_margin, negative_margin=negative_margin
-        )
+        self.contrastive = ContrastiveLoss(positive_margin, negative_margin)
 
     # What equals a row of the batch in a reference set is a copy of it, and left out: nobody need say which pairs are.
     leaves_out_copies = True

@@ -13,7 +13,7 @@ from ctxtune.settings import Settings, refuse
 
 
 class RegularizerSettings(Settings):
-    """The similarity regulariser that the trainer adds to any loss: weight * (target - mean similarity)^2."""
+    """The similarity regularizer that the trainer adds to any loss: weight * (target - mean similarity)^2."""
 
     weight: float = Field(0.0, ge=0.0)
     similarity_target: float = Field(0.3, ge=-1.0, le=1.0)

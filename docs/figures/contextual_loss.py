@@ -30,11 +30,11 @@ def main(path: str) -> None:
     labels = torch.arange(CLASSES).repeat_interleave(IMAGES)
     panels = {
         "cosine similarity s": similarities,
-        "neighbourhood N (step 3)": contextual_similarity(
+        "neighborhood N (step 2)": contextual_similarity(
             similarities, **options, overlap="none", query_expansion=False
         ),
-        "overlap W1 (step 4)": contextual_similarity(similarities, **options, query_expansion=False),
-        "similarity w (step 6)": contextual_similarity(similarities, **options),
+        "overlap W1 (step 3)": contextual_similarity(similarities, **options, query_expansion=False),
+        "similarity w (step 5)": contextual_similarity(similarities, **options),
         "target y: same class": (labels[:, None] == labels[None]).float(),
     }
     figure, axes = plt.subplots(1, len(panels), figsize=(15, 3), layout="constrained")

@@ -1,4 +1,4 @@
-"""Oracles for the losses, written out from the formulas (recipes.md) without any of the package's code, and short cuts."""
+"""Oracles for the losses, written out from docs/contextual_loss.md without any of the package's code, and short cuts."""
 
 from collections.abc import Callable
 from typing import Any

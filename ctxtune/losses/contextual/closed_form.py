@@ -4,27 +4,20 @@ Three forms of the contextual term compute the same: `dense` products for small 
 rows for sparse masks, and `sparse` lists for sparse masks of large batches.
 """
 
-import contextlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ctxtune.losses.contextual.contrastive import ActivePairs, ActivePairsCollector, contrastive_coefficients
 from ctxtune.losses.contextual.dense import dense_contextual_loss, dense_masks
 from ctxtune.losses.contextual.gathered import GatheredContextualLoss
-from ctxtune.losses.contextual.neighborhoods import (
-    Margins,
-    Pairs,
-    Scan,
-    TooDense,
-    active_gradient,
-    class_pairs,
-    contrastive_value,
-    scan,
-)
+from ctxtune.losses.contextual.neighborhoods import Neighborhoods, TooDense, find_neighborhoods
 from ctxtune.losses.contextual.options import HybridTerms, SimilarityOptions
-from ctxtune.losses.contextual.sparse import SparseContextualLoss
-from ctxtune.losses.numerics import class_matrix, contrastive_coefficients, plus_transpose, unit_rows
+from ctxtune.losses.contextual.sparse import SparseContextualLoss, lists_pay
+from ctxtune.losses.contextual.sparse_mask import SparseMask, class_pairs
+from ctxtune.losses.numerics import class_matrix, plus_transpose, unit_rows
+from ctxtune.losses.regularizer import regularizer_and_gradient
 
 # Items from which lists are tried before rows are gathered.
 LISTS_FROM = 640
@@ -73,7 +66,7 @@ def closed_form(
     elif with_gradient:
         of_units = torch.zeros_like(units)
     if terms.regularizer_weight:
-        regularizer, of_regularizer = _regularizer(units, terms.similarity_target, rows)
+        regularizer, of_regularizer = regularizer_and_gradient(units, terms.similarity_target, rows)
         total = torch.add(total, regularizer, alpha=terms.regularizer_weight)
         if of_units is not None:
             of_units.add_(of_regularizer * (terms.regularizer_weight / unit))
@@ -84,55 +77,44 @@ def closed_form(
     return total, (contextual, contrastive, regularizer), gradient
 
 
-def _regularizer(units: Tensor, similarity_target: float, rows: int) -> tuple[Tensor, Tensor]:
-    """(target - mean similarity of the first rows with all)^2, and its gradient: (d,) where the same for each row."""
-    items = len(units)
-    sums = units.sum(dim=0)
-    row_sums = sums if rows == items else units[:rows].sum(dim=0)
-    difference = similarity_target - torch.dot(row_sums, sums) / (rows * items)
-    scaled = difference * (-2.0 / (rows * items))
-    if rows == items:
-        return difference.square(), sums * (2.0 * scaled)
-    gradient = (scaled * row_sums).repeat(items, 1)
-    gradient[:rows] += scaled * sums
-    return difference.square(), gradient
-
-
 def _matrix_terms(
     units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
 ) -> _MatrixTerms:
     similarities = None
     if terms.contextual_weight and terms.options.query_expansion and len(units) >= sparse_from(units.device):
-        try:
-            return _sparse_terms(units, labels, terms, rows, allowed, with_gradient)
-        except TooDense as found:
-            similarities = found.similarities
+        same_class = class_pairs(labels)
+        collector = None
+        if terms.contrastive_weight:
+            collector = ActivePairsCollector(same_class, terms.margins, allowed, units, rows)
+        found = find_neighborhoods(units, same_class, terms.options, collector, rows)
+        if not isinstance(found, TooDense):
+            symmetric = rows == len(units) and allowed is None
+            return _sparse_terms(*found, units, same_class, terms, rows, symmetric, with_gradient)
+        similarities = found.similarities
     if similarities is None:
         similarities = units @ units.T
     return _dense_terms(similarities, units, labels, terms, rows, allowed, with_gradient)
 
 
 def _sparse_terms(
-    units: Tensor, labels: Tensor, terms: HybridTerms, rows: int, allowed: Tensor | None, with_gradient: bool
+    masks: Neighborhoods,
+    active: ActivePairs | None,
+    units: Tensor,
+    same_class: SparseMask,
+    terms: HybridTerms,
+    rows: int,
+    symmetric: bool,
+    with_gradient: bool,
 ) -> _MatrixTerms:
-    same_class = class_pairs(labels)
-    margins = None
-    if terms.contrastive_weight:
-        margins = Margins(terms.positive_margin, terms.negative_margin, allowed)
-    found = scan(units, same_class, terms.options, margins, rows)
-    loss = _closed_form_loss(found, same_class, terms.options, rows, units.dtype)
-    contextual, contrastive = loss.value(), None
-    if found.active is not None:
-        contrastive = contrastive_value(
-            found.active.count, found.active.total, terms.positive_margin, terms.negative_margin
-        )
+    loss = _sparse_loss(masks, same_class, terms.options, rows, units.dtype)
+    contextual = loss.value()
+    contrastive = None if active is None else active.loss(terms.margins)
     if not with_gradient:
         return _MatrixTerms(contextual, contrastive, None, 1.0)
-    if found.active is None:
+    if active is None:
         matrix, unit = units.new_zeros(len(units), len(units)), units.new_ones(())
     else:
-        symmetric = rows == len(units) and allowed is None
-        matrix, unit = active_gradient(found.active, terms.contrastive_weight, symmetric=symmetric)
+        matrix, unit = active.gradient(terms.contrastive_weight, symmetric=symmetric)
     row = loss.gradient(matrix, terms.contextual_weight / unit)
     del loss
     matrix.add_(row.unsqueeze(1)).add_(row)
@@ -140,14 +122,13 @@ def _sparse_terms(
     return _MatrixTerms(contextual, contrastive, of_units, unit)
 
 
-def _closed_form_loss(
-    found: Scan, same_class: Pairs, options: SimilarityOptions, rows: int, dtype: torch.dtype
+def _sparse_loss(
+    masks: Neighborhoods, same_class: SparseMask, options: SimilarityOptions, rows: int, dtype: torch.dtype
 ) -> SparseContextualLoss | GatheredContextualLoss:
     """The form that is quickest for the size and density of the masks."""
-    if len(same_class.sizes) >= LISTS_FROM:
-        with contextlib.suppress(TooDense):
-            return SparseContextualLoss(found, same_class, options, rows, dtype)
-    return GatheredContextualLoss(found, same_class, options, rows, dtype)
+    if masks.neighbors.items >= LISTS_FROM and lists_pay(masks, same_class, options):
+        return SparseContextualLoss(masks, same_class, options, rows, dtype)
+    return GatheredContextualLoss(masks, same_class, options, rows, dtype)
 
 
 def _dense_terms(
@@ -166,7 +147,7 @@ def _dense_terms(
     masks = dense_masks(similarities, terms.options) if terms.contextual_weight else None
     if terms.contrastive_weight:
         contrastive, coefficients = contrastive_coefficients(
-            similarities[:rows], same_class[:rows], terms.positive_margin, terms.negative_margin, allowed
+            similarities[:rows], same_class[:rows], terms.margins, allowed
         )
     del similarities
     if masks is not None:

@@ -1,18 +1,8 @@
 """The contextual loss and its gradient in closed form, with dense matrices. For small batches and for dense masks.
 
-The derivation is in docs/contextual_loss.md. With N, N' the two neighbourhood masks, r = N 1 and o = n - r their row
-sums, c = (1/r + 1/o)/2 and v = 1/(2 o) (constants, where the normalizer is detached), y the matrix of shared labels:
-
-    A  = (c N - v) N^T + v o            half the sum of the two overlaps; (1-N)(1-N)^T = n - r_i - r_j + N N^T
-    W1 = N * A                          R = N' * N'^T,  q = R 1,  W2 = R W1 / q,  w = (W2 + W2^T)/2
-    H  = dL/dw                          symmetric, zero on the diagonal
-    U  = dL/dW1 = (R/q)^T H             dR = (H W1^T - (H * W2) 1) / q
-    B  = c * U * N                      dN = U * A + (B + B^T) N + d 1^T
-    d  = -v * (U * N) 1 - (U * N)^T v   the row sums that the second overlap subtracts
-    dL/ds = 2 slope (dN + dR * (N' + N'^T)), up to a transposition that the symmetric use of s takes away.
-
-That is five products of (n, n) matrices where autograd through the formula written out takes nine. For small batches
-what counts is the number of operations: (R/q)^T and W1 lie in one matrix, so that U and (H W1^T)^T are one product.
+docs/contextual_loss.md has the derivation and the names used here. Five products of (n, n) matrices stand where
+autograd through the formula written out takes nine. For small batches what counts is the number of operations:
+(R/q)^T and W1 lie in one matrix, so that U and (H W1^T)^T are one product.
 """
 
 import torch
@@ -31,15 +21,15 @@ def dense_masks(similarities: Tensor, options: SimilarityOptions) -> tuple[Tenso
         options: k and epsilon.
     """
     edges = similarities.topk(options.k, dim=1).values.clamp_(max=1.0) - 0.5 * options.epsilon
-    neighbours = torch.ge(similarities, edges[:, options.k - 1 :], out=torch.empty_like(similarities))
+    neighbors = torch.ge(similarities, edges[:, options.k - 1 :], out=torch.empty_like(similarities))
     if not options.query_expansion:
-        return neighbours, None
+        return neighbors, None
     half = options.k // 2
-    return neighbours, torch.ge(similarities, edges[:, half - 1 : half], out=torch.empty_like(similarities))
+    return neighbors, torch.ge(similarities, edges[:, half - 1 : half], out=torch.empty_like(similarities))
 
 
 def dense_contextual_loss(
-    neighbours: Tensor,
+    neighbors: Tensor,
     closest: Tensor | None,
     same_class: Tensor,
     options: SimilarityOptions,
@@ -49,7 +39,7 @@ def dense_contextual_loss(
     """Contextual loss over the first `rows` rows, and its gradient with respect to the similarities.
 
     Args:
-        neighbours, closest: (n, n) masks of `dense_masks`; `closest` is overwritten.
+        neighbors, closest: (n, n) masks of `dense_masks`; `closest` is overwritten.
         same_class: (n, n), 1 where two items share their class, else 0.
         options: with `closed_form` true.
         rows: number of leading rows whose pairs make up the loss.
@@ -59,10 +49,10 @@ def dense_contextual_loss(
         The loss, 1/(rows n) times the sum of (y - w)^2 over the pairs i != j with i < rows; G (n, n) or None, and a
         factor: dL = factor * <G, ds> for every symmetric ds (G itself is not symmetric).
     """
-    overlap = _DenseOverlap(neighbours, options)
-    scale = 1.0 / (rows * len(neighbours))
+    overlap = _DenseOverlap(neighbors, options)
+    scale = 1.0 / (rows * len(neighbors))
     if closest is None:
-        error = overlap.weights(torch.empty_like(neighbours)).sub_(same_class).fill_diagonal_(0.0)
+        error = overlap.weights(torch.empty_like(neighbors)).sub_(same_class).fill_diagonal_(0.0)
         loss = _sum_of_squares(error[:rows]).mul_(scale)
         if not with_gradient:
             return loss, None, 0.0
@@ -70,11 +60,11 @@ def dense_contextual_loss(
             error[rows:] = 0.0
         return loss, overlap.backward(error, None), 4.0 * options.slope * scale
 
-    items = len(neighbours)
+    items = len(neighbors)
     either = plus_transpose(closest)
     reciprocal = torch.gt(either, 1.0, out=closest)
     count = reciprocal.sum(dim=1)
-    left = neighbours.new_empty(2 * items, items)
+    left = neighbors.new_empty(2 * items, items)
     average_transposed = torch.div(reciprocal, count, out=left[:items])  # R/q, as R is symmetric
     weights = overlap.weights(left[items:])
     expanded = average_transposed.T @ weights
@@ -100,38 +90,38 @@ def _sum_of_squares(values: Tensor) -> Tensor:
 
 
 class _DenseOverlap:
-    """How much two neighbourhoods (and their complements) share: the matrix A of the module's docstring, and back."""
+    """How much two neighborhoods (and their complements) share: the matrix A, and back."""
 
-    def __init__(self, neighbours: Tensor, options: SimilarityOptions) -> None:
-        self.neighbours, self.options = neighbours, options
+    def __init__(self, neighbors: Tensor, options: SimilarityOptions) -> None:
+        self.neighbors, self.options = neighbors, options
         self.matrix: Tensor | None = None
         if options.overlap == "none":
             return
-        self.overlap = overlap = Overlap(neighbours.sum(dim=1), options)
+        self.overlap = overlap = Overlap(neighbors.sum(dim=1), options)
         self.scale = overlap.scale.unsqueeze(1)
         if options.overlap == "shared":
-            self.matrix = (neighbours * self.scale) @ neighbours.T
+            self.matrix = (neighbors * self.scale) @ neighbors.T
             return
-        left = torch.addcmul(-overlap.outside_scale.unsqueeze(1), neighbours, self.scale)
-        self.matrix = torch.addmm((overlap.outside_scale * overlap.outside).unsqueeze(1), left, neighbours.T)
+        left = torch.addcmul(-overlap.outside_scale.unsqueeze(1), neighbors, self.scale)
+        self.matrix = torch.addmm((overlap.outside_scale * overlap.outside).unsqueeze(1), left, neighbors.T)
 
     def weights(self, result: Tensor) -> Tensor:
         """W1 = N * A, written to `result` (n, n)."""
         if self.matrix is None:
-            return result.copy_(self.neighbours)
-        return torch.mul(self.neighbours, self.matrix, out=result)
+            return result.copy_(self.neighbors)
+        return torch.mul(self.neighbors, self.matrix, out=result)
 
     def backward(self, of_weights: Tensor, others: Tensor | None) -> Tensor:
-        """Gradient of the neighbourhood mask N from that of W1, plus `others`, in place of one of them: (n, n)."""
+        """Gradient of the neighborhood mask N from that of W1, plus `others`, in place of one of them: (n, n)."""
         if self.matrix is None:
             return of_weights if others is None else others.add_(of_weights)
-        of_matrix = of_weights * self.neighbours
+        of_matrix = of_weights * self.neighbors
         per_row = self._per_row(of_matrix, self.matrix)
         total = of_weights.mul_(self.matrix) if others is None else others.addcmul_(of_weights, self.matrix)
         if per_row is not None:
             total += per_row.unsqueeze(1)
         of_matrix *= self.scale
-        return total.addmm_(plus_transpose(of_matrix), self.neighbours)
+        return total.addmm_(plus_transpose(of_matrix), self.neighbors)
 
     def _per_row(self, of_matrix: Tensor, matrix: Tensor) -> Tensor | None:
         """What a row's size receives, the same for every entry of the row: (n,)."""

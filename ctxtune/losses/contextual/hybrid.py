@@ -1,4 +1,4 @@
-"""The weighted sum of contextual loss, contrastive loss and similarity regulariser, in one pass over a batch.
+"""The weighted sum of contextual loss, contrastive loss and similarity regularizer, in one pass over a batch.
 
 For the heuristic step and the product conjunction the gradient with respect to the embeddings is derived by hand and
 computed along with the value; all that is kept for the backward pass is one (n, d) matrix.
@@ -12,16 +12,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ctxtune.losses.contextual.closed_form import closed_form
+from ctxtune.losses.contextual.contrastive import contrastive_loss
 from ctxtune.losses.contextual.options import HybridTerms
 from ctxtune.losses.contextual.similarity import compose
-from ctxtune.losses.numerics import (
-    at_least_float32,
-    check_not_empty,
-    class_matrix,
-    contrastive_coefficients,
-    full_precision,
-    unit_rows,
-)
+from ctxtune.losses.numerics import at_least_float32, check_not_empty, class_matrix, full_precision, unit_rows
 
 ClosedForm = Callable[
     [Tensor, Tensor, HybridTerms, int, Tensor | None, bool],
@@ -44,7 +38,7 @@ def hybrid_loss(
         embeddings: (n, d), of any lengths; half precision is raised to float32.
         labels: (n,) integers.
         terms: weights and options.
-        rows: the leading rows over which the losses are taken, all of them if None. Neighbourhoods always span all n.
+        rows: the leading rows over which the losses are taken, all of them if None. Neighborhoods always span all n.
         allowed: (rows, n) bool, the pairs that the contrastive term counts; None for all.
         compute: evaluates the closed form; `cuda_graphs.CudaGraphs` does so by replaying a recording.
 
@@ -82,13 +76,8 @@ def _composed(
         total = terms.contextual_weight * contextual
         contrastive = regularizer = None
         if terms.contrastive_weight:
-            exact = similarities.detach().clamp(max=1.0).fill_diagonal_(1.0)
-            contrastive, coefficients = contrastive_coefficients(
-                exact[:rows], same_class[:rows], terms.positive_margin, terms.negative_margin, allowed
-            )
-            # Piecewise linear: the value is `contrastive`, the gradient that of the inner product.
-            linear = (similarities[:rows] * coefficients).sum()
-            total = total + terms.contrastive_weight * (linear - linear.detach() + contrastive)
+            contrastive = contrastive_loss(similarities[:rows], same_class[:rows], terms.margins, allowed)
+            total = total + terms.contrastive_weight * contrastive
         if terms.regularizer_weight:
             regularizer = (terms.similarity_target - units[:rows].mean(dim=0).dot(units.mean(dim=0))).square()
             total = total + terms.regularizer_weight * regularizer

@@ -11,17 +11,20 @@ from pytorch_metric_learning.reducers import DoNothingReducer, MeanReducer, Mult
 from torch import Tensor
 
 from ctxtune.losses.contextual.closed_form import closed_form
+from ctxtune.losses.contextual.contrastive import Margins
 from ctxtune.losses.contextual.cuda_graphs import CudaGraphs
 from ctxtune.losses.contextual.hybrid import ClosedForm, hybrid_loss
-from ctxtune.losses.contextual.options import Conjunction, HybridTerms, Overlap, SimilarityOptions, Step, check_number
+from ctxtune.losses.contextual.options import HybridTerms, SimilarityOptions, takes_similarity_options
 from ctxtune.losses.naming import unknown
+from ctxtune.losses.numerics import check_number
 from ctxtune.losses.reference import join_reference, narrowed_pairs
 
 _LIBRARY_ARGUMENTS = ("embedding_regularizer", "embedding_reg_weight", "collect_stats", "distance", "reducer")
+_OPTIONS = SimilarityOptions().model_dump()
 
 
 class ContextualLoss(BaseMetricLossFunction):
-    """Contextual loss + contrastive loss + similarity regulariser (Liao et al., ICML 2023, arXiv 2210.01908).
+    """Contextual loss + contrastive loss + similarity regularizer (Liao et al., ICML 2023, arXiv 2210.01908).
 
     contextual_weight * L_context + contrastive_weight * L_contrast + regularizer_weight * L_reg, as in the paper with
     `contrastive_weight=None` (1 - contextual_weight). The authors' 256 px code has 1 - contextual_weight -
@@ -30,10 +33,10 @@ class ContextualLoss(BaseMetricLossFunction):
     Args:
         contextual_weight: weight of the contextual term.
         contrastive_weight: a number, None (1 - contextual_weight) or "remainder" (what the other two leave of 1).
-        regularizer_weight: weight of the similarity regulariser.
+        regularizer_weight: weight of the similarity regularizer.
         k, epsilon and the options of the similarity: see `SimilarityOptions`.
         positive_margin, negative_margin: cosine similarities of the contrastive term.
-        similarity_target: mean cosine similarity that the regulariser pulls to.
+        similarity_target: mean cosine similarity that the regularizer pulls to.
         pytorch_metric_learning: the arguments of its losses: `embedding_regularizer`, `embedding_reg_weight`,
             `collect_stats`; `distance` only CosineSimilarity, `reducer` only one that leaves a reduced loss as it is.
 
@@ -42,41 +45,23 @@ class ContextualLoss(BaseMetricLossFunction):
         TypeError: an option is not known.
     """
 
+    @takes_similarity_options
     def __init__(
         self,
         contextual_weight: float = 0.8,
         contrastive_weight: float | str | None = None,
         regularizer_weight: float = 0.1,
-        k: int = 4,
-        epsilon: float = 0.05,
+        k: int = _OPTIONS["k"],
+        epsilon: float = _OPTIONS["epsilon"],
         positive_margin: float = 0.75,
         negative_margin: float = 0.6,
         similarity_target: float = 0.3,
-        *,
-        slope: float = 10.0,
-        step: Step = "heuristic",
-        temperature: float = 0.01,
-        conjunction: Conjunction = "product",
-        overlap: Overlap = "both",
-        query_expansion: bool = True,
-        detach_overlap_normalizer: bool = True,
-        detach_expansion_normalizer: bool = False,
         **pytorch_metric_learning: Any,
     ) -> None:
-        options = SimilarityOptions(
-            k=k,
-            epsilon=epsilon,
-            slope=slope,
-            step=step,
-            temperature=temperature,
-            conjunction=conjunction,
-            overlap=overlap,
-            query_expansion=query_expansion,
-            detach_overlap_normalizer=detach_overlap_normalizer,
-            detach_expansion_normalizer=detach_expansion_normalizer,
-        )
-        resolved = contrastive_weight_of(contextual_weight, contrastive_weight, regularizer_weight)
+        given = {name: pytorch_metric_learning.pop(name) for name in _OPTIONS if name in pytorch_metric_learning}
         _check_library_arguments(pytorch_metric_learning)
+        options = SimilarityOptions.of(type(self).__name__, {**given, "k": k, "epsilon": epsilon})
+        resolved = contrastive_weight_of(contextual_weight, contrastive_weight, regularizer_weight)
         _check_reducer(pytorch_metric_learning.get("reducer"))
         super().__init__(**pytorch_metric_learning)
         self.use_cuda_graphs(False)
@@ -86,8 +71,7 @@ class ContextualLoss(BaseMetricLossFunction):
             contextual_weight=contextual_weight,
             contrastive_weight=resolved,
             regularizer_weight=regularizer_weight,
-            positive_margin=positive_margin,
-            negative_margin=negative_margin,
+            margins=Margins(positive_margin, negative_margin),
             similarity_target=similarity_target,
         )
 
@@ -103,8 +87,9 @@ class ContextualLoss(BaseMetricLossFunction):
     def extra_repr(self) -> str:
         """The weights, margins and options, for `print`."""
         terms = {field.name: getattr(self.terms, field.name) for field in fields(self.terms)}
-        options = terms.pop("options")
-        shown = terms | {field.name: getattr(options, field.name) for field in fields(options)}
+        margins = terms.pop("margins")
+        shown = terms | {"positive_margin": margins.positive, "negative_margin": margins.negative}
+        shown |= shown.pop("options").model_dump()
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     # What equals a row of the batch in a reference set is a copy of it, and left out: nobody need say which pairs are.
@@ -142,7 +127,7 @@ class ContextualLoss(BaseMetricLossFunction):
             labels: (n,) integers.
             indices_tuple: pairs (4 tensors) or triplets (3 tensors) as pytorch-metric-learning's miners return them:
                 the only pairs that the contrastive term counts. The contextual term always sees the whole batch.
-            ref_emb, ref_labels: (m, d) and (m,), a memory. Neighbourhoods are taken over batch and memory together,
+            ref_emb, ref_labels: (m, d) and (m,), a memory. Neighborhoods are taken over batch and memory together,
                 losses over the batch's rows. Rows of the memory that equal a row of the batch are copies of it
                 (CrossBatchMemory stores a batch before it asks for the loss) and are left out.
 
@@ -151,7 +136,7 @@ class ContextualLoss(BaseMetricLossFunction):
                 is no contrastive term to be narrowed.
         """
         if labels is None:
-            raise ValueError("ContextualLoss needs labels: neighbourhoods are compared with classes, not with pairs")
+            raise ValueError("ContextualLoss needs labels: neighborhoods are compared with classes, not with pairs")
         rows, columns = len(embeddings), None
         if ref_emb is not None:
             if ref_labels is None:

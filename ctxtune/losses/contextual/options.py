@@ -1,91 +1,80 @@
-"""The options of the contextual similarity, checked once at construction."""
+"""The options of the contextual similarity, written once: for code, for settings files, and for the checks of both."""
 
-import math
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar
 
-Step = Literal["heuristic", "sigmoid"]
-Conjunction = Literal["product", "minimum"]
-Overlap = Literal["both", "shared", "none"]
+import numpy as np
+from pydantic import Field, ValidationError
 
+from ctxtune.error_messages import in_words
+from ctxtune.losses.contextual.contrastive import Margins
+from ctxtune.losses.naming import unknown
+from ctxtune.losses.numerics import check_number
+from ctxtune.settings import Settings
 
-def check_number(name: str, value: Any, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """Return `value` as a float, or raise ValueError where it is no finite number in [minimum, maximum]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, not {value!r}")
-    number = float(value)
-    if not minimum <= number <= maximum:
-        allowed = f"in [{minimum:g}, {maximum:g}]" if maximum < math.inf else f"at least {minimum:g}"
-        raise ValueError(f"{name} must be {allowed}, not {value!r}")
-    return number
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def check_positive(name: str, value: Any) -> float:
-    """Return `value` as a float, or raise ValueError where it is no finite number above 0."""
-    number = check_number(name, value, minimum=0.0)
-    if number == 0.0:
-        raise ValueError(f"{name} must be above 0, not {value!r}")
-    return number
-
-
-def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError where `value` is none of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-
-
-@dataclass(frozen=True)
-class SimilarityOptions:
+class SimilarityOptions(Settings):
     """How the contextual similarity is computed (Liao et al., ICML 2023, sections 3 and 4; the ablations of its table 5).
 
     Attributes:
-        k: size of a neighbourhood, the item itself included; the query expansion uses k // 2. At least 2.
-        epsilon: width, in squared distance, by which a neighbourhood reaches beyond its k-th neighbour. At least 0.
+        k: size of a neighborhood, the item itself included; the query expansion uses k // 2. At least 2.
+        epsilon: width, in squared distance, by which a neighborhood reaches beyond its k-th neighbor. At least 0.
         slope: constant derivative of the heuristic step (the paper's alpha), used by `step="heuristic"` only.
         step: "heuristic" (0 or 1 forward, constant slope backward) or "sigmoid" (of x / temperature, both ways).
         temperature: of the sigmoid step, used by `step="sigmoid"` only.
         conjunction: what stands for a logical AND: "product" or "minimum".
-        overlap: "both" (shared neighbours and shared non-neighbours), "shared" (the first alone), "none" (membership).
-        query_expansion: average over the reciprocal k // 2 nearest neighbours, and symmetrise.
-        detach_overlap_normalizer: no gradient through the neighbourhood sizes that the overlaps are divided by.
-        detach_expansion_normalizer: no gradient through the number of reciprocal neighbours.
-
-    Raises:
-        ValueError: an option has the wrong type or lies outside of its range.
+        overlap: "both" (shared neighbors and shared non-neighbors), "shared" (the first alone), "none" (membership).
+        query_expansion: average over the reciprocal k // 2 nearest neighbors, and symmetrize.
+        detach_overlap_normalizer: no gradient through the neighborhood sizes that the overlaps are divided by.
+        detach_expansion_normalizer: no gradient through the number of reciprocal neighbors.
     """
 
-    k: int = 4
-    epsilon: float = 0.05
-    slope: float = 10.0
-    step: Step = "heuristic"
-    temperature: float = 0.01
-    conjunction: Conjunction = "product"
-    overlap: Overlap = "both"
+    k: int = Field(4, ge=2)
+    epsilon: float = Field(0.05, ge=0.0)
+    slope: float = Field(10.0, gt=0.0)
+    step: Literal["heuristic", "sigmoid"] = "heuristic"
+    temperature: float = Field(0.01, gt=0.0)
+    conjunction: Literal["product", "minimum"] = "product"
+    overlap: Literal["both", "shared", "none"] = "both"
     query_expansion: bool = True
     detach_overlap_normalizer: bool = True
     detach_expansion_normalizer: bool = False
 
-    def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, Integral) or self.k < 2:
-            raise ValueError(f"k must be a whole number of at least 2 (an item is its own neighbour), not {self.k!r}")
-        check_number("epsilon", self.epsilon, minimum=0.0)
-        check_positive("slope", self.slope)
-        check_positive("temperature", self.temperature)
-        check_choice("step", self.step, get_args(Step))
-        check_choice("conjunction", self.conjunction, get_args(Conjunction))
-        check_choice("overlap", self.overlap, get_args(Overlap))
-        for name in ("query_expansion", "detach_overlap_normalizer", "detach_expansion_normalizer"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+    @classmethod
+    def of(cls, owner: str, given: Mapping[str, Any]) -> "SimilarityOptions":
+        """The options from keyword arguments of Python code: numbers as text, say, are refused.
+
+        Args:
+            owner: what takes the options, for the message.
+            given: by name.
+
+        Raises:
+            TypeError: an option is not known.
+            ValueError: an option has the wrong type or lies outside of its range.
+        """
+        for name in given:
+            if name not in cls.model_fields:
+                raise TypeError(unknown(f"option of {owner}", name, cls.model_fields))
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+        try:
+            return cls.model_validate(plain, strict=True)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            first = problems[0]["loc"]
+            same = [problem for problem in problems if problem["loc"] == first]
+            raise ValueError(f"{'.'.join(map(str, first))}: {in_words(same)}") from None
 
     @property
     def closed_form(self) -> bool:
-        """Whether the hand-derived gradients (`dense`, `sparse`) cover these options."""
+        """Whether the gradients derived by hand (docs/contextual_loss.md) cover these options."""
         return self.step == "heuristic" and self.conjunction == "product"
 
     def check_batch(self, items: int) -> None:
-        """Raise ValueError where `items` embeddings are too few for neighbourhoods of size k."""
+        """Raise ValueError where `items` embeddings are too few for neighborhoods of size k."""
         if items < self.k:
             raise ValueError(
                 f"the batch has {items} embedding{'s' if items != 1 else ''}, fewer than k = {self.k}: "
@@ -93,24 +82,40 @@ class SimilarityOptions:
             )
 
 
+def takes_similarity_options(function: Function) -> Function:
+    """Show the options that `function` takes as `**options` in its signature (`help`, `inspect.signature`, editors).
+
+    Parameters that `function` names itself keep their place; its `**` parameter stays if it is not called `options`.
+    """
+    signature = inspect.signature(function)
+    own = list(signature.parameters.values())
+    rest = own.pop()
+    shown = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
+        for name, field in SimilarityOptions.model_fields.items()
+        if name not in signature.parameters
+    ]
+    kept = [] if rest.name == "options" else [rest]
+    setattr(function, "__signature__", signature.replace(parameters=[*own, *shown, *kept]))  # noqa: B010 - mypy
+    return function
+
+
 @dataclass(frozen=True)
 class HybridTerms:
     """What `hybrid_loss` computes: the weights of the three terms and their options.
 
     Raises:
-        ValueError: a weight is negative or not finite, or a margin or target lies outside of [-1, 1].
+        ValueError: a weight is negative or not finite, or the target lies outside of [-1, 1].
     """
 
     options: SimilarityOptions
     contextual_weight: float
     contrastive_weight: float
     regularizer_weight: float
-    positive_margin: float
-    negative_margin: float
+    margins: Margins
     similarity_target: float
 
     def __post_init__(self) -> None:
         for name in ("contextual_weight", "contrastive_weight", "regularizer_weight"):
             check_number(name, getattr(self, name), minimum=0.0)
-        for name in ("positive_margin", "negative_margin", "similarity_target"):
-            check_number(name, getattr(self, name), minimum=-1.0, maximum=1.0)
+        check_number("similarity_target", self.similarity_target, minimum=-1.0, maximum=1.0)

@@ -1,20 +1,20 @@
-"""The constants of A, the overlap of two neighbourhoods, and what a row of N receives through them.
+"""The constants of A, the overlap of two neighborhoods, and what a row of N receives through them.
 
-The same for dense and sparse masks; the formulas are those of `dense`.
+The same for dense and sparse masks; the formulas are in docs/contextual_loss.md.
 """
 
 import torch
 from torch import Tensor
 
-from ctxtune.losses.contextual.neighborhoods import Pairs, sums, take
 from ctxtune.losses.contextual.options import SimilarityOptions
+from ctxtune.losses.contextual.sparse_mask import SparseMask, sums, take
 
 
 class Overlap:
     """A = (c N - v) N^T + v o.
 
     Args:
-        sizes: (n,) r, the size of each neighbourhood, as floating point numbers.
+        sizes: (n,) r, the size of each neighborhood, as floating point numbers.
         options: which overlaps count, and whether their normalizers are detached.
 
     Attributes:
@@ -47,18 +47,18 @@ class Overlap:
             values -= take(self.outside_scale, rows).mul_(take(self.sizes, columns))
         return values
 
-    def per_row(self, neighbours: Pairs, of_matrix: Tensor, matrix: Tensor) -> Tensor:
-        """What a row's size receives, the same for every entry of the row: d of `dense`.
+    def per_row(self, neighbors: SparseMask, of_matrix: Tensor, matrix: Tensor) -> Tensor:
+        """What a row's size receives, the same for every entry of the row: d of docs/contextual_loss.md.
 
         Args:
-            neighbours: the mask N.
+            neighbors: the mask N.
             of_matrix: (m,) gradient of A at the entries of N; it is 0 elsewhere.
             matrix: (m,) A itself there.
 
         Returns:
             (n,).
         """
-        rows, columns = neighbours.rows, neighbours.columns
+        rows, columns = neighbors.rows, neighbors.columns
         total = self.sizes.new_zeros(self.items)
         if self.options.overlap == "none":
             return total

@@ -1,7 +1,7 @@
 """The contextual similarity for any combination of its options, differentiable by autograd.
 
-This is the general path. Training with the default step and conjunction goes through the hand-derived gradients of
-`dense` and `sparse`, which are tested against this one.
+This is the general path. Training with the default step and conjunction goes through the gradients derived by hand
+(`closed_form`), which are tested against this one.
 """
 
 from typing import Any
@@ -10,31 +10,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ctxtune.losses.contextual.options import Conjunction, Overlap, SimilarityOptions, Step
+from ctxtune.losses.contextual.options import SimilarityOptions, takes_similarity_options
 from ctxtune.losses.numerics import at_least_float32, full_precision
 
 # Elements of the largest temporary that `minimum_product` makes at once: 64 MiB in float32.
 _BLOCK_ELEMENTS = 1 << 24
 
 
-def contextual_similarity(
-    similarities: Tensor,
-    k: int,
-    epsilon: float,
-    *,
-    slope: float = 10.0,
-    step: Step = "heuristic",
-    temperature: float = 0.01,
-    conjunction: Conjunction = "product",
-    overlap: Overlap = "both",
-    query_expansion: bool = True,
-    detach_overlap_normalizer: bool = True,
-    detach_expansion_normalizer: bool = False,
-) -> Tensor:
+@takes_similarity_options
+def contextual_similarity(similarities: Tensor, k: int, epsilon: float, **options: Any) -> Tensor:
     """Contextual similarity of every pair of a batch (Liao et al., ICML 2023, arXiv 2210.01908, equations 3 to 11).
 
-    Two items are similar where their neighbourhoods overlap, averaged over the reciprocal neighbours of each.
-    Every item is its own nearest neighbour: the diagonal of `similarities` counts as 1 whatever rounding made of it.
+    Two items are similar where their neighborhoods overlap, averaged over the reciprocal neighbors of each.
+    Every item is its own nearest neighbor: the diagonal of `similarities` counts as 1 whatever rounding made of it.
     Computed in float32 at least; half precision input is raised to it.
 
     Args:
@@ -46,26 +34,16 @@ def contextual_similarity(
         The derivative of the heuristic step is that of the paper, not that of the value.
 
     Raises:
+        TypeError: an option is not known.
         ValueError: an option is out of its range, `similarities` is not square, or n < k.
     """
-    options = SimilarityOptions(
-        k=k,
-        epsilon=epsilon,
-        slope=slope,
-        step=step,
-        temperature=temperature,
-        conjunction=conjunction,
-        overlap=overlap,
-        query_expansion=query_expansion,
-        detach_overlap_normalizer=detach_overlap_normalizer,
-        detach_expansion_normalizer=detach_expansion_normalizer,
-    )
+    checked = SimilarityOptions.of("contextual_similarity", {"k": k, "epsilon": epsilon, **options})
     if similarities.ndim != 2 or similarities.shape[0] != similarities.shape[1]:
         raise ValueError(f"similarities must be a square matrix, not of shape {tuple(similarities.shape)}")
     if not similarities.is_floating_point():
         raise ValueError(f"similarities must be floating point numbers, not {similarities.dtype}")
     with full_precision(similarities.device):
-        return compose(at_least_float32(similarities), options)
+        return compose(at_least_float32(similarities), checked)
 
 
 def compose(similarities: Tensor, options: SimilarityOptions) -> Tensor:
@@ -88,33 +66,33 @@ def compose(similarities: Tensor, options: SimilarityOptions) -> Tensor:
     return 0.5 * (expanded + expanded.T)
 
 
-def _overlap(neighbours: Tensor, depth: Tensor, options: SimilarityOptions) -> Tensor:
-    """How much of each row's neighbourhood (and of its complement) is shared, within the neighbourhood: (n, n).
+def _overlap(neighbors: Tensor, depth: Tensor, options: SimilarityOptions) -> Tensor:
+    """How much of each row's neighborhood (and of its complement) is shared, within the neighborhood: (n, n).
 
-    `depth` (n, n) says how deep inside its neighbourhood an item lies, `neighbours` is the step of it.
+    `depth` (n, n) says how deep inside its neighborhood an item lies, `neighbors` is the step of it.
     """
     if options.overlap == "none":
-        return neighbours
-    sizes = neighbours.sum(dim=1, keepdim=True)
-    shared = _sum_of_and(neighbours, neighbours, options)
+        return neighbors
+    sizes = neighbors.sum(dim=1, keepdim=True)
+    shared = _sum_of_and(neighbors, neighbors, options)
     normalizer = sizes.detach() if options.detach_overlap_normalizer else sizes
     share = shared / normalizer
     if options.overlap == "shared":
-        return _and(neighbours, share, options)
+        return _and(neighbors, share, options)
     if options.step == "heuristic" and options.conjunction == "product":
-        outside_sizes = neighbours.shape[0] - sizes
+        outside_sizes = neighbors.shape[0] - sizes
         # (1-N)(1-N)^T = n - r_i - r_j + N N^T; exact, as these are whole numbers far below 2^24.
         shared_outside = outside_sizes - sizes.T + shared
     else:
         # 1 - sigmoid(x) = sigmoid(-x), without the rounding that would be all that is left of 1 - N where N is near 1.
-        outside = torch.sigmoid(-depth / options.temperature) if options.step == "sigmoid" else 1.0 - neighbours
+        outside = torch.sigmoid(-depth / options.temperature) if options.step == "sigmoid" else 1.0 - neighbors
         outside_sizes = outside.sum(dim=1, keepdim=True)
         shared_outside = _sum_of_and(outside, outside, options)
     normalizer = outside_sizes.detach() if options.detach_overlap_normalizer else outside_sizes
-    # A neighbourhood that is the whole batch leaves nothing outside: 0 / 0 counts as 0.
+    # A neighborhood that is the whole batch leaves nothing outside: 0 / 0 counts as 0.
     share_outside = shared_outside / torch.where(normalizer > 0, normalizer, torch.ones_like(normalizer))
     share_outside = torch.where(normalizer > 0, share_outside, torch.zeros_like(share_outside))
-    return _and(neighbours, 0.5 * (share + share_outside), options)
+    return _and(neighbors, 0.5 * (share + share_outside), options)
 
 
 def _step(values: Tensor, options: SimilarityOptions) -> Tensor:
@@ -145,7 +123,7 @@ def minimum_product(first: Tensor, second: Tensor) -> Tensor:
 
 
 class _HeuristicStep(torch.autograd.Function):
-    """1 where x >= 0, else 0; backward a constant slope everywhere (recipes.md, step 2)."""
+    """1 where x >= 0, else 0; backward a constant slope everywhere (equation 5 of the paper)."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, slope: float) -> Tensor:

@@ -1,10 +1,7 @@
-"""The contextual loss and its gradient in closed form, with sparse masks. For large batches.
+"""The contextual loss and its gradient in closed form, with sparse masks as lists. For large batches.
 
-The formulas are those of `dense`. What makes them sparse: a row of N has about k entries; the gradient H of the loss
-with respect to w is 0 wherever w = 0 and y = 0; and every later matrix is a product of these, but for the row sums
-that the normalizers bring in, the same for a whole row of dL/ds, which are carried as a vector. Each product is
-written as a list of its terms (row, column, value), which is scattered into, or looked up in, a flat (n, n) buffer.
-docs/contextual_loss.md has the derivation and the lengths of the lists.
+Each product is written as a list of its terms (row, column, value), which is scattered into, or looked up in, a flat
+(n, n) buffer. docs/contextual_loss.md has the derivation, why the lists are short, and their lengths.
 """
 
 from collections.abc import Callable
@@ -13,58 +10,65 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ctxtune.losses.contextual.neighborhoods import (
-    Pairs,
-    Scan,
-    TooDense,
-    expand,
-    list_limit,
-    reciprocal_pairs,
-    sums,
-    take,
-)
+from ctxtune.losses.contextual.neighborhoods import Neighborhoods
 from ctxtune.losses.contextual.options import SimilarityOptions
 from ctxtune.losses.contextual.overlap import Overlap
+from ctxtune.losses.contextual.sparse_mask import SparseMask, expand, sums, take
 
 Scatter = Callable[[Tensor, Tensor, Tensor], None]
+
+
+def list_limit(items: int) -> int:
+    """Length of a list beyond which it is quicker, or takes less memory, to gather rows."""
+    return items * items // 8
+
+
+def lists_pay(masks: Neighborhoods, same_class: SparseMask, options: SimilarityOptions) -> bool:
+    """Whether every list of `SparseContextualLoss` stays below `list_limit`; a term that is costly counts several times."""
+    neighbors, reciprocal = masks.neighbors, masks.reciprocal
+    found: list[Tensor] = []
+    if options.overlap != "none":
+        in_column = torch.bincount(neighbors.columns, minlength=neighbors.items)
+        found.append(take(in_column, neighbors.columns).sum())  # N N^T
+        found.append(4 * take(neighbors.sizes, neighbors.columns).sum())  # back through it
+    in_expanded = take(neighbors.sizes, reciprocal.columns)  # the terms of R W1, for each entry of R
+    found.append(4 * in_expanded.sum())
+    per_neighborhood = sums(take(reciprocal.sizes, neighbors.columns), neighbors.rows, neighbors.items)
+    carried = (take(reciprocal.sizes, reciprocal.rows) * in_expanded).sum()  # H, carried along R
+    carried = carried + take(per_neighborhood, reciprocal.columns).sum() + take(reciprocal.sizes, same_class.rows).sum()
+    found.append(2 * carried)
+    return int(torch.stack(found).max()) <= list_limit(neighbors.items)
 
 
 class SparseContextualLoss:
     """The contextual loss over the first `rows` rows, and its gradient with respect to the similarities.
 
     Args:
-        scan: the masks N and N'.
+        masks: N, N' and R.
         same_class: the pairs that share their class, the diagonal included.
         options: with `closed_form` and `query_expansion` true.
         rows: number of leading rows whose pairs make up the loss.
         dtype: to compute in.
-
-    Raises:
-        TooDense: lists would be longer than pays.
     """
 
     def __init__(
-        self, scan: Scan, same_class: Pairs, options: SimilarityOptions, rows: int, dtype: torch.dtype
+        self, masks: Neighborhoods, same_class: SparseMask, options: SimilarityOptions, rows: int, dtype: torch.dtype
     ) -> None:
-        self.options, self.rows, self.same_class = options, rows, same_class
-        self.neighbours = scan.neighbours
-        self.items = len(scan.neighbours.sizes)
-        self.overlap = Overlap(scan.neighbours.sizes.to(dtype), options)
+        self.options, self.rows, self.same_class, self.masks = options, rows, same_class, masks
+        self.neighbors, self.reciprocal, self.items = masks.neighbors, masks.reciprocal, masks.neighbors.items
+        self.overlap = Overlap(masks.neighbors.sizes.to(dtype), options)
         self.shared = self.overlap.sizes.new_zeros(0) if options.overlap == "none" else self._shared()
-        self.weights = self._overlap_at(scan.neighbours.rows, scan.neighbours.columns)
+        self.weights = self._overlap_at(masks.neighbors.rows, masks.neighbors.columns)
         # w - y off the diagonal; proportional to H = dL/dw.
         self.error = self.weights.new_zeros(self.items * self.items)
-        self.closest, self.reciprocal = reciprocal_pairs(scan, self.error)
         self.count = self.reciprocal.sizes.to(dtype)
         self._expand_weights()
 
     def _shared(self) -> Tensor:
-        """N N^T laid out flat: for each entry (i, p) of N one more for each j that has p as a neighbour too."""
-        rows, columns = self.neighbours.rows, self.neighbours.columns
+        """N N^T laid out flat: for each entry (i, p) of N one more for each j that has p as a neighbor too."""
+        rows, columns = self.neighbors.rows, self.neighbors.columns
         in_column = torch.bincount(columns, minlength=self.items)
         lengths = take(in_column, columns)
-        self._check(int(lengths.sum()))
-        self._check(4 * int(take(self.neighbours.sizes, columns).sum()))
         groups, places = expand(take(in_column.cumsum(dim=0) - in_column, columns), lengths)
         keys = take(take(rows, columns.argsort()), places).add_(take(rows * self.items, groups))
         shared = self.overlap.sizes.new_zeros(self.items * self.items)
@@ -77,20 +81,16 @@ class SparseContextualLoss:
 
     def _expand_weights(self) -> None:
         """W2 = R W1 / q as a list, and w - y in `error`."""
-        reciprocal, neighbours = self.reciprocal, self.neighbours
-        lengths = take(neighbours.sizes, reciprocal.columns)
-        self._check(4 * int(lengths.sum()))
-        groups, places = expand(take(neighbours.starts, reciprocal.columns), lengths)
-        self.w_rows, self.w_columns = take(reciprocal.rows, groups), take(neighbours.columns, places)
+        reciprocal, neighbors = self.reciprocal, self.neighbors
+        lengths = take(neighbors.sizes, reciprocal.columns)
+        groups, places = expand(take(neighbors.starts, reciprocal.columns), lengths)
+        self.w_rows, self.w_columns = take(reciprocal.rows, groups), take(neighbors.columns, places)
         self.w_values = take(self.weights, places).div_(take(self.count, self.w_rows))
         self.w_keys = torch.add(self.w_columns, self.w_rows, alpha=self.items)
         half = 0.5 * self.w_values
         self.error.index_add_(0, self.w_keys, half)
         self.error.index_add_(0, torch.add(self.w_rows, self.w_columns, alpha=self.items), half)
         self.y_keys = self.same_class.keys()
-        carried = take(self.reciprocal.sizes, self.w_rows).sum() + take(self.reciprocal.sizes, self.w_columns).sum()
-        carried += take(self.reciprocal.sizes, self.same_class.rows).sum()
-        self._check(2 * int(carried))
         self.error.index_add_(0, self.y_keys, half.new_ones(()).neg_().expand(len(self.y_keys)))
         self.error[:: self.items + 1] = 0.0
 
@@ -122,19 +122,19 @@ class SparseContextualLoss:
             square[self.rows :, self.rows :] = 0.0
         scale = weight * (4.0 * self.options.slope / (self.rows * self.items))
         scatter = partial(_scatter, matrix.view(-1), self.items)
-        scatter(*self.closest, self._of_closest() * scale)
+        scatter(self.masks.closest_rows, self.masks.closest_columns, self._of_closest() * scale)
         rows, columns, values = self._times_overlap()
         scatter(rows, columns, values * scale)
         of_matrix = self._of_weights() * scale
         self._scatter_shared(of_matrix, scatter)
-        return self.overlap.per_row(self.neighbours, of_matrix, self.weights)
+        return self.overlap.per_row(self.neighbors, of_matrix, self.weights)
 
     def _of_closest(self) -> Tensor:
         """For (a, b) of N' off the diagonal: dR_ab + dR_ba, what N'_ba receives."""
-        rows, columns = self.closest
+        rows, columns = self.masks.closest_rows, self.masks.closest_columns
         first, second = torch.cat([rows, columns]), torch.cat([columns, rows])
-        groups, places = expand(take(self.neighbours.starts, second), take(self.neighbours.sizes, second))
-        keys = torch.add(take(self.neighbours.columns, places), take(first, groups), alpha=self.items)
+        groups, places = expand(take(self.neighbors.starts, second), take(self.neighbors.sizes, second))
+        keys = torch.add(take(self.neighbors.columns, places), take(first, groups), alpha=self.items)
         of_r = sums(take(self.error, keys).mul_(take(self.weights, places)), groups, len(first))
         if not self.options.detach_expansion_normalizer:
             along = take(self.error, self.w_keys).mul_(self.w_values)
@@ -144,7 +144,7 @@ class SparseContextualLoss:
 
     def _of_weights(self) -> Tensor:
         """U = (R/q)^T H at the entries of N."""
-        rows, columns = self.neighbours.rows, self.neighbours.columns
+        rows, columns = self.neighbors.rows, self.neighbors.columns
         groups, places = expand(take(self.reciprocal.starts, rows), take(self.reciprocal.sizes, rows))
         through = take(self.reciprocal.columns, places)
         keys = torch.add(take(columns, groups), through, alpha=self.items)
@@ -168,15 +168,11 @@ class SparseContextualLoss:
         """(B + B^T) N with B = c of_matrix, of_matrix (m,) at the entries of N, handed to `scatter` as lists."""
         if self.options.overlap == "none":
             return
-        neighbours = self.neighbours
-        scaled = take(self.overlap.scale, neighbours.rows).mul_(of_matrix)
-        for rows, through in ((neighbours.rows, neighbours.columns), (neighbours.columns, neighbours.rows)):
-            groups, places = expand(take(neighbours.starts, through), take(neighbours.sizes, through))
-            scatter(take(rows, groups), take(neighbours.columns, places), take(scaled, groups))
-
-    def _check(self, length: int) -> None:
-        if length > list_limit(self.items):
-            raise TooDense
+        neighbors = self.neighbors
+        scaled = take(self.overlap.scale, neighbors.rows).mul_(of_matrix)
+        for rows, through in ((neighbors.rows, neighbors.columns), (neighbors.columns, neighbors.rows)):
+            groups, places = expand(take(neighbors.starts, through), take(neighbors.sizes, through))
+            scatter(take(rows, groups), take(neighbors.columns, places), take(scaled, groups))
 
 
 def _scatter(matrix: Tensor, items: int, rows: Tensor, columns: Tensor, values: Tensor) -> None:

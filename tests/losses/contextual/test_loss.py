@@ -9,8 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 
 from ctxtune.losses import ContextualLoss, contextual_similarity
-from ctxtune.losses.contextual import closed_form, sparse
-from ctxtune.losses.contextual import neighborhoods as scan
+from ctxtune.losses.contextual import closed_form, neighborhoods
 from ctxtune.losses.contextual.hybrid import hybrid_loss
 from ctxtune.losses.contextual.similarity import minimum_product
 from tests.helpers.loss_strategies import BATCHES, CLOSED_FORM_OPTIONS, OPTIONS, WEIGHTS, far_from_edges
@@ -91,9 +90,8 @@ class TestFormula:
         assume(far_from_edges(embeddings, options["k"], options["epsilon"], 1e-12))
         monkeypatch.setattr(closed_form, "sparse_from", lambda device: 10**9 if form == "dense" else 0)
         monkeypatch.setattr(closed_form, "LISTS_FROM", 0 if form == "lists" else 10**9)
-        for module in (scan, sparse):
-            monkeypatch.setattr(module, "list_limit", lambda items: 10**9)
-        monkeypatch.setattr(scan, "mask_limit", lambda items: 10**9)
+        monkeypatch.setattr(closed_form, "lists_pay", lambda masks, same_class, options: True)
+        monkeypatch.setattr(neighborhoods, "mask_limit", lambda items: 10**9)
         rows = min(rows, len(labels))
         generator = torch.Generator().manual_seed(0)
         mask = None if allowed is None else torch.rand(rows, len(labels), generator=generator) < allowed

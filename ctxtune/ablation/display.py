@@ -36,7 +36,7 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
     }
 
     def remark(recorder: Recorder, run: RunRecord) -> Text:
-        return Text(show_point(run.spec["point"]), style="dim") if run.stage == "cell_search" else Text()
+        return Text(show_point(run.spec.point), style="dim") if run.stage == "cell_search" else Text()
 
     return RunDisplay(
         console,

@@ -192,4 +192,4 @@ def _tuned(ablation: Ablation, cell: Cell, journal: Journal) -> list[dict[str, A
     if ablation.tune_each is None:
         return []
     best = [best_search_trial(ablation, cell, repeat, journal) for repeat in range(repeats_of(ablation))]
-    return [run.spec["point"] for run in best if run is not None]
+    return [run.spec.point for run in best if run is not None]

@@ -86,7 +86,7 @@ def run_ablation(
 
 def _on_change(recorder: Recorder, run: RunRecord, watcher: Watcher) -> None:
     """Tell the display, and make room: of what has ended only the weights of each cell's first seed are kept."""
-    if run.state != "running" and not (run.stage == "cell" and run.spec["seed_index"] == 0):
+    if run.state != "running" and not (run.stage == "cell" and run.spec.seed_index == 0):
         delete_checkpoints(run)
     watcher.on_change(recorder, run)
 

@@ -39,7 +39,7 @@ def next_trial(ablation: Ablation, recorder: Recorder, searches: Searches) -> Ru
         return None
     for run in recorder.journal.stage("cell_search"):
         if recorder.may_start(run.key):
-            return RunSpec.model_validate(run.spec)
+            return run.spec
     turns = itertools.product(range(tune.trials), range(tune.repeats), searches.cells)
     new = (turn for turn in turns if search_key(turn[2], turn[1], turn[0]) not in recorder.journal.runs)
     turn = next(new, None)
@@ -105,7 +105,7 @@ def tuned_configuration(
     best = best_search_trial(ablation, cell, repeat, journal)
     if best is None:
         return None
-    return best.spec["point"], TrialSettings.model_validate(best.spec["trial"])
+    return best.spec.point, best.spec.trial
 
 
 def best_search_trial(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> RunRecord | None:

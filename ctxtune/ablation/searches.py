@@ -53,7 +53,7 @@ class Searches:
     def replay(self, runs: Iterable[RunRecord]) -> None:
         """Take in the trials of an earlier process, in their order."""
         for run in runs:
-            tags = run.spec["tags"]
+            tags = run.spec.tags
             sampler = self._samplers[tags["cell"], int(tags["repeat"])]
             sampler.replay([run], self._metric)
             self._owners[run.key] = sampler

@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, read without running code."""
 
-import contextlib
 import os
 import pickle
 import shutil
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ctxtune.durable_files import sync_folder
 from ctxtune.errors import CtxtuneError
 
 STATE_FILE = "checkpoint.pt"
@@ -21,7 +21,7 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     temporary = _write_beside(state, path)
     try:
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,16 +69,6 @@ def _write_beside(state: dict[str, Any], path: Path) -> Path:
     return temporary
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the file system lets us."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
@@ -114,7 +104,7 @@ class CheckpointFolder:
                 # Before the rename: after a kill between the two, the interval is repeated, bit by bit the same.
                 _keep_also(temporary, self.best)
             temporary.replace(path)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         finally:
             temporary.unlink(missing_ok=True)
         for old in self.paths()[: -self.keep]:

@@ -39,7 +39,7 @@ def sweep_display(console: Console, space: SweepConfig) -> RunDisplay:
             best = best_trial(space, recorder.journal)
             if best is not None and best.key == run.key:
                 line.append("best  ", style="bold green")
-            line.append(show_point(run.spec["point"]), style="dim")
+            line.append(show_point(run.spec.point), style="dim")
         return line
 
     return RunDisplay(console, words, metric=lambda stage: _metric_of(space, stage), standing=standing, remark=remark)

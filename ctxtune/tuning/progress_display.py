@@ -114,7 +114,7 @@ class RunDisplay:
             table.add_column(column, style="cyan" if column == "running" else "")
         for run in runs:
             if run.state == "running":
-                epochs = run.spec["trial"]["schedule"]["epochs"]
+                epochs = run.spec.trial.schedule.epochs
                 score = run.last(metric)
                 bar = ProgressBar(total=epochs, completed=run.epoch, width=24)
                 table.add_row(run.key, f"{run.epoch}/{epochs}", bar, "" if score is None else f"{score:.4f}")

@@ -63,7 +63,7 @@ def comparisons(space: SweepConfig, journal: Journal, chosen: str, *, same: bool
     """
     by_arm: dict[str, dict[int, RunRecord]] = {}
     for run in journal.completed("confirmation"):
-        by_arm.setdefault(run.spec["arm"], {})[run.spec["seed_index"]] = run
+        by_arm.setdefault(run.spec.arm, {})[run.spec.seed_index] = run
     ours, start = by_arm.get(chosen, {}), {} if same else by_arm.get(START, {})
     objective = judged_metric(space)
     metrics = [*(f"test/recall_at_{k}" for k in space.trial.evaluation.recall_at), "test/map_at_r", objective]
@@ -94,7 +94,7 @@ def lost_runs(journal: Journal) -> tuple[LostRuns, ...]:
     for stage in LATER_STAGES:
         arms: dict[str, list[RunRecord]] = {}
         for run in journal.stage(stage):
-            arms.setdefault(run.spec["arm"], []).append(run)
+            arms.setdefault(run.spec.arm, []).append(run)
         for arm, runs in arms.items():
             lost = tuple(_which(run) for run in runs if run.state in ("failed", "killed"))
             found += [LostRuns(stage, arm, len(runs), lost)] if lost else []
@@ -128,6 +128,6 @@ def _values(runs: dict[int, RunRecord], metric: str) -> dict[int, float]:
 
 
 def _which(run: RunRecord) -> str:
-    folds = "".join(f"fold {fold}, " for fold in run.spec["folds"])
+    folds = "".join(f"fold {fold}, " for fold in run.spec.folds)
     reason = run.reason.splitlines()[0] if run.reason else ""
-    return f"{folds}seed {run.spec['seed_index']} {run.state}" + (f" ({reason})" if reason else "")
+    return f"{folds}seed {run.spec.seed_index} {run.state}" + (f" ({reason})" if reason else "")

@@ -31,7 +31,7 @@ def next_trial(space: SweepConfig, recorder: Recorder, sampler: Sampler) -> RunS
     trials = recorder.journal.stage("search")
     for run in trials:
         if recorder.may_start(run.key):
-            return RunSpec.model_validate(run.spec)
+            return run.spec
     if len(trials) >= space.search.trials or sampler.exhausted:
         return None
     key = f"trial-{len(trials):04d}"
@@ -97,7 +97,7 @@ def candidates(space: SweepConfig, journal: Journal) -> dict[str, RunRecord]:
     chosen: dict[str, RunRecord] = {}
     seen: set[str] = set()
     for run in _ranked(space, journal):
-        configuration = TrialSettings.model_validate(run.spec["trial"]).hash()
+        configuration = run.spec.trial.hash()
         if configuration not in seen and len(chosen) < wanted:
             seen.add(configuration)
             chosen[run.key] = run
@@ -131,9 +131,9 @@ def selection_scores(space: SweepConfig, journal: Journal) -> dict[str, list[flo
     for run in journal.stage("selection"):
         score = run.last(metric)
         if run.state == "completed" and score is not None:
-            scores.setdefault(run.spec["arm"], []).append(score)
+            scores.setdefault(run.spec.arm, []).append(score)
         else:
-            incomplete.add(run.spec["arm"])
+            incomplete.add(run.spec.arm)
     return {arm: values for arm, values in scores.items() if arm not in incomplete}
 
 
@@ -174,7 +174,7 @@ def configuration(space: SweepConfig, journal: Journal, arm: str) -> tuple[dict[
     """Point and full-length configuration of an arm."""
     if arm == START:
         return start_configuration(space)
-    point = journal.runs[arm].spec["point"]
+    point = journal.runs[arm].spec.point
     return point, resolve_trial(space, point)
 
 

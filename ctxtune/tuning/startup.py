@@ -83,6 +83,8 @@ def opened(
         journal = Journal(folder.journal)
         cleanup.callback(journal.close)
         cleanup.callback(forget_unstarted, folder, journal)
+        if set_aside := journal.repair():
+            watcher.on_alert(set_aside)
         tracker = Tracker(file.tracking.uri, file.name, folder.spool)
         cleanup.callback(close_tracker, tracker, watcher)
         for note in lost_checkpoints(journal):

@@ -79,7 +79,7 @@ def outcome(space: SweepConfig, journal: Journal) -> Outcome:
         search_scores=_search_scores(space, trials, chosen),
         selection=_selection(space, journal, start_trial.hash()),
         confirmed=comparisons(space, journal, chosen, same=same) if chosen else (),
-        steps={run.spec["arm"]: int(run.last("train/steps") or 0) for run in journal.completed("confirmation")},
+        steps={run.spec.arm: int(run.last("train/steps") or 0) for run in journal.completed("confirmation")},
         hours=sum(run.seconds for run in journal.runs.values()) / 3600,
         front=_front(space, journal),
         same=same,
@@ -95,7 +95,7 @@ def _front(space: SweepConfig, journal: Journal) -> tuple[FrontPoint, ...]:
         return ()
     points = [
         FrontPoint(
-            run.key, {each.metric: value for each, value in zip(objectives, values, strict=True)}, run.spec["point"]
+            run.key, {each.metric: value for each, value in zip(objectives, values, strict=True)}, run.spec.point
         )
         for run in pareto_front(space, journal)
         if (values := objective_values(space, run))
@@ -170,7 +170,7 @@ def _search_scores(
             continue
         if run.key == chosen:
             scores["chosen"] = (score, run.epoch)
-        if START not in scores and run.spec["point"] == start_point:
+        if START not in scores and run.spec.point == start_point:
             scores[START] = (score, run.epoch)
     return scores
 

@@ -200,7 +200,7 @@ def _write(space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepCo
 def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig]) -> None:
     """Copy the chosen configuration's weights (confirmation's first seed, else the trial's) to `best.pt`, and track it."""
     chosen = recorder.journal.decisions["chosen"]
-    confirmed = [run for run in recorder.journal.completed("confirmation") if run.spec["arm"] == chosen]
+    confirmed = [run for run in recorder.journal.completed("confirmation") if run.spec.arm == chosen]
     run = confirmed[0] if confirmed else recorder.journal.runs.get(chosen)
     if run is None or run.checkpoint is None:
         return

@@ -93,7 +93,7 @@ def check_nothing_is_lost_or_done_twice(folder: Path) -> None:
     assert len(asked) == 2 * 2 + 2 * 2
     for record in journal_of(folder).runs.values():
         assert record.state == "completed"
-        assert [report["epoch"] for report in record.reports] == [1, 2]
+        assert [report.epoch for report in record.reports] == [1, 2]
     tracked = read_runs(f"sqlite:///{folder / 'mlflow.db'}", NAME)
     assert sorted(run.name for run in tracked if run.kind != "ablation") == sorted(asked)
     assert {run.state for run in tracked} == {"completed"}
@@ -112,26 +112,26 @@ def test_killed_twice_and_resumed_nothing_is_lost_or_done_twice(repository, fini
     check_nothing_is_lost_or_done_twice(tmp_path)
     ours, theirs = journal_of(tmp_path).runs, journal_of(finished[0]).runs
     for key, record in theirs.items():  # as if nothing had happened, to the last bit
-        assert ours[key].spec["point"] == record.spec["point"]
+        assert ours[key].spec.point == record.spec.point
         assert ours[key].last("validation/map_at_r") == record.last("validation/map_at_r")
 
 
 def test_cells_have_the_same_budget_and_the_same_seeds_and_take_their_best_trial(finished):
     journal = journal_of(finished[0])
-    assert len({run.spec["seed"] for run in journal.stage("cell_search")}) == 1
-    assert {tuple(run.spec["folds"]) for run in journal.stage("cell_search")} == {(1,)}
+    assert len({run.spec.seed for run in journal.stage("cell_search")}) == 1
+    assert {tuple(run.spec.folds) for run in journal.stage("cell_search")} == {(1,)}
     for cell in CELLS:
-        trials = [run for run in journal.stage("cell_search") if run.spec["arm"] == cell]
-        assert trials[0].spec["point"]["optimizer.lr"] == pytest.approx(2e-3)  # its own comes first
+        trials = [run for run in journal.stage("cell_search") if run.spec.arm == cell]
+        assert trials[0].spec.point["optimizer.lr"] == pytest.approx(2e-3)  # its own comes first
         best = max(trials, key=lambda run: run.last("validation/map_at_r"))
-        scored = [run for run in journal.stage("cell") if run.spec["arm"] == cell]
-        assert [run.spec["trial"] for run in scored] == [best.spec["trial"]] * 2
-        assert [run.spec["folds"] for run in scored] == [[0], [0]]
-    by_seed = {(run.spec["seed_index"], run.spec["seed"]) for run in journal.stage("cell")}
+        scored = [run for run in journal.stage("cell") if run.spec.arm == cell]
+        assert [run.spec.trial for run in scored] == [best.spec.trial] * 2
+        assert [run.spec.folds for run in scored] == [(0,), (0,)]
+    by_seed = {(run.spec.seed_index, run.spec.seed) for run in journal.stage("cell")}
     assert len(by_seed) == 2
-    suggested = {run.key.rpartition("-")[2]: run.spec["point"] for run in journal.stage("cell_search")}
+    suggested = {run.key.rpartition("-")[2]: run.spec.point for run in journal.stage("cell_search")}
     assert len(suggested) == 2  # random ones are the same in every cell, too
-    points = [[run.spec["point"] for run in journal.stage("cell_search") if run.spec["arm"] == cell] for cell in CELLS]
+    points = [[run.spec.point for run in journal.stage("cell_search") if run.spec.arm == cell] for cell in CELLS]
     assert points[0] == points[1]
 
 

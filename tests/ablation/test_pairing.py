@@ -6,7 +6,7 @@ import torch
 from ctxtune.ablation.runs import cell_specs
 from ctxtune.config import Ablation, cells_of, load_ablation
 from ctxtune.tuning.record.journal import Journal
-from ctxtune.tuning.record.run_spec import open_trainer
+from ctxtune.tuning.run_trainer import open_trainer
 
 SMALL = ["trial.model.width=8", "trial.dataset.image_size=16", "trial.image.train_crop=16"]
 

@@ -15,7 +15,8 @@ from ctxtune.ablation.searches import Searches
 from ctxtune.config import cells_of, load_ablation
 from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import Journal
-from ctxtune.tuning.record.run_spec import open_trainer
+from ctxtune.tuning.record.trial_report import TrialReport
+from ctxtune.tuning.run_trainer import open_trainer
 from tests.helpers import trees
 from tests.helpers.runs import cell_trials
 
@@ -40,11 +41,11 @@ def play(ablation, journal, specs, score, *, searches=None, stop_after=10**9):
     metric = ablation.compare.scored_metric(confirmatory=ablation.confirmatory and not ablation.tune_each)
     for number, spec in enumerate(specs):
         if spec.key not in journal.runs:
-            journal.asked(spec.key, spec.stage, spec.plain())
+            journal.asked(spec)
         if number >= stop_after:
             return
-        metrics = {"epoch": float(spec.trial.schedule.epochs), metric: score(spec), "time/seconds": 36.0}
-        journal.reported(spec.key, metrics)
+        metrics = {metric: score(spec), "time/seconds": 36.0}
+        journal.reported(spec.key, TrialReport(spec.trial.schedule.epochs, metrics))
         journal.ended(spec.key, "completed")
         if searches is not None:
             searches.report(spec.key, 4, metrics[metric])
@@ -65,8 +66,8 @@ def test_every_cell_has_the_same_trials_and_runs(quickstart, journal):
     for cell in cells:
         points = {}
         for run in journal.stage("cell_search"):
-            if run.spec["arm"] == cell.name:
-                points.setdefault(run.spec["tags"]["repeat"], []).append(run.spec["point"]["optimizer.lr"])
+            if run.spec.arm == cell.name:
+                points.setdefault(run.spec.tags["repeat"], []).append(run.spec.point["optimizer.lr"])
         if cell is cells[0]:
             first = points
         assert points == first  # one space, one sampler seed: the same points in every cell
@@ -76,9 +77,9 @@ def test_every_cell_has_the_same_trials_and_runs(quickstart, journal):
             found = tuned_configuration(ablation, cell, repeat, journal)
             best = min(points[str(repeat)], key=lambda rate: abs(np.log10(rate) + 2.5))
             assert found is not None and found[1].optimizer.lr == pytest.approx(best)
-    seeds = {(run.spec["tags"]["repeat"], run.spec["seed_index"]): run.spec["seed"] for run in journal.stage("cell")}
+    seeds = {(run.spec.tags["repeat"], run.spec.seed_index): run.spec.seed for run in journal.stage("cell")}
     assert len(set(seeds.values())) == len(seeds) == 6
-    assert not set(seeds.values()) & {run.spec["seed"] for run in journal.stage("cell_search")}
+    assert not set(seeds.values()) & {run.spec.seed for run in journal.stage("cell_search")}
 
 
 def test_an_interrupted_search_goes_on_with_the_points_that_it_would_have_had(quickstart, tmp_path):
@@ -94,8 +95,8 @@ def test_an_interrupted_search_goes_on_with_the_points_that_it_would_have_had(qu
     searches.replay(again.stage("cell_search"))
     assert [run.state for run in again.runs.values()].count("running") == 1
     play(ablation, again, cell_trials(ablation, again, searches), by_learning_rate, searches=searches)
-    assert {key: run.spec["point"] for key, run in again.runs.items()} == {
-        key: run.spec["point"] for key, run in whole.runs.items()
+    assert {key: run.spec.point for key, run in again.runs.items()} == {
+        key: run.spec.point for key, run in whole.runs.items()
     }
 
 
@@ -103,14 +104,14 @@ def test_a_cell_whose_search_failed_has_no_runs(quickstart, journal):
     ablation = quickstart(*TUNED)
     cells = cells_of(ablation)
     for spec in cell_trials(ablation, journal, Searches(ablation, cells)):
-        journal.asked(spec.key, spec.stage, spec.plain())
+        journal.asked(spec)
         if spec.arm == "contrastive_only":
             journal.ended(spec.key, "failed", "not_finite")
         else:
-            journal.reported(spec.key, {"epoch": 4.0, "validation/map_at_r": 0.5})
+            journal.reported(spec.key, TrialReport(4, {"validation/map_at_r": 0.5}))
             journal.ended(spec.key, "completed")
     play(ablation, journal, cell_specs(ablation, cells, journal), lambda spec: 0.5)
-    assert {run.spec["arm"] for run in journal.stage("cell")} == {"full", "no_query_expansion"}
+    assert {run.spec.arm for run in journal.stage("cell")} == {"full", "no_query_expansion"}
     assert outcome_of(ablation, journal).scores["contrastive_only"] == {}
 
 
@@ -142,7 +143,7 @@ def test_scores_are_means_over_folds_and_contrasts_are_paired_by_seed(quickstart
     assert result.hours == pytest.approx(3 * 4 * 2 * 36 / 3600)
     assert design_of(ablation)["tuned_for"] == "full"
     assert design_of(ablation)["folds"] == ["0", "2"]
-    assert {run.spec["tags"]["fold"] for run in journal.stage("cell")} == {"0", "2"}
+    assert {run.spec.tags["fold"] for run in journal.stage("cell")} == {"0", "2"}
     assert design_of(quickstart("confirmatory=true"))["folds"] == [""]
 
 

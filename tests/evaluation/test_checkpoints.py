@@ -180,7 +180,7 @@ def in_a_sweep(run_folder: Path, sweep: Path, stage: str, folds: tuple[int, ...]
         validation=ValidationSettings(), folds=folds, seed_index=0, seed=state["runs"][0]["seed"],
     )  # fmt: skip
     journal = Journal(sweep / "journal.jsonl")
-    journal.asked("trial-0000", stage, spec.plain())
+    journal.asked(spec)
     journal.close()
     folder = sweep / "checkpoints" / "search-1" / "trial-0000" / "checkpoint_000000"
     save_checkpoint({**state, "protocol": {}}, folder / "checkpoint.pt")  # as before checkpoints said it themselves

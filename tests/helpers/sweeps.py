@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ctxtune.tuning.record.trial_report import TrialReport
 from tests.helpers.processes import environment
 
 TINY = [
@@ -99,6 +100,6 @@ def wait_for_checkpoints(journal_file: Path, count: int, process: subprocess.Pop
     raise AssertionError(f"no {count} checkpoints in {content}")
 
 
-def without_times(report: Mapping[str, float]) -> dict[str, float]:
-    """A report without what depends on the clock."""
-    return {name: value for name, value in report.items() if not name.startswith("time/")}
+def without_times(report: TrialReport) -> dict[str, float]:
+    """The metrics of a report without what depends on the clock."""
+    return {name: value for name, value in report.metrics.items() if not name.startswith("time/")}

@@ -21,6 +21,7 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import sweep_folder
 from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.record.trial_report import TrialFailure, TrialReport
 from ctxtune.tuning.search.multi_objective import pareto_front
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import (
@@ -36,8 +37,8 @@ from tests.helpers.search_spaces import METRIC, space_of
 
 
 def finish(journal: Journal, spec: RunSpec, epoch: int, metrics: dict[str, float]) -> None:
-    journal.asked(spec.key, spec.stage, spec.plain())
-    journal.reported(spec.key, {"epoch": float(epoch), "time/seconds": 36.0, "cost/gpu_hours": 0.01, **metrics})
+    journal.asked(spec)
+    journal.reported(spec.key, TrialReport(epoch, {"time/seconds": 36.0, "cost/gpu_hours": 0.01, **metrics}))
     journal.ended(spec.key, "completed" if epoch == 9 else "pruned")
 
 
@@ -72,7 +73,7 @@ def test_only_full_length_trials_are_candidates_and_the_start_is_always_scored_b
         (arm, (fold,)) for arm in ("trial-0003", "trial-0005", START) for fold in (1, 2)
     }
     assert len({spec.seed for spec in specs}) == 1
-    assert specs[0].seed != journal.stage("search")[0].spec["seed"]
+    assert specs[0].seed != journal.stage("search")[0].spec.seed
 
 
 def test_selection_overrules_a_lucky_winner(space, journal):
@@ -83,7 +84,7 @@ def test_selection_overrules_a_lucky_winner(space, journal):
 def test_an_arm_with_a_failed_selection_run_is_not_chosen(space, journal):
     for spec in list(selection_specs(space, journal)):
         if spec.arm == "trial-0005" and spec.folds == (2,):
-            journal.asked(spec.key, spec.stage, spec.plain())
+            journal.asked(spec)
             journal.ended(spec.key, "failed", "non_finite")
         else:
             finish(journal, spec, 9, {METRIC: {"trial-0003": 0.35, "trial-0005": 0.9, START: 0.2}[spec.arm]})
@@ -129,7 +130,7 @@ def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):
     journal.decided("chosen", "trial-0003")
     path = tmp_path / "best.yaml"
     path.write_text(best_file(space, journal, outcome(space, journal)))
-    point = journal.runs["trial-0003"].spec["point"]
+    point = journal.runs["trial-0003"].spec.point
     assert load_trial_file(path).trial.hash() == resolve_trial(space, point).hash()
     assert yaml.safe_load(path.read_text())["name"] == "quick-best"
 
@@ -164,16 +165,16 @@ def test_the_reserve_for_confirmation_knows_the_share_that_a_trial_learned_from(
 def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
     recorder = silent_recorder(journal, METRIC)
     before = journal.events
-    recorder.report("trial-0003", {"epoch": 12.0, METRIC: 0.99})
-    recorder.report("trial-0003", {"epoch": 12.0, "failure": "error", "message": "CUDA error"})
+    recorder.report("trial-0003", TrialReport(12, {METRIC: 0.99}))
+    recorder.report("trial-0003", TrialFailure(12, "error", "CUDA error"))
     assert journal.events == before and journal.runs["trial-0003"].last(METRIC) == 0.6
 
 
 def test_a_machine_whose_gpu_cannot_be_used_stops_the_sweep_not_the_run(space, journal):
     spec = next(iter(selection_specs(space, journal)))
-    journal.asked(spec.key, spec.stage, spec.plain())
+    journal.asked(spec)
     recorder = silent_recorder(journal, METRIC)
-    recorder.report(spec.key, {"epoch": 0.0, "failure": "no_gpu", "message": "Ray counts a GPU on node-7"})
+    recorder.report(spec.key, TrialFailure(0, "no_gpu", "Ray counts a GPU on node-7"))
     assert recorder.stop.resumable and "node-7" in recorder.stop.message
     assert journal.runs[spec.key].state == "running"
 
@@ -242,7 +243,7 @@ def test_an_objective_can_be_a_number_of_the_configuration(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     for spec in trials(space, journal, Sampler(space)):
         finish(journal, spec, 9, {METRIC: 0.5 if spec.trial.model.embedding_dim > 16 else 0.4})
-    front = [run.spec["trial"]["model"]["embedding_dim"] for run in pareto_front(space, journal)]
+    front = [run.spec.trial.model.embedding_dim for run in pareto_front(space, journal)]
     assert sorted(front) == [16, 32]  # 64 scores no better than 32
 
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from ctxtune.tuning.display import print_outcome
 from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import START, confirmation_specs, selection_specs
 from ctxtune.tuning.summary_files import markdown, outcome
@@ -31,11 +32,11 @@ def confirmed(tmp_path, *, failed=(), objective=METRIC, scores=None):
     journal = Journal(tmp_path / "journal.jsonl")
 
     def run(spec, metrics):
-        journal.asked(spec.key, spec.stage, spec.plain())
+        journal.asked(spec)
         if spec.key in failed:
             journal.ended(spec.key, "failed", "not_finite: the loss is not finite at epoch 2\nmore of it")
             return
-        journal.reported(spec.key, {"epoch": 9.0, **metrics})
+        journal.reported(spec.key, TrialReport(9, metrics))
         journal.ended(spec.key, "completed")
 
     for number, spec in enumerate(trials(space, journal, Sampler(space))):

@@ -73,7 +73,7 @@ def test_every_run_is_in_mlflow_with_its_parameters_metrics_and_state(finished):
         record = journal.runs[tracked.name]
         assert tracked.parent == parent.run_id
         assert tracked.state == record.state
-        assert float(tracked.params["loss.epsilon"]) == pytest.approx(record.spec["trial"]["loss"]["epsilon"])
+        assert float(tracked.params["loss.epsilon"]) == pytest.approx(record.spec.trial.tree()["loss"]["epsilon"])
         metric = "test/map_at_r" if tracked.kind == "confirmation" else "validation/map_at_r"
         assert tracked.metrics[metric] == pytest.approx(record.last(metric))
 
@@ -83,12 +83,12 @@ def test_chosen_and_start_are_confirmed_over_the_same_seeds_and_only_they_see_te
     journal = Journal(folder / "results/quickstart/journal.jsonl")
     seeds: dict[str, set[int]] = {}
     for record in journal.runs.values():
-        names = {name for report in record.reports for name in report}
+        names = {name for report in record.reports for name in report.metrics}
         assert any(name.startswith("test/") for name in names) == (record.stage == "confirmation")
         if record.stage == "confirmation":
-            seeds.setdefault(record.spec["arm"], set()).add(record.spec["seed"])
+            seeds.setdefault(record.spec.arm, set()).add(record.spec.seed)
     assert len({frozenset(each) for each in seeds.values()}) == 1
-    stages = {stage: {record.spec["seed"] for record in journal.stage(stage)} for stage in ("search", "selection")}
+    stages = {stage: {record.spec.seed for record in journal.stage(stage)} for stage in ("search", "selection")}
     assert not stages["search"] & stages["selection"]
 
 
@@ -150,7 +150,7 @@ def test_a_grid_killed_and_resumed_one_trial_at_a_time_equals_an_undisturbed_one
         """All runs in their order, without what depends on the clock."""
         return [
             (
-                run.key, run.state, run.reason, run.spec["point"], run.spec["seed"],
+                run.key, run.state, run.reason, run.spec.point, run.spec.seed,
                 [without_times(report) for report in run.reports],
             )
             for run in Journal(folder / "results/quickstart/journal.jsonl").runs.values()
@@ -172,7 +172,7 @@ def check_kills(repository: Path, folder: Path, waits: list[float], trials: int)
     assert sorted(asked) == sorted(set(asked)) == sorted(ended)
     for record in journal.runs.values():
         assert record.state != "running"
-        assert [report["epoch"] for report in record.reports] == list(range(1, record.epoch + 1))
+        assert [report.epoch for report in record.reports] == list(range(1, record.epoch + 1))
     tracked = read_runs(f"sqlite:///{folder / 'mlflow.db'}", "quickstart")
     assert sorted(run.name for run in tracked if run.kind != "sweep") == sorted(journal.runs)
     assert {run.state for run in tracked} <= {"completed", "pruned"}

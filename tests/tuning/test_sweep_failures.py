@@ -60,7 +60,7 @@ def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_
     done = run_sweep(repository, tmp_path, overrides=[*GRID, f"search.space={space}"], variables=variables)
     assert done.returncode == 0, done.stderr
     trials = Journal(tmp_path / "results/quickstart/journal.jsonl").stage("search")
-    by_point = {tuple(trial.spec["point"].values()): trial for trial in trials}
+    by_point = {tuple(trial.spec.point.values()): trial for trial in trials}
     assert by_point[2e-3, "contextual"].state == "completed"
     lost = by_point[1e30, "contextual"]
     assert lost.state == "failed" and lost.reason.startswith(("non_finite", "collapse"))
@@ -97,8 +97,8 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(repository,
     assert process.returncode == 0, errors
     (trial,) = Journal(journal_file).stage("search")
     assert trial.state == "completed"
-    assert [report["epoch"] for report in trial.reports] == list(range(1, 13))
-    assert trial.reports[-1]["train/steps"] == 12 * 8
+    assert [report.epoch for report in trial.reports] == list(range(1, 13))
+    assert trial.reports[-1].metrics["train/steps"] == 12 * 8
 
 
 AUDIT = """
@@ -164,7 +164,7 @@ def test_trials_are_the_same_whether_the_test_part_can_be_read_or_not(repository
         journal, opened = audited(repository, folder, *([] if readable else ["confirm=null"]))
         assert bool(opened & test_images) == readable
         scores[name] = [
-            (run.key, run.state, run.spec["point"], [without_times(report) for report in run.reports])
+            (run.key, run.state, run.spec.point, [without_times(report) for report in run.reports])
             for run in journal.runs.values()
             if run.stage != "confirmation"
         ]
@@ -202,8 +202,8 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(reposi
     trials = Journal(journal_file).stage("search")
     assert [trial.state for trial in trials] == ["completed", "completed"]
     for trial in trials:
-        assert [report["epoch"] for report in trial.reports] == list(range(1, 13))
-        assert trial.reports[-1]["train/steps"] == 12 * 8
+        assert [report.epoch for report in trial.reports] == list(range(1, 13))
+        assert trial.reports[-1].metrics["train/steps"] == 12 * 8
     folders = [trial.folders for trial in trials]
     assert all(str(tmp_path / "storage") in folder for each in folders for folder in each)
 
@@ -213,11 +213,10 @@ def expected_in_tracking(journal_file: Path) -> list[tuple[str, str, int]]:
     journal = Journal(journal_file)
     sweep = journal.decisions["sweep_id"]
     return sorted(
-        (f"{sweep}/{run.key}", name, int(report["epoch"]))
+        (f"{sweep}/{run.key}", name, report.epoch)
         for run in journal.runs.values()
         for report in run.reports
-        for name in report
-        if name != "epoch"
+        for name in report.metrics
     )
 
 
@@ -306,7 +305,7 @@ def test_a_full_disk_stops_the_sweep_and_a_resume_finishes_it(repository, tmp_pa
         trials = Journal(journal_file).stage("search")
         assert [trial.state for trial in trials] == ["completed", "completed"]
         for trial in trials:
-            assert [report["epoch"] for report in trial.reports] == list(range(1, 13))
+            assert [report.epoch for report in trial.reports] == list(range(1, 13))
     tracked = read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart")
     assert {each.state for each in tracked} == {"completed"} and len(tracked) == 3
 

@@ -6,8 +6,8 @@ import platform
 import torch
 
 from ctxtune.errors import RunFailed
+from ctxtune.tuning.record.trial_report import NO_GPU
 
-NO_GPU = "no_gpu"
 LOGICAL_GPUS = "CTXTUNE_LOGICAL_GPUS"
 """Set where Ray only counts GPUs, as in our tests: runs that were given one compute on the CPU."""
 

@@ -27,9 +27,11 @@ from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS
 from ctxtune.tuning.backend.cluster import process_count
 from ctxtune.tuning.backend.devices import LOGICAL_GPUS, run_device
 from ctxtune.tuning.backend.storage import checkpoint_address
-from ctxtune.tuning.backend.trial import CHECKPOINT, DISK_FULL, FAILURE, MESSAGE, disk_is_full, told
+from ctxtune.tuning.backend.trial import CHECKPOINT, disk_is_full, told
 from ctxtune.tuning.costs import Rate
-from ctxtune.tuning.record.run_spec import RunSpec, open_trainer
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.record.trial_report import DISK_FULL, TrialFailure
+from ctxtune.tuning.run_trainer import open_trainer
 
 
 def run_together(config: dict[str, Any]) -> None:
@@ -63,7 +65,7 @@ def run_together(config: dict[str, Any]) -> None:
         reason, message = _of_the_run_itself(error)
         if not reason:
             raise
-        tune.report({"epoch": 0.0, FAILURE: reason, MESSAGE: message})
+        tune.report(TrialFailure(0, reason, message).plain())
 
 
 def _of_the_run_itself(error: WorkerGroupError) -> tuple[str, str]:

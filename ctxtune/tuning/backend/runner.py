@@ -23,10 +23,11 @@ from ctxtune.tuning.backend.cluster import HEAD, RunResources, connected_from_ou
 from ctxtune.tuning.backend.concurrency import Concurrency
 from ctxtune.tuning.backend.ray_internals import forget_metrics, thrifty_tune
 from ctxtune.tuning.backend.storage import checkpoint_address
-from ctxtune.tuning.backend.trial import CHECKPOINT, FAILURE, run_trial
+from ctxtune.tuning.backend.trial import CHECKPOINT, run_trial
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.record.trial_report import read_report, tells_failure
 
 PROCESS_RESTARTS = 3
 """How often a run whose process or machine died goes on from its checkpoint."""
@@ -192,7 +193,7 @@ class _BookCallback(_WithoutState, LoggerCallback):
                     ray.kill(actor)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        self._recorder.report(_trial_name(trial), result)
+        self._recorder.report(_trial_name(trial), read_report(result))
         if CHECKPOINT in result:
             self._recorder.checkpoint(_trial_name(trial), result[CHECKPOINT])
 
@@ -226,7 +227,7 @@ class _BookStopper(_WithoutState, Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         # A run that has told of its failure is not tried again, even if its process dies of the same.
-        return FAILURE in result
+        return tells_failure(result)
 
     def stop_all(self) -> bool:
         if self._check_budget and not self._recorder.stop:

@@ -75,7 +75,7 @@ class RungScheduler(FIFOScheduler):
         decisions: dict[str, str] = {}
         running = set()
         for _, run, report in sorted(shown, key=lambda item: item[0]):
-            decisions[run.key] = self.decide(run.key, run.spec["trial"]["loss"]["name"], report)
+            decisions[run.key] = self.decide(run.key, run.spec.trial.loss.name, report.plain())
             if run.state == "running":
                 running.add(run.key)
         return [key for key in decisions if key in running and decisions[key] == TrialScheduler.STOP]

@@ -20,14 +20,12 @@ from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.trainer import Report
 from ctxtune.tuning.backend.devices import leave_broken_process, run_device
 from ctxtune.tuning.costs import Rate
-from ctxtune.tuning.record.run_spec import RunSpec, open_trainer
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.record.trial_report import DISK_FULL, EPOCH, TrialFailure, TrialReport
+from ctxtune.tuning.run_trainer import open_trainer
 
-FAILURE = "failure"
-MESSAGE = "message"
-BY_CLASS = "by_class"
 CHECKPOINT = "checkpoint_address"
 """Of a report whose checkpoint Ray Tune has not taken itself."""
-DISK_FULL = "disk_full"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"
 
@@ -85,12 +83,12 @@ def _send(report: Report, costs: dict[str, float]) -> None:
 
 def told(report: Report, costs: dict[str, float]) -> dict[str, Any]:
     """What the driver is told of a report."""
-    by_class = {} if report.by_class is None else {BY_CLASS: report.by_class}
-    return {**report.metrics, **costs, **by_class}
+    metrics = {name: value for name, value in (report.metrics | costs).items() if name != EPOCH}
+    return TrialReport(int(report.metrics[EPOCH]), metrics, report.by_class).plain()
 
 
 def _fail(epoch: int, reason: str, message: str) -> None:
-    tune.report({"epoch": float(epoch), FAILURE: reason, MESSAGE: message})
+    tune.report(TrialFailure(epoch, reason, message).plain())
 
 
 def disk_is_full(error: BaseException | None) -> bool:

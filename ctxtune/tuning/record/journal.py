@@ -1,25 +1,30 @@
 """The journal of a sweep: what was asked, what was reported, how it ended. Ray may die at any moment; this stays.
 
-One line of JSON an event, appended before anything depends on it, so that it survives the death of the process. What a
-power cut must not take either (decisions, new runs, checkpoints, ends) is forced to disk, and with it all that stands
-before; a report alone is not: if it is lost, the run is, too, back at the checkpoint before it. All that a resumed sweep knows
-(the sampler's trials, the scheduler's rungs, each run's last checkpoint) is rebuilt by reading it from the start, so
-there is no second state that could contradict it.
+One line an event (see `ctxtune.tuning.record.events`), appended before anything depends on it, so that it survives the
+death of the process. What a power cut must not take either (decisions, new runs, checkpoints, ends) is forced to disk, and
+with it all that stands before; a report alone is not: if it is lost, the run is, too, back at the checkpoint before it. All
+that a resumed sweep knows (the sampler's trials, the scheduler's rungs, each run's last checkpoint) is rebuilt by reading it
+from the start, so there is no second state that could contradict it.
 """
 
-import json
+import errno
 import os
 import re
 import threading
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ctxtune.durable_files import sync_folder, write_durably
 from ctxtune.errors import CtxtuneError
+from ctxtune.text import counted
+from ctxtune.tuning.record import events
+from ctxtune.tuning.record.events import DamagedLine, Event, ForeignLine, State
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.record.trial_report import EPOCH, TrialReport
 
-_EVENTS = ("asked", "reported", "checkpointed", "ended", "decided")
 _KEY = re.compile(r'"key":"([^"]+)"')
-State = Literal["running", "completed", "pruned", "failed", "killed"]
 
 
 class DiskFullError(CtxtuneError):
@@ -36,20 +41,28 @@ class RunRecord:
         folders: those that hold checkpoints, one for each process that worked on the run.
     """
 
-    key: str
-    stage: str
-    spec: dict[str, Any]
+    spec: RunSpec
     state: State = "running"
     reason: str = ""
-    reports: list[dict[str, float]] = field(default_factory=list)
+    reports: list[TrialReport] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
 
     @property
+    def key(self) -> str:
+        """Its name within the sweep."""
+        return self.spec.key
+
+    @property
+    def stage(self) -> str:
+        """The stage that it belongs to."""
+        return self.spec.stage
+
+    @property
     def epoch(self) -> int:
         """Epochs reported so far."""
-        return int(self.reports[-1]["epoch"]) if self.reports else 0
+        return self.reports[-1].epoch if self.reports else 0
 
     @property
     def checkpoint(self) -> str | None:
@@ -63,18 +76,20 @@ class RunRecord:
 
     def last(self, metric: str) -> float | None:
         """The last reported value of a metric."""
-        return next((report[metric] for report in reversed(self.reports) if metric in report), None)
+        return next((report.metrics[metric] for report in reversed(self.reports) if metric in report.metrics), None)
 
 
 class Journal:
     """The journal of one sweep; its events are applied to ``runs`` as they are written.
 
+    Opening it only reads: the file is made, and a damaged end set aside, by `repair` or the first event that is written.
+
     Args:
-        path: the file; made if it is not there.
+        path: the file; it need not be there.
 
     Raises:
-        CtxtuneError: the file is damaged in its middle, with the line and what would be lost (a torn last line, as kill
-            -9 leaves it, is dropped).
+        CtxtuneError: the file is damaged in its middle, with the line and what would be lost; or it holds an event that
+            this version does not know.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,37 +97,37 @@ class Journal:
         self.runs: dict[str, RunRecord] = {}
         self.decisions: dict[str, Any] = {}
         self.events = self.ended_runs = 0
+        self.damage = ""
+        """What is wrong with the end of the file, in words; empty where nothing is."""
         self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = 0
-        if path.exists():
-            whole = self._replay(path)
-        # Without a buffer: what a full disk refused must not be tried again behind our back, when the file is closed.
-        self._file = path.open("ab", buffering=0)
-        self._file.truncate(whole)
+        self._file: Any = None
+        self._lines = self._whole = 0
+        self._checked = False
+        self._writer = ""
+        self._replay(path.read_bytes() if path.exists() else b"")
 
-    def asked(self, key: str, stage: str, spec: dict[str, Any]) -> None:
-        """A run was decided on; ``spec`` says all that is needed to start it again."""
-        self._write({"event": "asked", "key": key, "stage": stage, "spec": spec})
+    def asked(self, spec: RunSpec) -> None:
+        """A run was decided on."""
+        self._write(events.Asked(key=spec.key, stage=spec.stage, spec=spec))
 
-    def reported(self, key: str, metrics: dict[str, float]) -> bool:
+    def reported(self, key: str, report: TrialReport) -> bool:
         """A run reported an evaluation; false where this epoch was known already (a repeated interval)."""
-        if metrics["epoch"] <= self.runs[key].epoch:
+        if report.epoch <= self.runs[key].epoch:
             return False
-        self._write({"event": "reported", "key": key, "metrics": metrics}, force=False)
+        self._write(events.Reported(key=key, metrics={EPOCH: float(report.epoch), **report.metrics}), force=False)
         return True
 
     def checkpointed(self, key: str, path: str) -> None:
         """A checkpoint of a run is on the storage."""
-        self._write({"event": "checkpointed", "key": key, "path": path})
+        self._write(events.Checkpointed(key=key, path=path))
 
     def ended(self, key: str, state: State, reason: str = "") -> None:
         """A run came to an end that resuming does not undo."""
-        self._write({"event": "ended", "key": key, "state": state, "reason": reason})
+        self._write(events.Ended(key=key, state=state, reason=reason))
 
     def decided(self, name: str, value: Any) -> None:
         """A decision between stages, such as the selected configuration: taken once, never again."""
-        self._write({"event": "decided", "name": name, "value": value})
+        self._write(events.Decided(name=name, value=value))
 
     def stage(self, stage: str) -> list[RunRecord]:
         """The runs of a stage, in the order in which they were asked for."""
@@ -122,26 +137,73 @@ class Journal:
         """The runs of a stage that came to their last epoch."""
         return [run for run in self.stage(stage) if run.state == "completed"]
 
+    def repair(self) -> str:
+        """Set a damaged end aside, in a file beside the journal; what was done, in words, or nothing.
+
+        Raises:
+            DiskFullError: the file cannot be written.
+        """
+        if not self.damage:
+            return ""
+        try:
+            content = self.path.read_bytes()
+            aside = next(
+                path
+                for number in range(1, len(content) + 2)
+                if not (path := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists()
+            )
+            write_durably(aside, content[self._whole :])
+            with self.path.open("r+b") as file:
+                file.truncate(self._whole)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from None
+        told = f"{self.path}: {self.damage}; it was set aside in {aside.name}, and what it told is done again"
+        self.damage = ""
+        return told
+
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
-    def _write(self, event: dict[str, Any], *, force: bool = True) -> None:
-        line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    def _write(self, event: Event, *, force: bool = True) -> None:
         with self._lock:
-            start = os.fstat(self._file.fileno()).st_size
             try:
-                rest = memoryview(line)
+                file = self._opened()
+                start = os.fstat(file.fileno()).st_size
+            except OSError as error:
+                raise self._unwritable(error) from None
+            first = [] if self._checked else [events.Format(version=events.FORMAT, ctxtune=_own_version())]
+            lines = [events.encode(each, self._lines + number) for number, each in enumerate([*first, event], start=1)]
+            try:
+                rest = memoryview(b"".join(lines))
                 while rest:
-                    rest = rest[self._file.write(rest) :]
+                    rest = rest[file.write(rest) :]
                 if force:
-                    os.fsync(self._file.fileno())
+                    os.fsync(file.fileno())
             except OSError as error:
                 self._undo(start)
-                raise DiskFullError(
-                    f"{self.path}: cannot be written ({error.strerror}); make room, then go on with --resume"
-                ) from None
+                raise self._unwritable(error) from None
+            self._checked = True
+            self._lines += len(lines)
             self._apply(event)
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.repair()
+            made = not self.path.exists()
+            # Without a buffer: what a full disk refused must not be tried again behind our back, when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+            if made:
+                sync_folder(self.path.parent)
+        return self._file
+
+    def _unwritable(self, error: OSError) -> DiskFullError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "make room, then go on with --resume" if full else "once that is put right, go on with --resume"
+        return DiskFullError(f"{self.path}: cannot be written ({error.strerror}); {advice}")
 
     def _undo(self, start: int) -> None:
         """Take back a half-written line, so that a later event does not stand behind it."""
@@ -150,53 +212,77 @@ class Journal:
         except OSError:
             return
 
-    def _replay(self, path: Path) -> int:
-        """Apply the events of a file; the position behind the last whole one."""
-        lines = path.read_bytes().split(b"\n")[:-1]
-        position = 0
+    def _replay(self, content: bytes) -> None:
+        """Apply the events of a file up to its damaged end, if it has one."""
+        *lines, torn = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
             try:
-                self._apply(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                if number == len(lines):
-                    break  # torn: written, not yet whole, when the power went
-                raise CtxtuneError(self._damage(path, number, lines[number:])) from None
-            position += len(line) + 1
-        return position
+                event = events.decode(line, number, checked=self._checked)
+                if isinstance(event, events.Format):
+                    self._checked, self._writer = True, event.ctxtune
+                else:
+                    self._apply(event)
+            except ForeignLine as error:
+                raise CtxtuneError(
+                    f"{self.path}:{number}: {error}; this version of ctxtune does not know that: the sweep was begun or "
+                    f"resumed by another{_of(self._writer)}. Go on with that version; nothing was changed"
+                ) from None
+            except (DamagedLine, KeyError) as error:
+                behind = [*lines[number:], torn]
+                if any(map(events.looks_whole, behind)):
+                    raise CtxtuneError(self._damaged(number, error, lines[number:])) from None
+                self.damage = f"line {number}, behind the last whole event, is damaged ({_why(error)})"
+                return
+            self._whole += len(line) + 1
+            self._lines = number
+        if torn:
+            self.damage = "its last event was written in part only, as a killed process or a power cut leaves it"
 
-    def _damage(self, path: Path, number: int, behind: list[bytes]) -> str:
+    def _damaged(self, number: int, error: Exception, behind: list[bytes]) -> str:
         """What to say of a damaged line: what stands before it, and what of the lines behind it would be lost."""
         names = sorted({name for line in behind for name in _KEY.findall(line.decode(errors="replace"))})
-        lost = f"{len(behind)} events behind it" + (f", of {', '.join(names[:5])}" if names else "")
+        lost = f"{counted(len(behind), 'event')} behind it" + (f", of {', '.join(names[:5])}" if names else "")
         lost += f" and {len(names) - 5} more runs" if len(names) > 5 else ""
         return (
-            f"{path}:{number}: damaged; the sweep cannot be resumed from here. {number - 1} events before this line are whole "
-            f"({len(self.runs)} runs); lost would be this line and {lost}. What was tracked is safe in MLflow. Restore the "
-            f"file from a copy; or keep the first {number - 1} lines only (head -n {number - 1}) and resume, which runs the "
-            "rest again; or start again under another name (--name)"
+            f"{self.path}:{number}: damaged ({_why(error)}); the sweep cannot be resumed from here. "
+            f"{counted(self.events, 'event')} before this line are whole ({counted(len(self.runs), 'run')}); lost would be "
+            f"this line and {lost}. What was tracked is safe in MLflow. Restore the file from a copy; or keep the first "
+            f"{number - 1} lines only (head -n {number - 1}) and resume, which runs the rest again; or start again under "
+            "another name (--name)"
         )
 
-    def _apply(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind not in _EVENTS:
-            raise ValueError(f"no such event: {kind}")
-        self._take(kind, event)
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, events.Decided):
+            self.decisions[event.name] = event.value
+        elif isinstance(event, events.Asked):
+            self.runs[event.key] = RunRecord(event.spec)
+        else:
+            self._apply_to(self.runs[event.key], event)
         self.events += 1
 
-    def _take(self, kind: str, event: dict[str, Any]) -> None:
-        if kind == "decided":
-            self.decisions[event["name"]] = event["value"]
-            return
-        if kind == "asked":
-            self.runs[event["key"]] = RunRecord(event["key"], event["stage"], event["spec"])
-            return
-        run = self.runs[event["key"]]
-        if kind == "reported":
-            run.reports.append(event["metrics"])
+    def _apply_to(self, run: RunRecord, event: events.Reported | events.Checkpointed | events.Ended) -> None:
+        if isinstance(event, events.Reported):
+            metrics = dict(event.metrics)
+            run.reports.append(TrialReport(int(metrics.pop(EPOCH)), metrics))
             run.order.append(self.events)
-        elif kind == "checkpointed":
-            run.checkpoints.append(event["path"])
-            run.folders.add(event["path"].rpartition("/")[0])
-        elif kind == "ended":
-            run.state, run.reason = event["state"], event["reason"]
+        elif isinstance(event, events.Checkpointed):
+            run.checkpoints.append(event.path)
+            run.folders.add(event.path.rpartition("/")[0])
+        else:
+            run.state, run.reason = event.state, event.reason
             self.ended_runs += 1
+
+
+def _why(error: Exception) -> str:
+    return f"an event of {error}, a run that nobody asked for" if isinstance(error, KeyError) else str(error)
+
+
+def _of(writer: str) -> str:
+    return f" ({writer})" if writer else ""
+
+
+def _own_version() -> str:
+    try:
+        return version("ctxtune")
+    except PackageNotFoundError:  # run from a checkout
+        return ""

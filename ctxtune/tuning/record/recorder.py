@@ -1,23 +1,19 @@
 """The sweep's recorder-keeping on the driver: every event of Ray's goes through here, to journal, sampler and tracking."""
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
-from ctxtune.tuning.backend.devices import NO_GPU
-from ctxtune.tuning.backend.trial import BY_CLASS, DISK_FULL, FAILURE, MESSAGE
 from ctxtune.tuning.record.journal import DiskFullError, Journal, RunRecord, State
 from ctxtune.tuning.record.run_spec import KINDS, RunSpec
+from ctxtune.tuning.record.trial_report import MACHINE_FAILURES, TrialFailure, TrialReport
 
 MOST_FAILURES_IN_A_ROW = 5
 SEARCHES = ("search", "cell_search")
 """The stages whose runs a sampler learns from."""
-NOT_ITS_FAULT = {DISK_FULL: "the disk is full", NO_GPU: "a GPU cannot be used"}
-"""Failures of a machine, by reason: they stop the sweep, not the run."""
 CLASS_SCORES = "per_class_scores.json"
 """Artifact of an ablation's cells: {score: {class: [sum over its queries, number of queries]}}."""
 
@@ -92,7 +88,7 @@ class Recorder:
         """A run is handed to Ray: new in the journal, or taken up again; false where it cannot be written down."""
         known = spec.key in self.journal.runs
         if not known:
-            self._guard(lambda: self.journal.asked(spec.key, spec.stage, spec.plain()))
+            self._guard(lambda: self.journal.asked(spec))
         if spec.key not in self.journal.runs:
             return False
         self._under_way.add(spec.key)
@@ -100,28 +96,22 @@ class Recorder:
         self._changed(spec.key)
         return True
 
-    def report(self, key: str, result: dict[str, Any]) -> None:
-        """A run reported an evaluation, or that it failed. What comes after its end is not heard."""
+    def report(self, key: str, report: TrialReport | TrialFailure) -> None:
+        """A run reported an evaluation, or that it failed. What comes after its end is ignored."""
         if self.journal.runs[key].state != "running":
             return
-        if FAILURE in result:
-            if result[FAILURE] in NOT_ITS_FAULT:  # it goes on when the sweep is resumed
-                told = f"{NOT_ITS_FAULT[result[FAILURE]]}: {key}: {result[MESSAGE]}"
-                self.request_stop(result[FAILURE], told, resumable=True)
-            else:
-                self.end(key, "failed", f"{result[FAILURE]}: {result[MESSAGE]}")
+        if isinstance(report, TrialFailure):
+            self._fail(key, report)
             return
-        metrics = {name: float(value) for name, value in result.items() if _is_ours(name, value)}
-        epoch = int(metrics["epoch"])
-        if epoch <= self.journal.runs[key].epoch:
+        if report.epoch <= self.journal.runs[key].epoch:
             return  # an interval that was repeated after a process or machine died
-        if not self._guard(lambda: self._track_report(key, metrics, result.get(BY_CLASS))):
+        if not self._guard(lambda: self._track_report(key, report)):
             return
-        if not self._guard(lambda: self.journal.reported(key, metrics)):
+        if not self._guard(lambda: self.journal.reported(key, report)):
             return
-        score = metrics.get(self.metric)
+        score = report.metrics.get(self.metric)
         if self.journal.runs[key].stage in SEARCHES and self.sampler and score is not None:
-            self.sampler.report(key, epoch, score)
+            self.sampler.report(key, report.epoch, score)
         self._changed(key)
 
     def checkpoint(self, key: str, path: str) -> None:
@@ -131,7 +121,7 @@ class Recorder:
     def finish(self, key: str) -> None:
         """Ray is done with a run: it came to its last epoch, was stopped by the scheduler, or with the whole stage."""
         run = self.journal.runs[key]
-        epochs = run.spec["trial"]["schedule"]["epochs"]
+        epochs = run.spec.trial.schedule.epochs
         if run.state != "running":
             return
         if run.epoch >= epochs:
@@ -197,17 +187,23 @@ class Recorder:
         if spec.scores_test:
             record_test_scoring(self.tracker, key, spec.trial.dataset.name)
 
+    def _fail(self, key: str, failure: TrialFailure) -> None:
+        what = MACHINE_FAILURES.get(failure.reason)
+        if what is None:
+            self.end(key, "failed", f"{failure.reason}: {failure.message}")
+        else:  # it goes on when the sweep is resumed
+            self.request_stop(failure.reason, f"{what}: {key}: {failure.message}", resumable=True)
+
     def _count_failures(self, state: State, reason: str) -> None:
         self._failures = self._failures + 1 if state == "failed" else 0
         if self._failures >= MOST_FAILURES_IN_A_ROW:
             self.request_stop("failures", f"{self._failures} runs failed in a row; the last: {reason}", resumable=True)
 
-    def _track_report(self, key: str, metrics: dict[str, float], by_class: Any) -> None:
+    def _track_report(self, key: str, report: TrialReport) -> None:
         # Before the journal, for the same reason as in `end`; what tracking knows already it leaves out.
-        if by_class is not None:
-            self.tracker.log_text(self.tracked(key), json.dumps(by_class), CLASS_SCORES)
-        tracked = {name: value for name, value in metrics.items() if name != "epoch"}
-        self.tracker.log_metrics(self.tracked(key), tracked, step=int(metrics["epoch"]))
+        if report.by_class is not None:
+            self.tracker.log_text(self.tracked(key), json.dumps(report.by_class), CLASS_SCORES)
+        self.tracker.log_metrics(self.tracked(key), report.metrics, step=report.epoch)
 
     def _guard(self, write: Callable[[], Any]) -> bool:
         """Whether it could be written: a full disk stops the sweep cleanly, not the process."""
@@ -221,9 +217,3 @@ class Recorder:
     def _changed(self, key: str) -> None:
         if self._on_change and key in self.journal.runs:
             self._on_change(self, self.journal.runs[key])
-
-
-def _is_ours(name: str, value: Any) -> bool:
-    if name != "epoch" and "/" not in name:
-        return False  # Ray's own entries (pid, hostname, timestamps)
-    return isinstance(value, (int, float)) and not name.startswith("config/") and math.isfinite(value)

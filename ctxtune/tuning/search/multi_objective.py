@@ -44,7 +44,7 @@ def objective_values(space: SweepConfig, run: RunRecord) -> list[float] | None:
         value = run.last(objective.metric)
         if value is None and "/" not in objective.metric:
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                value = float(get_path(run.spec["trial"], objective.metric))
+                value = float(get_path(run.spec.trial.tree(), objective.metric))
         if value is None:
             return None
         values.append(value)

@@ -93,14 +93,14 @@ class Sampler:
         """Take in the trials of an earlier process, in their order."""
         self._study.sampler = optuna.samplers.RandomSampler(seed=0)  # it only has to let the known values pass
         for run in runs:
-            point = run.spec["point"]
-            memory = dict(run.spec.get("memory", {}))
+            point = run.spec.point
+            memory = dict(run.spec.memory)
             self._asked = memory.pop(_ASKED, self._asked + 1)
             self._suggest_fixed(run.key, point)
             self._remember(run.key, memory)
             for report in run.reports:
-                if metric in report:
-                    self.report(run.key, int(report["epoch"]), report[metric])
+                if metric in report.metrics:
+                    self.report(run.key, report.epoch, report.metrics[metric])
             if run.state != "running":
                 state = run.state if run.state in _TOLD else "failed"
                 self.tell(run.key, state, told_scores(self._space, run))

@@ -9,6 +9,8 @@ from ctxtune.training import save_checkpoint
 from ctxtune.tuning.backend.checkpoints import lost_checkpoints
 from ctxtune.tuning.backend.trial import disk_is_full
 from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.trial_report import TrialReport
+from tests.helpers.specs import run_spec
 
 
 @pytest.fixture
@@ -16,11 +18,11 @@ def journal(tmp_path) -> Journal:
     """A running trial after epoch 6 with checkpoints of epochs 2, 4 and 6, and one that has ended without any."""
     journal = Journal(tmp_path / "journal.jsonl")
     for key in ("trial-0000", "trial-0001"):
-        journal.asked(key, "search", {})
+        journal.asked(run_spec(key))
     for epoch in (2, 4, 6):
         folder = tmp_path / f"checkpoint_{epoch}"
         save_checkpoint({"reported": epoch, "weights": torch.zeros(100)}, folder / "checkpoint.pt")
-        journal.reported("trial-0000", {"epoch": float(epoch)})
+        journal.reported("trial-0000", TrialReport(epoch, {}))
         journal.checkpointed("trial-0000", str(folder))
     journal.checkpointed("trial-0001", str(tmp_path / "never"))
     journal.ended("trial-0001", "completed")

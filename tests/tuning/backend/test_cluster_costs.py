@@ -44,12 +44,12 @@ def test_a_sweep_keeps_its_gpu_hours_within_an_evaluation_and_says_what_each_tri
         most = max(most, len(under_way))
     assert most == 2
     # Each costs half of the wall time of its work, at the price.
-    series = [[report["cost/gpu_hours"] for report in trial.reports] for trial in trials if trial.reports]
+    series = [[report.metrics["cost/gpu_hours"] for report in trial.reports] for trial in trials if trial.reports]
     assert all(earlier < later for each in series for earlier, later in itertools.pairwise(each))
     for trial in trials:
         for report in trial.reports:
-            assert report["cost/gpu_hours"] >= 0.5 * report["time/seconds"] / 3600
-            assert report["cost/money"] == pytest.approx(PRICE * report["cost/gpu_hours"])
+            assert report.metrics["cost/gpu_hours"] >= 0.5 * report.metrics["time/seconds"] / 3600
+            assert report.metrics["cost/money"] == pytest.approx(PRICE * report.metrics["cost/gpu_hours"])
     spent = sum(each[-1] for each in series)
     one_evaluation = max(after - before for each in series for before, after in itertools.pairwise([0.0, *each]))
     assert spent + 2 * one_evaluation >= BUDGET

@@ -123,8 +123,8 @@ def require_whole(folder: Path, journal_file: Path, *, count: int, epochs: int =
     trials = journal.stage("search")
     assert len(trials) == count and {trial.state for trial in trials} == {"completed"}
     for trial in trials:
-        assert [report["epoch"] for report in trial.reports] == list(range(1, epochs + 1))
-        assert trial.reports[-1]["train/steps"] == epochs * BATCHES
+        assert [report.epoch for report in trial.reports] == list(range(1, epochs + 1))
+        assert trial.reports[-1].metrics["train/steps"] == epochs * BATCHES
         # Ray numbers checkpoints as they come: a trial that began anew somewhere would have more of them.
         assert trial.checkpoint and trial.checkpoint.endswith(f"checkpoint_{epochs - 1:06d}"), trial.checkpoint
     tracked = read_runs(f"sqlite:///{folder / 'mlflow.db'}", "quickstart", "trial")

@@ -70,7 +70,7 @@ def require_whole(journal_file: Path, keys: dict[str, str], tracking: str) -> No
     journal = Journal(journal_file)
     assert {run.state for run in journal.runs.values()} == {"completed"}
     for run in journal.runs.values():
-        assert [report["epoch"] for report in run.reports] == [1, 2, 3]
+        assert [report.epoch for report in run.reports] == [1, 2, 3]
         assert run.checkpoint and run.checkpoint.startswith("s3://ctxtune/sweeps/")
     assert any(key.endswith("checkpoint.pt") for key in s3_keys(keys))
     folder = journal_file.parent

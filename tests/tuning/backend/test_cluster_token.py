@@ -120,7 +120,7 @@ def test_a_submitted_job_that_is_stopped_has_saved_its_state_and_goes_on(reposit
         assert done.returncode == 0, done.stderr
     assert states(tmp_path, "as-a-job") == {"completed"}
     for trial in Journal(journal_file).stage("search"):
-        assert [report["epoch"] for report in trial.reports] == list(range(1, LONG + 1))
+        assert [report.epoch for report in trial.reports] == list(range(1, LONG + 1))
 
 
 LONG = 30

@@ -56,11 +56,11 @@ def test_two_processes_train_one_run_and_one_of_them_is_killed(tmp_path, reposit
     assert "killed one of" in done.stdout
     (run,) = Journal(tmp_path / "results/together/journal.jsonl").runs.values()
     assert run.state == "completed"
-    assert [int(metrics["epoch"]) for metrics in run.reports] == [1, 2, 3, 4]
+    assert [report.epoch for report in run.reports] == [1, 2, 3, 4]
     state = load_checkpoint(Path(run.checkpoint) / "checkpoint.pt")
     assert state["reported"] == 4
     # Three steps an epoch of the whole batch of 32, whatever number of processes shares it.
-    assert run.reports[-1]["train/steps"] == 12
+    assert run.reports[-1].metrics["train/steps"] == 12
 
 
 def test_a_full_disk_of_a_process_is_told_as_such(tmp_path):

@@ -97,7 +97,7 @@ def test_the_result_of_a_trial_is_the_same_in_a_fresh_and_in_a_reused_process(pl
 
     def scores(key):
         return [
-            {name: value for name, value in report.items() if not name.startswith("time/")}
+            {name: value for name, value in report.metrics.items() if not name.startswith("time/")}
             for report in runs[key].reports
         ]
 

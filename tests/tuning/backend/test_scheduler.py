@@ -5,13 +5,9 @@ import pytest
 
 from ctxtune.tuning.backend.scheduler import RungScheduler
 from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.trial_report import TrialReport
 from tests.helpers.search_spaces import METRIC, space_of
-
-
-def record(number: int, reports: list[dict[str, float]], loss: str = "contextual") -> RunRecord:
-    run = RunRecord(f"trial-{number}", "search", {"trial": {"loss": {"name": loss}}})
-    run.reports = reports
-    return run
+from tests.helpers.specs import run_record
 
 
 def curves(count: int) -> np.ndarray:
@@ -21,11 +17,11 @@ def curves(count: int) -> np.ndarray:
 def play(scheduler: RungScheduler, scores: np.ndarray, first: int = 0, loss: str = "contextual") -> list[RunRecord]:
     runs = []
     for number, curve in enumerate(scores, start=first):
-        run = record(number, [], loss)
+        run = run_record(f"trial-{number}")
         for epoch, score in enumerate(curve, start=1):
-            run.reports.append({"epoch": float(epoch), METRIC: float(score)})
+            run.reports.append(TrialReport(epoch, {METRIC: float(score)}))
             run.order.append(1000 * number + epoch)
-            if scheduler.decide(run.key, loss, run.reports[-1]) == "STOP":
+            if scheduler.decide(run.key, loss, run.reports[-1].plain()) == "STOP":
                 break
         runs.append(run)
     return runs

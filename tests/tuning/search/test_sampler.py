@@ -7,8 +7,10 @@ import pytest
 from ctxtune.config import SweepConfig
 from ctxtune.config.resolve import is_active, is_feasible
 from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.search.sampler import Sampler
 from tests.helpers.search_spaces import METRIC, space_of
+from tests.helpers.specs import run_record
 
 
 def score_of(point) -> float:
@@ -24,11 +26,11 @@ def score_of(point) -> float:
 def play(sampler: Sampler, first: int, count: int) -> list[RunRecord]:
     runs = []
     for number in range(first, first + count):
-        run = RunRecord(f"trial-{number}", "search", {"point": sampler.ask(f"trial-{number}")})
-        score = score_of(run.spec["point"])
+        run = run_record(f"trial-{number}", point=sampler.ask(f"trial-{number}"))
+        score = score_of(run.spec.point)
         epochs = 9 if number % 3 == 0 else 1
         for epoch in range(1, epochs + 1):
-            run.reports.append({"epoch": float(epoch), METRIC: score * epoch / 9})
+            run.reports.append(TrialReport(epoch, {METRIC: score * epoch / 9}))
             sampler.report(run.key, epoch, score * epoch / 9)
         run.state = "completed" if epochs == 9 else "pruned"
         sampler.tell(run.key, run.state, run.last(METRIC))
@@ -40,7 +42,7 @@ def play(sampler: Sampler, first: int, count: int) -> list[RunRecord]:
 def test_suggestions_stay_in_the_space_and_keep_the_constraint(name):
     space = space_of(sampler={"name": name, "startup_trials": 5})
     for run in play(Sampler(space), 0, 12):
-        point = run.spec["point"]
+        point = run.spec.point
         assert all(space.search.space[path].contains(value) for path, value in point.items())
         assert point["loss.negative_margin"] < point["loss.positive_margin"]
 
@@ -59,14 +61,14 @@ def test_a_sampler_rebuilt_from_the_journal_suggests_what_the_first_would_have(n
     runs = play(first, 0, 15)
     second = Sampler(space)
     second.replay(runs, METRIC)
-    following = [run.spec["point"] for run in play(first, 15, 5)]
-    assert [run.spec["point"] for run in play(second, 15, 5)] == following
+    following = [run.spec.point for run in play(first, 15, 5)]
+    assert [run.spec.point for run in play(second, 15, 5)] == following
 
 
 def test_tpe_learns():
     runs = play(Sampler(space_of(sampler={"name": "tpe", "startup_trials": 8})), 0, 40)
-    early = [score_of(run.spec["point"]) for run in runs[1:9]]
-    late = [score_of(run.spec["point"]) for run in runs[-8:]]
+    early = [score_of(run.spec.point) for run in runs[1:9]]
+    late = [score_of(run.spec.point) for run in runs[-8:]]
     assert sum(late) / 8 > sum(early) / 8
 
 
@@ -134,8 +136,8 @@ def test_points_that_no_run_can_take_are_counted_after_a_restart(name):
             if point["loss.k"] == 6:  # as where `resolve_trial` refuses it
                 sampler.tell(key, "failed", None)
                 continue
-            runs.append(RunRecord(key, "search", {"point": point, "memory": sampler.memory(key)}, "completed"))
-            runs[-1].reports.append({"epoch": 1.0, METRIC: 0.1 * point["loss.k"]})
+            runs.append(run_record(key, "completed", point=point, memory=sampler.memory(key)))
+            runs[-1].reports.append(TrialReport(1, {METRIC: 0.1 * point["loss.k"]}))
             sampler.tell(key, "completed", 0.1 * point["loss.k"])
         return runs
 
@@ -143,10 +145,10 @@ def test_points_that_no_run_can_take_are_counted_after_a_restart(name):
     runs = ask(first, 0, 7)
     second = Sampler(space)
     second.replay(runs, METRIC)
-    following = [run.spec["point"] for run in ask(first, 7, 5)]
-    assert [run.spec["point"] for run in ask(second, 7, 5)] == following
+    following = [run.spec.point for run in ask(first, 7, 5)]
+    assert [run.spec.point for run in ask(second, 7, 5)] == following
     if name == "grid":
-        points = [tuple(run.spec["point"].values()) for run in runs] + [tuple(point.values()) for point in following]
+        points = [tuple(run.spec.point.values()) for run in runs] + [tuple(point.values()) for point in following]
         assert len(set(points)) == len(points) == 12
 
 
@@ -179,12 +181,12 @@ def play_two(sampler: Sampler, first: int, count: int) -> list[RunRecord]:
     runs = []
     for number in range(first, first + count):
         key = f"trial-{number:04d}"
-        run = RunRecord(key, "search", {"point": sampler.ask(key), "memory": sampler.memory(key)})
-        rate = -math.log10(run.spec["point"]["optimizer.lr"])  # 2 ... 5
-        off = abs(run.spec["point"]["loss.positive_margin"] - 0.7)
-        run.reports.append({"epoch": 9.0, METRIC: (5 - rate) / 3 - off, "time/seconds": 10 - 2 * rate + 5 * off})
+        run = run_record(key, point=sampler.ask(key), memory=sampler.memory(key))
+        rate = -math.log10(run.spec.point["optimizer.lr"])  # 2 ... 5
+        off = abs(run.spec.point["loss.positive_margin"] - 0.7)
+        run.reports.append(TrialReport(9, {METRIC: (5 - rate) / 3 - off, "time/seconds": 10 - 2 * rate + 5 * off}))
         run.state = "completed"
-        sampler.tell(key, run.state, [run.reports[0][METRIC], run.reports[0]["time/seconds"]])
+        sampler.tell(key, run.state, [run.reports[0].metrics[METRIC], run.reports[0].metrics["time/seconds"]])
         runs.append(run)
     return runs
 
@@ -194,12 +196,12 @@ def test_several_objectives_are_searched_for_and_rebuilt_from_the_journal(name):
     space = space_of(objective=TWO, sampler={"name": name, "startup_trials": 6}, scheduler={"name": "none"})
     first = Sampler(space)
     runs = play_two(first, 0, 40)
-    off = [abs(run.spec["point"]["loss.positive_margin"] - 0.7) for run in runs]
+    off = [abs(run.spec.point["loss.positive_margin"] - 0.7) for run in runs]
     assert sum(off[-12:]) < sum(off[1:13])  # what is poor in both objectives dies out
     second = Sampler(space)
     second.replay(runs, METRIC)
-    following = [run.spec["point"] for run in play_two(first, 40, 10)]
-    assert [run.spec["point"] for run in play_two(second, 40, 10)] == following
+    following = [run.spec.point for run in play_two(first, 40, 10)]
+    assert [run.spec.point for run in play_two(second, 40, 10)] == following
 
 
 def test_cma_es_goes_on_after_a_restart_with_what_it_had_learned():
@@ -213,13 +215,9 @@ def test_cma_es_goes_on_after_a_restart_with_what_it_had_learned():
         runs = []
         for number in range(first, first + count):
             key = f"trial-{number}"
-            run = RunRecord(
-                key, "search", {"point": sampler.ask(key), "memory": sampler.memory(key)}, state="completed"
-            )
-            score = -abs(run.spec["point"]["loss.epsilon"] - 0.3) - abs(
-                math.log10(run.spec["point"]["optimizer.lr"]) + 3
-            )
-            run.reports.append({"epoch": 9.0, METRIC: score})
+            run = run_record(key, "completed", point=sampler.ask(key), memory=sampler.memory(key))
+            score = -abs(run.spec.point["loss.epsilon"] - 0.3) - abs(math.log10(run.spec.point["optimizer.lr"]) + 3)
+            run.reports.append(TrialReport(9, {METRIC: score}))
             sampler.tell(key, "completed", score)
             runs.append(run)
         return runs
@@ -229,8 +227,8 @@ def test_cma_es_goes_on_after_a_restart_with_what_it_had_learned():
     assert sum(run.last(METRIC) for run in runs[-8:]) > sum(run.last(METRIC) for run in runs[1:9])
     second = Sampler(space)
     second.replay(runs, METRIC)
-    following = [run.spec["point"] for run in play_on(first, 30, 8)]
-    assert [run.spec["point"] for run in play_on(second, 30, 8)] == following
+    following = [run.spec.point for run in play_on(first, 30, 8)]
+    assert [run.spec.point for run in play_on(second, 30, 8)] == following
 
 
 @pytest.mark.parametrize(

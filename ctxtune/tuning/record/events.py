@@ -1,0 +1,158 @@
+"""The events of a journal, and the lines in which they stand.
+
+A line is an event as JSON whose last entry, ``crc32``, is the checksum of the line's number and of the text before it: a
+changed byte, and a line that is lost, doubled or moved, are all noticed. Where such lines begin an event ``format`` stands:
+lines before it were written by a ctxtune that knew no checksums, and are taken as they are.
+
+What is promised: an entry or an event that older versions cannot do without raises `FORMAT`, and a version refuses a journal
+of a higher one. Every version reads the journals of all earlier ones.
+"""
+
+import json
+import re
+import zlib
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ctxtune.settings import Settings
+from ctxtune.tuning.record.run_spec import RunSpec, Stage
+
+FORMAT = 2
+State = Literal["running", "completed", "pruned", "failed", "killed"]
+_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\Z')
+
+
+class Format(BaseModel):
+    """From here on lines have checksums; ``ctxtune`` is the version that writes."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    event: Literal["format"] = "format"
+    version: int
+    ctxtune: str = ""
+
+
+class Asked(Settings):
+    """A run was decided on; its spec says all that is needed to start it again."""
+
+    event: Literal["asked"] = "asked"
+    key: str
+    stage: Stage
+    spec: RunSpec
+
+
+class Reported(Settings):
+    """A run reported an evaluation; ``epoch`` is among the metrics."""
+
+    event: Literal["reported"] = "reported"
+    key: str
+    metrics: dict[str, float]
+
+
+class Checkpointed(Settings):
+    """A checkpoint of a run lies on the storage."""
+
+    event: Literal["checkpointed"] = "checkpointed"
+    key: str
+    path: str
+
+
+class Ended(Settings):
+    """A run came to an end that resuming does not undo."""
+
+    event: Literal["ended"] = "ended"
+    key: str
+    state: State
+    reason: str = ""
+
+
+class Decided(Settings):
+    """A decision between stages, such as the chosen configuration: taken once, never again."""
+
+    event: Literal["decided"] = "decided"
+    name: str
+    value: Any
+
+
+Event: TypeAlias = Asked | Reported | Checkpointed | Ended | Decided
+_LINE: TypeAdapter[Event | Format] = TypeAdapter(Annotated[Event | Format, Field(discriminator="event")])
+_KINDS = {"format", "asked", "reported", "checkpointed", "ended", "decided"}
+
+
+class DamagedLine(Exception):
+    """A line is not what was written."""
+
+
+class ForeignLine(Exception):
+    """A line is whole, but this version of ctxtune does not know what it says."""
+
+
+def encode(event: Event | Format, number: int) -> bytes:
+    """The line of an event.
+
+    Args:
+        number: of the line in its file, from 1.
+    """
+    tree = event.model_dump(mode="json")
+    text = json.dumps(tree, separators=(",", ":"), allow_nan=False).encode()
+    return text[:-1] + b',"crc32":"%08x"}\n' % _checksum(text[:-1], number)
+
+
+def decode(line: bytes, number: int, *, checked: bool) -> Event | Format:
+    """The event of a line, without its line break.
+
+    Args:
+        checked: whether it must have a checksum.
+
+    Raises:
+        DamagedLine, ForeignLine: what is wrong with it, in words.
+    """
+    found = _CHECKSUM.search(line)
+    if found is None:
+        if checked:
+            raise DamagedLine("it has no checksum")
+    else:
+        text = line[: found.start()]
+        if found[1] != b"%08x" % _checksum(text, number):
+            raise DamagedLine("its checksum does not match")
+        line = text + b"}"
+    try:
+        event = _LINE.validate_json(line)
+    except ValidationError as error:
+        raise _misread(line, error, checked=found is not None) from None
+    if isinstance(event, Reported) and "epoch" not in event.metrics:
+        raise DamagedLine("a report without an epoch")
+    if isinstance(event, Format) and found is None:
+        raise DamagedLine("it has no checksum")
+    if isinstance(event, Format) and event.version > FORMAT:
+        raise ForeignLine(f"the journal's format {event.version} of ctxtune {event.ctxtune}; this one reads {FORMAT}")
+    return event
+
+
+def looks_whole(line: bytes) -> bool:
+    """Whether a line is likely to be an event, whatever its checksum says."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(event, dict) and "event" in event
+
+
+def _misread(line: bytes, error: ValidationError, *, checked: bool) -> DamagedLine | ForeignLine:
+    try:
+        tree = json.loads(line)
+    except ValueError:
+        return DamagedLine("it is no JSON")
+    kind = tree.get("event") if isinstance(tree, dict) else None
+    if not isinstance(kind, str):
+        return DamagedLine("it is no event")
+    if kind not in _KINDS:  # versions that know more events than this one write checksums
+        return ForeignLine(f"an event {kind!r}") if checked else DamagedLine(f"there is no event {kind!r}")
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    told = f"{kind}: {place}: {first['msg']}"
+    return ForeignLine(told) if checked or "spec" in first["loc"] else DamagedLine(told)
+
+
+def _checksum(text: bytes, number: int) -> int:
+    return zlib.crc32(text, zlib.crc32(b"%d:" % number))

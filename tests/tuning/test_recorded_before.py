@@ -1,0 +1,97 @@
+"""Results that an earlier version has left: a sweep that was killed goes on, what has finished is reported.
+
+They were recorded with the version before journals had checksums. ``@FOLDER@`` stands for the folder in which it was run.
+"""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ctxtune.tracking import read_runs
+from ctxtune.tuning.record.journal import Journal
+
+RECORDED = Path(__file__).parents[1] / "data/recorded/recorded.tar.gz"
+KILLED = "results/recorded-killed/journal.jsonl"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> Path:
+    """The recorded folder as it was."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with tarfile.open(RECORDED) as archive:
+        for member in archive:
+            content = archive.extractfile(member).read()
+            path = folder / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix != ".pt":
+                content = content.decode().replace("@FOLDER@", str(folder)).encode()
+            if path.suffix == ".sql":
+                with sqlite3.connect(path.with_suffix("")) as database:
+                    database.executescript(content.decode())
+            else:
+                path.write_bytes(content)
+    return folder
+
+
+def run(repository: Path, folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"ctxtune.{module}", *arguments], cwd=folder, capture_output=True, text=True, timeout=280,
+        env={**os.environ, "PYTHONPATH": str(repository), "COLUMNS": "160"},
+    )  # fmt: skip
+
+
+def test_a_sweep_that_was_killed_goes_on_where_it_was(repository, recorded):
+    before = Journal(recorded / KILLED)
+    old_lines = (recorded / KILLED).read_bytes()
+    uri = f"sqlite:///{recorded / 'mlflow.db'}"
+    tracked_before = {tracked.key: tracked for tracked in read_runs(uri, "recorded-killed")}
+    states = {key: record.state for key, record in before.runs.items()}
+    assert set(states.values()) == {"completed", "pruned", "running"}
+    # The resolved file that lies there is the sweep's own; shorter than it was, so that the test is.
+    short = ["--set", "search.trials=5", "--set", "select=null", "--set", "confirm=null"]
+    done = run(repository, recorded, "sweep", "results/recorded-killed/space.yaml", *short, "--resume")
+    assert done.returncode == 0, done.stderr
+    after = Journal(recorded / KILLED)
+    assert (recorded / KILLED).read_bytes().startswith(old_lines)
+    for key, record in before.runs.items():
+        assert after.runs[key].spec == record.spec
+        assert after.runs[key].reports[: len(record.reports)] == record.reports
+        if record.state != "running":
+            assert after.runs[key] == record
+    for record in after.runs.values():
+        assert record.state in ("completed", "pruned")
+        assert [report.epoch for report in record.reports] == list(range(1, record.epoch + 1))
+    tracked_after = {tracked.key: tracked for tracked in read_runs(uri, "recorded-killed")}
+    assert len(tracked_after) == 1 + len(after.runs)
+    for key, tracked in tracked_before.items():
+        assert tracked_after[key].run_id == tracked.run_id
+    assert {tracked.state for tracked in tracked_after.values()} <= {"completed", "pruned"}
+    summary = json.loads((recorded / "results/recorded-killed/summary.json").read_text())
+    assert sum(summary["states"].values()) == 5
+
+
+def test_what_had_finished_is_reported(repository, recorded):
+    old = json.loads((recorded / "results/recorded-finished/summary.json").read_text())
+    for name in ("recorded-finished", "recorded-ablation"):
+        done = run(repository, recorded, "report", name, "--out", str(recorded / "reports" / name))
+        assert done.returncode == 0, done.stderr
+        texts = [path.read_text(errors="replace") for path in (recorded / "reports" / name).rglob("*.md")]
+        assert any(name in text for text in texts)
+        if name == "recorded-finished":
+            assert any(old["chosen"] in text for text in texts)
+
+
+def test_a_finished_sweep_is_resumed_to_the_same_outcome(repository, recorded):
+    summary = recorded / "results/recorded-finished/summary.json"
+    old = json.loads(summary.read_text())
+    done = run(repository, recorded, "sweep", "results/recorded-finished/space.yaml", "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    new = json.loads(summary.read_text())
+    for name in ("chosen", "point", "start_point", "states", "search_scores", "selection", "confirmed"):
+        assert new[name] == old[name], name

@@ -103,6 +103,16 @@ def _unused_of_optimizer(trial: TrialSettings) -> Iterator[tuple[str, str]]:
 
 
 def _unused_of_model_and_data(trial: TrialSettings) -> Iterator[tuple[str, str]]:
+    if trial.model.train != "head":
+        yield "image.views", "it is for model.train: head"
+    elif trial.image.views is None:
+        for key in ("train_crop", "min_scale", "max_scale", "ratio", "flip", "train_resize"):
+            yield f"image.{key}", "model.train is head and image.views null: it trains on the test views"
+    if trial.model.train == "head":
+        yield "model.batch_norm", "model.train is head: the backbone is frozen as a whole"
+        yield "optimizer.lr_multipliers.backbone", "model.train is head"
+        yield "optimizer.layer_decay", "model.train is head"
+        yield "schedule.head_warmup_epochs", "model.train is head: nothing else trains anyway"
     if trial.model.pooling != "gem":
         yield from (
             (f"model.{key}", f"model.pooling is {trial.model.pooling}") for key in ("gem_power", "gem_trainable")

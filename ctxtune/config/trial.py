@@ -2,14 +2,34 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from ctxtune.data.settings import DatasetSettings, ImageSettings, SamplerSettings
 from ctxtune.losses.settings import LossSettings, RegularizerSettings
-from ctxtune.models.settings import ModelSettings
+from ctxtune.models.pixels import pixel_format
+from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
 from ctxtune.settings import Settings
+
+_LATER: dict[tuple[str, str], Any] = {
+    ("model", "train"): "full",
+    ("optimizer", "layer_decay"): None,
+    ("image", "mean"): None,
+    ("image", "deviation"): None,
+    ("image", "interpolation"): None,
+    ("image", "views"): None,
+}
+"""Keys that came later, with what was always done before: a configuration that says nothing else keeps its hash."""
 
 
 class LearningRateMultipliers(Settings):
@@ -30,6 +50,9 @@ class OptimizerSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     lr_multipliers: LearningRateMultipliers = LearningRateMultipliers()
     gradient_clip: PositiveFloat | None = Field(None, description="largest norm of the whole gradient")
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="each layer of the backbone learns so much more slowly than the one after it"
+    )
     ema: float | None = Field(
         None, gt=0, lt=1, description="score an exponential moving average of the weights with this decay"
     )
@@ -84,6 +107,49 @@ class TrialSettings(Settings):
     compile: bool = Field(False, description="torch.compile, where it works")
     tf32: bool = Field(True, description="TF32 for float32 products of the model on CUDA; losses and scores never")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _crops_of_the_backbone(cls, data: Any) -> Any:
+        """Crops that are not said come from the backbone's own data configuration, where it has one."""
+        if not isinstance(data, Mapping):
+            return data
+        model, image = data.get("model"), data.get("image", {})
+        backbone = model.get("backbone") if isinstance(model, Mapping) else getattr(model, "backbone", None)
+        foreign = isinstance(backbone, str) and (backbone.startswith(TIMM) or is_own_class(backbone))
+        if not foreign or not isinstance(image, Mapping):
+            return data
+        try:
+            settings = model if isinstance(model, ModelSettings) else ModelSettings.model_validate(model)
+        except ValidationError:
+            return data  # told where the block itself is read
+        pixels = pixel_format(settings)
+        crop = image.get("train_crop", pixels.image_size or ImageSettings().train_crop)
+        test_crop = image.get("test_crop", crop)
+        resize = pixels.test_resize(test_crop) if isinstance(test_crop, int) else None
+        filled = {"train_crop": crop, "test_crop": test_crop, "test_resize": resize, **image}
+        return {**data, "image": filled}
+
+    @property
+    def images(self) -> ImageSettings:
+        """The `image` block with the pixel statistics and the interpolation of the backbone where it says none itself."""
+        said = {key: getattr(self.image, key) for key in ("mean", "deviation", "interpolation")}
+        if None not in said.values():
+            return self.image
+        pixels = pixel_format(self.model)
+        own = {"mean": pixels.mean, "deviation": pixels.deviation, "interpolation": pixels.interpolation}
+        return self.image.model_copy(update={key: value for key, value in own.items() if said[key] is None})
+
+    @property
+    def trains_on_features(self) -> bool:
+        """Whether the backbone's features are computed once and kept, and only a head trains on them."""
+        return self.model.train == "head" and self.image.views != "live"
+
+    @property
+    def image_size(self) -> int:
+        """Side in px of the images that the backbone sees in training."""
+        seen_as_in_tests = self.trains_on_features and self.image.views is None
+        return (self.image.test_crop if seen_as_in_tests else None) or self.image.train_crop
+
     def tree(self) -> dict[str, Any]:
         """The resolved block as plain data (dicts, lists, numbers, strings), every default filled in."""
         return self.model_dump(mode="json")
@@ -92,5 +158,8 @@ class TrialSettings(Settings):
         """Twelve hexadecimal digits that name this configuration, wherever the data lies on disk."""
         tree = self.tree()
         tree["dataset"].pop("root", None)
+        for (block, key), before in _LATER.items():
+            if tree[block][key] == before:
+                del tree[block][key]
         canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -14,11 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctxtune.data.settings import ImageSettings, Size
-
-MEAN = (0.485, 0.456, 0.406)
-"""ImageNet's, per RGB channel, of values in [0, 1]."""
-DEVIATION = (0.229, 0.224, 0.225)
+from ctxtune.data.settings import IMAGENET_DEVIATION, IMAGENET_MEAN, ImageSettings, Size
 
 ATTEMPTS = 10
 """Draws of a crop before torchvision falls back to a central one."""
@@ -125,10 +121,12 @@ def resize_weights(
     source: int,
     target: int,
     device: torch.device | None = None,
+    interpolation: str = "bilinear",
 ) -> Tensor:
     """Weights (b, target, source), float32, that resize pixels [start, start + length) of an axis to `target` pixels.
 
-    PIL's triangle filter (`Image.Resampling.BILINEAR`): support widened when shrinking, clipped at the crop's edge.
+    PIL's filters, triangle for bilinear and Keys' cubic with a = -0.5 for bicubic: support widened when shrinking,
+    clipped at the crop's edge.
     """
     scale = (length / target)[:, None]
     centre = start[:, None] + (np.arange(target)[None, :] + 0.5) * scale
@@ -137,23 +135,29 @@ def resize_weights(
         return torch.from_numpy(values.astype(np.float32)).to(device)[:, :, None]
 
     pixel = torch.arange(source, dtype=torch.float32, device=device).add_(0.5)
-    weights = (
-        (pixel - on_device(centre)).abs_().div_(on_device(np.maximum(scale, 1.0))).neg_().add_(1.0).clamp_(min=0.0)
-    )
+    distance = (pixel - on_device(centre)).abs_().div_(on_device(np.maximum(scale, 1.0)))
+    weights = _cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1.0).clamp_(min=0.0)
     weights *= (pixel > on_device(start[:, None])) & (pixel < on_device((start + length)[:, None]))
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
-def crop_and_resize(pixels: Tensor, crops: Crops, size: tuple[int, int]) -> Tensor:
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic (1981, equation 4) with a = -0.5, of distances in pixels."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1.0
+    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    return torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, 0.0))
+
+
+def crop_and_resize(pixels: Tensor, crops: Crops, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
     """Cut `crops` from `pixels` (b, channels, h, w), any dtype, and resize them to `size` (height, width): float32.
 
     What lies outside a crop never enters, so images of different sizes may be padded to a common one with anything.
     """
-    rows = resize_weights(crops.top, crops.height, pixels.shape[2], size[0], pixels.device)
-    columns = resize_weights(crops.left, crops.width, pixels.shape[3], size[1], pixels.device)
+    rows = resize_weights(crops.top, crops.height, pixels.shape[2], size[0], pixels.device, interpolation)
+    columns = resize_weights(crops.left, crops.width, pixels.shape[3], size[1], pixels.device, interpolation)
     flip = torch.from_numpy(crops.flip).to(pixels.device)
     columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    return _apply(pixels, rows, columns)
+    return _apply(pixels, rows, columns, interpolation)
 
 
 def evaluation_view(pixels: Tensor, settings: ImageSettings) -> Tensor:
@@ -167,10 +171,12 @@ def evaluation_view(pixels: Tensor, settings: ImageSettings) -> Tensor:
     if shape == (height, width) and (crop is None or (crop, crop) == shape):
         return pixels.float()
     rows, columns = (
-        _central_rows(resize_weights(np.zeros(1), np.full(1, float(old)), old, new, pixels.device), crop)
+        _central_rows(
+            resize_weights(np.zeros(1), np.full(1, float(old)), old, new, pixels.device, settings.filter), crop
+        )
         for old, new in zip((height, width), shape, strict=True)
     )
-    return _apply(pixels, rows, columns)
+    return _apply(pixels, rows, columns, settings.filter)
 
 
 def _central_rows(weights: Tensor, crop: int | None) -> Tensor:
@@ -185,12 +191,25 @@ def _central_rows(weights: Tensor, crop: int | None) -> Tensor:
     return weights[:, top : top + crop]
 
 
-def _apply(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _apply(pixels: Tensor, rows: Tensor, columns: Tensor, interpolation: str) -> Tensor:
+    # One axis after the other, as PIL does it: the cubic overshoots, and PIL clips after each.
+    if interpolation == "bicubic":
+        across = (pixels.float() @ columns[:, None].transpose(2, 3)).clamp_(0.0, 255.0)
+        return (rows[:, None] @ across).clamp_(0.0, 255.0)
     return rows[:, None] @ pixels.float() @ columns[:, None].transpose(2, 3)
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """Values in [0, 255], (b, 1 or 3, h, w), to three channels with ImageNet's mean 0 and deviation 1, float32."""
-    mean = torch.tensor(MEAN, device=pixels.device).view(1, 3, 1, 1)
-    deviation = torch.tensor(DEVIATION, device=pixels.device).view(1, 3, 1, 1)
-    return torch.addcmul(-mean / deviation, pixels.float(), 1 / (255 * deviation))
+def normalise(
+    pixels: Tensor,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    deviation: tuple[float, float, float] = IMAGENET_DEVIATION,
+) -> Tensor:
+    """Values in [0, 255], (b, 1 or 3, h, w), to three channels of mean 0 and deviation 1 under these statistics, float32."""
+    middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
+    spread = torch.tensor(deviation, device=pixels.device).view(1, 3, 1, 1)
+    return torch.addcmul(-middle / spread, pixels.float(), 1 / (255 * spread))
+
+
+def normalised(pixels: Tensor, settings: ImageSettings) -> Tensor:
+    """`normalise` by the statistics of the settings."""
+    return normalise(pixels, settings.pixel_mean, settings.pixel_deviation)

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from ctxtune.data.augmentation import (
-    DEVIATION,
-    MEAN,
     Crops,
     crop_and_resize,
     draw_crops,
-    normalise,
+    normalised,
     place_crops,
 )
 from ctxtune.data.reading import Unreadable, crop_by_pillow, crop_by_torch
@@ -132,7 +130,8 @@ class UniformBatcher:
         if self._resident is not None:
             pixels = self._resident[pixels]
         size = self._settings.train_crop
-        return normalise(crop_and_resize(pixels.permute(0, 3, 1, 2), batch.crops, (size, size)))
+        cropped = crop_and_resize(pixels.permute(0, 3, 1, 2), batch.crops, (size, size), self._settings.filter)
+        return normalised(cropped, self._settings)
 
 
 class CroppingBatcher:
@@ -151,7 +150,9 @@ class CroppingBatcher:
         self._device, self._spread, self._unreadable = device, spread, unreadable
         self._crop = crop_by_pillow if settings.exact else crop_by_torch
         self._buffers = Buffers()
-        self._scale, self._shift = (values.repeat(settings.train_crop) for values in (_SCALE, _SHIFT))
+        scale = torch.tensor(settings.pixel_deviation).mul_(255).reciprocal_()
+        shift = torch.tensor(settings.pixel_mean).mul_(-255).mul_(scale)
+        self._scale, self._shift = (values.repeat(settings.train_crop) for values in (scale, shift))
 
     def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
         """Read and crop. Raises DataError where too many images are unreadable."""
@@ -171,7 +172,7 @@ class CroppingBatcher:
                 box = place_crops(draws.row(position), height, width, self._settings.ratio).box(0)
             else:
                 box = crops.box(position)
-            cropped = torch.from_numpy(self._crop(pixels, box, self._settings.train_crop))
+            cropped = torch.from_numpy(self._crop(pixels, box, self._settings.train_crop, self._settings.filter))
             if draws.flip[position]:
                 cropped = cropped.flip(1)
             if on_cpu:
@@ -210,17 +211,13 @@ class CroppingBatcher:
         """Copy, and normalise where the host did not."""
         if batch.pixels.dtype == torch.float32:
             return batch.pixels.permute(0, 3, 1, 2)
-        return normalise(batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
+        return normalised(batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), self._settings)
 
 
 def _sides(sizes: Integers) -> tuple[Integers, Integers]:
     """Heights and widths of (b, 2) sizes; 1 for unreadable images, whose crop nobody uses."""
     heights, widths = np.maximum(sizes, 1).T
     return heights, widths
-
-
-_SCALE = torch.tensor(DEVIATION).mul_(255).reciprocal_()
-_SHIFT = torch.tensor(MEAN).mul_(-255).mul_(_SCALE)
 
 
 class PackingBatcher:
@@ -268,4 +265,4 @@ class PackingBatcher:
         assert batch.crops is not None
         size = self._settings.train_crop
         pixels = batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-        return normalise(crop_and_resize(pixels, batch.crops, (size, size)))
+        return normalised(crop_and_resize(pixels, batch.crops, (size, size), self._settings.filter), self._settings)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxtune.data.augmentation import evaluation_view, normalise, resized_shape
+from ctxtune.data.augmentation import evaluation_view, normalised, resized_shape
 from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, SpreadOver, UniformBatcher
 from ctxtune.data.prefetching import ahead
 from ctxtune.data.reading import Unreadable, evaluation_pixels, processors
@@ -200,7 +200,7 @@ class EvaluationImages:
                 continue
             images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             yield (
-                normalise(images if self._ready else evaluation_view(images, self.settings)),
+                normalised(images if self._ready else evaluation_view(images, self.settings), self.settings),
                 torch.from_numpy(indices),
             )
 

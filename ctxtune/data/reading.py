@@ -81,17 +81,20 @@ class Unreadable:
             )
 
 
-def resized(image: Image.Image, resize: Size | None) -> Image.Image:
-    """torchvision's Resize on a PIL image (bilinear, antialiased)."""
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def resized(image: Image.Image, resize: Size | None, interpolation: str = "bilinear") -> Image.Image:
+    """torchvision's Resize on a PIL image (antialiased)."""
     height, width = resized_shape(image.height, image.width, resize)
     if (width, height) == image.size:
         return image
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.resize((width, height), _FILTERS[interpolation])
 
 
 def evaluation_pixels(image: Image.Image, settings: ImageSettings) -> npt.NDArray[np.uint8]:
     """The test view of one image, (h, w, 3): torchvision's Resize and CenterCrop, black where the crop is larger."""
-    image = resized(image, settings.test_resize)
+    image = resized(image, settings.test_resize, settings.filter)
     crop = settings.test_crop
     if crop is None or image.size == (crop, crop):
         return np.asarray(image)
@@ -104,18 +107,22 @@ def evaluation_pixels(image: Image.Image, settings: ImageSettings) -> npt.NDArra
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
-def crop_by_pillow(pixels: npt.NDArray[np.uint8], box: tuple[int, int, int, int], size: int) -> npt.NDArray[np.uint8]:
+def crop_by_pillow(
+    pixels: npt.NDArray[np.uint8], box: tuple[int, int, int, int], size: int, interpolation: str = "bilinear"
+) -> npt.NDArray[np.uint8]:
     """Cut (top, left, height, width) from (h, w, 3) and resize to `size`, as torchvision does with a PIL image."""
     top, left, height, width = box
     cut = Image.fromarray(np.ascontiguousarray(pixels[top : top + height, left : left + width]))
-    return np.array(cut.resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(cut.resize((size, size), _FILTERS[interpolation]))
 
 
-def crop_by_torch(pixels: npt.NDArray[np.uint8], box: tuple[int, int, int, int], size: int) -> npt.NDArray[np.uint8]:
+def crop_by_torch(
+    pixels: npt.NDArray[np.uint8], box: tuple[int, int, int, int], size: int, interpolation: str = "bilinear"
+) -> npt.NDArray[np.uint8]:
     """The same by torch's vectorised kernel: within one grey level of Pillow's, several times faster."""
     top, left, height, width = box
     cut = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
     # Only for input that is contiguous with the channels last does torch take its fast kernel.
     cut = cut.contiguous(memory_format=torch.channels_last)
-    resized_cut = torch.nn.functional.interpolate(cut, size=(size, size), mode="bilinear", antialias=True)
+    resized_cut = torch.nn.functional.interpolate(cut, size=(size, size), mode=interpolation, antialias=True)
     return resized_cut[0].permute(1, 2, 0).contiguous().numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ctxtune.settings import Settings
 
@@ -13,6 +13,9 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A share of something, in [0, 1)."""
 Size = int | tuple[int, int]
 """Pixels: one number is the short side, two are height and width."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Per RGB channel, of values in [0, 1]."""
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 DATASETS = (
@@ -128,6 +131,11 @@ class ImageSettings(Settings):
     `cache_short_side` (pixels): null = the least at which no training crop is upsampled that would not be upsampled
     from the original; a smaller number is faster and changes the recipe.
     `workers`: threads that read images; null = half of a run's cores, all of them (at most 16) beside a GPU.
+
+    `mean`, `deviation` (per RGB channel, of values in [0, 1]) and `interpolation`: null = the backbone's own, by its data
+    configuration; ImageNet's and bilinear for torchvision's networks.
+    `views`, for `model.train: head` alone: null trains on the test views of the images, K on K augmented views of each,
+    both computed once and kept; `live` augments anew and runs the backbone in every step.
     """
 
     train_crop: int = Field(default=224, ge=8)
@@ -143,6 +151,25 @@ class ImageSettings(Settings):
     cache_short_side: int | None = Field(default=None, ge=8)
     cache_limit_gib: float = Field(default=200.0, gt=0.0)
     workers: int | None = Field(default=None, ge=0)
+    mean: tuple[float, float, float] | None = None
+    deviation: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    views: PositiveInt | Literal["live"] | None = None
+
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """`mean`, or ImageNet's."""
+        return self.mean or IMAGENET_MEAN
+
+    @property
+    def pixel_deviation(self) -> tuple[float, float, float]:
+        """`deviation`, or ImageNet's."""
+        return self.deviation or IMAGENET_DEVIATION
+
+    @property
+    def filter(self) -> Literal["bilinear", "bicubic"]:
+        """`interpolation`, or bilinear."""
+        return self.interpolation or "bilinear"
 
     @field_validator("ratio")
     @classmethod

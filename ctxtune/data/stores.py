@@ -56,7 +56,7 @@ class FileReader:
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
         """Decoded anew."""
         image = self._table.source.read(self._table.paths[row])
-        return np.array(resized(image, self._settings.train_resize))
+        return np.array(resized(image, self._settings.train_resize, self._settings.filter))
 
     def sizes(self, rows: Integers) -> None:
         """Not known before reading."""
@@ -76,7 +76,7 @@ class EncodedReader:
         if not length:
             raise OSError(self.unreadable.get(self._table.paths[row], "unreadable"))
         image = decode(self._store.data[offset : offset + length].tobytes())
-        return np.array(resized(image, self._settings.train_resize))
+        return np.array(resized(image, self._settings.train_resize, self._settings.filter))
 
     def sizes(self, rows: Integers) -> None:
         """Not known before reading."""
@@ -116,9 +116,14 @@ def short_side(settings: ImageSettings) -> int:
 
 def _stored(image: Image.Image, settings: ImageSettings) -> Image.Image:
     if settings.train_resize is not None:
-        return resized(image, settings.train_resize)
+        return resized(image, settings.train_resize, settings.filter)
     side = short_side(settings)
-    return resized(image, side) if min(image.size) > side else image
+    return resized(image, side, settings.filter) if min(image.size) > side else image
+
+
+def _by(settings: ImageSettings) -> str:
+    """For the name of a cache; bilinear, which was the only one once, is not said."""
+    return "" if settings.filter == "bilinear" else f", {settings.filter}"
 
 
 def _limit(settings: ImageSettings) -> float:
@@ -150,7 +155,7 @@ def decoded_store(table: ImageTable, settings: ImageSettings, building: Building
     side = f"resized to {settings.train_resize}" if settings.train_resize else f"short side {short_side(settings)}"
     return open_store(
         table,
-        f"decoded, {side}",
+        f"decoded, {side}{_by(settings)}",
         encode,
         directory=building.directory,
         workers=_workers(building),
@@ -253,7 +258,7 @@ def views_store(table: ImageTable, settings: ImageSettings, building: Building) 
     try:
         return open_store(
             table,
-            f"test view, resize {settings.test_resize}, crop {crop}",
+            f"test view, resize {settings.test_resize}, crop {crop}{_by(settings)}",
             encode,
             directory=building.directory,
             workers=_workers(building),

@@ -84,7 +84,7 @@ def restore_model(checkpoint: Checkpoint, index: int = 0) -> EmbeddingModel:
         CtxtuneError: the stored weights do not fit the stored configuration.
     """
     trial = checkpoint.trial
-    model = build_model(trial.model, image_size=trial.image.train_crop, load_pretrained=False)
+    model = build_model(trial.model, image_size=trial.image_size, load_pretrained=False)
     try:
         model.load_state_dict(scored_weights({"runs": checkpoint.runs}, index))
     except (RuntimeError, TypeError, AttributeError) as error:

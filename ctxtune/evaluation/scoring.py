@@ -87,7 +87,7 @@ def export_checkpoint(checkpoint: Checkpoint, model: EmbeddingModel, out: Path, 
     Raises:
         ConfigError: see `ctxtune.models.export.export_model`.
     """
-    image = checkpoint.trial.image
+    image = checkpoint.trial.images
     size: int | tuple[int, int] | None = None
     if image.test_crop is None and image.test_resize is None:
         size = checkpoint.trial.dataset.image_size
@@ -97,7 +97,13 @@ def export_checkpoint(checkpoint: Checkpoint, model: EmbeddingModel, out: Path, 
         height, width = next(iter(first.batches(1)))[0].shape[-2:]
         first.close()
         size = (height, width)
-    preparation = Preprocessing(resize=image.test_resize, crop=image.test_crop)
+    preparation = Preprocessing(
+        resize=image.test_resize,
+        crop=image.test_crop,
+        interpolation=image.filter,
+        mean=image.pixel_mean,
+        deviation=image.pixel_deviation,
+    )
     try:
         export_model(model, out, preprocessing=preparation, image_size=size)
     except OSError as error:
@@ -144,7 +150,7 @@ def _embed(
 ) -> tuple[Split, torch.Tensor]:
     """The images of a part that can be read, and their embeddings, in the numbers that training's evaluations took."""
     allow_tf32(trial.tf32)
-    images = EvaluationImages(part, trial.image, device=device)
+    images = EvaluationImages(part, trial.images, device=device)
     try:
         embeddings, kept = embed(
             model,

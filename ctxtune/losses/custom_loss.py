@@ -1,6 +1,5 @@
 """A user's own loss: `name: package.module:Class`."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, create_model
 from torch import nn
 
+from ctxtune.imports import named_object
 from ctxtune.settings import Settings
 
 _SIZES = {"num_classes": "num_classes", "embedding_dim": "embedding_dim", "embedding_size": "embedding_dim"}
@@ -19,15 +19,7 @@ def custom_loss_class(name: str) -> type[nn.Module]:
     Raises:
         ValueError: the name is malformed, the import fails, or what is found is no torch.nn.Module class.
     """
-    module_name, _, class_name = name.partition(":")
-    if not module_name or not class_name:
-        raise ValueError(f"a loss of your own is named package.module:Class, not {name!r}")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module_name!r} for the loss {name!r}: {error}") from error
-    except AttributeError as error:
-        raise ValueError(f"module {module_name!r} has no {class_name!r} (loss {name!r})") from error
+    found = named_object(name, "a loss")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"{name!r} is no torch.nn.Module class")
     return found

@@ -1,6 +1,6 @@
-"""torchvision's classification models without their classifier: images to a feature map before pooling.
+"""Backbones by name: torchvision's classification models without their classifier, timm's, and the user's own.
 
-The modules keep torchvision's names, so a state_dict of the whole classification model fits (see weights.py).
+Those of torchvision keep its names, so a state_dict of the whole classification model fits (see weights.py).
 """
 
 from collections import OrderedDict
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, get_model_builder
 
 from ctxtune.errors import ConfigError
-from ctxtune.models.settings import SMALL_CONV, ModelSettings
+from ctxtune.models.own_backbone import build_own
+from ctxtune.models.settings import SMALL_CONV, TIMM, ModelSettings, is_own_class
 from ctxtune.models.small_conv import small_conv
+from ctxtune.models.timm_models import build_timm
 
 DEFAULT_IMAGE_SIZE = 224
 
@@ -67,11 +69,16 @@ class VisionTransformerFeatures(nn.Module):
 def build_backbone(settings: ModelSettings, image_size: int | None = None) -> tuple[nn.Module, int]:
     """The untrained backbone that `settings.backbone` names, and its number of output channels.
 
-    `image_size`: side of the images in px; it matters only to models made for one size (ViT, MaxViT), default 224.
+    `image_size`: side of the images in px; it matters only to models made for one size (ViT, MaxViT, ...); torchvision's
+    default to 224, others to the size that they were made for.
     Raises ConfigError where the model cannot take images of that size.
     """
     if settings.backbone == SMALL_CONV:
         return small_conv(settings.width or 32)
+    if settings.backbone.startswith(TIMM):
+        return build_timm(settings, image_size)
+    if is_own_class(settings.backbone):
+        return build_own(settings, image_size)
     size = image_size or DEFAULT_IMAGE_SIZE
     builder = get_model_builder(settings.backbone)
     family = builder.__module__.rpartition(".")[2]

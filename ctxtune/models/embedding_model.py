@@ -113,5 +113,5 @@ def build_model(
     """
     backbone, channels = build_backbone(settings, image_size)
     if settings.weights is not None and load_pretrained:
-        load_weights(backbone, settings.backbone, settings.weights)
+        load_weights(backbone, settings)
     return EmbeddingModel(settings, backbone, channels).train()

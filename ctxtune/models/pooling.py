@@ -54,10 +54,19 @@ class GeneralizedMeanPooling(nn.Module):
         return f"power={self.power.item():g}, trainable={self.power.requires_grad}"
 
 
+class AlreadyPooled(nn.Module):
+    """Vectors as they are, and the mean of maps."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, c) or (b, c, h, w) to (b, c)."""
+        return features if features.ndim == 2 else features.mean(dim=(2, 3))
+
+
 def build_pooling(name: str, *, gem_power: float = 3.0, gem_trainable: bool = False) -> nn.Module:
-    """The pooling of that name: average, max, average_max, gem, or class_token.
+    """The pooling of that name: average, max, average_max, gem, class_token or model.
 
     class_token: the backbone has already chosen the token and gives a map of one position, which is flattened.
+    model: the backbone has pooled itself; where it gives maps all the same, their mean is taken.
     Raises ValueError for another name.
     """
     if name == "gem":
@@ -67,6 +76,7 @@ def build_pooling(name: str, *, gem_power: float = 3.0, gem_trainable: bool = Fa
         "max": MaxPooling,
         "average_max": AverageMaxPooling,
         "class_token": nn.Flatten,
+        "model": AlreadyPooled,
     }
     if name not in plain:
         raise ValueError(f"unknown pooling {name!r}; known: {', '.join([*plain, 'gem'])}")

@@ -8,10 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ctxtune.image_modes import to_rgb
+from ctxtune.models.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.settings import Settings
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class Preprocessing(Settings):
@@ -25,7 +23,7 @@ class Preprocessing(Settings):
         default=256, description="px; a number is the short side (aspect kept), two are height and width"
     )
     crop: int | None = Field(default=224, description="px; side of the centre crop, null for none")
-    interpolation: str = Field(default="bilinear", pattern="^bilinear$", description="with antialiasing")
+    interpolation: str = Field(default="bilinear", pattern="^(bilinear|bicubic)$", description="with antialiasing")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION
 
@@ -48,7 +46,7 @@ class Preprocessing(Settings):
         image = to_rgb(image)
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
-            image = transforms.resize(image, size)  # bilinear and antialiased on PIL images
+            image = transforms.resize(image, size, transforms.InterpolationMode(self.interpolation))  # antialiased: PIL
         if self.crop is not None:
             image = transforms.center_crop(image, [self.crop])
         scaled = transforms.to_dtype(transforms.pil_to_tensor(image), torch.float32, scale=True)

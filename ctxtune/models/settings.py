@@ -4,13 +4,18 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ctxtune.settings import Settings
 
 SMALL_CONV = "small_conv"
+TIMM = "timm/"
+"""In front of the name of a model of timm's."""
+PRETRAINED = "pretrained"
+"""The weights that timm names for one of its models."""
 
-Pooling = Literal["average", "max", "average_max", "gem", "class_token"]
+Pooling = Literal["average", "max", "average_max", "gem", "class_token", "model"]
 BatchNorm = Literal["trained", "frozen_statistics", "frozen"]
 EmbeddingInit = Literal["kaiming_normal", "torch_default"]
 
@@ -23,19 +28,60 @@ _SMALL_CONV_DEFAULTS = {
 }
 
 
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al., ICLR 2022) in layers of a backbone that itself is frozen.
+
+    `targets`: the last parts of the names of the layers that get one (`qkv`, `attn.proj`); null: every linear layer,
+    or, in a network without any, every convolution whose channels are not in groups.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = Field(16.0, description="what the adapters add is multiplied by alpha / rank")
+    targets: tuple[str, ...] | None = None
+
+
+class LastBlocks(Settings):
+    """Train the last blocks of the backbone; what lies before them is frozen."""
+
+    last_blocks: PositiveInt
+
+
+class Adapters(Settings):
+    """Train low-rank adapters; the backbone is frozen."""
+
+    lora: LoraSettings = LoraSettings()
+
+
+Train = Literal["full", "head"] | LastBlocks | Adapters
+_WAYS = "full, head, {last_blocks: N} or {lora: {rank: 8, alpha: 16}}"
+
+
 class ModelSettings(Settings):
     """What the embedding model is made of.
 
-    The defaults are those of the contextual recipe at 224 px on CUB and Cars. Two choices move other defaults, where
+    The defaults are those of the contextual recipe at 224 px on CUB and Cars. Some choices move other defaults, where
     these would make no sense: `backbone: small_conv` (weights null, 128 dimensions, no projector, batch norm trained,
-    width 32) and `weights: null` (batch norm trained).
+    width 32), `backbone: timm/NAME` (weights pretrained, pooling model), a backbone of one's own (weights null,
+    pooling model) and `weights: null` (batch norm trained).
     """
 
-    backbone: str = Field(default="resnet50", description="a torchvision classification model, or small_conv")
-    weights: str | None = Field(
-        default="IMAGENET1K_V1", description="name of torchvision's weights, path of a local state_dict file, or null"
+    backbone: str = Field(
+        default="resnet50",
+        description="a torchvision classification model, small_conv, timm/NAME, or a class of your own, package.module:Class",
     )
-    pooling: Pooling = Field(default="gem", description="average_max is the sum of both; class_token is for vit_* only")
+    weights: str | None = Field(
+        default="IMAGENET1K_V1",
+        description="name of torchvision's weights, `pretrained` (timm), path of a local state_dict file (.safetensors, "
+        ".pth), or null",
+    )
+    train: str | LastBlocks | Adapters = Field(
+        default="full",
+        description=f"what of the backbone trains: {_WAYS}; the last two may be written as text, for a choice",
+    )
+    pooling: Pooling = Field(
+        default="gem",
+        description="average_max is the sum of both; class_token is for networks that have one; model is the network's own",
+    )
     gem_power: float = Field(
         default=3.0, ge=1.0, le=100.0, description="the power of GeM pooling (its start, where learned)"
     )
@@ -60,49 +106,119 @@ class ModelSettings(Settings):
         if not isinstance(data, dict):
             return data
         defaults: dict[str, Any] = {}
-        if data.get("backbone") == SMALL_CONV:
+        backbone = str(data.get("backbone"))
+        if backbone == SMALL_CONV:
             defaults = dict(_SMALL_CONV_DEFAULTS)
-        elif data.get("weights", "") is None:
-            defaults = {"batch_norm": "trained"}
+        elif backbone.startswith(TIMM):
+            defaults = {"weights": PRETRAINED, "pooling": "model"}
+        elif is_own_class(backbone):
+            defaults = {"weights": None, "pooling": "model"}
+        if {**defaults, **data}.get("weights", "") is None:
+            defaults["batch_norm"] = "trained"
         return {**defaults, **data}
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _way_is_known(cls, value: Any) -> Any:
+        if isinstance(value, (LastBlocks, Adapters)):
+            return value
+        try:
+            meant = yaml.safe_load(value) if isinstance(value, str) else value
+        except yaml.YAMLError:
+            meant = value
+        block = isinstance(meant, dict) and len(meant) == 1 and next(iter(meant))
+        if block in ("last_blocks", "lora"):
+            kind = LastBlocks if block == "last_blocks" else Adapters
+            read = kind.model_validate({"lora": meant["lora"] or {}} if block == "lora" else meant)
+            return value if isinstance(value, str) else read
+        if meant not in ("full", "head"):
+            raise ValueError(f"expected {_WAYS}; found {value!r}")
+        return meant
 
     @field_validator("backbone")
     @classmethod
     def _backbone_is_known(cls, name: str) -> str:
-        known = backbone_names()
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown backbone {name!r}; {hint}")
+        if name.startswith(TIMM):
+            from ctxtune.models.timm_models import check_name
+
+            check_name(name)
+        elif is_own_class(name):
+            from ctxtune.models.own_backbone import own_class
+
+            own_class(name)
+        elif name not in backbone_names():
+            raise ValueError(f"unknown backbone {name!r}; {_hint(name)}")
         return name
 
     @model_validator(mode="after")
     def _combination_is_sound(self) -> "ModelSettings":
-        if self.backbone == SMALL_CONV:
-            if self.weights is not None and not is_weight_file(self.weights):
-                raise ValueError(
-                    f"small_conv has no published weights {self.weights!r}: weights must be null or a state_dict file"
-                )
-            if self.width is None:
-                raise ValueError("width must be a number for small_conv")
-        elif self.width is not None:
+        if self.backbone == SMALL_CONV and self.width is None:
+            raise ValueError("width must be a number for small_conv")
+        if self.backbone != SMALL_CONV and self.width is not None:
             raise ValueError(f"width belongs to small_conv; {self.backbone} has its own")
-        if self.pooling == "class_token" and not self.backbone.startswith("vit_"):
-            raise ValueError(f"pooling class_token needs a vit_* backbone; {self.backbone} has no class token")
         if self.layer_norm_affine and not self.layer_norm:
             raise ValueError("layer_norm_affine is true, but layer_norm is false")
-        if self.weights is None and self.batch_norm != "trained":
+        self._check_pooling()
+        self._check_weights()
+        return self
+
+    def _check_pooling(self) -> None:
+        foreign = self.backbone.startswith(TIMM) or is_own_class(self.backbone)
+        if self.pooling == "class_token" and not (foreign or self.backbone.startswith("vit_")):
+            raise ValueError(f"pooling class_token needs a vit_* backbone; {self.backbone} has no class token")
+        if self.pooling == "model" and not foreign:
+            raise ValueError(
+                f"pooling model is for {TIMM}NAME and for backbones of your own; {self.backbone} gives feature maps: take gem "
+                "or average"
+            )
+        if self.train == "head" and self.gem_trainable and self.pooling == "gem":
+            raise ValueError(
+                "train: head works on pooled features, so the power of GeM pooling cannot be learned: set gem_trainable: false "
+                "(gem_power can be searched), or train: {last_blocks: 1}"
+            )
+
+    def _check_weights(self) -> None:
+        own, timm = is_own_class(self.backbone), self.backbone.startswith(TIMM)
+        if self.weights is None and self.batch_norm != "trained" and not own and self.train != "head":
             raise ValueError(
                 f"batch_norm {self.batch_norm} needs weights: without them the statistics are still "
                 "mean 0 and variance 1, and nothing would be normalised; use batch_norm: trained"
             )
-        if self.weights is not None and self.backbone != SMALL_CONV and not is_weight_file(self.weights):
+        if self.weights is None or is_weight_file(self.weights):
+            return
+        if own or self.backbone == SMALL_CONV:
+            raise ValueError(
+                f"{self.backbone} has no published weights {self.weights!r}: weights must be null or a state_dict file"
+            )
+        if not timm:
             _check_weight_name(self.backbone, self.weights)
-        return self
+        elif self.weights != PRETRAINED:
+            raise ValueError(
+                f"weights of {self.backbone} are `{PRETRAINED}`, the path of a .safetensors or .pth file, or null; found "
+                f"{self.weights!r} (other pretrained weights of the network are chosen in the backbone's name: "
+                f"{TIMM}NAME.TAG)"
+            )
+
+    @property
+    def training(self) -> Train:
+        """`train`, read: text as the block that it means."""
+        if self.train in ("full", "head"):
+            return self.train  # type: ignore[return-value]
+        block = yaml.safe_load(self.train) if isinstance(self.train, str) else self.train
+        if not isinstance(block, dict):
+            return block  # type: ignore[no-any-return]
+        if "lora" in block:
+            return Adapters.model_validate({"lora": block["lora"] or {}})
+        return LastBlocks.model_validate(block)
+
+
+def is_own_class(backbone: str) -> bool:
+    """Whether a backbone is meant as a class of the user's, `package.module:Class`."""
+    return ":" in backbone
 
 
 def backbone_names() -> tuple[str, ...]:
-    """Every name that `model.backbone` may have: torchvision's classification models, and small_conv."""
+    """torchvision's classification models, and small_conv; beside them `model.backbone` takes timm/NAME and own classes."""
     import torchvision
 
     return (*torchvision.models.list_models(module=torchvision.models), SMALL_CONV)
@@ -111,6 +227,18 @@ def backbone_names() -> tuple[str, ...]:
 def is_weight_file(weights: str) -> bool:
     """Whether `weights` is meant as a file's path (a name of torchvision's has neither a separator nor a suffix)."""
     return "/" in weights or "\\" in weights or bool(Path(weights).suffix) or Path(weights).is_file()
+
+
+def _hint(name: str) -> str:
+    from ctxtune.models.timm_models import is_model
+
+    if is_model(name):
+        return f"did you mean {TIMM}{name}?"
+    known = backbone_names()
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(known)}, {TIMM}NAME for every model of timm's, and package.module:Class for your own"
 
 
 def _check_weight_name(backbone: str, weights: str) -> None:

@@ -110,7 +110,7 @@ class Evaluator:
             shared = self.world.share(len(part))
             self._images[part.name] = EvaluationImages(
                 part.select(np.arange(shared.start, shared.stop), part.name) if self.world.together else part,
-                self.trial.image,
+                self.trial.images,
                 device=self.device,
                 cache_dir=self._cache_dir,
                 workers=self._workers,

@@ -79,7 +79,7 @@ class FoldTrainer:
         self.epoch = self.steps = 0
         self._interval = Interval()
         self._cache_dir = cache_dir
-        self._workers = reading_threads(None, trial.image, self.device, cores)
+        self._workers = reading_threads(None, trial.images, self.device, cores)
         with memory_errors_named("model.backbone", trial.model.backbone, SMALLER_MODEL):
             _seed_everything(seed, trial, self.device)
             self.model = self._build_model(load_pretrained)
@@ -105,7 +105,7 @@ class FoldTrainer:
 
     def _build_model(self, load_pretrained: bool) -> EmbeddingModel:
         trial = self.trial
-        model = build_model(trial.model, image_size=trial.image.train_crop, load_pretrained=load_pretrained)
+        model = build_model(trial.model, image_size=trial.image_size, load_pretrained=load_pretrained)
         model.to(self.device).to(memory_format=torch.channels_last)
         if self.world.together and self.device.type == "cuda" and trial.model.batch_norm == "trained":
             # Statistics over the whole batch, as one GPU would take them.
@@ -142,7 +142,7 @@ class FoldTrainer:
         kind = SharedTrainingImages if self.world.together else TrainingImages
         images = kind(
             self.parts.fit,
-            self.trial.image,
+            self.trial.images,
             device=self.device,
             seed=self.seed,
             cache_dir=self._cache_dir,

@@ -185,6 +185,7 @@ def test_defaults_follow_the_backbone() -> None:
     assert published.model_dump() == {
         "backbone": "resnet50",
         "weights": "IMAGENET1K_V1",
+        "train": "full",
         "pooling": "gem",
         "gem_power": 3.0,
         "gem_trainable": False,

@@ -8,6 +8,7 @@ shrinking. Values stay in floating point, where torchvision rounds to uint8 afte
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -128,16 +129,31 @@ def resize_weights(
     PIL's filters, triangle for bilinear and Keys' cubic with a = -0.5 for bicubic: support widened when shrinking,
     clipped at the crop's edge.
     """
+    return _weights(_to_device(_axis(start, length, target), device), source, interpolation)
+
+
+def _axis(start: npt.NDArray[np.float64], length: npt.NDArray[np.float64], target: int) -> npt.NDArray[np.float32]:
+    """What `_weights` needs of b crops along an axis: centres of the target's pixels, width of the filter, both ends."""
     scale = (length / target)[:, None]
     centre = start[:, None] + (np.arange(target)[None, :] + 0.5) * scale
+    return np.hstack([centre, np.maximum(scale, 1.0), start[:, None], (start + length)[:, None]]).astype(np.float32)
 
-    def on_device(values: npt.NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(device)[:, :, None]
 
-    pixel = torch.arange(source, dtype=torch.float32, device=device).add_(0.5)
-    distance = (pixel - on_device(centre)).abs_().div_(on_device(np.maximum(scale, 1.0)))
+def _to_device(table: npt.NDArray[np.float32], device: torch.device | None) -> Tensor:
+    """A copy that does not wait: on a GPU, a plain one would first wait for all the work before it."""
+    values = torch.from_numpy(table)
+    if device is not None and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+def _weights(axis: Tensor, source: int, interpolation: str) -> Tensor:
+    """(b, target + 3) of `_axis` to weights (b, target, source)."""
+    centre, (width, start, stop) = axis[:, :-3, None], axis[:, -3:, None, None].unbind(dim=1)
+    pixel = torch.arange(source, dtype=torch.float32, device=axis.device).add_(0.5)
+    distance = (pixel - centre).abs_().div_(width)
     weights = _cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1.0).clamp_(min=0.0)
-    weights *= (pixel > on_device(start[:, None])) & (pixel < on_device((start + length)[:, None]))
+    weights *= (pixel > start) & (pixel < stop)
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
@@ -153,10 +169,13 @@ def crop_and_resize(pixels: Tensor, crops: Crops, size: tuple[int, int], interpo
 
     What lies outside a crop never enters, so images of different sizes may be padded to a common one with anything.
     """
-    rows = resize_weights(crops.top, crops.height, pixels.shape[2], size[0], pixels.device, interpolation)
-    columns = resize_weights(crops.left, crops.width, pixels.shape[3], size[1], pixels.device, interpolation)
-    flip = torch.from_numpy(crops.flip).to(pixels.device)
-    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    down = _axis(crops.top, crops.height, size[0])
+    across = _axis(crops.left, crops.width, size[1])
+    # All that the device has to know in one copy.
+    table = _to_device(np.hstack([down, across, crops.flip[:, None].astype(np.float32)]), pixels.device)
+    rows = _weights(table[:, : down.shape[1]], pixels.shape[2], interpolation)
+    columns = _weights(table[:, down.shape[1] : -1], pixels.shape[3], interpolation)
+    columns = torch.where(table[:, -1, None, None] > 0, columns.flip(1), columns)
     return _apply(pixels, rows, columns, interpolation)
 
 
@@ -205,9 +224,17 @@ def normalise(
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION,
 ) -> Tensor:
     """Values in [0, 255], (b, 1 or 3, h, w), to three channels of mean 0 and deviation 1 under these statistics, float32."""
-    middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
-    spread = torch.tensor(deviation, device=pixels.device).view(1, 3, 1, 1)
-    return torch.addcmul(-middle / spread, pixels.float(), 1 / (255 * spread))
+    shift, scale = _shift_and_scale(mean, deviation, pixels.device)
+    return torch.addcmul(shift, pixels.float(), scale)
+
+
+@lru_cache
+def _shift_and_scale(
+    mean: tuple[float, float, float], deviation: tuple[float, float, float], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Kept on the device: to copy them there for each batch would wait for it."""
+    middle, spread = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, deviation))
+    return -middle / spread, 1 / (255 * spread)
 
 
 def normalised(pixels: Tensor, settings: ImageSettings) -> Tensor:

@@ -121,12 +121,13 @@ class UniformBatcher:
         kept = np.arange(len(rows))
         if self._resident is not None:
             return HostBatch(kept, torch.from_numpy(rows), crops)
-        return HostBatch(kept, torch.from_numpy(self._pixels[rows]), crops)
+        found = torch.from_numpy(self._pixels[rows])
+        return HostBatch(kept, found.pin_memory() if self._device.type == "cuda" else found, crops)
 
     def device(self, batch: HostBatch) -> Tensor:
         """Everything else."""
         assert batch.crops is not None
-        pixels = batch.pixels.to(self._device)
+        pixels = batch.pixels.to(self._device, non_blocking=True)
         if self._resident is not None:
             pixels = self._resident[pixels]
         size = self._settings.train_crop

@@ -79,6 +79,19 @@ def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(parts, tmp_
     )
 
 
+def test_neither_images_nor_steps_wait_for_the_device(parts):
+    run = run_of(parts, trial_of(precision="bfloat16"), device="cuda")
+    order = run._sampler.epoch(0)
+    for number in range(2):  # the first time there are things to set up
+        torch.cuda.set_sync_debug_mode("error" if number else "default")
+        try:
+            for images, indices in run._images.batches(order, number):
+                run.step(images, run._labels[indices].to(run.device, non_blocking=True))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    run.step.finite.check(0)
+
+
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
 def test_the_command_trains_on_the_gpu(tmp_path, device):
     torch.cuda.reset_peak_memory_stats()

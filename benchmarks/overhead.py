@@ -197,17 +197,11 @@ def main() -> None:
     parser.add_argument("--sampler", default="tpe", help="of ours; the stock side has OptunaSearch's, tpe")
     parser.add_argument("--profile", help="write a profile of our control loop, for pstats")
     arguments = parser.parse_args()
-    import ray
+    from ctxtune.tuning.backend.cluster import running_ray
 
-    from ctxtune.tuning.backend.cluster import start_ray
-
-    start_ray()
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            mine = ours(Path(name), arguments.trials, arguments.sampler, arguments.profile)
-            theirs = stock(Path(name), arguments.stock) if arguments.stock else None
-    finally:
-        ray.shutdown()
+    with running_ray(), tempfile.TemporaryDirectory() as name:
+        mine = ours(Path(name), arguments.trials, arguments.sampler, arguments.profile)
+        theirs = stock(Path(name), arguments.stock) if arguments.stock else None
     print(json.dumps(figures(mine, theirs, arguments.trials), indent=2))
 
 

@@ -4,7 +4,6 @@ import os
 import time
 from dataclasses import dataclass
 
-import ray
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +21,7 @@ from ctxtune.tuning.backend.cluster import (
     cluster_address,
     resources_on,
     run_resources,
-    start_ray,
+    running_ray,
 )
 from ctxtune.tuning.backend.connect import usable_storage
 from ctxtune.tuning.search.warm_start import check_warm_starts
@@ -178,8 +177,5 @@ def planned_resources(file: TrialFile, address: str | None, max_concurrent: int 
         gpus = float(torch.cuda.device_count())
         here = NodeKind("this machine", float(len(os.sched_getaffinity(0))), gpus, 1)
         return resources_on([here], True, file.resources, max_concurrent)
-    start_ray(address)
-    try:
+    with running_ray(address):
         return run_resources(file.resources, max_concurrent)
-    finally:
-        ray.shutdown()

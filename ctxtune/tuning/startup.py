@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
-
 from ctxtune.config import TrialFile
 from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker, absolute_uri
 from ctxtune.tracking.addresses import sqlite_path
 from ctxtune.tuning.backend.checkpoints import lost_checkpoints
-from ctxtune.tuning.backend.cluster import cluster_address
-from ctxtune.tuning.backend.connect import Connection, check_before, connect
+from ctxtune.tuning.backend.cluster import cluster_address, running_ray
+from ctxtune.tuning.backend.connect import Connection, check_before, connect, own_modules
 from ctxtune.tuning.callbacks import Watcher, close_tracker, forget_unstarted
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.results_folder import ResultsFolder
@@ -90,7 +88,8 @@ def opened(
         for note in lost_checkpoints(journal):
             watcher.on_alert(note)
         tracker.check()
-        cleanup.callback(ray.shutdown)
+        modules = own_modules(file.model_dump(mode="json"))
+        cleanup.enter_context(running_ray(place.address, modules, watcher.on_note))
         connection = connect(
             file,
             address=place.address,

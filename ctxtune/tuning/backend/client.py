@@ -1,11 +1,7 @@
-"""Before Ray connects to a cluster: what it would say late, or wrongly, and what it lacks for a driver by ray://."""
+"""Before Ray connects to a cluster: what it would say late, or wrongly."""
 
-import atexit
 import os
-import shutil
-import tempfile
 import uuid
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +11,6 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.ray_client_pb2 import ClusterInfoRequest, ClusterInfoType
 from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
 from ray.exceptions import AuthenticationError
-from ray.train._internal import storage
 
 from ctxtune.errors import ConfigError
 
@@ -69,10 +64,3 @@ def _ask_client_server(host: str) -> None:
         except grpc.RpcError as error:  # whatever else is wrong, Ray says better
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 raise AuthenticationError(error.details()) from None
-
-
-def stage_here() -> None:
-    """Give Ray Tune a folder on this machine: it stages its driver's files in that of a node, which is not here."""
-    folder = tempfile.mkdtemp(prefix="ctxtune-driver-")
-    atexit.register(partial(shutil.rmtree, folder, ignore_errors=True))
-    storage._get_ray_train_session_dir = lambda: folder

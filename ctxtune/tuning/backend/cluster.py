@@ -1,8 +1,9 @@
 """Ray itself: starting it on this machine or joining a cluster, what the cluster can hold, and what one run gets of it."""
 
+import contextlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from ray.tune.execution import class_cache
 import ctxtune
 from ctxtune.config.search import ResourcesSettings
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.tuning.backend.client import require_token, stage_here
+from ctxtune.tuning.backend.client import require_token
+from ctxtune.tuning.backend.local_ray import local_ray
+from ctxtune.tuning.backend.private_folders import private_folder
+from ctxtune.tuning.backend.ray_internals import staging_in
 
 _ENVIRONMENT = {
     # We handle signals, logs and metrics ourselves.
@@ -37,8 +41,6 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
 }
-# A Ray of our own listens on loopback only, for the length of the sweep: it works out of the box, without a token.
-_LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
 # Not secret, and needed wherever a checkpoint is written. Keys never travel: nodes have roles, or secrets of their own.
 _SHIPPED_ENVIRONMENT = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION")
 _ANSWER_SECONDS = 10.0
@@ -90,36 +92,49 @@ def cluster_address(asked: str | None) -> str | None:
     return asked or os.environ.get("RAY_ADDRESS") or None
 
 
-def start_ray(address: str | None = None, modules: Sequence[Path] = ()) -> None:
-    """Start Ray on this machine, or connect to a cluster and send it this package.
+@contextlib.contextmanager
+def running_ray(
+    address: str | None = None,
+    modules: Sequence[Path] = (),
+    on_note: Callable[[str], None] = lambda text: None,
+) -> Iterator[None]:
+    """Ray, started on this machine, or a cluster, connected to and sent this package.
 
     Args:
-        address: auto, HOST:PORT of a cluster that this machine is a node of, or ray://HOST:PORT from anywhere.
+        address: auto, HOST:PORT of a cluster that this machine is a node of, or ray://HOST:PORT from anywhere; None: a Ray
+            of our own, closed to others (`ctxtune.tuning.backend.local_ray`).
         modules: packages and modules of the user's that runs need, sent along.
+        on_note: told what the user should know.
+
+    A Ray that this process has started or joined before is used as it is, and left running.
 
     Raises:
         CtxtuneError: there is no cluster at the address, or it does not let us in.
     """
-    defaults = _ENVIRONMENT if address else {**_ENVIRONMENT, **_LOCAL_ENVIRONMENT}
-    for name, value in defaults.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _keep_keys_here()
+    if ray.is_initialized():
+        yield
+        return
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "error"}
     if address is None:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            ignore_reinit_error=True,
-            **options,
-        )
+        with local_ray(options, on_note):
+            yield
         return
+    with contextlib.ExitStack() as opened:
+        if address.startswith("ray://"):
+            opened.enter_context(staging_in(opened.enter_context(private_folder())))
+        opened.callback(ray.shutdown)
+        _join(address, {**options, "runtime_env": _runtime_env(modules)})
+        yield
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
     _require_answer(address)
     try:
         require_token(address)
-        if address.startswith("ray://"):
-            stage_here()
-        ray.init(address=address, ignore_reinit_error=True, runtime_env=_runtime_env(modules), **options)
+        ray.init(address=address, ignore_reinit_error=True, **options)
     except AuthenticationError:
         raise ConfigError(
             f"--address {address}: the cluster wants a token. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file that "

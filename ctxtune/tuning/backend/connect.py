@@ -12,7 +12,7 @@ from ctxtune.config import TrialFile
 from ctxtune.data import load_dataset
 from ctxtune.errors import ConfigError
 from ctxtune.tracking import run_environment
-from ctxtune.tuning.backend.cluster import RunResources, connected_from_outside, node_kinds, run_resources, start_ray
+from ctxtune.tuning.backend.cluster import RunResources, connected_from_outside, node_kinds, run_resources
 from ctxtune.tuning.backend.nodes import check_nodes
 from ctxtune.tuning.backend.storage import check_storage, try_storage
 
@@ -75,11 +75,11 @@ def connect(
     max_concurrent: int | str,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> Connection:
-    """Start Ray here, or join a cluster and see that its nodes can train.
+    """What a run gets of the Ray that is running, after a look whether the nodes of a cluster can train.
 
     Args:
         file: what will run.
-        address: of the cluster (`ctxtune.tuning.backend.cluster.cluster_address`); None starts Ray on this machine.
+        address: of the cluster (`ctxtune.tuning.backend.cluster.cluster_address`); None: Ray is on this machine.
         storage: as `check_before` returned it, ``fingerprint`` too.
         checkpoints: the storage where none was asked for; good for one machine only.
         max_concurrent: the most runs at a time, or auto.
@@ -87,9 +87,7 @@ def connect(
 
     Raises:
         ConfigError, DataError: the cluster cannot hold a run, or its nodes lack something, in words.
-        CtxtuneError: there is no cluster at the address.
     """
-    start_ray(address, own_modules(file.model_dump(mode="json")))
     resources = replace(
         run_resources(file.resources, max_concurrent), price_per_gpu_hour=file.resources.price_per_gpu_hour
     )

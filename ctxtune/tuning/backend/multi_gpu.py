@@ -4,7 +4,6 @@ The processes see one global batch (`ctxtune.training.ProcessGroup`), so the res
 """
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from ctxtune.training.trainer import Report
 from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS
 from ctxtune.tuning.backend.cluster import process_count
 from ctxtune.tuning.backend.devices import LOGICAL_GPUS, run_device
+from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
 from ctxtune.tuning.backend.storage import checkpoint_address
 from ctxtune.tuning.backend.trial import CHECKPOINT, disk_is_full, told
 from ctxtune.tuning.costs import Rate
@@ -96,6 +96,7 @@ class _Reports(TuneReportCallback):
 def _train_share(config: dict[str, Any]) -> None:
     """One process's part of the run."""
     began = time.perf_counter()
+    remove_abandoned()
     context = train.get_context()
     world = ProcessGroup(context.get_world_rank(), context.get_world_size())
     rate = Rate(config["gpus"], config.get("price"))
@@ -119,9 +120,10 @@ def _send(report: Report, costs: dict[str, float], world: ProcessGroup) -> None:
     if world.rank > 0:
         train.report(report.metrics)
         return
-    with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
-        save_checkpoint(report.state(), Path(folder) / STATE_FILE)
-        train.report(told(report, costs), checkpoint=train.Checkpoint.from_directory(folder))
+    with private_folder() as folder:
+        (checkpoint := folder / "checkpoint").mkdir()
+        save_checkpoint(report.state(), checkpoint / STATE_FILE)
+        train.report(told(report, costs), checkpoint=train.Checkpoint.from_directory(checkpoint))
 
 
 def _state_to_resume(earlier: Sequence[str]) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import gc
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.trainer import Report
 from ctxtune.tuning.backend.devices import leave_broken_process, run_device
+from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
 from ctxtune.tuning.costs import Rate
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import DISK_FULL, EPOCH, TrialFailure, TrialReport
@@ -37,6 +37,7 @@ def run_trial(config: dict[str, Any]) -> None:
     failure and not tried again; a process or machine that dies is, by Ray, from the last checkpoint.
     """
     spec = RunSpec.model_validate_json(config["spec"])
+    remove_abandoned()
     began = time.perf_counter()
     rate = Rate(config["gpus"], config.get("price"))
     cores = max(1, int(config["threads"]))
@@ -76,9 +77,10 @@ def _give_memory_back() -> None:
 
 
 def _send(report: Report, costs: dict[str, float]) -> None:
-    with tempfile.TemporaryDirectory(prefix="ctxtune-") as folder:
-        save_checkpoint(report.state(), Path(folder) / STATE_FILE)
-        tune.report(told(report, costs), checkpoint=Checkpoint.from_directory(folder))
+    with private_folder() as folder:
+        (checkpoint := folder / "checkpoint").mkdir()
+        save_checkpoint(report.state(), checkpoint / STATE_FILE)
+        tune.report(told(report, costs), checkpoint=Checkpoint.from_directory(checkpoint))
 
 
 def told(report: Report, costs: dict[str, float]) -> dict[str, Any]:

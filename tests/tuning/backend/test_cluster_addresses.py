@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
-from ctxtune.tuning.backend.cluster import NodeKind, cluster_address, configured_kinds, start_ray
+from ctxtune.tuning.backend.cluster import NodeKind, cluster_address, configured_kinds, running_ray
 from ctxtune.tuning.backend.connect import own_modules
 from ctxtune.tuning.backend.nodes import NodeReport, report_node, require_alike
 from tests.helpers.sweeps import run_sweep
@@ -23,16 +23,16 @@ def test_a_run_that_this_machine_can_never_hold_is_refused_with_exit_2_and_leave
 def test_an_address_without_cluster_is_said_within_seconds(refusing_port):
     began = time.monotonic()
     with pytest.raises(CtxtuneError, match=f"--address 127.0.0.1:{refusing_port}: no Ray cluster answers there"):
-        start_ray(f"127.0.0.1:{refusing_port}")
+        running_ray(f"127.0.0.1:{refusing_port}").__enter__()
     with pytest.raises(CtxtuneError, match="no Ray cluster answers there"):
-        start_ray(f"ray://127.0.0.1:{refusing_port}")
+        running_ray(f"ray://127.0.0.1:{refusing_port}").__enter__()
     assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("address", ["head", "http://head:8265", "ray://head", "head:port"])
 def test_an_address_of_another_form_is_said(address):
     with pytest.raises(ConfigError, match="expected auto, HOST:PORT or ray://HOST:PORT"):
-        start_ray(address)
+        running_ray(address).__enter__()
 
 
 def test_a_submitted_job_finds_its_own_cluster(monkeypatch):
@@ -70,15 +70,10 @@ def test_the_launchers_own_file_says_what_the_cluster_may_grow_to(repository, fi
 
 
 def test_a_node_says_in_words_what_it_lacks(tmp_path):
-    import ray
-
-    ray.init(address="local", num_cpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    try:
+    with running_ray():
         missing = report_node({"name": "cars196", "root": str(tmp_path / "nowhere")}, str(tmp_path))
         unwritable = report_node({"name": "glyphs", "root": None}, "/proc/sweeps")
         good = report_node({"name": "glyphs", "root": None}, str(tmp_path))
-    finally:
-        ray.shutdown()
     assert missing.problem.startswith("data: ") and str(tmp_path / "nowhere") in missing.problem
     assert "/proc/sweeps cannot be written" in unwritable.problem
     assert good.problem == "" and good.fingerprint and "hardware.cpus" in good.environment

@@ -18,7 +18,6 @@ SWEEP = """
 import os, signal, subprocess, sys
 from pathlib import Path
 from ctxtune.config import load_search_space
-from ctxtune.tuning.backend.cluster import start_ray
 from ctxtune.tuning.sweep import Watcher, run_sweep
 
 SETS = [
@@ -28,10 +27,6 @@ SETS = [
     "trial.precision=float32", f"tracking.uri=sqlite:///{sys.argv[1]}/mlflow.db",
 ]
 space = load_search_space(Path(sys.argv[2]) / "search_spaces/quickstart.yaml", SETS)
-os.environ.update(RAY_AUTH_MODE="disabled", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
-import ray
-ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-start_ray()
 killed = []
 
 def on_change(recorder, run):
@@ -50,6 +45,7 @@ print("killed one of", len(killed[0]))
 @pytest.mark.slow
 def test_two_processes_train_one_run_and_one_of_them_is_killed(tmp_path, repository):
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "CTXTUNE_TEST": str(tmp_path)}
+    environment["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 2, "GPU": 2}'
     command = [sys.executable, "-c", SWEEP, str(tmp_path), str(repository)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -13,12 +13,10 @@ import json, os, sys
 from functools import partial
 from pathlib import Path
 
-import ray
-
 from ctxtune.config import load_search_space, stage_seed
 from ctxtune.tracking import Tracker
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.backend.cluster import RunResources, start_ray
+from ctxtune.tuning.backend.cluster import RunResources, running_ray
 from ctxtune.tuning.backend.runner import run_stage
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.run_spec import RunSpec
@@ -52,16 +50,13 @@ tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "processes", folder / "sp
 journal = Journal(folder / "journal.jsonl")
 recorder = Recorder(journal, tracker, metric="validation/map_at_r", sweep_id="sweep")
 tracker.start_run("sweep", name="sweep", kind="sweep")
-start_ray()
-try:
+with running_ray():
     resources = RunResources(cpus=1, gpus=0, concurrent=1)
     for specs in ([spec("fresh", PLAIN)],
                   [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)]):
         next_run = partial(next_of, specs, recorder)
         run_stage("search", next_run, recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
-finally:
-    ray.shutdown()
-    tracker.close(0)
+tracker.close(0)
 """
 TINY = [
     "trial.model.width=8",

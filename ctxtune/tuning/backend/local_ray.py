@@ -1,0 +1,133 @@
+"""A Ray of our own on this machine: closed to everybody else, and gone with the sweep.
+
+Ray runs what it is sent, so each start has a random token, in a file that only this user can read, and listens on the
+loopback interface.
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
+from ctxtune.tuning.backend.ray_internals import listening_on_loopback, read_authentication_anew
+
+_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
+# What follows the parent folder: ours, Ray's session, the longest name of a socket.
+_LONGEST_REST = "/ctxtune-12345678/ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store"
+_SPARE_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextlib.contextmanager
+def local_ray(options: Mapping[str, Any], on_note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Ray on this machine, for the length of a sweep.
+
+    Args:
+        options: for `ray.init`.
+        on_note: told what the user should know.
+
+    Raises:
+        ConfigError: no folder for its files.
+        CtxtuneError: Ray of this version cannot be closed to others.
+    """
+    remove_abandoned()
+    with _ray_folder(on_note) as folder, _environment(_closed(folder)):
+        read_authentication_anew()
+        try:
+            with listening_on_loopback():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder / "ray"),  # which Ray opens to everybody, unlike the folder around it
+                    **options,
+                )
+            _require_closed(on_note)
+            yield
+        finally:
+            ray.shutdown()
+            remove_abandoned()  # of this sweep's workers that were killed
+    read_authentication_anew()
+
+
+def _closed(folder: Path) -> dict[str, str | None]:
+    """The environment of a Ray that wants a token; the token itself is in a file, where no listing of processes shows it."""
+    file = folder / "token"
+    file.touch(0o600, exist_ok=False)
+    file.write_text(secrets.token_hex(32), encoding="ascii")
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": None,  # a cluster's; Ray would prefer it
+        "RAY_AUTH_TOKEN_PATH": str(file),
+        # Runs on several GPUs of this machine: their processes talk to each other here, too.
+        "NCCL_SOCKET_IFNAME": loopback,
+        "GLOO_SOCKET_IFNAME": loopback,
+    }
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _require_closed(on_note: Callable[[str], None]) -> None:
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        raise CtxtuneError(
+            f"Ray {ray.__version__} cannot be closed to others by a token; install another version of ray"
+        )
+    host = ray.get_runtime_context().gcs_address.rpartition(":")[0].strip("[]")
+    if not ip_address(host).is_loopback:
+        on_note(
+            f"Ray {ray.__version__} listens on {host}, not on the loopback interface only: whoever reaches this machine's "
+            "ports still needs this sweep's random token"
+        )
+
+
+@contextlib.contextmanager
+def _ray_folder(on_note: Callable[[str], None]) -> Iterator[Path]:
+    """A private folder with a name so short that the paths of Ray's sockets in it are possible."""
+    asked = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    for parent in dict.fromkeys([asked, *_SPARE_FOLDERS]):
+        if len(os.fsencode(parent)) + len(_LONGEST_REST) > _SOCKET_PATH_BYTES:
+            continue
+        with contextlib.ExitStack() as opened:
+            try:
+                folder = opened.enter_context(private_folder(Path(parent)))
+            except OSError:
+                continue
+            if parent != asked:
+                on_note(
+                    f"Ray's own files are in {folder}: below {asked} the paths of its sockets would be longer than the "
+                    f"{_SOCKET_PATH_BYTES} bytes that the system allows, or nothing can be written there"
+                )
+            remove_abandoned(Path(parent))
+            yield folder
+            return
+    raise ConfigError(
+        f"no temporary folder for Ray: {', '.join(dict.fromkeys([asked, *_SPARE_FOLDERS]))} cannot be written, or the paths of "
+        f"sockets in them would be longer than {_SOCKET_PATH_BYTES} bytes; let RAY_TMPDIR name a short one"
+    )

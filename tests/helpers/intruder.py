@@ -89,20 +89,20 @@ def remote_methods() -> list[str]:
 def calls_answered(address: str, port: int) -> list[str]:
     """The remote procedures that a port carries out, or would, for somebody without a token."""
     host = f"[{address}]" if ":" in address else address
-    answered = []
     with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
-        for name in remote_methods():
-            try:
-                next(iter(channel.stream_stream(name)(iter([b""]), timeout=2)), None)
-            except grpc.RpcError as error:
-                if (
-                    error.code() == grpc.StatusCode.UNAVAILABLE
-                ):  # no gRPC is spoken there, or it has just died of the call
-                    return answered if reachable(address, port) else [*answered, f"{name}, and it died"]
-                if error.code() in _REFUSALS:
-                    continue
-            answered.append(name)
-    return answered
+        if _refusal(channel, "/nobody.has.such.a.Service/Method") == grpc.StatusCode.UNAVAILABLE:
+            return []  # no gRPC is spoken there
+        # What ends the process is carried out, too.
+        return [name for name in remote_methods() if _refusal(channel, name) not in _REFUSALS]
+
+
+def _refusal(channel: grpc.Channel, method: str) -> grpc.StatusCode | None:
+    """Why a call is not carried out; None if it is."""
+    try:
+        next(iter(channel.stream_stream(method)(iter([b""]), timeout=2)), None)
+    except grpc.RpcError as error:
+        return error.code()
+    return None
 
 
 def pages_answered(address: str, port: int) -> list[str]:

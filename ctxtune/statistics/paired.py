@@ -1,17 +1,13 @@
 """Two arms over the same seeds: the difference, its test, its size, and how many seeds it would take to see it."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy import special, stats
 
 from ctxtune.statistics.intervals import Floats, Interval, bootstrap_interval, t_interval
 
-POWER = 0.8
-MOST_PAIRS = 2000
 
 
 @dataclass(frozen=True)
@@ -93,38 +89,6 @@ def hedges_effect_size(differences: Floats) -> float:
 def wilcoxon_can_reach(count: int, level: float) -> bool:
     """Whether the signed-rank test of so many pairs can give a p-value of at most `level`: its smallest is 2 / 2^n."""
     return 2.0 ** (1 - count) <= level
-
-
-@lru_cache(maxsize=512)
-def pairs_needed(effect_size: float, level: float, power: float = POWER) -> int | None:
-    """How many pairs would find a true effect of this size (d_z) at this level with this power (statsmodels).
-
-    None: more than `MOST_PAIRS`.
-    """
-    from statsmodels.stats.power import ttest_power
-
-    size = min(abs(effect_size), 6.0)  # beyond, the noncentral t overflows, and 3 pairs are enough at any level in use
-    counts = range(2, MOST_PAIRS + 1)
-    found = bisect_left(counts, power, key=lambda count: ttest_power(size, count, level, count - 1))
-    return counts[found] if found < len(counts) else None
-
-
-@lru_cache(maxsize=512)
-def detectable_effect(count: int, level: float, power: float = POWER) -> float:
-    """The smallest true effect size (d_z) that so many pairs find with this power; not a number for fewer than 2."""
-    if count < 2:
-        return float("nan")
-    # The noncentrality at which the upper tail has the wanted power, by bisection; the other tail has none there.
-    low, high = 0.0, 200.0
-    degrees = count - 1
-    critical = float(stats.t.isf(level / 2, degrees))
-    for _ in range(60):
-        middle = (low + high) / 2
-        if float(stats.nct.sf(critical, degrees, middle)) < power:
-            low = middle
-        else:
-            high = middle
-    return high / float(np.sqrt(count))
 
 
 def _constant(differences: Floats) -> bool:

@@ -87,6 +87,7 @@ def design_of(ablation: Ablation) -> dict[str, Any]:
         "mode": ablation.compare.mode,
         "correction": ablation.compare.correction,
         "reference": reference,
+        "equivalence": ablation.compare.equivalence,
         "design": ablation.design,
         "seeds": ablation.seeds,
         "repeats": repeats_of(ablation),
@@ -180,7 +181,11 @@ def _compared(
     ]
     mode: Literal["max", "min"] = ablation.compare.mode
     known = [difference for difference in differences if difference is not None]
-    verdicts = iter(judge_family(known, mode=mode, unfinished=len(differences) - len(known)))
+    verdicts = iter(
+        judge_family(
+            known, mode=mode, unfinished=len(differences) - len(known), equivalence=ablation.compare.equivalence
+        )
+    )
     compared = []
     for each, difference in zip(contrasts, differences, strict=True):
         found = (None, None) if difference is None else (difference.interval, next(verdicts))

@@ -73,6 +73,9 @@ class CompareSettings(ObjectiveSettings):
     """
 
     correction: Literal["holm"] = "holm"
+    equivalence: float | None = Field(
+        0.005, gt=0, lt=1, description="the largest difference that is practically none; null: equality is not tested"
+    )
 
     def scored_metric(self, *, confirmatory: bool) -> str:
         """The metric that the cells' final scores have in tracking."""

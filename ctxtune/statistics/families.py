@@ -7,13 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from ctxtune.statistics.paired import PairedDifference, detectable_effect, pairs_needed, wilcoxon_can_reach
+from ctxtune.statistics.equivalence import equivalence_p_value
+from ctxtune.statistics.intervals import Interval
+from ctxtune.statistics.paired import PairedDifference, wilcoxon_can_reach
 
 LEVEL = 0.05
-MANY_SEEDS = 30
-"""Where even more pairs than this would be needed to see a difference as large as the observed one, the verdict is
-"no evidence", not "too few seeds"."""
-Judgement = Literal["better", "worse", "no evidence", "too few seeds to tell", "no difference", "cannot be tested"]
+Judgement = Literal["better", "worse", "practically equal", "inconclusive", "no difference", "cannot be tested"]
 
 
 @dataclass(frozen=True)
@@ -23,22 +22,21 @@ class Verdict:
     Attributes:
         corrected_p: Holm-adjusted p of the paired t-test over the family.
         wilcoxon_p: Holm-adjusted likewise; None where its smallest possible p cannot reach the corrected level.
-        pairs_needed: to find a difference as large as the observed one with 80 % power at the level of the whole
-            family's strictest step; None where there is nothing to say.
-        detectable: the smallest true mean difference that these pairs find with 80 % power at that level.
+        equivalence_p: Holm-adjusted p of the two one-sided tests over the family; None where no margin was stated.
+        interval: of the mean difference, as in the contrast.
     """
 
     judgement: Judgement
     corrected_p: float
     wilcoxon_p: float | None
-    pairs_needed: int | None
-    detectable: float
+    equivalence_p: float | None
+    interval: Interval
 
     @property
     def words(self) -> str:
-        """The verdict in plain words."""
-        if self.judgement == "too few seeds to tell" and self.pairs_needed is not None:
-            return f"too few seeds to tell: n needed ~ {self.pairs_needed}"
+        """The verdict in plain words; differences in points (hundredths), scores being shares."""
+        if self.judgement == "inconclusive" and math.isfinite(self.interval.low):
+            return f"inconclusive: between {_points(self.interval.low)} and {_points(self.interval.high)}"
         return str(self.judgement)
 
 
@@ -62,46 +60,58 @@ def judge_family(
     mode: Literal["max", "min"] = "max",
     level: float = LEVEL,
     unfinished: int = 0,
+    equivalence: float | None = None,
 ) -> list[Verdict]:
-    """Judge all contrasts of a family together, so that the chance of any false "better" or "worse" is at most `level`.
+    """Judge all contrasts of a family together.
+
+    The chance of any false "better" or "worse" is at most `level`, and so is that of any false "practically equal":
+    Holm's correction runs over the tests of a difference and over the tests of equivalence. A difference that is
+    found and shown to be smaller than the margin is "practically equal".
 
     Args:
         mode: whether more of the metric is better ("max") or less ("min").
         unfinished: contrasts of the family that have no pairs yet; they count in the correction from the start.
+        equivalence: the largest difference that is practically none, stated before the study; None: not asked.
     """
     if not contrasts:
         return []
     strictest = level / (len(contrasts) + unfinished)
     waiting = [math.nan] * unfinished
-    corrected = holm([*(contrast.p_value for contrast in contrasts), *waiting])[: len(contrasts)]
-    reach = [wilcoxon_can_reach(contrast.count, strictest) for contrast in contrasts]
-    ranks = [each.wilcoxon_p if able else math.nan for each, able in zip(contrasts, reach, strict=True)]
-    ranked = holm([*ranks, *waiting])[: len(contrasts)]
+
+    def corrected(p_values: list[float]) -> list[float]:
+        return holm([*p_values, *waiting])[: len(contrasts)]
+
+    differences = corrected([each.p_value for each in contrasts])
+    reach = [wilcoxon_can_reach(each.count, strictest) for each in contrasts]
+    ranks = corrected([each.wilcoxon_p if able else math.nan for each, able in zip(contrasts, reach, strict=True)])
+    equal: list[float | None] = [None] * len(contrasts)
+    if equivalence is not None:
+        equal = list(corrected([equivalence_p_value(each.differences, equivalence) for each in contrasts]))
     return [
-        _judge(contrast, p_value, rank_p if able else None, mode, level, strictest)
-        for contrast, p_value, rank_p, able in zip(contrasts, corrected, ranked, reach, strict=True)
+        Verdict(
+            _judgement(contrast, p_value, equal_p, mode, level),
+            p_value,
+            rank_p if able else None,
+            equal_p,
+            contrast.interval,
+        )
+        for contrast, p_value, rank_p, able, equal_p in zip(contrasts, differences, ranks, reach, equal, strict=True)
     ]
 
 
-def _judge(
-    contrast: PairedDifference, p_value: float, rank_p: float | None, mode: str, level: float, strictest: float
-) -> Verdict:
-    needed = pairs_needed(round(contrast.effect_size, 3), strictest) if math.isfinite(contrast.effect_size) else None
-    if needed is not None and not p_value <= level:
-        needed = max(needed, contrast.count + 1)
-    detectable = detectable_effect(contrast.count, strictest) * contrast.deviation
-    return Verdict(_judgement(contrast, p_value, needed, mode, level), p_value, rank_p, needed, detectable)
-
-
-def _judgement(contrast: PairedDifference, p_value: float, needed: int | None, mode: str, level: float) -> Judgement:
+def _judgement(contrast: PairedDifference, p_value: float, equal_p: float | None, mode: str, level: float) -> Judgement:
     if not np.any(contrast.differences):
         return "no difference"
     if contrast.count < 2:
-        return "too few seeds to tell"
+        return "inconclusive"
+    if equal_p is not None and equal_p <= level:
+        return "practically equal"
     if math.isnan(p_value):
         return "cannot be tested"
     if p_value <= level:
         return "better" if (contrast.interval.mean > 0) == (mode == "max") else "worse"
-    if contrast.count < 3 or (needed is not None and needed <= MANY_SEEDS):
-        return "too few seeds to tell"
-    return "no evidence"
+    return "inconclusive"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", "−")

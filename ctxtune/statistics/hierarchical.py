@@ -1,9 +1,10 @@
-"""A bootstrap that resamples seeds and classes: would the difference hold with other seeds and on other classes?"""
+"""Seeds and classes: would the difference hold with other seeds and on other classes?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from ctxtune.statistics.intervals import Floats, Interval
 
@@ -31,13 +32,15 @@ def hierarchical_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of the mean paired difference over resampled units and classes.
+    """Interval of the mean paired difference for other units (seeds) and other classes of the same kind.
 
-    Both arms have one entry a fold. Each replicate draws the units (seeds) with replacement, then, within each fold,
-    the classes; the same draws serve both arms, and every unit, since all are scored on the same classes: seeds and
-    classes are crossed, and drawing classes anew for every seed would let their luck average out (the pigeonhole
-    bootstrap, Owen 2007; slightly wide rather than narrow). A fold's score is its sums over its counts, a unit's score
-    the mean over folds.
+    Both arms have one entry a fold. Units and classes are crossed: every unit is scored on the same classes. The
+    variance of the mean is that over units, s^2 / n of the units' differences, plus that over classes, from a bootstrap
+    that draws the classes of each fold, the same draws for both arms and all units. What units and classes have
+    together is counted in both, which makes the interval slightly wide. It is Student's, with the degrees of freedom of
+    Satterthwaite (1946): a percentile interval of five units holds the true mean in some 88 of 100 cases, because
+    drawing five again gives 4/5 of their variance and no more than their range. A fold's score is its sums over its
+    counts, a unit's score the mean over folds.
 
     Raises:
         ValueError: the arms do not match in folds, units or classes.
@@ -46,20 +49,29 @@ def hierarchical_interval(
         raise ValueError("both arms need the same folds")
     units = len(ours[0].sums)
     generator = np.random.default_rng(seed)
-    drawn = _weights(generator, units, resamples)  # (resamples, units)
-    differences = np.zeros((resamples, units))
-    observed = 0.0
+    by_unit = np.zeros(units)
+    over_classes = np.zeros(resamples)
+    classes = 0
     for our_fold, their_fold in zip(ours, theirs, strict=True):
         shapes = {array.shape for fold in (our_fold, their_fold) for array in (fold.sums, fold.counts)}
         if len(shapes) != 1 or len(our_fold.sums) != units:
             raise ValueError(f"both arms need the same units and classes; found arrays of {sorted(shapes)}")
-        weights = _weights(generator, our_fold.sums.shape[1], resamples)
-        differences += _score(our_fold, weights) - _score(their_fold, weights)
-        everything = np.ones((1, our_fold.sums.shape[1]))
-        observed += float((_score(our_fold, everything) - _score(their_fold, everything)).mean())
-    values = (differences * drawn).sum(axis=1) / units / len(ours)
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(observed / len(ours), float(low), float(high), units)
+        there = our_fold.sums.shape[1]
+        classes += there
+        everything, weights = np.ones((1, there)), _weights(generator, there, resamples)
+        by_unit += (_score(our_fold, everything) - _score(their_fold, everything))[0] / len(ours)
+        over_classes += (_score(our_fold, weights) - _score(their_fold, weights)).mean(axis=1) / len(ours)
+    mean = float(by_unit.mean())
+    if units < 2:
+        return Interval(mean, float("nan"), float("nan"), units)
+    # A bootstrap of m classes has (m - 1) / m of their variance.
+    parts = np.array([by_unit.var(ddof=1) / units, over_classes.var() * classes / max(1, classes - len(ours))])
+    variance = float(parts.sum())
+    if variance == 0:
+        return Interval(mean, mean, mean, units)
+    freedom = variance**2 / float((parts**2 / np.array([units - 1, max(1, classes - len(ours))])).sum())
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * float(np.sqrt(variance))
+    return Interval(mean, mean - half, mean + half, units)
 
 
 def _weights(generator: np.random.Generator, items: int, resamples: int) -> Floats:

@@ -9,7 +9,6 @@ from scipy import special, stats
 from ctxtune.statistics.intervals import Floats, Interval, bootstrap_interval, t_interval
 
 
-
 @dataclass(frozen=True)
 class PairedDifference:
     """Ours minus theirs over n pairs.

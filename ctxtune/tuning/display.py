@@ -164,8 +164,6 @@ def _verdict(space: SweepConfig, result: Outcome) -> str:
         "no difference": "no difference to the start on the test classes in any seed",
         "cannot be tested": "the difference to the start is the same in every seed and cannot be tested",
     }
-    unclear = "no evidence of a difference to the start on the test classes (the interval holds 0)"
-    if judged.verdict.pairs_needed is not None and judged.verdict.judgement == "too few seeds to tell":
-        unclear += f"; {judged.verdict.words}"
+    unclear = f"the difference to the start on the test classes is {judged.verdict.words} points (the interval holds 0)"
     title = metric_title(judged.metric.removeprefix("test/"))
     return f"{title}: {words.get(judged.verdict.judgement, unclear)}."

@@ -158,7 +158,7 @@ def test_a_contrast_without_pairs_counts_in_the_correction(quickstart, journal):
     assert verdicts["contrastive_only"] is None
     p_value = stats.ttest_rel(ours, start).pvalue
     assert p_value < 0.05 < 2 * p_value  # alone it would be "better"
-    assert verdicts["no_query_expansion"].judgement == "too few seeds to tell"
+    assert verdicts["no_query_expansion"].judgement == "inconclusive"
     shown = {each["cell"]: each["corrected_p"] for each in summary_of(result)["contrasts"]}
     assert shown == {"no_query_expansion": pytest.approx(2 * p_value), "contrastive_only": None}
 
@@ -263,7 +263,7 @@ def test_the_table_of_cells_cuts_no_word_in_a_terminal(quickstart, journal, caps
     table = printed.partition("Nothing was tuned")[0]
     assert all(len(line) <= width for line in table.splitlines())
     verdicts = [each.verdict.words for each in outcome.contrasts]
-    assert any(words.startswith("too few seeds to tell: n needed") for words in verdicts)
+    assert any(words.startswith("inconclusive: between") for words in verdicts)
     for words in [*verdicts, *(cell.name for cell in cells)]:
         assert set(words.split()) <= set(table.split())
 

@@ -56,7 +56,9 @@ def judge_contrasts(data: AblationData) -> list[JudgedContrast]:
     ended = data.study.parent.state not in ("running", "killed")
     whole = [difference is not None and (ended or difference.count >= planned) for _, difference in found]
     known = [difference for (_, difference), all_there in zip(found, whole, strict=True) if difference and all_there]
-    verdicts = iter(judge_family(known, mode=design.mode, unfinished=len(found) - len(known)))
+    verdicts = iter(
+        judge_family(known, mode=design.mode, unfinished=len(found) - len(known), equivalence=design.equivalence)
+    )
     return [
         JudgedContrast(
             contrast,

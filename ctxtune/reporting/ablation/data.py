@@ -48,11 +48,13 @@ class Design(_Plain):
 
     Attributes:
         folds: that every seed is scored on, as in the runs' tag; None in those that were written without.
+        equivalence: the largest difference that is practically none, as stated beforehand; None where nothing was.
     """
 
     name: str
     metric: str
     mode: Literal["max", "min"] = "max"
+    equivalence: float | None = None
     reference: str
     design: str = "grid"
     seeds: int

@@ -68,7 +68,7 @@ def _forest_row(axes: Axes, place: float, each: JudgedContrast) -> Span | None:
     if each.over_classes is not None:
         axes.plot([100 * each.over_classes.low, 100 * each.over_classes.high], [place] * 2, color=LIGHT, linewidth=5,
                   solid_capstyle="butt", zorder=1)  # fmt: skip
-    marker = {"better": "^", "worse": "v"}.get(judgement, "o")
+    marker = {"better": "^", "worse": "v", "practically equal": "s"}.get(judgement, "o")
     axes.plot([100 * interval.mean], [place], marker, color=colour, markersize=6.5, zorder=3)
     return (place, 100 * interval.low, 100 * interval.high, colour) if math.isfinite(interval.low) else None
 

@@ -15,7 +15,7 @@ from ctxtune.reporting.numbers import capital, percent_interval, price
 from ctxtune.reporting.provenance import provenance_section
 from ctxtune.reporting.setup import setup_table
 from ctxtune.reporting.study import bill, device_of, hours
-from ctxtune.statistics import LEVEL, MANY_SEEDS
+from ctxtune.statistics import LEVEL
 from ctxtune.text import counted, duration
 
 _DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time", "leave_one_out": "leave one out"}
@@ -228,12 +228,21 @@ def method_paragraphs(data: AblationData) -> list[str]:
         "finished count, and none is judged before all its replications are there. The Wilcoxon signed-rank test is shown "
         "only where its smallest possible p-value can reach the corrected level. Effect g: mean over standard deviation of "
         "the paired differences (d_z) with Hedges' correction for few pairs.",
-        "n needed: pairs with which a true difference of the observed size would be found with 80 % power at the level "
-        f"of Holm's strictest step; observed sizes from few {unit}s are rough, and so is n. Above {MANY_SEEDS} the verdict is "
-        '"no evidence". That is no proof of equality: the interval says how large a difference may still be.',
+        f"{_equivalence_words(design.equivalence)} Inconclusive is what shows neither: the interval says how large a "
+        "difference may still be.",
         "Bootstrap: bias-corrected and accelerated, 9,999 resamples; with five values it is too narrow (some 85 % instead of "
         "95 %), so the t-interval counts, and of fewer it is not shown. Seeds and classes: both are resampled, each draw of "
         "classes serving all seeds and both arms; it is the interval for other classes of the same kind, and with few seeds "
         "too narrow in their part.",
     ]
     return paragraphs
+
+
+def _equivalence_words(margin: float | None) -> str:
+    if margin is None:
+        return "No margin of practical equality was stated beforehand, so equality is not tested."
+    return (
+        f"Practically equal: two one-sided paired t-tests show the difference to be less than {100 * margin:g} points, the "
+        "margin that the file states, with Holm's correction over the file; a difference that is found, yet shown to be "
+        "smaller than the margin, is practically equal too."
+    )

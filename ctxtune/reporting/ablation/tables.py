@@ -110,8 +110,7 @@ def _record(each: JudgedContrast) -> dict[str, Any]:
         "p_holm": verdict.corrected_p,
         "p_wilcoxon_holm": verdict.wilcoxon_p,
         "effect_size_g": difference.effect_size,
-        "pairs_needed": verdict.pairs_needed,
-        "smallest_detectable_difference": verdict.detectable,
+        "p_equivalence_holm": verdict.equivalence_p,
         "verdict": verdict.words,
         "condition": each.condition,
     }

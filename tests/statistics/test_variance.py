@@ -1,0 +1,47 @@
+"""Components of variance, and intervals over seeds and classes where either dominates."""
+
+import numpy as np
+import pytest
+
+from ctxtune.statistics import ClassScores, crossed_components, hierarchical_interval, nested_components
+
+
+def test_crossed_components_are_recovered_on_average():
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        seed, fold = generator.normal(0, 2.0, (6, 1)), generator.normal(0, 3.0, (1, 4))
+        found.append(crossed_components(seed + fold + generator.normal(0, 1.0, (6, 4))))
+    assert np.mean([each.seed for each in found]) == pytest.approx(4.0, rel=0.1)
+    assert np.mean([each.fold for each in found]) == pytest.approx(9.0, rel=0.1)
+    assert np.mean([each.residual for each in found]) == pytest.approx(1.0, rel=0.05)
+
+
+def test_nested_components_are_recovered_on_average():
+    generator = np.random.default_rng(1)
+    scores = generator.normal(0, 2.0, (2000, 8, 1)) + generator.normal(0, 1.0, (2000, 8, 5))
+    found = [nested_components(each) for each in scores]
+    assert np.mean([each.tuning for each in found]) == pytest.approx(4.0, rel=0.1)
+    assert np.mean([each.seed for each in found]) == pytest.approx(1.0, rel=0.05)
+
+
+def test_components_need_replications():
+    with pytest.raises(ValueError, match="two seeds and two folds"):
+        crossed_components(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="two repeats of two seeds"):
+        nested_components(np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize(("of_seeds", "of_classes"), [(0.03, 0.02), (0.01, 0.06), (0.02, 0.10)])
+def test_the_interval_over_seeds_and_classes_holds_its_level(of_seeds, of_classes):
+    """Whether seeds or classes dominate, five seeds and forty classes cover the true difference in about 95 of 100."""
+    generator = np.random.default_rng(7)
+    held = 0
+    for experiment in range(400):
+        by_seed, by_class = generator.normal(0, of_seeds, (5, 1)), generator.normal(0, of_classes, (1, 40))
+        counts = np.full((5, 40), 20.0)
+        ours = ClassScores((0.6 + 0.03 + by_seed + by_class + generator.normal(0, 0.03, (5, 40))) * counts, counts)
+        theirs = ClassScores(np.full((5, 40), 0.6) * counts, counts)
+        found = hierarchical_interval([ours], [theirs], resamples=400, seed=experiment)
+        held += found.low <= 0.03 <= found.high
+    assert 0.92 <= held / 400 <= 0.99

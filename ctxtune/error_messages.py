@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctxtune.settings import REFUSED
+from ctxtune.text import shortened
+from ctxtune.yaml_text import quoted
 
 _EXPECTED = {
     "int_parsing": "a whole number",
@@ -32,11 +34,16 @@ _BOUNDS = {
     "less_than_equal": ("le", "a number of at most {}"),
     "too_short": ("min_length", "at least {} items"),
     "too_long": ("max_length", "at most {} items"),
+    "string_too_long": ("max_length", "at most {} characters"),
 }
 
 
-def in_words(problems: Sequence[Mapping[str, Any]]) -> str:
+def in_words(problems: Sequence[Mapping[str, Any]], written: str | None = None) -> str:
     """What is wrong with one value, from all that pydantic says of it: one problem for each kind that it might be.
+
+    Args:
+        problems: of pydantic.
+        written: the value as the file has it, where YAML reads no text there.
 
     >>> in_words([{"type": "literal_error", "msg": "", "input": "some", "ctx": {"expected": "'auto'"}},
     ...           {"type": "int_parsing", "msg": "", "input": "some"}])
@@ -45,6 +52,9 @@ def in_words(problems: Sequence[Mapping[str, Any]]) -> str:
     told = [problem for problem in problems if problem["type"] in ("value_error", REFUSED)]
     if told:
         return str(told[0]["msg"]).removeprefix("Value error, ")
+    kinds = {problem["type"] for problem in problems}
+    if written is not None and kinds & {"string_type", "string_pattern_mismatch"}:
+        return f"expected text; YAML reads {shortened(written)} as {_kind(problems[0]['input'])}; {quoted(written)}"
     expected = list(dict.fromkeys(filter(None, map(_expected, problems))))
     found = problems[0]["input"]
     if not expected:
@@ -53,7 +63,13 @@ def in_words(problems: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _shown(found: Any) -> str:
-    return "a block of keys" if isinstance(found, Mapping) else repr(found)
+    return "a block of keys" if isinstance(found, Mapping) else shortened(repr(found), 200)
+
+
+def _kind(found: Any) -> str:
+    if found is None or isinstance(found, bool):
+        return "null" if found is None else str(found).lower()
+    return "a number" if isinstance(found, (int, float)) else type(found).__name__
 
 
 def _expected(problem: Mapping[str, Any]) -> str | None:

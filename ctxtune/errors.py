@@ -1,6 +1,10 @@
 """Errors that a user can mend. Commands print their message, without a traceback, and exit with status 2."""
 
+import difflib
 from pathlib import Path
+
+NEIGHBORS_NAMED = 12
+"""Files that an error names in full."""
 
 
 class CtxtuneError(Exception):
@@ -12,12 +16,13 @@ class ConfigError(CtxtuneError):
 
 
 def no_such_file(path: Path) -> ConfigError:
-    """The error for a YAML file that is missing, with those that lie beside it."""
-    there = (
-        sorted(item.name for item in path.parent.iterdir() if item.suffix in {".yaml", ".yml"})
-        if path.parent.is_dir()
-        else []
-    )
+    """The error for a YAML file that is missing, with those that lie beside it: of many, those of a like name."""
+    try:
+        there = sorted(item.name for item in path.parent.iterdir() if item.suffix in {".yaml", ".yml"})
+    except OSError:
+        there = []
+    if len(there) > NEIGHBORS_NAMED:
+        there = difflib.get_close_matches(path.name, there, n=3)
     return ConfigError(f"{path}: no such file" + (f"; in {path.parent} there are {', '.join(there)}" if there else ""))
 
 

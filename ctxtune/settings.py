@@ -1,8 +1,9 @@
 """The base of every settings model: immutable, and a key that nobody reads is an error."""
 
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 REFUSED = "refused"
@@ -13,6 +14,29 @@ class Settings(BaseModel):
     """One block of the config tree. Unknown keys, NaN and infinities are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        # Pydantic takes true for 1, and YAML takes yes and on for true: `epochs: yes` would train one epoch.
+        for name, field in cls.model_fields.items() if isinstance(data, Mapping) else ():
+            if name in data and _holds_stray_truth(data[name], field.annotation):
+                refuse(cls, (name,), f"expected a number; found {str(data[name]).lower()}")
+        return data
+
+
+def _holds_stray_truth(value: Any, annotation: Any) -> bool:
+    """Whether true or false stands where the annotation knows numbers and nothing else."""
+    if isinstance(value, (list, tuple)):
+        return any(_holds_stray_truth(item, annotation) for item in value)
+    return isinstance(value, bool) and bool(kinds := _kinds(annotation)) and kinds <= {int, float, Literal, type(None)}
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    arguments = get_args(annotation)
+    if not arguments:
+        return {annotation if isinstance(annotation, type) else Literal}
+    return {kind for argument in arguments if argument is not ... for kind in _kinds(argument)}
 
 
 def refuse(model: type[BaseModel], location: tuple[str | int, ...], message: str) -> NoReturn:

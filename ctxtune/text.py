@@ -1,4 +1,4 @@
-"""Durations and counts as people say them."""
+"""Durations, counts and long values as people say them."""
 
 import math
 
@@ -24,3 +24,12 @@ def counted(count: float, noun: str) -> str:
     """
     number = f"{count:,}".removesuffix(".0")
     return f"{number} {noun}{'' if count == 1 else 's'}"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text as it is, or its beginning where it is longer than ``most`` characters.
+
+    >>> shortened("x" * 5000, 10)
+    'xxxxxxxxxx... (5,000 characters)'
+    """
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

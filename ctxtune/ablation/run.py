@@ -5,8 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from ctxtune.ablation.outcome import AblationOutcome, design_of, outcome_of, summary_of
 from ctxtune.ablation.runs import cell_specs, next_trial, repeats_of, run_count, tuned_configuration
 from ctxtune.ablation.searches import Searches
@@ -22,6 +20,7 @@ from ctxtune.tuning.record.results_folder import ABLATION_FILE, ResultsFolder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.stages import next_of
 from ctxtune.tuning.startup import checked_place, opened
+from ctxtune.yaml_text import write_yaml
 
 _MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on")
 """What a resumed ablation may say differently. Seeds are not among it: more of them once the scores are known would be
@@ -143,7 +142,7 @@ def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connecti
     )
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)
-    recorder.tracker.log_text(recorder.sweep_id, yaml.safe_dump(tree, sort_keys=False), "ablation.yaml")
+    recorder.tracker.log_text(recorder.sweep_id, write_yaml(tree), "ablation.yaml")
     recorder.tracker.log_text(recorder.sweep_id, json.dumps(design, indent=2), "design.json")
     paths = sorted({path for cell in cells_of(ablation) for path in cell.settings})
     recorder.tracker.save_view("Cells", design["metric"], paths, mode=ablation.compare.mode, kind="cell")

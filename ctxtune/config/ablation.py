@@ -2,22 +2,23 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
 from ctxtune.config.paths import did_you_mean
-from ctxtune.config.search import Dimension, ObjectiveSettings, TrialFile
+from ctxtune.config.search import LONGEST_NAME, MOST_SEEDS, Dimension, ObjectiveSettings, TrialFile
 from ctxtune.error_messages import in_words
 from ctxtune.settings import Settings, refuse
+from ctxtune.text import shortened
 
 Design = Literal["grid", "one_factor_at_a_time", "leave_one_out"]
 Level = bool | int | float | str | None
 FULL = "full"
 """The arm of `leave_one_out` that has every component."""
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.+-]*$"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9 _.+-]*"
 
 
 class BestOf(Settings):
@@ -43,8 +44,8 @@ class TuneEachSettings(Settings):
         seed: of the sampler; the same for every cell.
     """
 
-    trials: int = Field(16, ge=2, description="one is the cell's own configuration: a search needs another")
-    repeats: PositiveInt = 1
+    trials: int = Field(16, ge=2, le=10_000, description="one is the cell's own configuration: a search needs another")
+    repeats: int = Field(1, ge=1, le=MOST_SEEDS)
     space: dict[str, Dimension] = {}
     spaces: dict[str, dict[str, Dimension | None]] = {}
     constraints: tuple[str, ...] = ()
@@ -52,7 +53,7 @@ class TuneEachSettings(Settings):
     ties: dict[str, str] = {}
     folds: tuple[NonNegativeInt, ...] | None = None
     sampler: Literal["tpe", "random"] = "tpe"
-    startup_trials: PositiveInt = 5
+    startup_trials: int = Field(5, ge=1, le=10_000)
     seed: NonNegativeInt = 0
 
     @field_validator("space", "spaces", mode="before")
@@ -98,7 +99,7 @@ class Ablation(TrialFile):
     """
 
     based_on: str | None = None
-    seeds: PositiveInt = 5
+    seeds: int = Field(5, ge=1, le=MOST_SEEDS)
     reference: str | None = None
     design: Design = "grid"
     variants: dict[str, dict[str, Any]] = {"base": {}}
@@ -106,7 +107,7 @@ class Ablation(TrialFile):
     tune_each: TuneEachSettings | None = None
     compare: CompareSettings = CompareSettings()
     confirmatory: bool = False
-    max_concurrent: Literal["auto"] | PositiveInt = "auto"
+    max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
 
     @field_validator("variants", "factors", mode="before")
     @classmethod
@@ -118,9 +119,10 @@ class Ablation(TrialFile):
     @classmethod
     def _names(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name in variants:
-            if not re.match(_NAME, name):
+            if not re.fullmatch(_NAME, name) or len(name) > LONGEST_NAME:
                 raise ValueError(
-                    f"{name!r} cannot name a variant: letters, digits, spaces and _ . + - only, a letter or digit first"
+                    f"{shortened(name)!r} cannot name a variant: letters, digits, spaces and _ . + - only, a letter or digit "
+                    f"first, {LONGEST_NAME} at most"
                 )
         if not variants:
             raise ValueError("there is no variant; write at least one, such as `full: {}`")

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ from ctxtune.config.search import (
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError
+
+LONGEST_KEY = 120
+MOST_CELLS = 2_000
 
 
 class ArmError(ConfigError):
@@ -72,6 +76,7 @@ def cells_of(ablation: Ablation) -> list[Cell]:
         ArmError: an arm that cannot be resolved, changes nothing or what is not read, or is the same as another.
     """
     cells: list[Cell] = []
+    _check_size(ablation)
     shown = _shown_factors(ablation)
     for arm, settings in ablation.arms().items():
         for path in settings:
@@ -87,6 +92,13 @@ def cells_of(ablation: Ablation) -> list[Cell]:
         _check_effect(ablation, cell)
     _check_distinct(ablation, cells)
     return cells
+
+
+def _check_size(ablation: Ablation) -> None:
+    levels = [len(each) for each in ablation.factors.values()]
+    combinations = math.prod(levels) if ablation.design != "one_factor_at_a_time" else 1 + sum(levels) - len(levels)
+    if (count := len(ablation.arms()) * combinations) > MOST_CELLS:
+        raise ArmError(("factors",), f"{count:,} cells are too many; {MOST_CELLS:,} at most")
 
 
 def reference_cell(ablation: Ablation, cells: list[Cell]) -> Cell:
@@ -389,6 +401,8 @@ def _has(trial: TrialSettings, path: str) -> bool:
 
 def _key(name: str, before: list[Cell]) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", name)
+    if len(plain) > LONGEST_KEY:  # files are called so
+        plain = f"{plain[: LONGEST_KEY - 13]}-{_digest(name)}"
     taken = {cell.key for cell in before}
     return plain if plain not in taken else f"{plain}-{len(before)}"
 

@@ -9,10 +9,17 @@ True
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from ctxtune.text import shortened
+
+MOST_CHARACTERS = 1000
+MOST_PIECES = 200
+"""Of one expression: paths, numbers, operators, list items. Bounds the depth, too."""
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
@@ -20,7 +27,7 @@ _BINARY: dict[type, Callable[[Any, Any], Any]] = {
 _COMPARE: dict[type, Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
     ast.NotEq: operator.ne, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
-    ast.Is: operator.is_, ast.IsNot: operator.is_not,
+    ast.Is: operator.eq, ast.IsNot: operator.ne,  # plain data has no identity
 }  # fmt: skip
 
 
@@ -37,24 +44,44 @@ class Expression:
 
         Raises:
             KeyError: from ``lookup``, for a path that has no value.
-            TypeError: values that cannot be compared, such as null with a number.
+            TypeError: values that cannot be compared, such as null with a number, or arithmetic with what is no number.
+            ArithmeticError: a division by zero, a number beyond what floating point holds.
         """
         return bool(_evaluate(self._node, lookup))
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Expression:
     """Parse an expression of dotted paths, numbers, strings, lists, arithmetic, comparisons, and / or / not.
 
     Raises:
         ValueError: anything else, in words.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"{shortened(text)!r} is no expression: {MOST_CHARACTERS} characters at most")
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's, about `is` with a number
+            node = ast.parse(text.strip(), mode="eval").body
+        pieces = sum(isinstance(piece, ast.expr) for piece in ast.walk(node))
     except SyntaxError as error:
         raise ValueError(f"{text!r} is not an expression: {error.msg}") from None
+    except (
+        ValueError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+    ):  # what Python says of text that it cannot parse at all
+        raise ValueError(f"{shortened(text)!r} is not an expression") from None
+    if pieces > MOST_PIECES:
+        raise ValueError(f"{shortened(text)!r} has {pieces} pieces; {MOST_PIECES} at most")
     paths: set[str] = set()
     _check(node, text, paths)
     return Expression(text, frozenset(paths), node)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _dotted(node: ast.expr) -> str | None:
@@ -80,6 +107,8 @@ def _check(node: ast.expr, text: str, paths: set[str]) -> None:
             children: list[ast.expr] = []
         case ast.BinOp() if type(node.op) in _BINARY:
             children = [node.left, node.right]
+            if any(isinstance(each, ast.List | ast.Tuple) or _is_text(each) for each in children):
+                raise ValueError(f"{text!r} calculates with a text or a list; arithmetic is for numbers")
         case ast.UnaryOp(op=ast.USub() | ast.Not()):
             children = [node.operand]
         case ast.BoolOp():
@@ -90,7 +119,7 @@ def _check(node: ast.expr, text: str, paths: set[str]) -> None:
             children = node.elts
         case _:
             raise ValueError(
-                f"{text!r} holds {ast.unparse(node)!r}; allowed are paths, numbers, strings, lists, arithmetic, "
+                f"{text!r} holds {shortened(ast.unparse(node))!r}; allowed are paths, numbers, strings, lists, arithmetic, "
                 "comparisons, and, or, not"
             )
     for child in children:
@@ -105,11 +134,11 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Any]) -> Any:
         case ast.Constant():
             return node.value
         case ast.BinOp():
-            return _BINARY[type(node.op)](_evaluate(node.left, lookup), _evaluate(node.right, lookup))
+            return _calculated(_BINARY[type(node.op)], _evaluate(node.left, lookup), _evaluate(node.right, lookup))
         case ast.UnaryOp(op=ast.Not()):
             return not _evaluate(node.operand, lookup)
         case ast.UnaryOp():
-            return -_evaluate(node.operand, lookup)
+            return _calculated(operator.mul, -1, _evaluate(node.operand, lookup))
         case ast.BoolOp(op=ast.And()):
             return all(_evaluate(value, lookup) for value in node.values)
         case ast.BoolOp():
@@ -125,3 +154,11 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Any]) -> Any:
         case ast.List() | ast.Tuple():
             return [_evaluate(element, lookup) for element in node.elts]
     raise AssertionError(f"_check let {ast.dump(node)} pass")
+
+
+def _calculated(operation: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """Of numbers alone: Python would multiply texts and lists, to any length."""
+    for value in (left, right):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"no arithmetic with {value!r}")
+    return operation(left, right)

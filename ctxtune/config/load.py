@@ -1,5 +1,6 @@
 """Files into typed settings, with one clear error for whatever is wrong."""
 
+import itertools
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,21 +9,27 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ctxtune.config.paths import Location, did_you_mean, get_path, merge
+from ctxtune.config.points import expression_problem
 from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
 from ctxtune.config.search import SweepConfig, TrialFile
-from ctxtune.config.source import Source, apply_overrides, read_source
+from ctxtune.config.source import Override, Source, apply_overrides, read_source
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe
+from ctxtune.text import counted, shortened
 
 _DOTTED_BLOCKS: tuple[Location, ...] = (("search", "space"), ("search", "conditions"), ("search", "ties"))
 _SEARCH_BLOCKS = ("search", "select", "confirm")
+MOST_PROBLEMS = 20
+"""Wrong keys that are told, a line each."""
+MOST_SAID = 1000
+"""Characters of what is said of one of them."""
 _ABLATION_BLOCKS = ("base", "variants", "factors", "tune_each", "compare")
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> SweepConfig:
+def load_search_space(path: Path | str, overrides: Iterable[str | Override] = ()) -> SweepConfig:
     """Read a search-space file.
 
     Args:
@@ -45,7 +52,7 @@ def load_search_space(path: Path | str, overrides: Iterable[str] = ()) -> SweepC
     return space
 
 
-def load_trial_file(path: Path | str, overrides: Iterable[str] = ()) -> TrialFile:
+def load_trial_file(path: Path | str, overrides: Iterable[str | Override] = ()) -> TrialFile:
     """Read the one configuration of a file: `best.yaml`, or a search-space file without its search.
 
     Raises:
@@ -59,7 +66,7 @@ def load_trial_file(path: Path | str, overrides: Iterable[str] = ()) -> TrialFil
     return validated(TrialFile, source)
 
 
-def _read(path: Path | str, overrides: Iterable[str]) -> Source:
+def _read(path: Path | str, overrides: Iterable[str | Override]) -> Source:
     source = read_source(path)
     apply_overrides(source, overrides, _DOTTED_BLOCKS, {("search", "space"): ("search", "space")})
     fill_in(source)
@@ -80,20 +87,22 @@ def fill_in(source: Source) -> None:
     trial = source.data.get("trial")
     if isinstance(trial, dict) and "recipe" in trial:
         source.data["trial"] = _with_recipe(trial, source)
-    _make_absolute(source.data)
+    _make_absolute(source)
 
 
-def _make_absolute(data: dict[str, Any]) -> None:
+def _make_absolute(source: Source) -> None:
     """Paths count from the directory of the command; trials run elsewhere, on other machines perhaps."""
-    trial = data.get("trial")
+    trial = source.data.get("trial")
     if not isinstance(trial, dict):
         return
-    dataset, model = trial.get("dataset"), trial.get("model")
-    if isinstance(dataset, dict) and isinstance(dataset.get("root"), str):
-        dataset["root"] = str(Path(dataset["root"]).expanduser().absolute())
-    weights = model.get("weights") if isinstance(model, dict) else None
-    if isinstance(model, dict) and isinstance(weights, str) and is_weight_file(weights):
-        model["weights"] = str(Path(weights).expanduser().absolute())
+    for block, key in (("dataset", "root"), ("model", "weights")):
+        settings = trial.get(block)
+        path = settings.get(key) if isinstance(settings, dict) else None
+        if isinstance(settings, dict) and isinstance(path, str) and (key == "root" or is_weight_file(path)):
+            try:
+                settings[key] = str(Path(path).expanduser().absolute())
+            except RuntimeError as error:  # ~ of somebody who is not there
+                raise source.error(("trial", block, key), f"{path}: {error}") from None
 
 
 def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:
@@ -108,7 +117,8 @@ def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:
 def laid_on(base: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """A trial with what is said laid on it; another loss drops the options of the loss before it."""
     own_loss, its_loss = said.get("loss") or {}, base.get("loss") or {}
-    if isinstance(own_loss, dict) and own_loss.get("name", its_loss.get("name")) != its_loss.get("name"):
+    both = isinstance(own_loss, dict) and isinstance(its_loss, dict)
+    if both and own_loss.get("name", its_loss.get("name")) != its_loss.get("name"):
         base = {**base, "loss": {}}
     return merge(base, said)
 
@@ -132,14 +142,19 @@ def _explained(model: type[BaseModel], source: Source, problems: Iterable[Any]) 
         # Pydantic appends the branch of a union ("int", "literal[...]") to the location: not a key of the file.
         keep = problem["type"] in ("extra_forbidden", "missing")
         by_key.setdefault(_known_part(source.data, tuple(problem["loc"]), keep_last=keep), []).append(problem)
-    return [str(source.error(location, _words(model, location, found))) for location, found in by_key.items()]
+    told = [
+        str(source.error(location, shortened(_words(model, source, location, found), MOST_SAID)))
+        for location, found in itertools.islice(by_key.items(), MOST_PROBLEMS)
+    ]
+    more = len(by_key) - len(told)
+    return [*told, f"{source.path}: and {counted(more, 'problem')} more"] if more else told
 
 
-def _words(model: type[BaseModel], location: Location, problems: list[Any]) -> str:
+def _words(model: type[BaseModel], source: Source, location: Location, problems: list[Any]) -> str:
     kinds = {problem["type"] for problem in problems}
     if "extra_forbidden" in kinds:
         return f"unknown key{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
-    return "this key is needed and missing" if "missing" in kinds else in_words(problems)
+    return "this key is needed and missing" if "missing" in kinds else in_words(problems, source.written.get(location))
 
 
 def _known_part(data: Any, location: Location, *, keep_last: bool) -> Location:
@@ -180,6 +195,11 @@ def _check_points(space: SweepConfig, source: Source) -> None:
         points = start_points(space)
     except ConfigError as error:
         raise ConfigError(f"{source.origin(('search',))}: {error}") from None
+    if (problem := expression_problem(space)) is not None:
+        raise source.error(*problem)
+    for path, partner in space.search.ties.items():
+        for each in (path, partner):
+            _check_path(space, each, source, ("search", "ties"))
     base = next(iter(points.values()), {})
     for name, point in points.items():
         _try(space, point, source, ("search", "start_from"), name)
@@ -191,9 +211,6 @@ def _check_points(space: SweepConfig, source: Source) -> None:
             if path == "loss.name" and value != space.trial.loss.name:
                 continue
             _try(space, {**base, path: value}, source, (*block, path), f"{value!r}")
-    for path, partner in space.search.ties.items():
-        for each in (path, partner):
-            _check_path(space, each, source, ("search", "ties"))
 
 
 def _check_path(space: SweepConfig, path: str, source: Source, block: Location = ("search", "space")) -> None:

@@ -10,15 +10,18 @@ from ctxtune.config.ablation import Ablation, BestOf
 from ctxtune.config.design import ArmError, cells_of, check_search, contrasts_of
 from ctxtune.config.load import fill_in, laid_on, validated
 from ctxtune.config.paths import Location
-from ctxtune.config.source import Source, apply_overrides, read_source
+from ctxtune.config.source import Override, Source, apply_overrides, read_overrides, read_source
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.text import shortened
 
 FindBest = Callable[[BestOf, dict[str, Any]], dict[str, Any]]
 """From `base: {best_of: SWEEP}` and the file's own data to the data of that sweep's best.yaml."""
 _INHERITED = ("validation", "tracking", "resources")
 
 
-def load_ablation(path: Path | str, overrides: Iterable[str] = (), *, find_best: FindBest | None = None) -> Ablation:
+def load_ablation(
+    path: Path | str, overrides: Iterable[str | Override] = (), *, find_best: FindBest | None = None
+) -> Ablation:
     """Read an ablation file.
 
     Args:
@@ -30,9 +33,9 @@ def load_ablation(path: Path | str, overrides: Iterable[str] = (), *, find_best:
         ConfigError: anything wrong in it, with file, line, key, what was found and what would be right: among others an
             arm that cannot be run, is the same as another, or changes what its run does not read.
     """
-    source, overrides = read_source(path), list(overrides)
-    named = _named(source.data, overrides)
-    apply_overrides(source, overrides, _dotted_blocks(named), _removable(named))
+    source, read = read_source(path), read_overrides(overrides)
+    named = _named(source.data, read)
+    apply_overrides(source, read, _dotted_blocks(named), _removable(named))
     if "search" in source.data:
         raise source.error(("search",), "this is a search-space file; run it with ctxtune.sweep, or name it as `base:`")
     _lay_on_base(source, find_best)
@@ -49,14 +52,14 @@ def load_ablation(path: Path | str, overrides: Iterable[str] = (), *, find_best:
     return ablation
 
 
-def _named(data: dict[str, Any], overrides: list[str]) -> set[str]:
+def _named(data: dict[str, Any], overrides: list[Override]) -> set[str]:
     """The names of variants, and of variants with a space of their own."""
     variants, tune = data.get("variants"), data.get("tune_each")
     names = set(variants) if isinstance(variants, dict) else set()
     spaces = tune.get("spaces") if isinstance(tune, dict) else None
     names |= set(spaces) if isinstance(spaces, dict) else set()
-    for text in overrides:
-        parts = text.partition("=")[0].strip().split(".")
+    for override in overrides:
+        parts = override.path.split(".")
         names |= {parts[1]} if parts[0] == "variants" and len(parts) > 2 else set()
         names |= {parts[2]} if parts[:2] == ["tune_each", "spaces"] and len(parts) > 3 else set()
     return names
@@ -86,7 +89,9 @@ def _lay_on_base(source: Source, find_best: FindBest | None) -> None:
         try:
             request = BestOf.model_validate(base)
         except ValidationError:
-            raise source.error(("base",), f"expected a file or {{best_of: SWEEP}}; found {base!r}") from None
+            raise source.error(
+                ("base",), f"expected a file or {{best_of: SWEEP}}; found {shortened(repr(base))}"
+            ) from None
         if find_best is None:
             raise source.error(("base",), "the best of a sweep is read from tracking; here is none")
         try:
@@ -95,7 +100,7 @@ def _lay_on_base(source: Source, find_best: FindBest | None) -> None:
             raise source.error(("base", "best_of"), str(error)) from None
     own = source.data.get("trial")
     if own is not None and not isinstance(own, dict):
-        raise source.error(("trial",), f"expected a block with keys; found {own!r}")
+        raise source.error(("trial",), f"expected a block with keys; found {shortened(repr(own))}")
     source.data["trial"] = laid_on(found["trial"], own or {})
     for block in _INHERITED:
         if block in found:
@@ -105,11 +110,11 @@ def _lay_on_base(source: Source, find_best: FindBest | None) -> None:
 
 def _base_file(source: Source, name: str) -> dict[str, Any]:
     """The data of a file that a base names, relative to the file that names it."""
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         other = read_source(path if path.is_absolute() else source.path.parent / path)
         fill_in(other)
-    except ConfigError as error:
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: ~ of somebody who is not there
         raise source.error(("base",), str(error)) from None
     if not isinstance(other.data.get("trial"), dict):
         raise source.error(("base",), f"{other.path} has no `trial` block")

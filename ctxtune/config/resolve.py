@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ctxtune.config.expressions import parse
 from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
 from ctxtune.config.search import SweepConfig, WarmStart
 from ctxtune.config.trial import TrialSettings
@@ -66,13 +67,22 @@ def resolve_trial(space: SweepConfig, point: Point) -> TrialSettings:
 
 
 def is_active(space: SweepConfig, path: str, point: Point) -> bool:
-    """Whether the condition of a dimension holds at a point (true where it has none)."""
+    """Whether the condition of a dimension holds at a point (true where it has none).
+
+    One that reads what has no value there, or cannot be calculated, does not hold.
+    """
     text = space.search.conditions.get(path)
-    return text is None or space.search.parsed_conditions()[path](lookup(space, point))
+    try:
+        return text is None or parse(text)(lookup(space, point))
+    except (KeyError, TypeError, ArithmeticError):
+        return False
 
 
 def is_feasible(space: SweepConfig, point: Point) -> bool:
-    """Whether a point meets every constraint; one that names a path without value does not apply."""
+    """Whether a point meets every constraint.
+
+    One that names a path without value, or compares null with a number, does not apply; one that divides by zero is not met.
+    """
     find = lookup(space, point)
     for constraint in space.search.parsed_constraints():
         try:
@@ -80,6 +90,8 @@ def is_feasible(space: SweepConfig, point: Point) -> bool:
                 return False
         except (KeyError, TypeError):
             continue
+        except ArithmeticError:
+            return False
     return True
 
 
@@ -88,15 +100,14 @@ def lookup(space: SweepConfig, point: Point) -> Any:
 
     It raises KeyError for a path that exists in neither.
     """
-    tree = space.trial.tree()
-    other_loss = point.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
+    own_loss = space.trial.loss.name
 
     def find(path: str) -> Any:
         if path in point:
             return point[path]
-        if other_loss and path.startswith("loss."):
+        if path.startswith("loss.") and point.get("loss.name", own_loss) != own_loss:
             raise KeyError(path)
-        return get_path(tree, path)
+        return get_path(space.trial.tree(), path)
 
     return find
 

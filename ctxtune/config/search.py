@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -20,7 +20,7 @@ from pydantic import (
 from ctxtune.config.expressions import Expression, parse
 from ctxtune.config.fidelity import CHANGED_BY, SearchScheduleSettings, shortened
 from ctxtune.config.objectives import check_measured
-from ctxtune.config.trial import TrialSettings
+from ctxtune.config.trial import MOST_EPOCHS, TrialSettings
 from ctxtune.data.settings import ValidationSettings
 from ctxtune.error_messages import in_words
 from ctxtune.redaction import redact
@@ -29,6 +29,13 @@ from ctxtune.settings import Settings
 _VALIDATION = re.compile(r"validation/(map_at_r|r_precision|recall_at_\d+)")
 _COSTS = ("time/seconds", "time/images_per_second", "gpu/memory_gib", "cost/gpu_hours", "cost/money")
 _TRIAL_PATH = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")
+MOST_CHOICES = 1000
+MOST_TRIALS = 1_000_000
+MOST_SEEDS = 1000
+LONGEST_NAME = 100
+"""Of a sweep: folders, files and experiments are called so, with something before and after it."""
+LARGEST_BOUND = 2.0**53
+"""Up to here floating point holds every whole number."""
 _KINDS = ("uniform", "loguniform", "quniform", "int", "logint", "choice", "fixed")
 
 
@@ -73,9 +80,13 @@ class Dimension(Settings):
         if self.kind in ("choice", "fixed"):
             if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
                 raise ValueError(f"a choice stands twice in {list(self.choices)!r}")
+            if len(self.choices) > MOST_CHOICES:
+                raise ValueError(f"{len(self.choices):,} choices are too many; {MOST_CHOICES} at most")
             return self
         if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low >= self.high:
             raise ValueError(f"the lower bound must be below the upper one; found [{self.low}, {self.high}]")
+        if max(abs(self.low), abs(self.high)) > LARGEST_BOUND:
+            raise ValueError(f"bounds lie within {LARGEST_BOUND:g}; found [{self.low}, {self.high}]")
         if self.kind in ("loguniform", "logint") and self.low <= 0:
             raise ValueError(f"{self.kind} needs bounds above 0; found {self.low}")
         if self.kind in ("int", "logint") and any(
@@ -84,6 +95,8 @@ class Dimension(Settings):
             raise ValueError(f"{self.kind} needs whole numbers; found [{self.low}, {self.high}]")
         if self.step is not None and self.step <= 0:
             raise ValueError(f"the step must be above 0; found {self.step}")
+        if self.step is not None and (self.high - self.low) / self.step > LARGEST_BOUND:
+            raise ValueError(f"the step {self.step} is too small for [{self.low}, {self.high}]")
         return self
 
     @model_serializer
@@ -102,6 +115,24 @@ class Dimension(Settings):
             return False
         whole = self.kind not in ("int", "logint") or value == int(value)
         return whole and self.low <= value <= self.high
+
+    def count(self) -> int | None:
+        """How many values there are; None where the dimension is continuous."""
+        if self.kind in ("choice", "fixed"):
+            return len(self.choices)
+        if self.kind in ("uniform", "loguniform"):
+            return None
+        return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
+    def value(self, index: int) -> Any:
+        """One of the `count` values, by its number from 0 on."""
+        if self.kind in ("choice", "fixed"):
+            return self.choices[index]
+        return self._typed(self.low + index * (self.step or 1))
+
+    def values(self) -> Iterator[Any]:
+        """All values, of a dimension that has a `count`."""
+        return map(self.value, range(self.count() or 0))
 
     def extremes(self) -> tuple[Any, ...]:
         """The values at the edge: both bounds, or every choice."""
@@ -180,8 +211,8 @@ class SearchSamplerSettings(Settings):
 
     name: Literal["tpe", "random", "grid", "gp", "cma-es", "nsga-ii"] = "tpe"
     seed: NonNegativeInt = 0
-    startup_trials: PositiveInt = Field(
-        10, description="random ones before tpe or gp learn; of nsga-ii the size of a generation"
+    startup_trials: int = Field(
+        10, ge=1, le=MOST_TRIALS, description="random ones before tpe or gp learn; of nsga-ii the size of a generation"
     )
 
 
@@ -189,8 +220,10 @@ class SchedulerSettings(Settings):
     """The `search.scheduler` block: who stops poor trials early."""
 
     name: Literal["asha", "hyperband", "median", "none"] = "asha"
-    grace_epochs: PositiveInt = Field(10, description="no trial is stopped before; counted after head warm-up")
-    reduction_factor: int = Field(3, ge=2, description="one in so many goes on at each rung")
+    grace_epochs: int = Field(
+        10, ge=1, le=MOST_EPOCHS, description="no trial is stopped before; counted after head warm-up"
+    )
+    reduction_factor: int = Field(3, ge=2, le=1000, description="one in so many goes on at each rung")
 
 
 class BudgetSettings(Settings):
@@ -211,7 +244,7 @@ class WarmStart(Settings):
     """An item of `search.start_from`: the best completed trials of an earlier sweep, by validation, from MLflow."""
 
     best_of: str
-    count: PositiveInt = 1
+    count: int = Field(1, ge=1, le=MOST_SEEDS)
 
 
 class SearchSettings(Settings):
@@ -225,8 +258,8 @@ class SearchSettings(Settings):
     start_from: tuple[str | WarmStart | dict[str, Any], ...] = ("trial",)
     sampler: SearchSamplerSettings = SearchSamplerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
-    trials: PositiveInt = 64
-    max_concurrent: Literal["auto"] | PositiveInt = "auto"
+    trials: int = Field(64, ge=1, le=MOST_TRIALS)
+    max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TRIALS)] = "auto"
     budget: BudgetSettings = BudgetSettings()
     schedule: SearchScheduleSettings | None = Field(None, description="a shorter schedule for the trials of the search")
     images: float | None = Field(None, gt=0, lt=1, description="share of the training classes that a trial learns from")
@@ -313,15 +346,15 @@ def _check_objectives(search: SearchSettings) -> None:
 class SelectSettings(Settings):
     """The `select` block: the best full-length trials, scored again on validation with fresh seeds."""
 
-    top: PositiveInt = 5
+    top: int = Field(5, ge=1, le=MOST_SEEDS)
     folds: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
-    seeds: PositiveInt = 2
+    seeds: int = Field(2, ge=1, le=MOST_SEEDS)
 
 
 class ConfirmSettings(Settings):
     """The `confirm` block: the chosen configuration, and others beside it, on all train classes; test scored once."""
 
-    seeds: int = Field(5, ge=2, description="two at least, for an interval")
+    seeds: int = Field(5, ge=2, le=MOST_SEEDS, description="two at least, for an interval")
     also: tuple[Literal["start"], ...] = ("start",)
 
 
@@ -357,7 +390,7 @@ class TrackingSettings(Settings):
 class TrialFile(Settings):
     """A file that holds one configuration: `best.yaml`, or a search-space file without its search."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=LONGEST_NAME)
     trial: TrialSettings
     validation: ValidationSettings = ValidationSettings()
     tracking: TrackingSettings = TrackingSettings()

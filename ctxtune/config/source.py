@@ -1,5 +1,6 @@
 """Reading YAML so that every later complaint can name file, line and key."""
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,21 +8,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ctxtune.config.paths import Location, did_you_mean, find_key, format_path
 from ctxtune.errors import ConfigError, no_such_file
+from ctxtune.text import shortened
+from ctxtune.yaml_text import MOST_CHARACTERS, YamlError, check_plain_text, read_yaml
 
 _ENVIRONMENT = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-_FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d+)[eE][-+]?\d+$")
+MOST_PARTS = 20
+"""Keys in the path of an override."""
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with YAML 1.2's reading of 1e-5 as a number (YAML 1.1 reads a string)."""
+@dataclass(frozen=True)
+class Override:
+    """A leaf that the command line sets.
 
+    Attributes:
+        path: dotted, from the file's root.
+        value: plain data.
+        origin: the words of the command line that set it, for messages.
+        written: as in `Source`, counted from the value.
+    """
 
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    path: str
+    value: Any
+    origin: str
+    written: Mapping[Location, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -29,12 +40,13 @@ class Source:
     """A parsed file: its plain data, and where each key stands.
 
     ``origins`` maps a location (a tuple of keys and indices) to the words that name its place: ``cars.yaml:12`` or
-    ``--set trial.loss.k=3``.
+    ``--set trial.loss.k=3``. ``written`` has values that are no text as they are written (``no``, ``1_000``).
     """
 
     path: Path
     data: dict[str, Any]
     origins: dict[Location, str] = field(default_factory=dict)
+    written: dict[Location, str] = field(default_factory=dict)
 
     def origin(self, location: Location) -> str:
         """The place of ``location``, or of the nearest block around it that the user wrote."""
@@ -49,15 +61,6 @@ class Source:
         return ConfigError(f"{self.origin(location)}: {key}{message}")
 
 
-def parse_value(text: str) -> Any:
-    """Read one YAML value, as in ``--set key=VALUE``.
-
-    >>> parse_value("[1, 2e-3, null]")
-    [1, 0.002, None]
-    """
-    return yaml.load(text, Loader=_Loader)
-
-
 def read_source(path: Path | str) -> Source:
     """Parse a YAML file into plain data, with duplicate keys refused and the environment filled in.
 
@@ -66,30 +69,66 @@ def read_source(path: Path | str) -> Source:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise no_such_file(path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: expected a mapping of keys such as `name:` and `trial:` at the top")
-        source = Source(path, {}, {(): str(path)})
-        _note_lines(node, (), source)
-        source.data = loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise ConfigError(_yaml_message(path, error)) from None
-    finally:
-        loader.dispose()
+        found = read_yaml(_content(path))
+    except YamlError as error:
+        where = f"{path}:{error.line}" if error.line else str(path)
+        key = f"{format_path(error.place)}: " if error.place else ""
+        raise ConfigError(f"{where}: {key}{error.reason}") from None
+    if not isinstance(found.data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys such as `name:` and `trial:` at the top")
+    origins = {place: f"{path}:{line}" for place, line in found.lines.items()}
+    source = Source(path, found.data, {**origins, (): str(path)}, found.written)
     source.data = _expand_environment(source.data, (), source)
     return source
 
 
+def _content(path: Path) -> str:
+    """The text of a file, however large or endless it is."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise no_such_file(path) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MOST_CHARACTERS:
+        raise ConfigError(f"{path}: more than {MOST_CHARACTERS // 1000} kB: this is no file of settings")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(f"{path}: not a text in UTF-8 but in UTF-16; save it as UTF-8") from None
+        line = 1 + content.count(b"\n", 0, error.start)
+        raise ConfigError(f"{path}:{line}: not a text in UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
+def read_overrides(overrides: Iterable[str | Override]) -> list[Override]:
+    """``a.b=value`` texts, their values YAML, as overrides; what is one already stays.
+
+    Raises:
+        ConfigError: a text without ``=``, with a path that cannot be, or a value that is not YAML.
+    """
+    return [_read_override(each) if isinstance(each, str) else each for each in overrides]
+
+
+def _read_override(text: str) -> Override:
+    origin = f"--set {shortened(text)}"
+    key, separator, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not separator or not key.strip():
+        raise ConfigError(f"{origin}: expected KEY=VALUE, for example --set trial.loss.k=8")
+    if not all(parts) or len(parts) > MOST_PARTS:
+        raise ConfigError(f"{origin}: the key is a path such as trial.loss.k, of at most {MOST_PARTS} parts")
+    try:
+        found = read_yaml(value)
+        return Override(".".join(parts), found.data, origin, found.written)
+    except YamlError as error:
+        raise ConfigError(f"{origin}: {error.reason}") from None
+
+
 def apply_overrides(
     source: Source,
-    overrides: Iterable[str],
+    overrides: Iterable[str | Override],
     blocks: Sequence[Location] = (),
     removable: Mapping[Location, Location] | None = None,
 ) -> None:
@@ -97,7 +136,7 @@ def apply_overrides(
 
     Args:
         source: the parsed file.
-        overrides: texts such as ``trial.loss.k=8``; the value is YAML.
+        overrides: texts such as ``trial.loss.k=8``, or values that need no reading.
         blocks: locations whose keys are dotted paths themselves (``search.space``).
         removable: blocks where null takes a key out, with the block whose key that is: most often the same.
 
@@ -105,15 +144,8 @@ def apply_overrides(
         ConfigError: an override without ``=``, a path through something that is no mapping, or one that takes out what is
             not there.
     """
-    for text in overrides:
-        key, separator, value = text.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set trial.loss.k=8")
-        try:
-            parsed = parse_value(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not YAML: {error}") from None
-        _set(source, key.strip().split("."), parsed, f"--set {text}", blocks, removable or {})
+    for override in read_overrides(overrides):
+        _set(source, override, blocks, removable or {})
 
 
 def _check_removed(source: Source, location: Location, origin: str, removable: Mapping[Location, Location]) -> None:
@@ -134,56 +166,40 @@ def _keys_at(data: Any, location: Location) -> list[Any]:
 
 
 def _set(
-    source: Source,
-    parts: list[str],
-    value: Any,
-    origin: str,
-    blocks: Sequence[Location],
-    removable: Mapping[Location, Location],
+    source: Source, override: Override, blocks: Sequence[Location], removable: Mapping[Location, Location]
 ) -> None:
+    parts, value, origin = override.path.split("."), override.value, override.origin
     node: Any = source.data
     location: Location = ()
     while True:
         if isinstance(node, list):
-            if not parts[0].isdigit() or int(parts[0]) >= len(node):
-                raise ConfigError(f"{origin}: {format_path(location)} is a list of {len(node)}; name an index below it")
-            key: str | int = int(parts[0])
+            key: str | int = _index(parts[0], node, f"{origin}: {format_path(location)}")
             used = 1
         elif isinstance(node, dict):
             key, used = find_key(node, parts, dotted=location in blocks)
         else:
-            raise ConfigError(f"{origin}: {format_path(location)} is {node!r}, not a block with keys")
+            raise ConfigError(f"{origin}: {format_path(location)} is {shortened(repr(node))}, not a block with keys")
         location, parts = (*location, key), parts[used:]
         if not parts:
             if value is None:
                 _check_removed(source, location, origin, removable)
             node[key] = value
-            for old in [known for known in source.origins if known[: len(location)] == location]:
-                del source.origins[old]
+            for known in (source.origins, source.written):
+                for old in [place for place in known if place[: len(location)] == location]:
+                    del known[old]
             source.origins[location] = origin
+            source.written.update({(*location, *place): text for place, text in override.written.items()})
             return
         if isinstance(node, dict) and node.get(key) is None:
             node[key] = {}
         node = node[key]
 
 
-def _note_lines(node: yaml.Node, location: Location, source: Source) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[Any, int] = {}
-        for key_node, value_node in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
-            if key in seen and key != "<<":
-                raise ConfigError(
-                    f"{source.path}:{line}: {format_path((*location, key))}: "
-                    f"the key stands twice (first in line {seen[key]}); keep one"
-                )
-            seen[key] = line
-            source.origins[(*location, key)] = f"{source.path}:{line}"
-            _note_lines(value_node, (*location, key), source)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            source.origins[(*location, index)] = f"{source.path}:{item.start_mark.line + 1}"
-            _note_lines(item, (*location, index), source)
+def _index(text: str, values: list[Any], where: str) -> int:
+    known = {str(index): index for index in range(len(values))}
+    if text not in known:
+        raise ConfigError(f"{where} is a list of {len(values)}; name one of its positions, from 0 on")
+    return known[text]
 
 
 def _expand_environment(value: Any, location: Location, source: Source) -> Any:
@@ -203,10 +219,15 @@ def _expand_environment(value: Any, location: Location, source: Source) -> Any:
             )  # fmt: skip
         return found
 
-    return _ENVIRONMENT.sub(fill, value)
+    # Beyond the last brace nothing matches, and looking for it from each of many beginnings would take long.
+    end = value.rfind("}") + 1
+    return _filled(_ENVIRONMENT.sub(fill, value[:end]) + value[end:], source, location)
 
 
-def _yaml_message(path: Path, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"{path}:{mark.line + 1}" if mark else str(path)
-    return f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"
+def _filled(text: str, source: Source, location: Location) -> str:
+    """The text of a variable's value. Raises ConfigError for one that no later step can take."""
+    try:
+        check_plain_text(text)
+    except YamlError as error:
+        raise source.error(location, f"what the environment fills in: {error.reason}") from None
+    return text

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -30,6 +30,9 @@ _LATER: dict[tuple[str, str], Any] = {
     ("image", "views"): None,
 }
 """Keys that came later, with what was always done before: a configuration that says nothing else keeps its hash."""
+MOST_EPOCHS = 100_000
+MOST_IMAGES = 10_000_000
+"""At a time; what is above is a slip."""
 
 
 class LearningRateMultipliers(Settings):
@@ -56,8 +59,11 @@ class OptimizerSettings(Settings):
     ema: float | None = Field(
         None, gt=0, lt=1, description="score an exponential moving average of the weights with this decay"
     )
-    micro_batch: PositiveInt | None = Field(
-        None, description="images at a time through the model; the loss still sees the whole batch; null: all"
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_IMAGES,
+        description="images at a time through the model; the loss still sees the whole batch; null: all",
     )
 
 
@@ -65,8 +71,8 @@ class ScheduleSettings(Settings):
     """The `schedule` block; every length in epochs."""
 
     name: Literal["constant", "step", "multistep", "cosine", "one_cycle"] = "step"
-    epochs: PositiveInt = 160
-    step_epochs: PositiveInt = 20
+    epochs: int = Field(160, ge=1, le=MOST_EPOCHS)
+    step_epochs: int = Field(20, ge=1, le=MOST_EPOCHS)
     factor: float = Field(0.5, gt=0, le=1)
     milestones: tuple[PositiveInt, ...] | None = None
     warmup_epochs: NonNegativeInt = Field(0, description="the learning rate rises linearly over these")
@@ -85,9 +91,13 @@ class ScheduleSettings(Settings):
 class EvaluationSettings(Settings):
     """The `evaluation` block: when and how the embedding is scored."""
 
-    every: PositiveInt = Field(10, description="epochs between evaluations; the last epoch is always evaluated")
-    recall_at: tuple[PositiveInt, ...] = (1, 2, 4, 8)
-    batch_size: PositiveInt | None = Field(None, description="images at a time; null: four training batches")
+    every: int = Field(
+        10, ge=1, le=MOST_EPOCHS, description="epochs between evaluations; the last epoch is always evaluated"
+    )
+    recall_at: tuple[Annotated[int, Field(ge=1, le=MOST_IMAGES)], ...] = (1, 2, 4, 8)
+    batch_size: int | None = Field(
+        None, ge=1, le=MOST_IMAGES, description="images at a time; null: four training batches"
+    )
 
 
 class TrialSettings(Settings):

@@ -11,6 +11,8 @@ from ctxtune.settings import Settings
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A share of something, in [0, 1)."""
+LARGEST_SIDE = 8192
+"""Pixels that an image is resized or cropped to, at most."""
 Size = int | tuple[int, int]
 """Pixels: one number is the short side, two are height and width."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -81,11 +83,11 @@ class SamplerSettings(Settings):
     """
 
     name: Literal["balanced", "hierarchical", "random"] = "balanced"
-    images_per_class: int = Field(default=4, ge=1)
-    batch_size: int = Field(default=64, ge=2)
+    images_per_class: int = Field(default=4, ge=1, le=1_000_000)
+    batch_size: int = Field(default=64, ge=2, le=1_000_000)
     super_classes: int | None = Field(default=None, ge=1)
     classes_per_round: int | None = Field(default=None, ge=1)
-    batches_per_epoch: int | None = Field(default=None, ge=1)
+    batches_per_epoch: int | None = Field(default=None, ge=1, le=10_000_000)
 
     @model_validator(mode="after")
     def _fits(self) -> SamplerSettings:
@@ -138,19 +140,19 @@ class ImageSettings(Settings):
     both computed once and kept; `live` augments anew and runs the backbone in every step.
     """
 
-    train_crop: int = Field(default=224, ge=8)
+    train_crop: int = Field(default=224, ge=8, le=LARGEST_SIDE)
     min_scale: float = Field(default=0.12, gt=0.0, le=1.0)
     max_scale: float = Field(default=1.0, gt=0.0, le=1.0)
     ratio: tuple[float, float] = (0.75, 1.33)
     flip: bool = True
     train_resize: Size | None = None
     test_resize: Size | None = 256
-    test_crop: int | None = Field(default=224, ge=8)
+    test_crop: int | None = Field(default=224, ge=8, le=LARGEST_SIDE)
     exact: bool = False
     cache: Literal["auto", "decoded", "encoded", "none"] = "auto"
-    cache_short_side: int | None = Field(default=None, ge=8)
+    cache_short_side: int | None = Field(default=None, ge=8, le=LARGEST_SIDE)
     cache_limit_gib: float = Field(default=200.0, gt=0.0)
-    workers: int | None = Field(default=None, ge=0)
+    workers: int | None = Field(default=None, ge=0, le=1024)
     mean: tuple[float, float, float] | None = None
     deviation: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
@@ -181,8 +183,9 @@ class ImageSettings(Settings):
     @field_validator("train_resize", "test_resize")
     @classmethod
     def _positive(cls, value: Size | None) -> Size | None:
-        if value is not None and min(value if isinstance(value, tuple) else (value,)) < 8:
-            raise ValueError(f"a resize must be at least 8 pixels, not {value}")
+        sides = () if value is None else value if isinstance(value, tuple) else (value,)
+        if any(not 8 <= side <= LARGEST_SIDE for side in sides):
+            raise ValueError(f"a resize must be between 8 and {LARGEST_SIDE} pixels, not {value}")
         return value
 
     @model_validator(mode="after")
@@ -203,7 +206,7 @@ class ValidationSettings(Settings):
     """
 
     scheme: Literal["class_folds", "class_holdout", "super_class_folds"] = "class_folds"
-    folds: int = Field(default=4, ge=2)
+    folds: int = Field(default=4, ge=2, le=1000)
     use: tuple[int, ...] = (0,)
     fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
     seed: int = Field(default=0, ge=0)

@@ -57,7 +57,7 @@ class MemorySettings(Settings):
         start_step: number of training steps before the memory is filled and used.
     """
 
-    size: int = Field(1024, ge=1)
+    size: int = Field(1024, ge=1, le=10_000_000)
     start_step: int = Field(0, ge=0)
 
 

@@ -10,6 +10,7 @@ from ctxtune.losses.miners import MINERS
 from ctxtune.losses.naming import unknown
 from ctxtune.losses.registry import LossEntry, loss_entry
 from ctxtune.settings import Settings, refuse
+from ctxtune.text import shortened
 
 
 class RegularizerSettings(Settings):
@@ -66,6 +67,8 @@ class LossSettings(_Resolved):
         if isinstance(data, LossSettings) or not isinstance(data, Mapping):
             return data
         name = data.get("name", "contextual")
+        if not isinstance(name, str):
+            refuse(cls, ("name",), f"expected the name of a loss; found {shortened(repr(name))}")
         common = {key: data[key] for key in ("miner", "contextual", "memory") if key in data}
         given = {key: value for key, value in data.items() if key != "name" and key not in common}
         try:

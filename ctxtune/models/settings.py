@@ -1,6 +1,7 @@
 """The `model` block of the config tree."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,15 +91,19 @@ class ModelSettings(Settings):
     layer_norm_affine: bool = Field(
         default=False, description="scale and shift in that LayerNorm (the published one has none)"
     )
-    embedding_dim: int = Field(default=512, ge=1)
+    embedding_dim: int = Field(default=512, ge=1, le=65_536)
     embedding_init: EmbeddingInit = Field(
         default="kaiming_normal", description="Kaiming-normal (fan_out, bias 0) as at 224 px, or nn.Linear's own"
     )
-    projector_dim: int | None = Field(default=2048, ge=1, description="of the training-only projector, null for none")
+    projector_dim: int | None = Field(
+        default=2048, ge=1, le=65_536, description="of the training-only projector, null for none"
+    )
     batch_norm: BatchNorm = Field(
         default="frozen", description="of the backbone; frozen: statistics and affine parameters"
     )
-    width: int | None = Field(default=None, ge=8, multiple_of=8, description="channels of small_conv's first block")
+    width: int | None = Field(
+        default=None, ge=8, le=4096, multiple_of=8, description="channels of small_conv's first block"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -226,7 +231,7 @@ def backbone_names() -> tuple[str, ...]:
 
 def is_weight_file(weights: str) -> bool:
     """Whether `weights` is meant as a file's path (a name of torchvision's has neither a separator nor a suffix)."""
-    return "/" in weights or "\\" in weights or bool(Path(weights).suffix) or Path(weights).is_file()
+    return "/" in weights or "\\" in weights or bool(Path(weights).suffix) or os.path.isfile(weights)  # noqa: PTH113  # Path raises for long ones
 
 
 def _hint(name: str) -> str:

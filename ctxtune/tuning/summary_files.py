@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from ctxtune.config import SweepConfig
 from ctxtune.config.paths import get_path
 from ctxtune.statistics import Interval, t_interval
@@ -15,6 +13,7 @@ from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.results import Comparison, LostRuns, comparisons, lost_runs, lost_sentences, seeds_words
 from ctxtune.tuning.search.multi_objective import objective_values, pareto_front
 from ctxtune.tuning.stages import START, configuration, selection_scores, start_configuration
+from ctxtune.yaml_text import write_yaml
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def best_file(space: SweepConfig, journal: Journal, result: Outcome) -> str:
         f"# The configuration that the sweep {space.name} chose ({result.chosen}, config {trial.hash()}).\n"
         f"# Searched values: {', '.join(f'{path} = {show(value)}' for path, value in result.point.items())}\n"
     )
-    return header + yaml.safe_dump(tree, sort_keys=False)
+    return header + write_yaml(tree)
 
 
 def tracked_metrics(result: Outcome) -> dict[str, float]:

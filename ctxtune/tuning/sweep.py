@@ -6,7 +6,6 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import yaml
 from ray.tune import Checkpoint
 
 from ctxtune.config import SweepConfig
@@ -28,6 +27,7 @@ from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
 from ctxtune.tuning.startup import checked_place, opened
 from ctxtune.tuning.summary_files import Outcome, best_file, markdown, outcome, tracked_metrics
+from ctxtune.yaml_text import write_yaml
 
 
 def run_sweep(
@@ -176,7 +176,7 @@ def _start_tracking(space: SweepConfig, recorder: Recorder, connection: Connecti
     )
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)
-    recorder.tracker.log_text(recorder.sweep_id, yaml.safe_dump(tree, sort_keys=False), "space.yaml")
+    recorder.tracker.log_text(recorder.sweep_id, write_yaml(tree), "space.yaml")
     objective = space.search.objective
     recorder.tracker.save_view(
         f"Trials by {objective.metric}", objective.metric, list(space.search.space), mode=objective.mode

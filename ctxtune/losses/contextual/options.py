@@ -33,7 +33,7 @@ class SimilarityOptions(Settings):
         detach_expansion_normalizer: no gradient through the number of reciprocal neighbors.
     """
 
-    k: int = Field(4, ge=2)
+    k: int = Field(4, ge=2, le=100_000)
     epsilon: float = Field(0.05, ge=0.0)
     slope: float = Field(10.0, gt=0.0)
     step: Literal["heuristic", "sigmoid"] = "heuristic"

@@ -5,10 +5,10 @@ from typing import Any
 
 from ctxtune.config import SweepConfig, start_points
 from ctxtune.config.search import WarmStart
-from ctxtune.config.source import parse_value
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs
 from ctxtune.tuning.record.journal import Journal
+from ctxtune.yaml_text import parse_value
 
 DECISION = "warm_starts"
 

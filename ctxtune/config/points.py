@@ -1,0 +1,101 @@
+"""The points of a search space: drawn at random, all of a finite one, and whether there are any."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from ctxtune.config.expressions import Expression
+from ctxtune.config.paths import Location, did_you_mean, get_path, leaves
+from ctxtune.config.resolve import dimension_order, is_active, is_feasible
+from ctxtune.config.search import Dimension, SweepConfig
+
+MOST_ENUMERATED = 20_000
+"""Points of a space that is taken for finite; a larger one is as good as endless."""
+DRAWS = 5_000
+"""Random points, none of which meets the constraints of a space that is taken for empty."""
+
+
+def all_points(space: SweepConfig) -> list[dict[str, Any]] | None:
+    """Every feasible point of a finite space, in the order of its dimensions; None where it is not finite, or too large."""
+    order = dimension_order(space)
+    dimensions = [space.search.space[path] for path in order]
+    counts = [dimension.count() for dimension in dimensions]
+    if None in counts or math.prod(count for count in counts if count is not None) > MOST_ENUMERATED:
+        return None
+    points: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for values in itertools.product(*(dimension.values() for dimension in dimensions)):
+        point: dict[str, Any] = {}
+        for path, value in zip(order, values, strict=True):
+            if is_active(space, path, point):
+                point[path] = value
+        if point_key(point) not in points and is_feasible(space, point):
+            points[point_key(point)] = point
+    return list(points.values())
+
+
+def point_key(point: dict[str, Any]) -> tuple[Any, ...]:
+    """What two points share exactly if they are the same; numbers that differ by rounding only are."""
+    return tuple(
+        (path, isinstance(value, bool), float(f"{value:.12g}") if isinstance(value, (int, float)) else value)
+        for path, value in sorted(point.items())
+    )
+
+
+def random_point(space: SweepConfig, random: np.random.Generator) -> dict[str, Any]:
+    """A point drawn uniformly along every dimension that is active; it may break a constraint."""
+    point: dict[str, Any] = {}
+    for path in dimension_order(space):
+        if is_active(space, path, point):
+            point[path] = random_value(space.search.space[path], random)
+    return point
+
+
+def random_value(dimension: Dimension, random: np.random.Generator) -> Any:
+    """A value of one dimension."""
+    if (count := dimension.count()) is not None and dimension.kind != "logint":
+        return dimension.value(int(random.integers(count)))
+    low, high = float(dimension.low), float(dimension.high)
+    if dimension.kind == "uniform":
+        return float(random.uniform(low, high))
+    drawn = min(max(math.exp(random.uniform(math.log(low), math.log(high))), low), high)
+    return round(drawn) if dimension.kind == "logint" else drawn
+
+
+def expression_problem(space: SweepConfig) -> tuple[Location, str] | None:
+    """What is wrong with constraints and conditions, and where: a path that is not there, or no point that is left."""
+    tree = space.trial.tree()
+    known = {*space.search.space, *(path for path, _ in leaves(tree))}
+    places: list[tuple[Location, Expression]] = [
+        *((("search", "constraints", index), each) for index, each in enumerate(space.search.parsed_constraints())),
+        *((("search", "conditions", path), each) for path, each in space.search.parsed_conditions().items()),
+    ]
+    for place, expression in places:
+        for path in sorted(expression.paths):
+            other_loss = path.startswith("loss.") and "loss.name" in space.search.space
+            if path not in known and not other_loss and not _stands(tree, path):
+                hint = did_you_mean(path, known)
+                return place, f"the trial has no {path} (paths here start inside `trial`){hint}"
+    if space.search.constraints and not _has_a_point(space):
+        return ("search", "constraints"), (
+            f"no point was found that meets {list(space.search.constraints)} (of a finite space all are tried, of another "
+            f"{DRAWS:,} at random); loosen them, or tie the dimensions that they bind together (`ties`)"
+        )
+    return None
+
+
+def _stands(tree: dict[str, Any], path: str) -> bool:
+    try:
+        get_path(tree, path)
+    except KeyError:
+        return False
+    return True
+
+
+def _has_a_point(space: SweepConfig) -> bool:
+    points = all_points(space)
+    if points is not None:
+        return bool(points)
+    random = np.random.default_rng(0)
+    return any(is_feasible(space, random_point(space, random)) for _ in range(DRAWS))

@@ -10,14 +10,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import ray
-
 from ctxtune.config import TrialFile
-from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
+from ctxtune.errors import CtxtuneError
 from ctxtune.tracking import SpoolFullError, Tracker, redact
-from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning.backend.cluster import RunResources
-from ctxtune.tuning.backend.devices import run_device
+from ctxtune.tuning.backend.nodes import worker_precision
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder
@@ -89,26 +86,10 @@ def with_precision(file: File, journal: Journal, resources: RunResources) -> Fil
     """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same."""
     if file.trial.precision == "auto":
         if "precision" not in journal.decisions:
-            journal.decided("precision", _ask_worker(resources))
+            journal.decided("precision", worker_precision(resources))
         trial = file.trial.model_copy(update={"precision": journal.decisions["precision"]})
         file = file.model_copy(update={"trial": trial})
     return file
-
-
-def _ask_worker(resources: RunResources) -> str:
-    import torch
-
-    if not resources.gpus:
-        return resolve_precision("auto", torch.device("cpu"))
-    ask = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
-        lambda: resolve_precision("auto", torch.device(run_device(resources.gpus)))
-    )
-    try:
-        return str(ray.get(ask.remote()))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RunFailed):
-            raise ConfigError(f"resources.gpus: {error.cause}. Runs on the CPU need resources.gpus: 0") from None
-        raise
 
 
 def forget_unstarted(folder: ResultsFolder[Any], journal: Journal) -> None:

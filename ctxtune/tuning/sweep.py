@@ -6,13 +6,11 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from ray.tune import Checkpoint
-
 from ctxtune.config import SweepConfig
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tracking import flatten
-from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.tuning import stages
+from ctxtune.tuning.backend.checkpoints import state_file
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import Connection
 from ctxtune.tuning.backend.runner import run_stage
@@ -204,8 +202,8 @@ def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig]) -> 
     run = confirmed[0] if confirmed else recorder.journal.runs.get(chosen)
     if run is None or run.checkpoint is None:
         return
-    with contextlib.suppress(OSError), Checkpoint(run.checkpoint).as_directory() as source:
+    with contextlib.suppress(OSError), state_file(run.checkpoint) as source:
         temporary = folder.weights.with_suffix(".part")
-        shutil.copyfile(Path(source) / STATE_FILE, temporary)
+        shutil.copyfile(source, temporary)
         temporary.replace(folder.weights)
         recorder.tracker.log_artifact(recorder.sweep_id, folder.weights)

@@ -1,6 +1,7 @@
 """What a resumed sweep finds of the checkpoints that it is to go on from."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ray.tune import Checkpoint
@@ -12,6 +13,17 @@ from ctxtune.tuning.record.journal import Journal, RunRecord
 
 KEPT_CHECKPOINTS = 2
 """Of each run; the older one is for the day on which the newest is damaged."""
+
+
+@contextlib.contextmanager
+def state_file(address: str) -> Iterator[Path]:
+    """The file of a run's state in a checkpoint, wherever that lies; fetched for the length of the block.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+    """
+    with Checkpoint(address).as_directory() as folder:
+        yield Path(folder) / STATE_FILE
 
 
 def kept_checkpoints(run: RunRecord) -> list[str]:
@@ -37,7 +49,6 @@ def lost_checkpoints(journal: Journal) -> list[str]:
 
 def _epoch(address: str) -> int | None:
     """Epochs done at a checkpoint; None where it cannot be read."""
-    with contextlib.suppress(OSError, CtxtuneError), Checkpoint(address).as_directory() as folder:
-        state = load_checkpoint(Path(folder) / STATE_FILE)
-        return int(state["reported"])
+    with contextlib.suppress(OSError, CtxtuneError), state_file(address) as file:
+        return int(load_checkpoint(file)["reported"])
     return None

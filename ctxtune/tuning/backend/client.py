@@ -1,18 +1,11 @@
 """Before Ray connects to a cluster: what it would say late, or wrongly."""
 
 import os
-import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ray._private import services
-from ray._private.grpc_utils import init_grpc_channel
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.core.generated.ray_client_pb2 import ClusterInfoRequest, ClusterInfoType
-from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
-from ray.exceptions import AuthenticationError
-
 from ctxtune.errors import ConfigError
+from ctxtune.tuning.backend.ray_internals import ask_client_server, ask_cluster
 
 _ANSWER_SECONDS = 10.0
 
@@ -30,9 +23,9 @@ def require_token(address: str) -> None:
     """
     _find_token()
     if address.startswith("ray://"):
-        _ask_client_server(urlsplit(address).netloc)
+        ask_client_server(urlsplit(address).netloc, _ANSWER_SECONDS)
     else:
-        GcsClient(services.canonicalize_bootstrap_address_or_die(address))
+        ask_cluster(address)
 
 
 def _find_token() -> None:
@@ -49,18 +42,3 @@ def _find_token() -> None:
             f"RAY_AUTH_MODE is token, but {path} holds no token: let RAY_AUTH_TOKEN_PATH name a file with the cluster's, or "
             "set RAY_AUTH_TOKEN"
         )
-
-
-def _ask_client_server(host: str) -> None:
-    import grpc  # type: ignore[import-untyped]
-
-    with init_grpc_channel(host) as channel:
-        try:
-            RayletDriverStub(channel).ClusterInfo(
-                ClusterInfoRequest(type=ClusterInfoType.PING),
-                timeout=_ANSWER_SECONDS,
-                metadata=[("client_id", uuid.uuid4().hex)],
-            )
-        except grpc.RpcError as error:  # whatever else is wrong, Ray says better
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise AuthenticationError(error.details()) from None

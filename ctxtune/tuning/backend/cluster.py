@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import ray
 import yaml
 from ray.exceptions import AuthenticationError, RpcError
-from ray.tune.execution import class_cache
 
 import ctxtune
 from ctxtune.config.search import ResourcesSettings
@@ -20,7 +19,7 @@ from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.backend.client import require_token
 from ctxtune.tuning.backend.local_ray import local_ray
 from ctxtune.tuning.backend.private_folders import private_folder
-from ctxtune.tuning.backend.ray_internals import staging_in
+from ctxtune.tuning.backend.ray_internals import connected_from_outside, keep_aws_keys_here, staging_in
 
 _ENVIRONMENT = {
     # We handle signals, logs and metrics ourselves.
@@ -113,7 +112,7 @@ def running_ray(
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _keep_keys_here()
+    keep_aws_keys_here()
     if ray.is_initialized():
         yield
         return
@@ -142,13 +141,6 @@ def _join(address: str, options: dict[str, Any]) -> None:
         ) from None
     except (ConnectionError, RpcError, RuntimeError, ValueError, TimeoutError) as error:
         raise CtxtuneError(f"--address {address}: {_why_not(address, error)}") from None
-
-
-def _keep_keys_here() -> None:
-    """Ray Tune would copy the driver's AWS keys into each run's runtime environment, which Ray writes into its logs."""
-    propagated: set[str] = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())
-    for name in [name for name in propagated if name.startswith("AWS_")]:
-        propagated.discard(name)
 
 
 def _why_not(address: str, error: Exception) -> str:
@@ -259,11 +251,6 @@ def node_kinds() -> tuple[list[NodeKind], bool]:
 def alive_nodes() -> list[NodeKind]:
     """The nodes that are up now, each as a kind of its own."""
     return [NodeKind(f"node {node['NodeManagerAddress']}", *_size(node), 1) for node in ray.nodes() if node["Alive"]]
-
-
-def connected_from_outside() -> bool:
-    """Whether the connection is one by ray://, whose driver is no node of the cluster."""
-    return bool(ray.util.client.ray.is_connected())
 
 
 def _on_head() -> bool:

@@ -12,8 +12,9 @@ from ctxtune.config import TrialFile
 from ctxtune.data import load_dataset
 from ctxtune.errors import ConfigError
 from ctxtune.tracking import run_environment
-from ctxtune.tuning.backend.cluster import RunResources, connected_from_outside, node_kinds, run_resources
+from ctxtune.tuning.backend.cluster import RunResources, node_kinds, run_resources
 from ctxtune.tuning.backend.nodes import check_nodes
+from ctxtune.tuning.backend.ray_internals import connected_from_outside
 from ctxtune.tuning.backend.storage import check_storage, try_storage
 
 _OWN_CLASS = re.compile(r"^([A-Za-z_]\w*)(\.\w+)*:\w+$")

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from ray import train, tune
-from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ctxtune.errors import CtxtuneError, RunFailed
@@ -90,7 +89,7 @@ class _Reports(TuneReportCallback):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Called by Ray Train once all processes have reported."""
         address = {} if checkpoint is None else {CHECKPOINT: checkpoint_address(checkpoint)}
-        self._training_actor_item_queue.put({**metrics[0], **address})
+        super().after_report(run_context, [{**metrics[0], **address}], None)
 
 
 def _train_share(config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Before anything is spent: does every node of the cluster have the data, the code and the storage that runs need?"""
+"""Before anything is spent: what the nodes have of the data, the code, the storage and the precision that runs need."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ctxtune.data import DatasetSettings, load_dataset
-from ctxtune.errors import ConfigError, CtxtuneError, DataError
+from ctxtune.errors import ConfigError, CtxtuneError, DataError, RunFailed
 from ctxtune.tracking import run_environment
+from ctxtune.training.precision import resolve_precision
 from ctxtune.tuning.backend.cluster import HEAD, RunResources
+from ctxtune.tuning.backend.devices import run_device
+from ctxtune.tuning.backend.ray_internals import infeasible_requests
 from ctxtune.tuning.backend.storage import try_storage
 
 FIRST_NODE_MINUTES = 30.0
@@ -94,6 +98,25 @@ def report_node(dataset: dict[str, Any], storage: str) -> NodeReport:
     return NodeReport(node, problem, fingerprint, run_environment())
 
 
+def worker_precision(resources: RunResources) -> str:
+    """What ``precision: auto`` means where the runs will be.
+
+    Raises:
+        ConfigError: runs are to have a GPU that PyTorch cannot use there.
+    """
+    if not resources.gpus:
+        return resolve_precision("auto", torch.device("cpu"))
+    ask = ray.remote(num_gpus=min(1.0, resources.gpus), num_cpus=0)(
+        lambda: resolve_precision("auto", torch.device(run_device(resources.gpus)))
+    )
+    try:
+        return str(ray.get(ask.remote()))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RunFailed):
+            raise ConfigError(f"resources.gpus: {error.cause}. Runs on the CPU need resources.gpus: 0") from None
+        raise
+
+
 def _fits(node: dict[str, Any], resources: RunResources) -> bool:
     has = node["Resources"]
     return bool(has.get("CPU", 0.0) >= resources.cpus and has.get("GPU", 0.0) >= resources.gpus)
@@ -148,13 +171,6 @@ def _wait_for_node(reference: Any, resources: RunResources) -> None:
 
 def _is_infeasible(cpus: float, gpus: float) -> bool:
     """Whether the autoscaler (version 2) counts such a request among those that no kind of node can hold. On the head."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-    reply = GetClusterStatusReply()
-    reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status())
     asked = {name: value for name, value in (("CPU", cpus), ("GPU", gpus)) if value}
-    return any(
-        {name: request.resources_bundle[name] for name in asked} == asked
-        for request in reply.autoscaling_state.infeasible_resource_requests
-    )
+    requests = infeasible_requests(ray.get_runtime_context().gcs_address)
+    return any({name: request.get(name) for name in asked} == asked for request in requests)

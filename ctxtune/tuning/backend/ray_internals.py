@@ -10,16 +10,32 @@ which of their callbacks are used.
 import functools
 import os
 import pkgutil
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.exceptions import AuthenticationError
+from ray.tune import Callback, Tuner
+
+AWS_KEYS = "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE"
 CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
 REGISTRY = "ray.tune.registry:_Registry"
 CALLBACK_USAGE = "ray.air._internal.usage"
 STAGING = "ray.train._internal.storage"
 CONSTANTS = "ray._private.ray_constants"
+GCS_CLIENT = "ray._raylet:GcsClient"
+BOOTSTRAP = "ray._private.services:canonicalize_bootstrap_address_or_die"
+CHANNEL = "ray._private.grpc_utils:init_grpc_channel"
+CLIENT_REQUEST = "ray.core.generated.ray_client_pb2:ClusterInfoRequest"
+CLIENT_PING = "ray.core.generated.ray_client_pb2:ClusterInfoType.PING"
+CLIENT_STUB = "ray.core.generated.ray_client_pb2_grpc:RayletDriverStub"
+CLUSTER_STATUS = "ray.core.generated.autoscaler_pb2:GetClusterStatusReply"
+CLIENT = "ray.util.client:ray"
+LOCAL_TUNER = "ray.tune.impl.tuner_internal:TunerInternal"
+PROGRESS = "ray.tune.progress_reporter:TrialProgressCallback"
 AUTHENTICATION = ("ray._raylet:Config.initialize", "ray._raylet:AuthenticationTokenLoader.instance")
 
 
@@ -86,6 +102,96 @@ def read_authentication_anew() -> None:
         loader().reset_cache()
     else:  # without the variable Ray turns tokens on by itself
         os.environ.pop("RAY_AUTH_MODE", None)
+
+
+def keep_aws_keys_here() -> None:
+    """Ray Tune would copy the driver's AWS keys into each run's runtime environment, which Ray writes into its logs."""
+    propagated = internal(AWS_KEYS) or set()
+    for name in [name for name in propagated if name.startswith("AWS_")]:
+        propagated.discard(name)
+
+
+def ask_cluster(address: str) -> None:
+    """Ask a cluster whether it lets us in: Ray itself takes a missing token for a silent port, and tries on.
+
+    Args:
+        address: auto or HOST:PORT.
+
+    Raises:
+        AuthenticationError: it wants a token, or another one.
+        ConnectionError, RpcError: there is none.
+    """
+    client, found = internal(GCS_CLIENT), internal(BOOTSTRAP)
+    if client and found:
+        client(found(address))
+
+
+def ask_client_server(host: str, seconds: float) -> None:
+    """As `ask_cluster`, for the server behind a ray:// address."""
+    channel, stub, request, ping = map(internal, (CHANNEL, CLIENT_STUB, CLIENT_REQUEST, CLIENT_PING))
+    if not channel or not stub or not request or ping is None:
+        return
+    import grpc  # type: ignore[import-untyped]
+
+    with channel(host) as opened:
+        try:
+            stub(opened).ClusterInfo(
+                request(type=ping),
+                timeout=seconds,
+                metadata=[("client_id", uuid.uuid4().hex)],
+            )
+        except grpc.RpcError as error:  # whatever else is wrong, Ray says better
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise AuthenticationError(error.details()) from None
+
+
+def connected_from_outside() -> bool:
+    """Whether the connection is one by ray://, whose driver is no node of the cluster."""
+    client = internal(CLIENT)
+    return bool(client and client.is_connected())
+
+
+def infeasible_requests(gcs_address: str) -> list[dict[str, float]]:
+    """The requests that the autoscaler (version 2) says no kind of node can hold; none where it cannot be asked."""
+    client, reply = internal(GCS_CLIENT), internal(CLUSTER_STATUS)
+    if not (client and reply):
+        return []
+    status = reply()
+    status.ParseFromString(client(gcs_address).get_cluster_status())
+    return [dict(request.resources_bundle) for request in status.autoscaling_state.infeasible_resource_requests]
+
+
+def tuner_here(**options: Any) -> Any:
+    """Ray's tuner with its loop in this process: over ray:// Ray would carry it, and our recorder with it, to the head."""
+    tuner = internal(LOCAL_TUNER)
+    if connected_from_outside() and tuner:
+        return tuner(_tuner_kwargs={"_remote": False}, **options)
+    return Tuner(**options)
+
+
+def silent_progress() -> list[Callback]:
+    """In place of Ray's own, which prints a line (amid our JSON) of a trial that ends without a result, whatever `verbose`."""
+    progress = internal(PROGRESS)
+    if progress is None:
+        return []
+    return [type("Silence", (progress,), {"_print": lambda self, text: None, "__getstate__": lambda self: {}})()]
+
+
+def end_process(trial: Any) -> None:
+    """End the process of a trial that is running at once: Ray gives it 15 s, or the rest of its interval."""
+    process = getattr(getattr(trial, "temporary_state", None), "ray_actor", None)
+    if process is not None and trial.status == "RUNNING":
+        ray.kill(process)
+
+
+def error_of(trial: Any) -> str:
+    """The last line of what Ray Tune wrote down of a trial's errors."""
+    file = Path(getattr(trial, "error_file", None) or os.devnull)
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "no message"
 
 
 def internal(name: str) -> Any:

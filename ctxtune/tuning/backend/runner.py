@@ -7,21 +7,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ray
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
-from ray.tune.impl.tuner_internal import TunerInternal
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.logger import LoggerCallback
-from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS, kept_checkpoints
-from ctxtune.tuning.backend.cluster import HEAD, RunResources, connected_from_outside, process_count
+from ctxtune.tuning.backend.cluster import HEAD, RunResources, process_count
 from ctxtune.tuning.backend.concurrency import Concurrency
-from ctxtune.tuning.backend.ray_internals import forget_metrics, thrifty_tune
+from ctxtune.tuning.backend.ray_internals import (
+    end_process,
+    error_of,
+    forget_metrics,
+    silent_progress,
+    thrifty_tune,
+    tuner_here,
+)
 from ctxtune.tuning.backend.storage import checkpoint_address
 from ctxtune.tuning.backend.trial import CHECKPOINT, run_trial
 from ctxtune.tuning.record.journal import RunRecord
@@ -69,7 +73,7 @@ def run_stage(
         "cache_dir": str(cache_dir) if cache_dir else None,
     }
     for attempt in range(PROCESS_RESTARTS + 1):
-        tuner = _tuner(
+        tuner = tuner_here(
             trainable=tune.with_resources(trainable, share),
             param_space=config,
             tune_config=_tune_config(
@@ -115,19 +119,12 @@ def _run_config(name: str, recorder: Recorder, storage: str, check_budget: Calla
     return RunConfig(
         name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{recorder.journal.events}",
         storage_path=storage,
-        callbacks=[_BookCallback(recorder), _Silence()],
+        callbacks=[_RecorderCallback(recorder), *silent_progress()],
         failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
         checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-        stop=_BookStopper(recorder, check_budget),
+        stop=_RecorderStopper(recorder, check_budget),
         verbose=0,
     )
-
-
-def _tuner(**options: Any) -> Tuner | TunerInternal:
-    """Ray's tuner with its loop in this process: over ray:// Ray would carry it, and our recorder with it, to the head."""
-    if connected_from_outside():
-        return TunerInternal(_tuner_kwargs={"_remote": False}, **options)
-    return Tuner(**options)
 
 
 def _trial_name(trial: Any) -> str:
@@ -178,7 +175,7 @@ class _SpecSearcher(_WithoutState, Searcher):
         """The journal is the state."""
 
 
-class _BookCallback(_WithoutState, LoggerCallback):
+class _RecorderCallback(_WithoutState, LoggerCallback):
     """Ray's events into the recorder."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -188,9 +185,7 @@ class _BookCallback(_WithoutState, LoggerCallback):
         """Where the stage is to stop, end the processes at once: Ray gives them 15 s, or the rest of their interval."""
         if self._recorder.stop:
             for trial in trials:
-                actor = trial.temporary_state.ray_actor
-                if actor is not None and trial.status == trial.RUNNING:
-                    ray.kill(actor)
+                end_process(trial)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         self._recorder.report(_trial_name(trial), read_report(result))
@@ -203,7 +198,7 @@ class _BookCallback(_WithoutState, LoggerCallback):
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         key = _trial_name(trial)
         if failed and not self._recorder.stop:
-            self._recorder.end(key, "failed", f"its process died {PROCESS_RESTARTS + 1} times: {_last_error(trial)}")
+            self._recorder.end(key, "failed", f"its process died {PROCESS_RESTARTS + 1} times: {error_of(trial)}")
         else:
             self._recorder.finish(key)
         run = self._recorder.journal.runs[key]
@@ -212,14 +207,7 @@ class _BookCallback(_WithoutState, LoggerCallback):
         forget_metrics(trial)
 
 
-class _Silence(_WithoutState, TrialProgressCallback):
-    """In place of Ray's own, which prints a line (amid our JSON) of a trial that ends without a result, whatever `verbose`."""
-
-    def _print(self, msg: str) -> None:
-        pass
-
-
-class _BookStopper(_WithoutState, Stopper):
+class _RecorderStopper(_WithoutState, Stopper):
     """Stops the stage when the recorder says so."""
 
     def __init__(self, recorder: Recorder, check_budget: Callable[[], None] | None) -> None:
@@ -243,14 +231,6 @@ def delete_checkpoints(run: RunRecord) -> None:
             for entry in storage.get_file_info(FileSelector(path, allow_not_found=True)):
                 if entry.type == FileType.Directory and entry.base_name.startswith("checkpoint_"):
                     storage.delete_dir(entry.path)
-
-
-def _last_error(trial: Any) -> str:
-    with contextlib.suppress(OSError):
-        if trial.error_file and Path(trial.error_file).exists():
-            lines = Path(trial.error_file).read_text().strip().splitlines()
-            return lines[-1] if lines else "no message"
-    return "no message"
 
 
 @contextlib.contextmanager

@@ -1,10 +1,18 @@
-"""What Ray Tune is kept from doing for every trial, only while a stage runs."""
+"""What we use of Ray without its promise: what it saves, and that nothing but the saving is lost where a name is gone."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.registry import TRAINABLE_CLASS, _Registry
 
-from ctxtune.tuning.backend.ray_internals import thrifty_tune
+from ctxtune.tuning.backend import ray_internals
+from ctxtune.tuning.backend.ray_internals import internal, thrifty_tune
+from tests.helpers.processes import environment
+from tests.helpers.sweeps import TINY
 
 
 def test_a_trainable_is_fetched_once_and_an_unknown_one_is_still_missing():
@@ -19,15 +27,119 @@ def test_a_trainable_is_fetched_once_and_an_unknown_one_is_still_missing():
         assert not registry.contains(TRAINABLE_CLASS, "unknown")
 
 
-def test_a_ray_that_has_no_such_function_is_left_alone(monkeypatch):
-    monkeypatch.delattr(TuneController, "_get_trial_checkpoints")
-    with thrifty_tune():
-        assert not hasattr(TuneController, "_get_trial_checkpoints")
-
-
 def test_tune_is_as_it_was_afterwards_also_after_an_error():
     before = (TuneController._get_trial_checkpoints, _Registry.get, _Registry.contains)
     with pytest.raises(RuntimeError), thrifty_tune():
         assert TuneController._get_trial_checkpoints is not before[0]
         raise RuntimeError
     assert before == (TuneController._get_trial_checkpoints, _Registry.get, _Registry.contains)
+
+
+def entered(manager):
+    with manager:
+        return True
+
+
+USES = {
+    ray_internals.AWS_KEYS: ray_internals.keep_aws_keys_here,
+    ray_internals.CONTROLLER: lambda: entered(thrifty_tune()),
+    f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
+    ray_internals.REGISTRY: lambda: entered(thrifty_tune()),
+    f"{ray_internals.REGISTRY}.get": lambda: entered(thrifty_tune()),
+    f"{ray_internals.REGISTRY}.contains": lambda: entered(thrifty_tune()),
+    f"{ray_internals.CALLBACK_USAGE}:tag_callbacks": lambda: entered(thrifty_tune()),
+    f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),
+    f"{ray_internals.CONSTANTS}:ENABLE_RAY_CLUSTER": lambda: entered(ray_internals.listening_on_loopback()),
+    "ray._raylet:Config": ray_internals.read_authentication_anew,
+    "ray._raylet:AuthenticationTokenLoader": ray_internals.read_authentication_anew,
+    ray_internals.GCS_CLIENT: lambda: ray_internals.ask_cluster("127.0.0.1:1"),
+    ray_internals.BOOTSTRAP: lambda: ray_internals.ask_cluster("127.0.0.1:1"),
+    ray_internals.CHANNEL: lambda: ray_internals.ask_client_server("127.0.0.1:1", 1),
+    ray_internals.CLIENT_PING: lambda: ray_internals.ask_client_server("127.0.0.1:1", 1),
+    ray_internals.CLIENT_STUB: lambda: ray_internals.ask_client_server("127.0.0.1:1", 1),
+    ray_internals.CLIENT: lambda: not ray_internals.connected_from_outside(),
+    ray_internals.CLUSTER_STATUS: lambda: ray_internals.infeasible_requests("127.0.0.1:1") == [],
+    ray_internals.LOCAL_TUNER: lambda: ray_internals.tuner_here(trainable=print),
+    ray_internals.PROGRESS: lambda: ray_internals.silent_progress() == [],
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_this_ray_has_every_name(name):
+    assert internal(name) is not None
+
+
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("gone", ["attribute", "module"])
+def test_a_name_that_is_gone_costs_its_saving_only(name, gone, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    module, _, attribute = name.partition(":")
+    if gone == "module":
+        monkeypatch.setitem(sys.modules, module, None)
+    elif name == ray_internals.CLIENT_PING:
+        pytest.skip("generated code, whose attributes cannot be taken away")
+    else:
+        *owners, attribute = attribute.split(".")
+        monkeypatch.delattr(internal(f"{module}:{'.'.join(owners)}" if owners else module), attribute)
+    assert internal(name) is None
+    assert USES[name]() is not False
+
+
+def test_without_a_way_to_read_it_anew_rays_own_default_decides_on_the_token(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(ray_internals, "internal", lambda name: None)
+    ray_internals.read_authentication_anew()
+    assert "RAY_AUTH_MODE" not in ray_internals.os.environ
+
+
+def test_a_trial_without_the_attributes_we_know_is_left_alone():
+    trial = SimpleNamespace(status="RUNNING")
+    ray_internals.forget_metrics(trial)
+    ray_internals.end_process(trial)
+    assert ray_internals.error_of(trial) == "no message"
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+from ctxtune.tuning.backend import ray_internals
+ray_internals.internal = lambda name: None
+from ctxtune.config import load_search_space
+from ctxtune.tuning.sweep import Watcher, run_sweep
+space = load_search_space(Path(sys.argv[1]) / "search_spaces/quickstart.yaml", sys.argv[2:])
+run_sweep(space, root=Path("results"), watcher=Watcher(on_note=print))
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_comes_to_its_end_with_a_ray_that_has_none_of_the_names(repository, tmp_path):
+    overrides = [
+        *TINY,
+        "search.trials=2",
+        "select=null",
+        "confirm=null",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", SWEEP, str(repository), *overrides],
+        cwd=tmp_path, env=environment(repository, RAY_AUTH_MODE="disabled"), capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "not on the loopback interface only" in done.stdout and "random token" in done.stdout
+    assert (tmp_path / "results/quickstart/best.yaml").exists()
+
+
+def test_nothing_else_imports_what_ray_promises_nobody(repository):
+    for file in (repository / "ctxtune/tuning/backend").glob("*.py"):
+        if file.name != "ray_internals.py":
+            text = file.read_text()
+            for private in (
+                "ray._private",
+                "_raylet",
+                "._internal",
+                "ray.core",
+                ".impl.",
+                "tune.execution",
+                "train.v2",
+            ):
+                assert private not in text, f"{file.name}: {private}"

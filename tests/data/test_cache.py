@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from tests.helpers import trees
 from pydantic import ValidationError
 
 from ctxtune.data import ImageSettings, TrainingImages, load
@@ -24,6 +23,7 @@ from ctxtune.data.stores import (
     short_side,
 )
 from ctxtune.errors import DataError
+from tests.helpers import trees
 
 SETTINGS = ImageSettings(train_crop=32, min_scale=0.25, test_resize=40, test_crop=32)
 

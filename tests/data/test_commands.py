@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from tests.helpers import trees
 from PIL import Image
 
 from ctxtune.data.__main__ import main
 from ctxtune.data.cache import is_sound
 from ctxtune.data.loading import load
+from tests.helpers import trees
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests.helpers import trees
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -17,6 +16,7 @@ from ctxtune.data.batching import PackingBatcher, SpreadOver
 from ctxtune.data.reading import Unreadable
 from ctxtune.data.stores import Building, DecodedReader, decoded_store
 from ctxtune.errors import DataError
+from tests.helpers import trees
 
 SETTINGS = ImageSettings(train_crop=32, min_scale=0.2, test_resize=40, test_crop=32)
 BATCHES = np.arange(24).reshape(3, 8)

@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-from tests.helpers import trees
 from PIL import Image
 from pydantic import ValidationError
 
@@ -16,6 +15,7 @@ from ctxtune.data.loading import LOADERS
 from ctxtune.data.official_counts import OFFICIAL_COUNTS, DataWarning
 from ctxtune.data.split import StringTable
 from ctxtune.errors import ConfigError, DataError
+from tests.helpers import trees
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
-from tests.helpers.trees import OMNIGLOT_ZIP, omniglot_folders, zipped
 
 from ctxtune.data import (
     EvaluationImages,
@@ -20,6 +19,7 @@ from ctxtune.data import (
 from ctxtune.data.layouts.glyphs import catalogue, work_out_catalogue
 from ctxtune.data.layouts.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
 from ctxtune.errors import ConfigError, DataError
+from tests.helpers.trees import OMNIGLOT_ZIP, omniglot_folders, zipped
 
 SMALL = ImageSettings(train_crop=32, min_scale=0.5, flip=False, test_resize=None, test_crop=None)
 

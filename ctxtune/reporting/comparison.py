@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from ctxtune.errors import TrackingError
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.aggregate import summed_section
-from ctxtune.reporting.ablation.contrasts import judge_contrasts
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.ablation.figures import wrapped
 from ctxtune.reporting.document import Document, Picture, Section, Table
-from ctxtune.reporting.numbers import MISSING, p_value, percent, percent_interval
 from ctxtune.reporting.setup import differing_table
-from ctxtune.reporting.study import device_of, hours
+from ctxtune.reporting.study import device_of
 from ctxtune.reporting.style import GREY, WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
-from ctxtune.reporting.sweep.confirmation import confirmed_scores
 from ctxtune.reporting.sweep.data import SweepData
+from ctxtune.results.costs import hours_of
+from ctxtune.results.formatting import MISSING, p_value, percent, percent_interval
+from ctxtune.results.runs import by_seed, shared_scores
 from ctxtune.statistics import compare_pairs, t_interval
 from ctxtune.text import duration
 
@@ -31,9 +31,9 @@ def compared_ablations(each: Sequence[AblationData]) -> Document:
     Raises:
         TrackingError: they share no arm.
     """
-    shared = [cell for cell in each[0].cells if all(cell in data.cells for data in each)]
+    shared = [cell for cell in each[0].results.cells if all(cell in data.results.cells for data in each)]
     if not shared:
-        names = ", ".join(f"{data.study.name}: {', '.join(list(data.cells)[:3])} ..." for data in each)
+        names = ", ".join(f"{data.study.name}: {', '.join(list(data.results.cells)[:3])} ..." for data in each)
         raise TrackingError(f"these ablations share no arm ({names}); there is nothing to put side by side")
     caption = "Difference to each ablation's reference, with its 95 % t-interval."
     sections = [
@@ -54,13 +54,13 @@ def compared_sweeps(each: Sequence[SweepData]) -> Document:
     """Sweeps side by side: what they found, what it cost, and test scores where the data set is the same."""
     caption = "Best completed trial so far by hours spent on trials."
     picture = Picture("best_so_far", caption, partial(progress_figure, each))
-    tables = [_sweep_table(each), *([_test_table(each)] if any(data.confirmations for data in each) else [])]
+    tables = [_sweep_table(each), *([_test_table(each)] if any(data.results.confirmations for data in each) else [])]
     return _document(each, "Sweeps", [Section("Side by side", [*tables, picture])])
 
 
 def difference_figure(each: Sequence[AblationData], shared: Sequence[str]) -> Figure:
     """Each arm's difference to the reference, one mark an ablation."""
-    judged = [{found.contrast.cell: found for found in judge_contrasts(data)} for data in each]
+    judged = [{found.contrast.cell: found for found in data.results.contrasts} for data in each]
     arms = [cell for cell in shared if any(cell in found for found in judged)]
     step = 0.2
     height = (0.17 + step * len(each)) * len(arms) + 1.1
@@ -97,8 +97,8 @@ def progress_figure(each: Sequence[SweepData]) -> Figure:
     """The best completed trial so far of each sweep by hours."""
     figure, axes = new_figure(3.0, WIDTH)
     for index, data in enumerate(each):
-        ended = sorted(data.trials, key=lambda trial: trial.run.end_time or math.inf)
-        spent = np.cumsum([trial.hours for trial in ended])
+        ended = sorted(data.trials, key=lambda trial: trial.end_time)
+        spent = np.cumsum([trial.run.hours for trial in ended])
         best, x, y = math.nan, [], []
         for trial, place in zip(ended, spent, strict=True):
             if trial.completed and not data.sign * best >= data.sign * trial.score:
@@ -121,7 +121,7 @@ def progress_figure(each: Sequence[SweepData]) -> Figure:
 def _document(each: Sequence[AblationData] | Sequence[SweepData], what: str, sections: list[Section]) -> Document:
     names = [data.study.name for data in each]
     costs = {
-        f"{data.study.name}, time of one {device_of(data.study)}": duration(hours(data.study.runs)) for data in each
+        f"{data.study.name}, time of one {device_of(data.study)}": duration(hours_of(data.study.runs)) for data in each
     }
     differing = differing_table([data.study for data in each])
     if differing:
@@ -139,7 +139,7 @@ def _document(each: Sequence[AblationData] | Sequence[SweepData], what: str, sec
 def _score_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
     rows, records = [], []
     for cell in shared:
-        found = [list(data.scores(cell, data.design.metric).values()) for data in each]
+        found = [list(data.results.scores(cell, data.design.metric).values()) for data in each]
         rows.append([cell, *(percent_interval(t_interval(values)) if values else MISSING for values in found)])
         record: dict[str, Any] = {"cell": cell}
         for data, values in zip(each, found, strict=True):
@@ -151,7 +151,7 @@ def _score_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
 
 
 def _verdict_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
-    judged = [{found.contrast.cell: found for found in judge_contrasts(data)} for data in each]
+    judged = [{found.contrast.cell: found for found in data.results.contrasts} for data in each]
     header, rows, records, texts = ["arm"], [], [], []
     for data in each:
         header += [f"{data.study.name}: difference", f"{data.study.name}: verdict"]
@@ -176,7 +176,7 @@ def _verdict_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table
 
 
 def _sweep_table(each: Sequence[SweepData]) -> Table:
-    rows: list[list[str]] = [["data set", *(data.space.dataset for data in each)]]
+    rows: list[list[str]] = [["data set", *(data.design.dataset for data in each)]]
     rows.append(["objective", *(metric_title(data.objective) for data in each)])
     rows.append(["trials", *(str(len(data.trials)) for data in each)])
     rows.append(["  completed", *(str(len(data.completed)) for data in each)])
@@ -186,8 +186,8 @@ def _sweep_table(each: Sequence[SweepData]) -> Table:
             *(percent(data.completed[0].score) if data.completed else MISSING for data in each),
         ]
     )
-    rows.append(["chosen", *(data.chosen or MISSING for data in each)])
-    rows.append(["time", *(f"{duration(hours(data.study.runs))} of one {device_of(data.study)}" for data in each)])
+    rows.append(["chosen", *(data.results.chosen or MISSING for data in each)])
+    rows.append(["time", *(f"{duration(hours_of(data.study.runs))} of one {device_of(data.study)}" for data in each)])
     paths = list(dict.fromkeys(dimension.path for data in each for dimension in data.dimensions))
     for path in paths:
         rows.append([f"best trial's {path}", *(_best_value(data, path) for data in each)])
@@ -197,24 +197,22 @@ def _sweep_table(each: Sequence[SweepData]) -> Table:
 def _best_value(data: SweepData, path: str) -> str:
     if not data.completed:
         return MISSING
-    return data.completed[0].run.params.get(path, MISSING)[:10]
+    return str(data.completed[0].run.settings.get(path, MISSING))[:10]
 
 
 def _test_table(each: Sequence[SweepData]) -> Table:
     """Test scores of the chosen configurations; the difference of two where data set and seeds are the same."""
-    found = [{score.metric: score for score in confirmed_scores(data)} for data in each]
+    found = [{score.metric: score for score in data.results.confirmed} for data in each]
     metrics = list(dict.fromkeys(metric for scores in found for metric in scores))
-    pair = len(each) == 2 and each[0].space.dataset == each[1].space.dataset
+    pair = len(each) == 2 and each[0].design.dataset == each[1].design.dataset
     header = ["score", *(data.study.name for data in each)]
     header += [f"{each[0].study.name} − {each[1].study.name}", "p"] if pair else []
     rows = []
     for metric in metrics:
         row = [metric_title(metric)]
-        row += [
-            percent_interval(t_interval(scores[metric].chosen)) if metric in scores else MISSING for scores in found
-        ]
+        row += [percent_interval(scores[metric].chosen_interval) if metric in scores else MISSING for scores in found]
         if pair:
-            row += _paired(each, metric, tested=all(metric == data.test_metric for data in each))
+            row += _paired(each, metric, tested=all(metric == data.design.objective.test_metric for data in each))
         rows.append(row)
     caption = "Test classes, chosen configurations: percent, mean ± half of the 95 % t-interval over fresh seeds."
     note = (
@@ -227,10 +225,9 @@ def _test_table(each: Sequence[SweepData]) -> Table:
 
 
 def _paired(each: Sequence[SweepData], metric: str, *, tested: bool) -> list[str]:
-    runs = [data.confirmations.get(data.chosen or "", {}) for data in each]
-    shared = sorted(runs[0].keys() & runs[1].keys())
-    values = [[arm[seed].metrics.get(metric, math.nan) for seed in shared] for arm in runs]
-    if not shared or not np.isfinite(values).all():
+    arms = [data.results.confirmations.get(data.results.chosen or "", []) for data in each]
+    pairs = shared_scores(by_seed(arms[0], metric), by_seed(arms[1], metric))
+    if not pairs[0]:
         return [MISSING, MISSING]
-    difference = compare_pairs(values[0], values[1])
+    difference = compare_pairs(*pairs)
     return [percent_interval(difference.interval, sign=True), p_value(difference.p_value) if tested else MISSING]

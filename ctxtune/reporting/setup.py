@@ -6,8 +6,8 @@ from typing import Any
 from ctxtune.errors import TrackingError
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.document import Table
-from ctxtune.reporting.numbers import MISSING, setting
 from ctxtune.reporting.study import Study, read_file
+from ctxtune.results.formatting import MISSING, setting
 
 _NOT_COMPARED = ("name", "tracking", "resources", "based_on", "max_concurrent")
 _LEFT_OUT = ("root",)

@@ -1,16 +1,20 @@
 """A sweep or an ablation as MLflow knows it: its parent run and the runs below it."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from ctxtune.errors import TrackingError
 from ctxtune.reporting.background import begin
+from ctxtune.results.costs import spent
+from ctxtune.results.runs import STAGES, STATES, Run, Stage, in_stage
 from ctxtune.tracking import TrackedRun, find_sweep, read_runs, read_text, redact
+
+Plan = TypeVar("Plan", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,56 @@ class Study:
     Attributes:
         uri: of the tracking server.
         parent: its own run; ``parent.kind`` is "sweep" or "ablation".
-        runs: the runs below it, in the order of their start.
+        tracked: the runs below it, in the order of their start.
     """
 
     uri: str
     name: str
     parent: TrackedRun
-    runs: tuple[TrackedRun, ...]
+    tracked: tuple[TrackedRun, ...]
 
-    def of_kind(self, kind: str) -> list[TrackedRun]:
-        """The runs of one kind: trial, selection, confirmation, cell, cell_search."""
-        return [run for run in self.runs if run.kind == kind]
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs as results see them."""
+        return tuple(run_of(tracked) for tracked in self.tracked if tracked.kind in STAGES)
+
+    def in_stage(self, stage: Stage) -> tuple[Run, ...]:
+        """The runs of one stage."""
+        return in_stage(self.runs, stage)
+
+    @cached_property
+    def by_key(self) -> dict[str, TrackedRun]:
+        """What MLflow knows of each run, by the run's key."""
+        return {_key(tracked): tracked for tracked in self.tracked}
+
+    @property
+    def ended(self) -> bool:
+        """Whether no run is to come: it is not under way, and nobody can resume it."""
+        return self.parent.state not in ("running", "killed")
+
+
+def run_of(tracked: TrackedRun) -> Run:
+    """A run of MLflow as results see it; its epoch is not known there."""
+    tags = tracked.tags
+    folds = tags.get("folds", tags.get("fold", ""))
+    return Run(
+        key=_key(tracked),
+        stage=STAGES[tracked.kind],
+        arm=tags.get("arm", tags.get("cell", "")),
+        state=next((state for state in STATES if state == tracked.state), "running"),
+        reason=tracked.reason,
+        seed_index=int(tags.get("seed_index") or 0),
+        folds=tuple(folds.split(",")) if folds else (),
+        repeat=int(tags.get("repeat") or 0),
+        number=int(tags.get("trial") or 0),
+        configuration=tags.get("config_hash", ""),
+        metrics=tracked.metrics,
+        settings=tracked.params,
+    )
+
+
+def _key(tracked: TrackedRun) -> str:
+    return tracked.key.rpartition("/")[2] or tracked.name
 
 
 def read_study(uri: str, name: str) -> Study:
@@ -70,20 +113,25 @@ def read_file(study: Study, artifact: str) -> Any:
         ) from None
 
 
-def hours(runs: Iterable[TrackedRun]) -> float:
-    """Hours of one device (GPU or CPU core) that runs have used, by `time/seconds`."""
-    return sum(seconds for run in runs if math.isfinite(seconds := run.metrics.get("time/seconds", 0.0))) / 3600
+def read_design(study: Study, artifact: str, model: type[Plan]) -> Plan:
+    """The plan of a study from an artifact of its own run.
+
+    Raises:
+        TrackingError: the artifact is not there or not readable.
+    """
+    try:
+        return model.model_validate(read_file(study, artifact))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise TrackingError(f"{study.name}: {artifact}, {place}: {first['msg']}") from None
 
 
-def bill(runs: Iterable[TrackedRun]) -> dict[str, float]:
+def bill(runs: Iterable[Run]) -> dict[str, float]:
     """GPU-hours and money of runs, by what a table calls them; of each only where runs have logged it."""
-    found: dict[str, float] = {}
-    for run in runs:
-        for metric, title in (("cost/gpu_hours", "GPU-hours"), ("cost/money", "money")):
-            value = run.metrics.get(metric, math.nan)
-            if math.isfinite(value):
-                found[title] = found.get(title, 0.0) + value
-    return found
+    cost = spent(runs)
+    found = {"GPU-hours": cost.gpu_hours, "money": cost.money}
+    return {title: value for title, value in found.items() if value is not None}
 
 
 def device_of(study: Study) -> str:
@@ -91,14 +139,3 @@ def device_of(study: Study) -> str:
     gpus = study.parent.tags.get("hardware.gpus", "0")
     used = any(name.startswith("gpu/") for run in study.runs for name in run.metrics)
     return "GPU" if used and gpus != "0" else "CPU core"
-
-
-def score_names(runs: Iterable[TrackedRun], part: str) -> list[str]:
-    """The scores that runs have of a part ("validation", "test"): Recall@K by K, then MAP@R and R-precision."""
-    found = {name for run in runs for name in run.metrics if name.startswith(f"{part}/")}
-
-    def place(name: str) -> tuple[int, int]:
-        last = name.rpartition("_")[2]
-        return (0, int(last)) if "recall_at_" in name and last.isdigit() else (1, 0 if name.endswith("map_at_r") else 1)
-
-    return sorted(found, key=place)

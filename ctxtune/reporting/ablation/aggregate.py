@@ -9,7 +9,7 @@ import numpy as np
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.document import Section, Table
-from ctxtune.reporting.numbers import MISSING, decimal, percent, percent_bounds
+from ctxtune.results.formatting import MISSING, decimal, percent, percent_bounds
 from ctxtune.statistics import Interval, interquartile_interval, mean_ranks
 from ctxtune.statistics.intervals import Floats
 
@@ -18,7 +18,7 @@ def summed_section(each: Sequence[AblationData], shared: Sequence[str]) -> Secti
     """The arms that the ablations share in sum, or why there is no sum of these ablations."""
     means = np.array(
         [
-            [np.mean(list(data.scores(cell, data.design.metric).values()) or [math.nan]) for cell in shared]
+            [np.mean(list(data.results.scores(cell, data.design.metric).values()) or [math.nan]) for cell in shared]
             for data in each
         ]
     )
@@ -91,7 +91,7 @@ def _difference(each: Sequence[AblationData], cell: str) -> Interval | None:
     strata = []
     for data in each:
         against = _reference(data, cell)
-        ours, theirs = data.pairs(cell, against, data.design.metric) if against else ([], [])
+        ours, theirs = data.results.pairs(cell, against, data.design.metric) if against else ([], [])
         unit = float(np.mean(theirs)) if theirs else 1.0
         if not ours or not unit > 0:
             return None

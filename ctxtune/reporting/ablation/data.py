@@ -1,96 +1,32 @@
-"""An ablation's scores from MLflow: one value for each cell, score and replication."""
+"""An ablation from MLflow: what it found, and the scores of its classes."""
 
 import json
-import math
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ctxtune.errors import TrackingError
-from ctxtune.reporting.study import Study, read_file
-from ctxtune.statistics import ClassScores
-from ctxtune.tracking import TrackedRun, read_texts
+from ctxtune.reporting.study import Study, read_design
+from ctxtune.results.ablation import AblationResults
+from ctxtune.results.designs import AblationDesign
+from ctxtune.results.runs import Run
+from ctxtune.statistics import FEWEST_FOR_BOOTSTRAP, ClassScores, Interval, hierarchical_interval
+from ctxtune.tracking import read_texts
 
-Unit = int
-"""One replication: the index of a seed or, where search and seeds are repeated, of a repeat."""
 CLASS_FILE = "per_class_scores.json"
-
-
-class _Plain(BaseModel):
-    """Written by the ablation room; what later versions add is not in our way."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Cell(_Plain):
-    """One arm at one combination of factor levels."""
-
-    cell: str
-    variant: str
-    levels: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    hash: str = ""
-
-
-class Contrast(_Plain):
-    """A cell and the reference that it is compared with."""
-
-    cell: str
-    against: str
-
-
-class Design(_Plain):
-    """`design.json` of an ablation's parent run.
-
-    Attributes:
-        folds: that every seed is scored on, as in the runs' tag; None in those that were written without.
-        equivalence: the largest difference that is practically none, as stated beforehand; None where nothing was.
-    """
-
-    name: str
-    metric: str
-    mode: Literal["max", "min"] = "max"
-    equivalence: float | None = None
-    reference: str
-    design: str = "grid"
-    seeds: int
-    repeats: int = 1
-    folds: list[str] | None = None
-    confirmatory: bool = False
-    tuning: Literal["each", "none"] = "none"
-    tuned_for: str | None = None
-    dataset: str
-    factors: dict[str, list[Any]] = {}
-    variants: list[str]
-    cells: list[Cell]
-    contrasts: list[Contrast]
 
 
 @dataclass(frozen=True)
 class AblationData:
-    """An ablation's design and its runs; scores are the last ones of completed runs, averaged over folds."""
+    """An ablation, finished or still running: what it found, and what is only known to MLflow."""
 
     study: Study
-    design: Design
+    design: AblationDesign
 
     @cached_property
-    def cells(self) -> dict[str, Cell]:
-        """The cells by name, in the file's order."""
-        return {cell.cell: cell for cell in self.design.cells}
-
-    @cached_property
-    def references(self) -> frozenset[str]:
-        """The cells that others are compared with."""
-        return frozenset(contrast.against for contrast in self.design.contrasts) or frozenset([self.design.reference])
-
-    @property
-    def replication(self) -> str:
-        """What a replication is: "seed" or "repeat"."""
-        return "repeat" if self.design.repeats > 1 else "seed"
+    def results(self) -> AblationResults:
+        """What the ablation found."""
+        return AblationResults(self.design, self.study.runs, self.study.ended)
 
     @property
     def part(self) -> str:
@@ -98,87 +34,42 @@ class AblationData:
         return self.design.metric.partition("/")[0]
 
     @cached_property
-    def runs(self) -> list[TrackedRun]:
-        """The runs of the cells' seeds."""
-        return self.study.of_kind("cell")
+    def over_classes(self) -> dict[str, Interval]:
+        """By cell: interval of its difference to the reference over resampled seeds and classes.
 
-    @cached_property
-    def folds(self) -> list[str]:
-        """The folds that seeds are scored on; those seen so far where the design does not say."""
-        if self.design.folds:
-            return self.design.folds
-        return sorted({run.tags.get("fold", "") for run in self.runs}) or [""]
-
-    @cached_property
-    def complete(self) -> dict[str, dict[Unit, list[TrackedRun]]]:
-        """The completed runs of each cell and replication: every seed and fold of it is there."""
-        grouped: dict[tuple[str, int], dict[int, dict[str, TrackedRun]]] = {}
-        for run in self.runs:
-            if run.state == "completed":
-                key = (run.tags.get("cell", ""), int(run.tags.get("repeat") or 0))
-                seeds = grouped.setdefault(key, {})
-                seeds.setdefault(int(run.tags.get("seed_index") or 0), {})[run.tags.get("fold", "")] = run
-        found: dict[str, dict[Unit, list[TrackedRun]]] = {cell: {} for cell in self.cells}
-        for (cell, repeat), seeds in grouped.items():
-            whole = {
-                index: [folds[fold] for fold in self.folds]
-                for index, folds in seeds.items()
-                if all(fold in folds for fold in self.folds)
-            }
-            if cell not in found:
-                continue
-            if self.design.repeats == 1:
-                found[cell] |= whole
-            elif len(whole) == self.design.seeds:
-                found[cell][repeat] = [run for runs in whole.values() for run in runs]
-        return {cell: dict(sorted(units.items())) for cell, units in found.items()}
-
-    def scores(self, cell: str, metric: str) -> dict[Unit, float]:
-        """A score of a cell by replication: mean over its seeds (with repeats) and folds."""
-        values = {
-            unit: float(np.mean([run.metrics.get(metric, math.nan) for run in runs]))
-            for unit, runs in self.complete.get(cell, {}).items()
-        }
-        return {unit: value for unit, value in values.items() if math.isfinite(value)}
-
-    def pairs(self, cell: str, against: str, metric: str) -> tuple[list[float], list[float]]:
-        """The scores of two cells over the replications that both have."""
-        ours, theirs = self.scores(cell, metric), self.scores(against, metric)
-        shared = [unit for unit in ours if unit in theirs]
-        return [ours[unit] for unit in shared], [theirs[unit] for unit in shared]
-
-    @cached_property
-    def expected_runs(self) -> int:
-        """Runs of a finished ablation, its searches aside."""
-        return len(self.cells) * self.design.repeats * self.design.seeds * len(self.folds)
-
-    @cached_property
-    def states(self) -> Counter[str]:
-        """Number of the cells' runs by state."""
-        return Counter(run.state for run in self.runs)
+        Without those cells whose class scores were not kept, or that have few seeds.
+        """
+        found = {}
+        for contrast in self.design.contrasts:
+            arms = self.class_arms(contrast.cell, contrast.against, self.design.metric)
+            if arms and len(arms[0][0].sums) >= FEWEST_FOR_BOOTSTRAP:
+                found[contrast.cell] = hierarchical_interval(*arms)
+        return found
 
     @cached_property
     def class_scores(self) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
         """By run and metric: each class's sum over its queries and their number, of runs that kept them."""
-        wanted = [run for units in self.complete.values() for runs in units.values() for run in runs]
-        return {run_id: json.loads(text) for run_id, text in read_texts(self.study.uri, wanted, CLASS_FILE).items()}
+        complete = self.results.complete.values()
+        keys = {
+            self.study.by_key[run.key].run_id: run.key for each in complete for runs in each.values() for run in runs
+        }
+        tracked = [self.study.by_key[key] for key in keys.values()]
+        texts = read_texts(self.study.uri, tracked, CLASS_FILE)
+        return {keys[run_id]: json.loads(text) for run_id, text in texts.items()}
 
     def class_arms(self, cell: str, against: str, metric: str) -> tuple[list[ClassScores], list[ClassScores]] | None:
         """Both cells' class scores by fold over their shared replications; None where they were not kept.
 
         With repeats a replication's sums are over its seeds.
         """
-        ours, theirs = self.complete.get(cell, {}), self.complete.get(against, {})
+        ours, theirs = self.results.complete.get(cell, {}), self.results.complete.get(against, {})
         shared = [unit for unit in ours if unit in theirs]
         if len(shared) < 2:
             return None
         arms: tuple[list[ClassScores], list[ClassScores]] = ([], [])
-        for fold in self.folds:
+        for fold in self.results.folds:
             tables = [
-                [
-                    self._table([run for run in units[unit] if run.tags.get("fold", "") == fold], metric)
-                    for unit in shared
-                ]
+                [self._table([run for run in units[unit] if run.fold == fold], metric) for unit in shared]
                 for units in (ours, theirs)
             ]
             each = [table for arm in tables for table in arm]
@@ -191,10 +82,10 @@ class AblationData:
                 arm.append(ClassScores(sums, counts))
         return arms
 
-    def _table(self, runs: list[TrackedRun], metric: str) -> dict[str, tuple[float, float]]:
+    def _table(self, runs: list[Run], metric: str) -> dict[str, tuple[float, float]]:
         total: dict[str, tuple[float, float]] = {}
         for run in runs:
-            for label, (value, count) in self.class_scores.get(run.run_id, {}).get(metric, {}).items():
+            for label, (value, count) in self.class_scores.get(run.key, {}).get(metric, {}).items():
                 before = total.get(label, (0.0, 0.0))
                 total[label] = (before[0] + value, before[1] + count)
         return total
@@ -206,10 +97,4 @@ def read_ablation(study: Study) -> AblationData:
     Raises:
         TrackingError: its design is not there or not readable.
     """
-    try:
-        design = Design.model_validate(read_file(study, "design.json"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise TrackingError(f"{study.name}: design.json, {place}: {first['msg']}") from None
-    return AblationData(study, design)
+    return AblationData(study, read_design(study, "design.json", AblationDesign))

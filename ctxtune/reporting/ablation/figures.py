@@ -10,9 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.ablation.contrasts import JudgedContrast
 from ctxtune.reporting.ablation.data import AblationData
-from ctxtune.reporting.numbers import setting
 from ctxtune.reporting.style import (
     BLUE,
     GREY,
@@ -25,6 +23,8 @@ from ctxtune.reporting.style import (
     new_figure,
     only_rows_grid,
 )  # fmt: skip
+from ctxtune.results.ablation import JudgedContrast
+from ctxtune.results.formatting import setting
 from ctxtune.statistics import Interval, t_interval
 
 _ROW = 0.27
@@ -40,14 +40,17 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
     figure, axes = new_figure(sum(heights) + 0.95, WIDTH)
     places = -np.cumsum(heights) + np.asarray(heights) / 2
     axes.axvline(0, color="#57606a", linewidth=1)
-    spans = [_forest_row(axes, float(place), each) for place, each in zip(places, known, strict=True)]
+    spans = [
+        _forest_row(axes, float(place), each, data.over_classes.get(each.contrast.cell))
+        for place, each in zip(places, known, strict=True)
+    ]
     axes.set_yticks(places, labels)
     axes.set_ylim(-sum(heights), 0.02)
     direction = "more" if data.design.mode == "max" else "less"
     axes.set_xlabel(
         f"difference in {metric_title(data.design.metric)} to the reference,\npercentage points ({direction} is better)"
     )
-    _margins(axes, known)
+    _margins(axes, data, known)
     draw_spans(axes, [span for span in spans if span])
     only_rows_grid(axes)
     for place, each in zip(places, known, strict=True):
@@ -59,27 +62,27 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
     return figure
 
 
-def _forest_row(axes: Axes, place: float, each: JudgedContrast) -> Span | None:
+def _forest_row(axes: Axes, place: float, each: JudgedContrast, over_classes: Interval | None) -> Span | None:
     """Draw a row but for its t-interval, which is returned: the limits are not known yet."""
     assert each.difference is not None
     interval, judgement = each.difference.interval, each.verdict.judgement if each.verdict else ""
     colour = {"better": BLUE, "worse": VERMILION}.get(judgement, "#3d444d")
     axes.plot(100 * each.difference.differences, np.full(each.difference.count, place), "|", color=GREY, markersize=7)
-    if each.over_classes is not None:
-        axes.plot([100 * each.over_classes.low, 100 * each.over_classes.high], [place] * 2, color=LIGHT, linewidth=5,
+    if over_classes is not None:
+        axes.plot([100 * over_classes.low, 100 * over_classes.high], [place] * 2, color=LIGHT, linewidth=5,
                   solid_capstyle="butt", zorder=1)  # fmt: skip
     marker = {"better": "^", "worse": "v", "practically equal": "s"}.get(judgement, "o")
     axes.plot([100 * interval.mean], [place], marker, color=colour, markersize=6.5, zorder=3)
     return (place, 100 * interval.low, 100 * interval.high, colour) if math.isfinite(interval.low) else None
 
 
-def _margins(axes: Axes, known: Sequence[JudgedContrast]) -> None:
+def _margins(axes: Axes, data: AblationData, known: Sequence[JudgedContrast]) -> None:
     """Limits from means, bootstrap and class intervals; a t-interval of two seeds may run out of the picture."""
     ends = [0.0]
     for each in known:
         assert each.difference is not None
         ends += [*(100 * each.difference.differences)]
-        for interval in (each.difference.interval, each.over_classes):
+        for interval in (each.difference.interval, data.over_classes.get(each.contrast.cell)):
             if interval is not None and math.isfinite(interval.low) and each.difference.count > 2:
                 ends += [100 * interval.low, 100 * interval.high]
     low, high = min(ends), max(ends)
@@ -89,7 +92,7 @@ def _margins(axes: Axes, known: Sequence[JudgedContrast]) -> None:
 
 def arms(data: AblationData, cells: Sequence[str]) -> Figure:
     """The score of each arm: mean with t-interval, and each replication as a point."""
-    shown = [cell for cell in cells if data.scores(cell, data.design.metric)]
+    shown = [cell for cell in cells if data.results.scores(cell, data.design.metric)]
     labels = [wrapped(cell) for cell in shown]
     heights = [max(_ROW, 0.17 * (label.count("\n") + 1) + 0.1) for label in labels]
     figure, axes = new_figure(sum(heights) + 0.95)
@@ -97,10 +100,10 @@ def arms(data: AblationData, cells: Sequence[str]) -> Figure:
     ends: list[float] = []
     spans: list[Span] = []
     for place, cell in zip(places, shown, strict=True):
-        values = 100 * np.array(list(data.scores(cell, data.design.metric).values()))
+        values = 100 * np.array(list(data.results.scores(cell, data.design.metric).values()))
         interval = t_interval(values)
         axes.plot(values, np.full(len(values), place), "|", color=GREY, markersize=8)
-        colour = BLUE if cell in data.references else "#3d444d"
+        colour = BLUE if cell in data.results.references else "#3d444d"
         if len(values) > 1:
             spans.append((float(place), interval.low, interval.high, colour))
         if len(values) > 2:  # of two values it is wider than all else
@@ -142,7 +145,7 @@ def factor_curves(
     scores, differences = panels[0][0], panels[0][-1]
     for index, (variant, cells) in enumerate(series.items()):
         means = {level: t_interval(list(values.values())) for level, cell in cells.items()
-                 if (values := data.scores(cell, data.design.metric))}  # fmt: skip
+                 if (values := data.results.scores(cell, data.design.metric))}  # fmt: skip
         band(scores, places, means, look(index), variant, numeric)
         if columns == 2:
             found = {level: each.difference.interval for level, cell in cells.items()
@@ -216,7 +219,7 @@ def interaction(data: AblationData, first: str, second: str, cells: dict[str, di
             means = {
                 place: t_interval(list(values.values()))
                 for place in range(len(levels))
-                if (cell := table.get((place, other))) and (values := data.scores(cell, data.design.metric))
+                if (cell := table.get((place, other))) and (values := data.results.scores(cell, data.design.metric))
             }
             if means:
                 band(axes, places, means, look(other), f"{second} = {setting(level)}", numeric)

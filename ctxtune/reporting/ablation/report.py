@@ -1,30 +1,31 @@
 """The report of an ablation."""
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation import figures, tables
-from ctxtune.reporting.ablation.contrasts import JudgedContrast, judge_contrasts
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.ablation.tuning import tuning_table
 from ctxtune.reporting.document import Document, Picture, Section, Table, file_stem
 from ctxtune.reporting.ledger import ledger_section
-from ctxtune.reporting.numbers import capital, percent_interval, price
 from ctxtune.reporting.provenance import provenance_section
 from ctxtune.reporting.setup import setup_table
-from ctxtune.reporting.study import bill, device_of, hours
+from ctxtune.reporting.study import bill, device_of
+from ctxtune.results.ablation import JudgedContrast
+from ctxtune.results.costs import hours_of
+from ctxtune.results.formatting import capital, price
+from ctxtune.results.wording import contrast_sentences, lost_sentences
 from ctxtune.statistics import LEVEL
-from ctxtune.text import counted, duration
+from ctxtune.text import duration
 
 _DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time", "leave_one_out": "leave one out"}
 
 
 def ablation_document(data: AblationData) -> Document:
     """The whole report of an ablation, finished or still running."""
-    contrasts = judge_contrasts(data)
-    done = any(data.scores(cell, data.design.metric) for cell in data.cells)
+    contrasts = data.results.contrasts
+    done = any(data.results.scores(cell, data.design.metric) for cell in data.results.cells)
     sections = []
     if done:
         sections.append(_contrast_section(data, contrasts))
@@ -50,7 +51,7 @@ def ablation_document(data: AblationData) -> Document:
         title=f"Ablation {data.study.name}",
         subtitle=_subtitle(data),
         facts=_facts(data),
-        findings=_findings(data, contrasts),
+        findings=_findings(data),
         sections=sections,
         notes=[f"Made by ctxtune.report from {len(data.study.runs):,} runs in MLflow, searches included."],
         study=data.study.name,
@@ -59,14 +60,14 @@ def ablation_document(data: AblationData) -> Document:
 
 
 def _nothing_to_show(data: AblationData) -> str:
-    if any(data.complete.values()):
+    if any(data.results.complete.values()):
         return f"Runs are completed, but none has logged {data.design.metric}: was it evaluated?"
     return "Nothing is finished yet: no seed of any arm has all its runs."
 
 
 def _subtitle(data: AblationData) -> str:
-    states = data.states
-    parts = [f"{states['completed']} of {data.expected_runs} runs completed"]
+    states = data.results.states
+    parts = [f"{states['completed']} of {data.results.expected_runs} runs completed"]
     parts += [f"{states[state]} {state}" for state in ("running", "failed", "killed") if states[state]]
     return ", ".join(parts) + (" (still running)" if data.study.parent.state == "running" else "")
 
@@ -81,33 +82,13 @@ def _facts(data: AblationData) -> dict[str, str]:
         "arms": str(len(design.cells)),
         "seeds": str(design.seeds) + (f" × {design.repeats} repeats" if design.repeats > 1 else ""),
         "tuning": "each arm, same budget" if design.tuning == "each" else "none here",
-        f"time of one {device}": duration(hours(data.study.runs)),
+        f"time of one {device}": duration(hours_of(data.study.runs)),
         **{title: price(value) for title, value in bill(data.study.runs).items()},
     }
 
 
-def _findings(data: AblationData, contrasts: Sequence[JudgedContrast]) -> list[str]:
-    """The first sentences: every clear verdict, then how many were not, and what all of it is conditional on."""
-    title = metric_title(data.design.metric)
-    sentences = []
-    for each in contrasts:
-        if each.difference is not None and each.words in ("better", "worse"):
-            size = percent_interval(each.difference.interval, sign=True)
-            sentences.append(
-                f"{each.contrast.cell} is {each.words} than {each.contrast.against}: {size} points of {title}."
-            )
-    rest = Counter(
-        each.verdict.judgement if each.verdict else "interim, not judged yet" if each.difference else "not finished yet"
-        for each in contrasts
-        if each.words not in ("better", "worse")
-    )
-    if rest:
-        listed = "; ".join(f"{words}: {count}" for words, count in rest.items()) if len(rest) > 1 else next(iter(rest))
-        many = counted(rest.total(), "contrast") if rest.total() > 1 else "contrast"
-        sentences.append(f"{'The other' if sentences else 'The'} {many}: {listed}.")
-    conditions = sorted({each.condition for each in contrasts if each.condition and each.verdict})
-    if conditions:
-        sentences.append(f"All of it {'; '.join(conditions)}.")
+def _findings(data: AblationData) -> list[str]:
+    sentences = [*contrast_sentences(data.results), *lost_sentences(data.results.lost)]
     if data.design.confirmatory:
         sentences.append("Confirmatory: the test classes were scored, once for each arm and seed; the ledger has it.")
     return sentences
@@ -116,21 +97,20 @@ def _findings(data: AblationData, contrasts: Sequence[JudgedContrast]) -> list[s
 def _contrast_section(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Section:
     items: list[str | Table | Picture] = [tables.contrast_table(data, contrasts)]
     if any(each.difference is not None for each in contrasts):
-        classes = any(each.over_classes is not None for each in contrasts)
+        classes = bool(data.over_classes)
         thick = " The grey bar resamples seeds and classes: what to expect on other classes." if classes else ""
         caption = (
             f"Paired differences to the reference: mean with 95 % t-interval (▲ better, ▼ worse, ● neither after Holm's "
-            f"correction, which the intervals do not have); ticks are single {data.replication}s.{thick}"
+            f"correction, which the intervals do not have); ticks are single {data.results.replication}s.{thick}"
         )
         items.append(Picture("forest", caption, lambda: figures.forest(data, contrasts)))
     return Section("Differences to the reference", items)
 
 
 def _score_section(data: AblationData) -> Section:
-    caption = (
-        f"Score of each arm: mean with 95 % t-interval; ticks are single {data.replication}s; the reference in blue."
-    )
-    picture = Picture("arms", caption, lambda: figures.arms(data, list(data.cells)))
+    unit = data.results.replication
+    caption = f"Score of each arm: mean with 95 % t-interval; ticks are single {unit}s; the reference in blue."
+    picture = Picture("arms", caption, lambda: figures.arms(data, list(data.results.cells)))
     return Section("Scores", [tables.score_table(data), picture, tables.all_scores_table(data)])
 
 
@@ -175,7 +155,7 @@ def cells_over_factor(data: AblationData, factor: str) -> dict[str, dict[int, st
     others = {name: value for name, value in _reference_levels(data).items() if name != factor}
     base = _reference_levels(data).get(factor)
     series: dict[str, dict[int, str]] = {}
-    for name, cell in data.cells.items():
+    for name, cell in data.results.cells.items():
         if any(cell.levels.get(other, value) != value for other, value in others.items()):
             continue
         level = cell.levels.get(factor, base)
@@ -189,7 +169,7 @@ def crossed_cells(data: AblationData, first: str, second: str) -> dict[str, dict
     reference = _reference_levels(data)
     rows, columns = data.design.factors[first], data.design.factors[second]
     found: dict[str, dict[tuple[int, int], str]] = {}
-    for name, cell in data.cells.items():
+    for name, cell in data.results.cells.items():
         levels = reference | cell.levels
         if any(levels[other] != value for other, value in reference.items() if other not in (first, second)):
             continue
@@ -201,17 +181,17 @@ def crossed_cells(data: AblationData, first: str, second: str) -> dict[str, dict
 
 
 def _reference_levels(data: AblationData) -> dict[str, object]:
-    cell = data.cells.get(data.design.reference)
+    cell = data.results.cells.get(data.design.reference)
     levels = dict(cell.levels) if cell else {}
     return {factor: levels.get(factor, values[0]) for factor, values in data.design.factors.items()}
 
 
 def method_paragraphs(data: AblationData) -> list[str]:
     """How the numbers came about, in the words of a methods section."""
-    design, unit = data.design, data.replication
+    design, unit = data.design, data.results.replication
     paragraphs = [
-        f"A score is that of the last epoch{', averaged over folds' if len(data.folds) > 1 else ''}. All arms share folds, "
-        f"data order and, where shapes allow, initial weights: they are paired by {unit}."
+        f"A score is that of the last epoch{', averaged over folds' if len(data.results.folds) > 1 else ''}. All arms share "
+        f"folds, data order and, where shapes allow, initial weights: they are paired by {unit}."
     ]
     if design.repeats > 1:
         paragraphs.append(

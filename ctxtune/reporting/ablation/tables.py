@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.ablation.contrasts import JudgedContrast, arm_label, label_notes, reference_at
 from ctxtune.reporting.ablation.data import AblationData
+from ctxtune.reporting.ablation.labels import arm_label, label_notes, reference_at
 from ctxtune.reporting.document import Table, file_stem
-from ctxtune.reporting.numbers import (
+from ctxtune.reporting.study import Study, bill
+from ctxtune.results.ablation import JudgedContrast
+from ctxtune.results.costs import hours_of
+from ctxtune.results.formatting import (
     MISSING,
     capital,
     decimal,
@@ -18,16 +21,17 @@ from ctxtune.reporting.numbers import (
     price,
     setting,
 )
-from ctxtune.reporting.study import bill, hours, score_names
-from ctxtune.statistics import PairedDifference, describe, t_interval
+from ctxtune.results.runs import LOST, Run, score_names
+from ctxtune.results.verdicts import CLEAR
+from ctxtune.statistics import Interval, PairedDifference, describe, t_interval
 from ctxtune.text import counted, duration
 
 
 def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Table:
     """Each cell against its reference: difference, intervals, tests, effect size, verdict."""
-    unit = data.replication
+    unit = data.results.replication
     rank = any(each.verdict is not None and each.verdict.wilcoxon_p is not None for each in contrasts)
-    classes = any(each.over_classes is not None for each in contrasts)
+    classes = bool(data.over_classes)
     header = [
         "arm",
         f"{unit}s",
@@ -50,11 +54,13 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
         row += [p_value(verdict.corrected_p), p_value(difference.p_value)]
         row += [p_value(verdict.wilcoxon_p)] if rank else []
         row += [decimal(difference.effect_size, sign=True), percent_bounds(difference.bootstrap, sign=True)]
-        row += [percent_bounds(each.over_classes, sign=True)] if classes else []
+        row += [percent_bounds(data.over_classes.get(each.contrast.cell), sign=True)] if classes else []
         rows.append(row)
     several = len({each.contrast.against for each in contrasts}) > 1
     reference = (
-        f"{data.cells[data.design.reference].variant} at the same factor levels" if several else data.design.reference
+        f"{data.results.cells[data.design.reference].variant} at the same factor levels"
+        if several
+        else data.design.reference
     )
     caption = (
         f"Differences in {metric_title(data.design.metric)} to {reference}, percentage points, paired by {unit}. "
@@ -65,9 +71,9 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
         caption,
         header,
         rows,
-        [_record(each) for each in contrasts],
+        [_record(each, data.over_classes.get(each.contrast.cell)) for each in contrasts],
         texts=("verdict",),
-        strong=[row for row, each in enumerate(contrasts) if each.words in ("better", "worse")],
+        strong=[row for row, each in enumerate(contrasts) if each.words in CLEAR],
         note=_contrast_note(data, contrasts),
     )
 
@@ -81,17 +87,17 @@ def _contrast_note(data: AblationData, contrasts: Sequence[JudgedContrast]) -> s
     notes = ["Verdicts hold " + "; ".join(conditions) + "."] if conditions else []
     if any(each.difference is not None and each.verdict is None for each in contrasts):
         notes.append(
-            f"Interim: nothing is judged before all its {data.replication}s are there; stopping where it looks good would "
-            "be optional stopping."
+            f"Interim: nothing is judged before all its {data.results.replication}s are there; stopping where it looks good "
+            "would be optional stopping."
         )
     return " ".join([*notes, *label_notes(data)])
 
 
-def _record(each: JudgedContrast) -> dict[str, Any]:
+def _record(each: JudgedContrast, classes: Interval | None) -> dict[str, Any]:
     record: dict[str, Any] = {"cell": each.contrast.cell, "against": each.contrast.against}
     if each.difference is None:
         return record | {"pairs": 0, "verdict": each.words, "condition": each.condition}
-    difference, verdict, classes = each.difference, each.verdict, each.over_classes
+    difference, verdict = each.difference, each.verdict
     record |= {
         "pairs": difference.count,
         "difference": difference.interval.mean,
@@ -118,16 +124,16 @@ def _record(each: JudgedContrast) -> dict[str, Any]:
 
 def score_table(data: AblationData) -> Table:
     """Each cell's score: mean, standard deviation, intervals."""
-    metric, unit = data.design.metric, data.replication
+    metric, unit = data.design.metric, data.results.replication
     rows, records, strong = [], [], []
-    for cell in data.cells:
-        values = list(data.scores(cell, metric).values())
+    for cell in data.results.cells:
+        values = list(data.results.scores(cell, metric).values())
         if not values:
             rows.append([arm_label(data, cell), "0", *[MISSING] * 4])
             records.append({"cell": cell, "count": 0})
             continue
         found = describe(values)
-        if cell in data.references:
+        if cell in data.results.references:
             strong.append(len(rows))
         rows.append(
             [
@@ -159,13 +165,13 @@ def score_table(data: AblationData) -> Table:
 
 def all_scores_table(data: AblationData) -> Table:
     """Every score that was taken, mean ± half the t-interval."""
-    names = score_names(data.runs, data.part)
+    names = score_names(data.results.cell_runs, data.part)
     rows, records = [], []
-    for cell in data.cells:
+    for cell in data.results.cells:
         row: list[str] = [arm_label(data, cell)]
         record: dict[str, Any] = {"cell": cell}
         for name in names:
-            values = list(data.scores(cell, name).values())
+            values = list(data.results.scores(cell, name).values())
             row.append(percent_interval(t_interval(values)) if values else MISSING)
             interval = t_interval(values) if values else None
             record |= {f"{name}_{key}": getattr(interval, key, None) for key in ("mean", "low", "high")}
@@ -192,7 +198,7 @@ def factor_table(
         row = [variant]
         for index in order:
             level = levels[index]
-            values = list(data.scores(cells[index], data.design.metric).values()) if index in cells else []
+            values = list(data.results.scores(cells[index], data.design.metric).values()) if index in cells else []
             mark = {"better": " ▲", "worse": " ▼"}.get(words.get(cells.get(index, ""), ""), "")
             row.append(percent_interval(t_interval(values)) + mark if values else MISSING)
             found = t_interval(values) if values else None
@@ -222,10 +228,11 @@ def change_table(data: AblationData) -> Table:
             ", ".join(f"{path} = {setting(value)}" for path, value in cell.settings.items()) or "nothing",
             cell.hash,
         ]
-        for cell in data.cells.values()
+        for cell in data.results.cells.values()
     ]
     records = [
-        {"cell": cell.cell, "variant": cell.variant, "hash": cell.hash, **cell.settings} for cell in data.cells.values()
+        {"cell": cell.cell, "variant": cell.variant, "hash": cell.hash, **cell.settings}
+        for cell in data.results.cells.values()
     ]
     keys = sorted(
         {key for record in records for key in record}, key=lambda key: (key not in ("cell", "variant", "hash"), key)
@@ -236,8 +243,8 @@ def change_table(data: AblationData) -> Table:
 
 def cost_table(data: AblationData) -> Table:
     """What each cell has cost, and how its runs ended."""
-    searches = data.study.of_kind("cell_search")
-    billed = list(bill([*data.runs, *searches]))
+    searches = data.study.in_stage("cell_search")
+    billed = list(bill([*data.results.cell_runs, *searches]))
     header = [
         "arm",
         "runs",
@@ -248,13 +255,13 @@ def cost_table(data: AblationData) -> Table:
         *billed,
     ]
     rows, records = [], []
-    for cell in data.cells:
-        own = [run for run in data.runs if run.tags.get("cell") == cell]
-        tried = [run for run in searches if run.tags.get("cell") == cell]
+    for cell in data.results.cells:
+        own = [run for run in data.results.cell_runs if run.arm == cell]
+        tried = [run for run in searches if run.arm == cell]
         completed = sum(run.state == "completed" for run in own)
-        failed = sum(run.state in ("failed", "killed") for run in own)
-        row = [cell, str(len(own)), str(completed), str(failed), duration(hours(own))]
-        row += [str(len(tried)), duration(hours(tried))] if searches else []
+        failed = sum(run.state in LOST for run in own)
+        row = [cell, str(len(own)), str(completed), str(failed), duration(hours_of(own))]
+        row += [str(len(tried)), duration(hours_of(tried))] if searches else []
         costs = bill([*own, *tried])
         rows.append(row + [price(costs.get(name, 0.0)) for name in billed])
         records.append(
@@ -263,9 +270,9 @@ def cost_table(data: AblationData) -> Table:
                 "runs": len(own),
                 "completed": completed,
                 "failed": failed,
-                "hours": hours(own),
+                "hours": hours_of(own),
                 "search_trials": len(tried),
-                "search_hours": hours(tried),
+                "search_hours": hours_of(tried),
             }
             | {name: costs.get(name, 0.0) for name in billed}
         )
@@ -274,25 +281,26 @@ def cost_table(data: AblationData) -> Table:
 
 def run_table(data: AblationData) -> Table:
     """Every run with its scores: for a statistician's own tools."""
-    names = [*score_names(data.runs, "validation"), *score_names(data.runs, "test")]
-    keys = ("cell", "variant", "repeat", "seed_index", "fold")
-    records: list[dict[str, Any]] = [
-        {key: run.tags.get(key, "") for key in keys} | {"run": run.name, "state": run.state, "mlflow_run": run.run_id}
-        | {name: run.metrics.get(name, "") for name in names}
-        for run in data.runs
-    ]  # fmt: skip
-    return Table("runs", "Every run.", ["run"], [[run.name] for run in data.runs], records)
+    names = [*score_names(data.results.cell_runs, "validation"), *score_names(data.results.cell_runs, "test")]
+    records: list[dict[str, Any]] = []
+    for run in data.results.cell_runs:
+        cell = data.results.cells.get(run.arm)
+        record = {"cell": run.arm, "variant": cell.variant if cell else "", "repeat": run.repeat}
+        record |= {"seed_index": run.seed_index, "fold": run.fold, "run": data.study.by_key[run.key].name}
+        record |= {"state": run.state, "mlflow_run": data.study.by_key[run.key].run_id}
+        records.append(record | {name: run.metrics.get(name, "") for name in names})
+    return Table("runs", "Every run.", ["run"], [[str(record["run"])] for record in records], records)
 
 
 def failure_table(data: AblationData) -> Table | None:
     """Runs that ended before their last epoch, with the reason; None where there are none."""
-    return failures([run for run in data.study.runs if run.state in ("failed", "killed")])
+    return failures(data.study, [run for run in data.study.runs if run.state in LOST])
 
 
-def failures(runs: Sequence[Any]) -> Table | None:
+def failures(study: Study, runs: Sequence[Run]) -> Table | None:
     """Failed and killed runs with their reasons; None where there are none."""
-    rows = [[run.name, run.state, (run.reason.splitlines() or [""])[0][:160]] for run in runs]
-    records = [{"run": run.name, "state": run.state, "reason": run.reason} for run in runs]
+    rows = [[study.by_key[run.key].name, run.state, (run.reason.splitlines() or [""])[0][:160]] for run in runs]
+    records = [{"run": study.by_key[run.key].name, "state": run.state, "reason": run.reason} for run in runs]
     if not rows:
         return None
     return Table(

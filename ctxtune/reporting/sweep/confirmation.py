@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,10 @@ from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.document import Table
-from ctxtune.reporting.numbers import (
+from ctxtune.reporting.published import Published
+from ctxtune.reporting.style import BLUE, GREY, VERMILION, WIDTH, new_figure
+from ctxtune.reporting.sweep.data import SweepData
+from ctxtune.results.formatting import (
     MISSING,
     capital,
     decimal,
@@ -20,124 +22,81 @@ from ctxtune.reporting.numbers import (
     percent_interval,
     setting,
 )
-from ctxtune.reporting.published import Published
-from ctxtune.reporting.study import score_names
-from ctxtune.reporting.style import BLUE, GREY, VERMILION, WIDTH, new_figure
-from ctxtune.reporting.sweep.data import START, SweepData
-from ctxtune.statistics import (
-    Interval,
-    PairedDifference,
-    Verdict,
-    compare_pairs,
-    describe,
-    judge_family,
-    t_interval,
-)
-from ctxtune.tracking import TrackedRun
+from ctxtune.results.runs import START, by_seed
+from ctxtune.results.sweep import ConfirmedScore
+from ctxtune.results.wording import lost_sentences, seeds_words
+from ctxtune.statistics import Interval, describe, t_interval
 
 
-@dataclass(frozen=True)
-class Confirmed:
-    """One test score of the chosen configuration and of the start over the seeds that both have."""
-
-    metric: str
-    chosen: list[float]
-    start: list[float]
-    difference: PairedDifference | None
-    floor: float
-
-
-def confirmed_scores(data: SweepData) -> list[Confirmed]:
-    """Every test score that was taken; empty before the first confirmation is completed."""
-    runs = [run for seeds in data.confirmations.values() for run in seeds.values()]
-    if data.chosen not in data.confirmations:
-        return []
-    chosen, start = data.confirmations[data.chosen], data.confirmations.get(START, {})
-    start = start if data.chosen != START else {}
-    found = []
-    for metric in score_names(runs, "test"):
-        ours, theirs = _values(chosen, metric), _values(start, metric)
-        shared = sorted(ours.keys() & theirs.keys())
-        difference = (
-            compare_pairs([ours[seed] for seed in shared], [theirs[seed] for seed in shared]) if shared else None
-        )
-        floors = list(_values(chosen, metric.replace("test/", "floor/")).values())
-        floor = float(np.mean(floors)) if floors else math.nan
-        found.append(Confirmed(metric, list(ours.values()), list(theirs.values()), difference, floor))
-    return [each for each in found if each.chosen]
-
-
-def judged(data: SweepData, scores: Sequence[Confirmed]) -> tuple[Confirmed, Verdict] | None:
-    """The one contrast that is tested: chosen against start on the objective's counterpart of the test classes."""
-    for each in scores:
-        if each.metric == data.test_metric and each.difference is not None:
-            return each, judge_family([each.difference], mode=data.space.search.objective.mode)[0]
-    return None
-
-
-def confirmation_table(data: SweepData, scores: Sequence[Confirmed]) -> Table:
+def confirmation_table(data: SweepData, scores: Sequence[ConfirmedScore]) -> Table:
     """Test scores of chosen and start with intervals, and their paired difference."""
     rows: list[list[str]] = []
     records: list[dict[str, Any]] = []
-    verdict = judged(data, scores)
     for each in scores:
-        ours, theirs = describe(each.chosen), describe(each.start) if each.start else None
-        tested = verdict is not None and verdict[0] is each
+        difference, tested = each.difference, each.verdict is not None
+        ours, theirs = describe(list(each.chosen.values())), each.start_interval
         row = [metric_title(each.metric).removeprefix("test ")]
-        row += [percent(each.floor), percent_interval(theirs.interval) if theirs else MISSING]
+        row += [percent(each.floor), percent_interval(theirs) if theirs else MISSING]
         row += [percent_interval(ours.interval), percent_bounds(ours.bootstrap)]
-        row += [percent_interval(each.difference.interval, sign=True) if each.difference else MISSING]
-        row += [p_value(each.difference.p_value) if tested and each.difference else MISSING]
-        row += [decimal(each.difference.effect_size, sign=True) if tested and each.difference else MISSING]
+        row += [percent_interval(difference.interval, sign=True) if difference else MISSING]
+        row += [p_value(difference.p_value) if tested and difference else MISSING]
+        row += [decimal(difference.effect_size, sign=True) if tested and difference else MISSING]
         rows.append(row)
-        record = {"metric": each.metric, "untrained": each.floor, "seeds": len(each.chosen)}
-        record |= {f"chosen_{key}": value for key, value in _flat(ours.interval, ours.deviation).items()}
-        record |= {"chosen_bootstrap_low": ours.bootstrap.low, "chosen_bootstrap_high": ours.bootstrap.high}
-        record["chosen_values"] = " ".join(f"{value:.17g}" for value in each.chosen)
-        if theirs:
-            record |= {f"start_{key}": value for key, value in _flat(theirs.interval, theirs.deviation).items()}
-            record["start_seeds"] = len(each.start)
-            record["start_values"] = " ".join(f"{value:.17g}" for value in each.start)
-        if each.difference:
-            difference = each.difference
-            record |= {
-                f"difference_{key}": value for key, value in _flat(difference.interval, difference.deviation).items()
-            }
-            record |= {"p_t": difference.p_value, "effect_size_g": difference.effect_size, "tested": tested}
-        records.append(record)
-    strong = [index for index, each in enumerate(scores) if each.metric == data.test_metric]
+        records.append(_record(each))
+    strong = [index for index, each in enumerate(scores) if each.judged]
     caption = (
-        f"Test classes, percent: mean ± half of the 95 % t-interval over {_seeds(scores[0])}, trained on all "
+        f"Test classes, percent: mean ± half of the 95 % t-interval over {seeds_words(scores[0])}, trained on all "
         "train classes. Differences are paired by seed. Only the objective's counterpart (bold) is tested."
     )
     header = ["score", "untrained", "start", "chosen", "chosen, bootstrap 95 %", "chosen − start", "p", "effect g"]
-    return Table("confirmation", caption, header, rows, records, strong=strong, note=_lost(data))
+    return Table(
+        "confirmation", caption, header, rows, records, strong=strong, note=" ".join(lost_sentences(data.results.lost))
+    )
+
+
+def _record(score: ConfirmedScore) -> dict[str, Any]:
+    ours, difference = describe(list(score.chosen.values())), score.difference
+    record: dict[str, Any] = {"metric": score.metric, "untrained": score.floor, "seeds": len(score.chosen)}
+    record |= {f"chosen_{key}": value for key, value in _flat(ours.interval, ours.deviation).items()}
+    record |= {"chosen_bootstrap_low": ours.bootstrap.low, "chosen_bootstrap_high": ours.bootstrap.high}
+    record["chosen_values"] = " ".join(f"{value:.17g}" for value in score.chosen.values())
+    if score.start:
+        theirs = describe(list(score.start.values()))
+        record |= {f"start_{key}": value for key, value in _flat(theirs.interval, theirs.deviation).items()}
+        record["start_seeds"] = len(score.start)
+        record["start_values"] = " ".join(f"{value:.17g}" for value in score.start.values())
+    if difference:
+        flat = _flat(difference.interval, difference.deviation)
+        record |= {f"difference_{key}": value for key, value in flat.items()}
+        tested = score.verdict is not None
+        record |= {"p_t": difference.p_value, "effect_size_g": difference.effect_size, "tested": tested}
+        record["verdict"] = score.words if score.judged else ""
+    return record
 
 
 def change_table(data: SweepData) -> Table | None:
     """The searched values of start and chosen; None before there is one."""
-    runs = [run for run in data.study.of_kind("confirmation") if run.tags.get("arm") == data.chosen]
-    starts = [run for run in data.study.of_kind("confirmation") if run.tags.get("arm") == START]
-    first = data.start.run if data.start else None
-    start = starts[0] if starts else first
-    if not runs or start is None:
+    runs = data.study.in_stage("confirmation")
+    chosen = next((run for run in runs if run.arm == data.results.chosen), None)
+    start = next((run for run in runs if run.arm == START), data.results.start_trial)
+    if chosen is None or start is None:
         return None
     rows, records = [], []
     for dimension in data.dimensions:
-        before, after = (run.params.get(dimension.path, "") for run in (start, runs[0]))
-        rows.append([dimension.path, _short(before) or MISSING, _short(after) or MISSING])
-        records.append({"dimension": dimension.path, "start": before, "chosen": after})
-    return Table("chosen", f"Searched values: the start point, and the chosen one ({data.chosen}).",
+        before, after = (run.setting(dimension.path) for run in (start, chosen))
+        shown = [MISSING if value is None else setting(value) for value in (before, after)]
+        rows.append([dimension.path, *shown])
+        texts = [str(run.settings.get(dimension.path, "")) for run in (start, chosen)]
+        records.append({"dimension": dimension.path, "start": texts[0], "chosen": texts[1]})
+    return Table("chosen", f"Searched values: the start point, and the chosen one ({data.results.chosen}).",
                  ["dimension", "start", "chosen"], rows, records)  # fmt: skip
 
 
-def confirmation_figure(data: SweepData, scores: Sequence[Confirmed]) -> Figure:
+def confirmation_figure(data: SweepData, scores: Sequence[ConfirmedScore]) -> Figure:
     """Each score of start and chosen, seed by seed."""
     figure, panels = new_figure(2.6, WIDTH, ncols=len(scores), squeeze=False)
     for axes, each in zip(panels[0], scores, strict=True):
-        start = data.confirmations.get(START, {}) if data.chosen != START else {}
-        chosen = data.confirmations.get(data.chosen or "", {})
-        theirs, ours = _values(start, each.metric), _values(chosen, each.metric)
+        theirs, ours = each.start, each.chosen
         for seed in theirs.keys() & ours.keys():
             axes.plot([0, 1], [100 * theirs[seed], 100 * ours[seed]], "-", color=GREY, linewidth=0.9, zorder=1)
         for place, values, colour, marker in ((0, theirs, VERMILION, "s"), (1, ours, BLUE, "o")):
@@ -155,7 +114,7 @@ def confirmation_figure(data: SweepData, scores: Sequence[Confirmed]) -> Figure:
 
 def transfer_table(data: SweepData) -> Table | None:
     """Validation beside test on class subsets of the fold's size: what the search's selection flattered."""
-    arms = dict.fromkeys([START, data.chosen or START])
+    arms = dict.fromkeys([START, data.results.chosen or START])
     records = [record for arm in arms if (record := _transfer(data, arm)) is not None]
     if not records:
         return None
@@ -166,7 +125,7 @@ def transfer_table(data: SweepData) -> Table | None:
             f"{percent(record['selection'])} ({record['selection_runs']})" if record["selection_runs"] else MISSING,
             percent_interval(t_interval(_test_values(data, record["arm"], _subset_metric(data)))),
             percent(record["test_subsets_minus_validation"], sign=True),
-            percent_interval(t_interval(_test_values(data, record["arm"], data.test_metric))),
+            percent_interval(t_interval(_test_values(data, record["arm"], data.design.objective.test_metric))),
         ]
         for record in records
     ]
@@ -189,7 +148,7 @@ def _transfer(data: SweepData, arm: str) -> dict[str, Any] | None:
     confirmed = _test_values(data, arm, _subset_metric(data))
     if not confirmed:
         return None
-    trials = [trial for trial in data.completed if trial.run.tags.get("arm") == arm]
+    trials = [trial for trial in data.completed if trial.run.arm == arm]
     if arm == START:
         trials = [data.start] if data.start is not None and data.start.completed else []
     search = trials[0].score if trials else math.nan
@@ -202,7 +161,7 @@ def _transfer(data: SweepData, arm: str) -> dict[str, Any] | None:
         "selection_runs": len(selected),
         "test_subsets": float(np.mean(confirmed)),
         "test_subsets_minus_validation": float(np.mean(confirmed)) - (selection if selected else search),
-        "test_all_classes": float(np.mean(_test_values(data, arm, data.test_metric))),
+        "test_all_classes": float(np.mean(_test_values(data, arm, data.design.objective.test_metric))),
     }
 
 
@@ -211,14 +170,14 @@ def _subset_metric(data: SweepData) -> str:
 
 
 def _test_values(data: SweepData, arm: str, metric: str) -> list[float]:
-    return list(_values(data.confirmations.get(arm, {}), metric).values())
+    return list(by_seed(data.results.confirmations.get(arm, []), metric).values())
 
 
 def selection_table(data: SweepData) -> Table | None:
     """The candidates' scores with fresh seeds on all folds, beside those of the search."""
     if not data.selection:
         return None
-    search = {trial.run.tags.get("arm", trial.run.name): trial for trial in data.trials}
+    search = {trial.run.arm or trial.run.key: trial for trial in data.trials}
     if data.start is not None:
         search.setdefault(START, data.start)
     arms = sorted(data.selection, key=lambda arm: -data.sign * float(np.mean(data.selection[arm])))
@@ -227,11 +186,13 @@ def selection_table(data: SweepData) -> Table | None:
     strong: list[int] = []
     for arm in arms:
         found = describe(data.selection[arm])
-        if arm == data.chosen:
+        if arm == data.results.chosen:
             strong.append(len(rows))
         trial = search.get(arm)
         score = trial.score if trial is not None and trial.completed else math.nan
-        shown = percent(score) if trial is None or trial.completed else f"{MISSING} (stopped at epoch {trial.epoch})"
+        shown = (
+            percent(score) if trial is None or trial.completed else f"{MISSING} (stopped at epoch {trial.run.epoch})"
+        )
         rows.append([arm, str(found.count), percent(found.mean), percent(found.deviation), shown])
         records.append({"arm": arm, "runs": found.count, "mean": found.mean, "deviation": found.deviation,
                         "search": score})  # fmt: skip
@@ -242,61 +203,28 @@ def selection_table(data: SweepData) -> Table | None:
     return Table("selection", caption, ["arm", "runs", "mean", "sd", "in the search"], rows, records, strong=strong)
 
 
-def published_table(data: SweepData, scores: Sequence[Confirmed], known: Sequence[Published]) -> Table:
+def published_table(data: SweepData, scores: Sequence[ConfirmedScore], known: Sequence[Published]) -> Table:
     """Ours beside what was published for the data set."""
     names = sorted({name for each in known for name in each.scores}, key=lambda name: int(name.rpartition("_")[2]))
-    ours = {each.metric.removeprefix("test/"): t_interval(each.chosen) for each in scores}
+    ours = {each.metric.removeprefix("test/"): each.chosen_interval for each in scores}
     rows: list[list[str]] = []
     records: list[dict[str, Any]] = []
     if ours:
         texts = [percent_interval(ours[name]) if name in ours else MISSING for name in names]
-        rows.append([f"this sweep ({data.space.name})", "mean ± half of the 95 % t-interval over fresh seeds", *texts])
+        rows.append([f"this sweep ({data.design.name})", "mean ± half of the 95 % t-interval over fresh seeds", *texts])
         records.append(
-            {"method": data.space.name, "source": "this sweep"} | {n: ours[n].mean for n in names if n in ours}
+            {"method": data.design.name, "source": "this sweep"} | {n: ours[n].mean for n in names if n in ours}
         )
     for each in known:
         texts = [percent(each.scores[name], 1) if name in each.scores else MISSING for name in names]
         rows.append([each.method, each.source, *texts])
         records.append({"method": each.method, "source": each.source, **each.scores})
     caption = (
-        f"Test classes of {data.space.dataset}, percent. Published values were as a rule tuned on the test classes."
+        f"Test classes of {data.design.dataset}, percent. Published values were as a rule tuned on the test classes."
     )
     header = ["method", "source", *(metric_title(name) for name in names)]
     return Table("published", caption, header, rows, records, left=2, strong=[0] if ours else [])
 
 
-def _seeds(score: Confirmed) -> str:
-    """Over which seeds a score is; how many of each arm where they differ."""
-    chosen, start = len(score.chosen), len(score.start)
-    pairs = score.difference.count if score.difference else 0
-    if not start or chosen == start == pairs:
-        return f"{chosen} fresh seeds"
-    return f"the fresh seeds that came to their end (n = {start} of the start, {chosen} of the chosen, {pairs} pairs)"
-
-
-def _lost(data: SweepData) -> str:
-    """Which seeds of confirmation have no score, and why."""
-    lost = [
-        f"{run.tags.get('arm', '')}: seed {run.tags.get('seed_index', '')} {run.state} ({run.reason.partition(':')[0]})"
-        for run in data.study.of_kind("confirmation")
-        if run.state in ("failed", "killed")
-    ]
-    if not lost:
-        return ""
-    return f"Without a score: {'; '.join(lost)}. The mean of an arm whose runs fail is flattered by that."
-
-
-def _values(runs: dict[int, TrackedRun], metric: str) -> dict[int, float]:
-    found = {seed: run.metrics.get(metric, math.nan) for seed, run in sorted(runs.items())}
-    return {seed: value for seed, value in found.items() if math.isfinite(value)}
-
-
 def _flat(interval: Interval, deviation: float) -> dict[str, float]:
     return {"mean": interval.mean, "deviation": deviation, "t_low": interval.low, "t_high": interval.high}
-
-
-def _short(text: str) -> str:
-    try:
-        return setting(float(text)) if "." in text or "e" in text else text
-    except ValueError:
-        return text

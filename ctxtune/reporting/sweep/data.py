@@ -1,87 +1,21 @@
 """A sweep's trials, selections and confirmations from MLflow."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-
-from ctxtune.errors import TrackingError
-from ctxtune.reporting.study import Study, read_file
-from ctxtune.tracking import MetricPoint, TrackedRun, metric_histories
-
-START = "start"
-
-
-class _Plain(BaseModel):
-    """Part of `space.yaml`; what a report has no use for is not read."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _Objective(_Plain):
-    metric: str = "validation/map_at_r"
-    mode: Literal["max", "min"] = "max"
-
-
-class _Scheduler(_Plain):
-    name: str = "none"
-    grace_epochs: int = 1
-    reduction_factor: int = 3
-
-
-class _Sampler(_Plain):
-    name: str = "tpe"
-
-
-class _Search(_Plain):
-    objective: _Objective = _Objective()
-    beside: tuple[_Objective, ...] = ()
-    space: dict[str, dict[str, Any]]
-    conditions: dict[str, str] = {}
-    sampler: _Sampler = _Sampler()
-    scheduler: _Scheduler = _Scheduler()
-    trials: int = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _several_objectives(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and isinstance(tree.get("objective"), list) and tree["objective"]:
-            return {**tree, "objective": tree["objective"][0], "beside": tree["objective"][1:]}
-        return tree
-
-
-class Space(_Plain):
-    """What a report needs of a sweep's `space.yaml`."""
-
-    name: str
-    trial: dict[str, Any]
-    search: _Search
-    validation: dict[str, Any] = {}
-    confirm: dict[str, Any] | None = None
-    select: dict[str, Any] | None = None
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of a trial at full length."""
-        return int(self.trial.get("schedule", {}).get("epochs", 0))
-
-    @property
-    def dataset(self) -> str:
-        """The data set's name."""
-        return str(self.trial.get("dataset", {}).get("name", ""))
-
-    @property
-    def recall_at(self) -> list[int]:
-        """The K of Recall@K."""
-        return list(self.trial.get("evaluation", {}).get("recall_at", []))
+from ctxtune.reporting.study import Study, read_design
+from ctxtune.results.designs import SweepDesign
+from ctxtune.results.runs import Run, by_arm, completed
+from ctxtune.results.sweep import SweepResults
+from ctxtune.tracking import MetricPoint, metric_histories
 
 
 @dataclass(frozen=True)
-class Dimension:
+class SearchedDimension:
     """One searched dimension: numbers on a linear or logarithmic scale between bounds, or a list of choices."""
 
     path: str
@@ -105,73 +39,86 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of the search.
+    """One trial of the search, as figures and tables show it.
 
     Attributes:
+        number: in the order in which trials began.
         values: the searched values that it had, by path.
         score: its last score; not a number without one.
-        epoch: after which that score was taken.
         curve: all its scores by epoch.
+        end_time: milliseconds since 1970; infinite while it runs.
     """
 
-    run: TrackedRun
+    run: Run
     number: int
     values: Mapping[str, Any]
     score: float
-    epoch: int
     curve: tuple[MetricPoint, ...]
+    end_time: float
 
     @property
     def completed(self) -> bool:
         """Whether it ran to the end and has a score."""
         return self.run.state == "completed" and math.isfinite(self.score)
 
-    @property
-    def hours(self) -> float:
-        """Hours of its device."""
-        seconds = self.run.metrics.get("time/seconds", 0.0)
-        return seconds / 3600 if math.isfinite(seconds) else 0.0
-
 
 @dataclass(frozen=True)
 class SweepData:
-    """A sweep, finished or still running."""
+    """A sweep, finished or still running: what it found, and what figures need of MLflow besides."""
 
     study: Study
-    space: Space
+    design: SweepDesign
 
     @property
     def objective(self) -> str:
         """The metric that was searched for."""
-        return self.space.search.objective.metric
+        return self.design.objective.metric
 
     @property
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""
-        return 1 if self.space.search.objective.mode == "max" else -1
+        return self.design.objective.sign
 
     @cached_property
-    def dimensions(self) -> tuple[Dimension, ...]:
+    def results(self) -> SweepResults:
+        """What the sweep found."""
+        runs = tuple(self._with_epoch(run) for run in self.study.runs)
+        return SweepResults(self.design, runs, self.study.ended)
+
+    def _with_epoch(self, run: Run) -> Run:
+        points = self._curves.get(run.key)
+        return dataclasses.replace(run, epoch=points[-1].step) if points else run
+
+    @cached_property
+    def _curves(self) -> dict[str, tuple[MetricPoint, ...]]:
+        """The scores of each trial by epoch."""
+        names = {run.key: self.study.by_key[run.key].run_id for run in self.study.in_stage("search")}
+        found = metric_histories(self.study.uri, list(names.values()), self.objective)
+        return {key: tuple(p for p in found[run_id] if math.isfinite(p.value)) for key, run_id in names.items()}
+
+    @cached_property
+    def dimensions(self) -> tuple[SearchedDimension, ...]:
         """The searched dimensions that can vary, in the file's order."""
-        found = [_dimension(path, next(iter(item.items()))) for path, item in self.space.search.space.items() if item]
+        found = [_dimension(path, next(iter(item.items()))) for path, item in self.design.search.space.items() if item]
         return tuple(dimension for dimension in found if len(dimension.choices) != 1)
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
         """All trials in the order in which they began."""
-        runs = self.study.of_kind("trial")
-        curves = metric_histories(self.study.uri, [run.run_id for run in runs], self.objective)
-        return tuple(self._trial(run, number, curves[run.run_id]) for number, run in enumerate(runs))
+        return tuple(self._trial(run, number) for number, run in enumerate(self.results.trials))
 
-    def _trial(self, run: TrackedRun, number: int, points: list[MetricPoint]) -> Trial:
-        values = {
-            dimension.path: _value(run.params[dimension.path])
-            for dimension in self.dimensions
-            if dimension.path in run.params
-        }
-        kept = tuple(point for point in points if math.isfinite(point.value))
-        last = kept[-1] if kept else None
-        return Trial(run, number, values, last.value if last else math.nan, last.step if last else 0, kept)
+    def _trial(self, run: Run, number: int) -> Trial:
+        paths = [dimension.path for dimension in self.dimensions if dimension.path in run.settings]
+        curve = self._curves[run.key]
+        score = self.design.objective.of(run)
+        ended = self.study.by_key[run.key].end_time or math.inf
+        values = {path: run.setting(path) for path in paths}
+        return Trial(run, number, values, math.nan if score is None else score, curve, ended)
+
+    @cached_property
+    def by_key(self) -> dict[str, Trial]:
+        """The trials by their run's key."""
+        return {trial.run.key: trial for trial in self.trials}
 
     @cached_property
     def completed(self) -> tuple[Trial, ...]:
@@ -182,16 +129,17 @@ class SweepData:
 
     @cached_property
     def start(self) -> Trial | None:
-        """The trial that began at the unaltered start point: the first one."""
-        return self.trials[0] if self.trials else None
+        """The trial that began at the unaltered start point."""
+        found = self.results.start_trial
+        return self.by_key[found.key] if found else None
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
         """Epochs at which trials may be stopped; none without a scheduler that has rungs."""
-        scheduler, epochs = self.space.search.scheduler, self.space.epochs
+        scheduler, epochs = self.design.search.scheduler, self.design.epochs
         if scheduler.name != "asha" or scheduler.reduction_factor < 2:
             return ()
-        grace = scheduler.grace_epochs + int(self.space.trial.get("schedule", {}).get("head_warmup_epochs", 0))
+        grace = scheduler.grace_epochs + int(self.design.trial.get("schedule", {}).get("head_warmup_epochs", 0))
         found = []
         while grace < epochs:
             found.append(grace)
@@ -204,36 +152,11 @@ class SweepData:
 
     @cached_property
     def selection(self) -> dict[str, list[float]]:
-        """The objective in selection by arm, of completed runs."""
-        return self._by_arm("selection", self.objective)
-
-    @cached_property
-    def confirmations(self) -> dict[str, dict[int, TrackedRun]]:
-        """The completed confirmations by arm and seed; the chosen arm first."""
-        arms: dict[str, dict[int, TrackedRun]] = {}
-        for run in self.study.of_kind("confirmation"):
-            if run.state == "completed":
-                arms.setdefault(run.tags.get("arm", ""), {})[int(run.tags.get("seed_index") or 0)] = run
-        return dict(sorted(arms.items(), key=lambda item: item[0] == START))
-
-    @property
-    def chosen(self) -> str | None:
-        """The confirmed arm, as soon as one of its confirmations has begun."""
-        arms = [run.tags.get("arm", "") for run in self.study.of_kind("confirmation")]
-        return next((arm for arm in arms if arm != START), arms[0] if arms else None)
-
-    @property
-    def test_metric(self) -> str:
-        """The objective's counterpart on the test classes."""
-        return self.objective.replace("validation/", "test/")
-
-    def _by_arm(self, kind: str, metric: str) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
-        for run in self.study.of_kind(kind):
-            value = run.metrics.get(metric, math.nan)
-            if run.state == "completed" and math.isfinite(value):
-                found.setdefault(run.tags.get("arm", ""), []).append(value)
-        return found
+        """The objective in selection by arm, of the runs that are completed by now."""
+        arms = by_arm(completed(self.study.in_stage("selection")))
+        found = {arm: [self.design.objective.of(run) for run in runs] for arm, runs in arms.items()}
+        scores = {arm: [value for value in values if value is not None] for arm, values in found.items()}
+        return {arm: values for arm, values in scores.items() if values}
 
 
 def read_sweep(study: Study) -> SweepData:
@@ -242,27 +165,13 @@ def read_sweep(study: Study) -> SweepData:
     Raises:
         TrackingError: its space is not there or not readable.
     """
-    try:
-        return SweepData(study, Space.model_validate(read_file(study, "space.yaml")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise TrackingError(f"{study.name}: space.yaml, {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return SweepData(study, read_design(study, "space.yaml", SweepDesign))
 
 
-def _dimension(path: str, item: tuple[str, Any]) -> Dimension:
+def _dimension(path: str, item: tuple[str, Any]) -> SearchedDimension:
     kind, arguments = item
     if kind == "fixed":
-        return Dimension(path, kind, choices=(arguments,))
+        return SearchedDimension(path, kind, choices=(arguments,))
     if kind == "choice":
-        return Dimension(path, kind, choices=tuple(arguments))
-    return Dimension(path, kind, float(arguments[0]), float(arguments[1]))
-
-
-def _value(text: str) -> Any:
-    """A parameter as it was written; numbers first: YAML takes `1e-05` for a text and is slow over thousands of trials."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return yaml.safe_load(text)
+        return SearchedDimension(path, kind, choices=tuple(arguments))
+    return SearchedDimension(path, kind, float(arguments[0]), float(arguments[1]))

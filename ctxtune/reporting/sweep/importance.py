@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxtune.reporting.background import begin
-from ctxtune.reporting.sweep.data import Dimension, SweepData, Trial
+from ctxtune.reporting.sweep.data import SearchedDimension, SweepData, Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -65,12 +65,12 @@ def importances(data: SweepData, processes: int = 1) -> list[Importances]:
     return [each for each in (final(), early, best) if each is not None]
 
 
-def _of_final_scores(data: SweepData, dimensions: Sequence[Dimension]) -> Importances | None:
+def _of_final_scores(data: SweepData, dimensions: Sequence[SearchedDimension]) -> Importances | None:
     completed = [(trial, data.sign * trial.score) for trial in data.completed]
     return _fanova("fanova_final", "fANOVA, final score of completed trials", "fANOVA, final", dimensions, completed)
 
 
-def _of_first_rung(data: SweepData, dimensions: Sequence[Dimension]) -> Importances | None:
+def _of_first_rung(data: SweepData, dimensions: Sequence[SearchedDimension]) -> Importances | None:
     if not data.rungs:
         return None
     rung = data.rungs[0]
@@ -83,10 +83,10 @@ def _of_first_rung(data: SweepData, dimensions: Sequence[Dimension]) -> Importan
 def ordered(data: SweepData) -> list[Trial]:
     """Completed and stopped trials, the best first: completed ones by score, then by rung reached and score there."""
     stopped = [trial for trial in data.trials if trial.run.state == "pruned" and math.isfinite(trial.score)]
-    return [*data.completed, *sorted(stopped, key=lambda trial: (-trial.epoch, -data.sign * trial.score))]
+    return [*data.completed, *sorted(stopped, key=lambda trial: (-trial.run.epoch, -data.sign * trial.score))]
 
 
-def rebuilt_study(dimensions: Sequence[Dimension], scored: Sequence[tuple[Trial, float]]) -> "optuna.Study":
+def rebuilt_study(dimensions: Sequence[SearchedDimension], scored: Sequence[tuple[Trial, float]]) -> "optuna.Study":
     """An Optuna study that holds these trials as completed, the greatest score as the least value."""
     import optuna
 
@@ -107,7 +107,7 @@ def rebuilt_study(dimensions: Sequence[Dimension], scored: Sequence[tuple[Trial,
 
 
 def _fanova(
-    name: str, title: str, short: str, dimensions: Sequence[Dimension], scored: Sequence[tuple[Trial, float]]
+    name: str, title: str, short: str, dimensions: Sequence[SearchedDimension], scored: Sequence[tuple[Trial, float]]
 ) -> Importances | None:
     import optuna
 
@@ -121,7 +121,7 @@ def _fanova(
     return _evaluated((name, title, short), evaluator, kept, scored)
 
 
-def _ped_anova(dimensions: Sequence[Dimension], scored: Sequence[tuple[Trial, float]]) -> Importances | None:
+def _ped_anova(dimensions: Sequence[SearchedDimension], scored: Sequence[tuple[Trial, float]]) -> Importances | None:
     import optuna
 
     kept = _varying(dimensions, scored)
@@ -142,7 +142,7 @@ def _ped_anova(dimensions: Sequence[Dimension], scored: Sequence[tuple[Trial, fl
 def _evaluated(
     names: tuple[str, str, str],
     evaluator: Any,
-    dimensions: Sequence[Dimension],
+    dimensions: Sequence[SearchedDimension],
     scored: Sequence[tuple[Trial, float]],
 ) -> Importances | None:
     import optuna
@@ -157,7 +157,7 @@ def _evaluated(
     return Importances(*names, {path: float(share) for path, share in found.items()}, len(scored))
 
 
-def _distribution(dimension: Dimension, trials: Sequence[Trial]) -> Any:
+def _distribution(dimension: SearchedDimension, trials: Sequence[Trial]) -> Any:
     """Bounds as searched, widened where a start point lies outside or a step took a value beyond."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -176,7 +176,7 @@ def _varied(scored: Sequence[tuple[Trial, float]]) -> Sequence[tuple[Trial, floa
     return scored if len({score for _, score in scored}) > 1 else []
 
 
-def _varying(dimensions: Sequence[Dimension], scored: Sequence[tuple[Trial, float]]) -> list[Dimension]:
+def _varying(dimensions: Sequence[SearchedDimension], scored: Sequence[tuple[Trial, float]]) -> list[SearchedDimension]:
     return [each for each in dimensions if len({str(trial.values[each.path]) for trial, _ in scored}) > 1]
 
 

@@ -1,7 +1,7 @@
 """The report of a sweep."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from matplotlib.figure import Figure
@@ -10,14 +10,18 @@ from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.tables import failures
 from ctxtune.reporting.document import Document, Picture, Section, Table
 from ctxtune.reporting.ledger import ledger_section
-from ctxtune.reporting.numbers import MISSING, capital, percent, percent_interval, price, setting
 from ctxtune.reporting.provenance import provenance_section
 from ctxtune.reporting.published import published_scores
-from ctxtune.reporting.study import bill, device_of, hours
+from ctxtune.reporting.study import bill, device_of
 from ctxtune.reporting.sweep import confirmation as confirming
 from ctxtune.reporting.sweep import search_figures, space_figures
-from ctxtune.reporting.sweep.data import START, Dimension, SweepData
+from ctxtune.reporting.sweep.data import SearchedDimension, SweepData
 from ctxtune.reporting.sweep.importance import FEWEST_TRIALS, MOST_TRIALS, Importances, importances
+from ctxtune.results.costs import hours_of
+from ctxtune.results.formatting import MISSING, capital, percent, price, setting
+from ctxtune.results.runs import LOST, Stage
+from ctxtune.results.sweep import ConfirmedScore
+from ctxtune.results.wording import confirmation_sentence, lost_sentences
 from ctxtune.text import counted, duration
 
 BEST_SHOWN = 10
@@ -26,13 +30,13 @@ Item = str | Table | Picture
 
 def sweep_document(data: SweepData, processes: int = 1) -> Document:
     """The whole report of a sweep, finished or still running; `processes` as for `importances`."""
-    scores = confirming.confirmed_scores(data)
+    scores = data.results.confirmed
     sections = [
         _confirmation_section(data, scores),
         _search_section(data),
         _space_section(data, processes),
         _cost_section(data),
-        ledger_section(data.study, data.space.dataset),
+        ledger_section(data.study, data.design.dataset),
         Section("How it was judged", _methods(data)),
         provenance_section(data.study),
     ]
@@ -40,7 +44,7 @@ def sweep_document(data: SweepData, processes: int = 1) -> Document:
         title=f"Sweep {data.study.name}",
         subtitle=_subtitle(data),
         facts=_facts(data),
-        findings=_findings(data, scores),
+        findings=_findings(data),
         sections=[section for section in sections if section.items],
         notes=[f"Made by ctxtune.report from {len(data.study.runs):,} runs in MLflow."],
         study=data.study.name,
@@ -56,52 +60,33 @@ def _subtitle(data: SweepData) -> str:
 
 
 def _facts(data: SweepData) -> dict[str, str]:
-    search, device = data.space.search, device_of(data.study)
-    facts = {"data set": data.space.dataset, "objective": metric_title(data.objective)}
-    if search.beside:
-        facts["also"] = ", ".join(metric_title(each.metric) for each in search.beside)
-    facts |= {"sampler": search.sampler.name, "scheduler": search.scheduler.name, "epochs": str(data.space.epochs)}
-    full = len(data.trials) * data.space.epochs
-    trained = sum(trial.epoch for trial in data.trials)
+    search, device = data.design.search, device_of(data.study)
+    facts = {"data set": data.design.dataset, "objective": metric_title(data.objective)}
+    if len(data.design.objectives) > 1:
+        facts["also"] = ", ".join(metric_title(each.metric) for each in data.design.objectives[1:])
+    facts |= {"sampler": search.sampler.name, "scheduler": search.scheduler.name, "epochs": str(data.design.epochs)}
+    trained, full = data.results.epochs
     if full and trained:
         facts["epochs trained in the search"] = f"{100 * trained / full:.0f} % of full length"
-    facts[f"time of one {device}"] = duration(hours(data.study.runs))
+    facts[f"time of one {device}"] = duration(hours_of(data.study.runs))
     return facts | {title: price(value) for title, value in bill(data.study.runs).items()}
 
 
-def _findings(data: SweepData, scores: list[confirming.Confirmed]) -> list[str]:
+def _findings(data: SweepData) -> list[str]:
     sentences = []
     title = metric_title(data.objective)
     if data.completed:
         best = data.completed[0]
-        text = f"Best trial of the search: {best.run.name}, {percent(best.score)} % {title}"
+        text = f"Best trial of the search: {best.run.key}, {percent(best.score)} % {title}"
         if data.start is not None and data.start.completed and data.start is not best:
             text += f"; the start point: {percent(data.start.score)} %"
         sentences.append(text + ".")
     else:
         sentences.append("No trial has come to its last epoch yet.")
-    judged = confirming.judged(data, scores)
-    if judged is not None:
-        each, verdict = judged
-        assert each.difference is not None
-        sentences.append(
-            f"On the test classes the chosen configuration ({data.chosen}) against the start, {metric_title(each.metric)}: "
-            f"{percent_interval(each.difference.interval, sign=True)} points over {counted(each.difference.count, 'seed')}; "
-            f"verdict: {verdict.words} (given one tuning run)."
-        )
-    elif data.chosen == START:
-        sentences.append("The start point itself was chosen: there is no difference to test.")
-    elif not scores:
-        sentences.append("No confirmation is completed: nothing is known of the test classes.")
-    else:
-        sentences.append(
-            "The start has no test scores beside the chosen configuration's (not confirmed, the same configuration, or its "
-            "seeds failed): there is no difference to test."
-        )
-    return sentences
+    return [*sentences, confirmation_sentence(data.results), *lost_sentences(data.results.lost)]
 
 
-def _confirmation_section(data: SweepData, scores: list[confirming.Confirmed]) -> Section:
+def _confirmation_section(data: SweepData, scores: Sequence[ConfirmedScore]) -> Section:
     items: list[Item] = []
     if scores:
         items.append(confirming.confirmation_table(data, scores))
@@ -116,7 +101,7 @@ def _confirmation_section(data: SweepData, scores: list[confirming.Confirmed]) -
             "Validation against test: these runs have no scores on test subsets of the fold's size (they are newer than this "
             "sweep), and scores of galleries of different size are not compared."
         )
-    known = published_scores(data.space.dataset, float(data.space.trial.get("dataset", {}).get("label_noise") or 0))
+    known = published_scores(data.design.dataset, float(data.design.trial.get("dataset", {}).get("label_noise") or 0))
     if known and scores:
         items.append(confirming.published_table(data, scores, known))
     return Section("Confirmation on the test classes", items)
@@ -138,7 +123,7 @@ def _search_section(data: SweepData) -> Section:
     items.append(Picture("learning_curves", caption, partial(search_figures.learning_curves, data)))
     if data.rungs:
         caption = (
-            f"The rungs of {data.space.search.scheduler.name.upper()}: who reached them, and who was stopped there."
+            f"The rungs of {data.design.search.scheduler.name.upper()}: who reached them, and who was stopped there."
         )
         items.append(Picture("rungs", caption, partial(search_figures.rungs, data)))
     selection = confirming.selection_table(data)
@@ -152,12 +137,12 @@ def _best_table(data: SweepData) -> Table:
     rows, records, billed = [], [], list(bill(trial.run for trial in shown))
     for trial in shown:
         rank = data.completed.index(trial) + 1
-        name = trial.run.name + (" (start)" if trial is data.start else "")
+        name = trial.run.key + (" (start)" if trial is data.start else "")
         values = [setting(trial.values[d.path]) if d.path in trial.values else MISSING for d in data.dimensions]
         costs = bill([trial.run])
-        row = [name, str(rank), percent(trial.score), *values, duration(trial.hours)]
+        row = [name, str(rank), percent(trial.score), *values, duration(trial.run.hours)]
         rows.append(row + [price(costs.get(title, 0.0)) for title in billed])
-        record = {"trial": trial.run.name, "rank": rank, "score": trial.score, "hours": trial.hours} | costs
+        record = {"trial": trial.run.key, "rank": rank, "score": trial.score, "hours": trial.run.hours} | costs
         records.append(record | {d.path: trial.values.get(d.path, "") for d in data.dimensions})
     caption = f"The best completed trials by {metric_title(data.objective)}, percent; one seed: luck flatters the top."
     header = ["trial", "rank", "score", *(d.path for d in data.dimensions), "time", *billed]
@@ -224,7 +209,7 @@ def _importance_table(found: list[Importances]) -> Table:
     )
 
 
-def _most_important(data: SweepData, found: list[Importances]) -> tuple[Dimension, Dimension] | None:
+def _most_important(data: SweepData, found: list[Importances]) -> tuple[SearchedDimension, SearchedDimension] | None:
     numeric = {dimension.path: dimension for dimension in data.dimensions if dimension.numeric}
     shares = {path: sum(each.shares.get(path, 0.0) for each in found) for path in numeric}
     ranked = sorted((path for path in shares if shares[path] > 0), key=lambda path: -shares[path])
@@ -236,22 +221,23 @@ def _most_important(data: SweepData, found: list[Importances]) -> tuple[Dimensio
 
 def _cost_section(data: SweepData) -> Section:
     rows, records, billed = [], [], list(bill(data.study.runs))
-    for kind, title in (("trial", "search"), ("selection", "selection"), ("confirmation", "confirmation")):
-        runs = data.study.of_kind(kind)
+    stages: tuple[Stage, ...] = ("search", "selection", "confirmation")
+    for stage in stages:
+        runs = data.study.in_stage(stage)
         states = Counter(run.state for run in runs)
         if runs:
             counts = [states["completed"], states["pruned"], states["failed"] + states["killed"], states["running"]]
-            row, costs = [title, str(len(runs)), *map(str, counts), duration(hours(runs))], bill(runs)
+            row, costs = [stage, str(len(runs)), *map(str, counts), duration(hours_of(runs))], bill(runs)
             rows.append(row + [price(costs.get(name, 0.0)) for name in billed])
             names = ("completed", "stopped", "failed", "running")
             records.append(
-                {"stage": title, "runs": len(runs), **dict(zip(names, counts, strict=True)), "hours": hours(runs)}
+                {"stage": stage, "runs": len(runs), **dict(zip(names, counts, strict=True)), "hours": hours_of(runs)}
                 | {name: costs.get(name, 0.0) for name in billed}
             )
     device = device_of(data.study)
     header = ["stage", "runs", "completed", "stopped early", "failed", "running", f"time ({device}s)", *billed]
     table = Table("cost", f"Runs and cost by stage, in time of one {device}.", header, rows, records)
-    failed = failures([run for run in data.study.runs if run.state in ("failed", "killed")])
+    failed = failures(data.study, [run for run in data.study.runs if run.state in LOST])
     return Section("Cost and failures", [table, *([failed] if failed else ["No run failed."])])
 
 

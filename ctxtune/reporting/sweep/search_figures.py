@@ -20,10 +20,10 @@ MANY = 150
 def history(data: SweepData, device: str) -> Figure:
     """Each trial's last score and the best completed one so far: by trial begun, and by hours spent until it ended."""
     figure, (by_trial, by_hour) = new_figure(2.9, WIDTH, ncols=2, sharey=True)
-    ended = sorted(data.trials, key=lambda trial: trial.run.end_time or math.inf)
+    ended = sorted(data.trials, key=lambda trial: trial.end_time)
     orders = (
         (by_trial, data.trials, [float(number) for number in range(1, len(data.trials) + 1)]),
-        (by_hour, ended, [float(hours) for hours in np.cumsum([trial.hours for trial in ended])]),
+        (by_hour, ended, [float(hours) for hours in np.cumsum([trial.run.hours for trial in ended])]),
     )
     for axes, trials, places in orders:
         scatter_trials(axes, trials, places)
@@ -92,7 +92,7 @@ def learning_curves(data: SweepData) -> Figure:
     for label, trial, colour, line, marker in special:
         if trial is not None and trial.curve:
             x, y = [p.step for p in trial.curve], [100 * p.value for p in trial.curve]
-            axes.plot(x, y, line, color=colour, marker=marker, markersize=4, label=f"{label} ({trial.run.name})")
+            axes.plot(x, y, line, color=colour, marker=marker, markersize=4, label=f"{label} ({trial.run.key})")
     for rung in data.rungs:
         axes.axvline(rung, color=ORANGE, linewidth=1, linestyle=":", zorder=0)
     if data.rungs:
@@ -107,7 +107,7 @@ def learning_curves(data: SweepData) -> Figure:
 def rungs(data: SweepData) -> Figure:
     """At each rung the scores of the trials that reached it: who went on, who was stopped there."""
     figure, axes = new_figure(3.0, WIDTH)
-    places = [*data.rungs, data.space.epochs]
+    places = [*data.rungs, data.design.epochs]
     generator = np.random.default_rng(0)
     labels = []
     for index, rung in enumerate(places):
@@ -115,14 +115,14 @@ def rungs(data: SweepData) -> Figure:
         reached = [(trial, score) for trial, score in reached if math.isfinite(score)]
         groups: tuple[list[float], list[float]] = ([], [])
         for trial, score in reached:
-            groups[trial.run.state == "pruned" and trial.epoch == rung].append(100 * score)
+            groups[trial.run.state == "pruned" and trial.run.epoch == rung].append(100 * score)
         passed, stopped = groups
         for offset, group, marker, colour in ((-0.17, stopped, "x", GREY), (0.17, passed, "o", BLUE)):
             x = index + offset + generator.uniform(-0.1, 0.1, len(group))
             name = ("stopped there" if marker == "x" else "went on, or at the end") if index == 0 else None
             axes.scatter(x, group, s=18, marker=marker, color=colour, alpha=0.75, label=name,
                          rasterized=len(group) > MANY)  # fmt: skip
-        end = "end" if rung == data.space.epochs else f"{len(stopped)} stopped"
+        end = "end" if rung == data.design.epochs else f"{len(stopped)} stopped"
         labels.append(f"epoch {rung}\n{len(reached)} reached, {end}")
     axes.set_xticks(range(len(places)), labels)
     axes.set_xlim(-0.5, len(places) - 0.5)

@@ -16,16 +16,19 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.numbers import setting
 from ctxtune.reporting.style import BLACK, COLOUR_MAP, COLOURS, ORANGE, WIDTH, new_figure, only_rows_grid
-from ctxtune.reporting.sweep.data import Dimension, SweepData
+from ctxtune.reporting.sweep.data import SearchedDimension, SweepData
 from ctxtune.reporting.sweep.importance import Importances
 from ctxtune.reporting.sweep.search_figures import MANY, scatter_trials
+from ctxtune.results.formatting import setting
 
 _GRID = 80
 _REACH, _NEIGHBOURS = 0.22, 3
 """Farther than this share of an axis from the third nearest completed trial nothing is shaded: there is no data to say so."""
 _HATCHES = ("", "////", "....")
+
+_Axis = tuple[SearchedDimension, Any]
+"""A dimension and its coordinates on a figure."""
 
 
 def importance_bars(found: Sequence[Importances]) -> Figure:
@@ -74,7 +77,7 @@ def slices(data: SweepData) -> Figure:
     return figure
 
 
-def contour(data: SweepData, first: Dimension, second: Dimension) -> Figure:
+def contour(data: SweepData, first: SearchedDimension, second: SearchedDimension) -> Figure:
     """The final score over two dimensions: points are completed trials, the shading a smooth surface through them."""
     trials = [trial for trial in data.completed if first.path in trial.values and second.path in trial.values]
     x, y = (np.asarray(axis_places(each, [trial.values[each.path] for trial in trials])) for each in (first, second))
@@ -108,7 +111,7 @@ FEWEST_FOR_SURFACE = 20
 """Completed trials; a surface through fewer would be drawn by the spline, not by the data."""
 
 
-def _surface(axes: Axes, across: tuple[Dimension, Any], up: tuple[Dimension, Any], score: Any, norm: Normalize) -> None:
+def _surface(axes: Axes, across: _Axis, up: _Axis, score: Any, norm: Normalize) -> None:
     """A thin-plate spline with some smoothing, over the searched rectangle (logarithmic where the search was)."""
     grids, points = [], []
     for dimension, places in (across, up):
@@ -164,14 +167,14 @@ def parallel(data: SweepData) -> Figure:
     return figure
 
 
-def axis_places(dimension: Dimension, values: Sequence[Any]) -> list[float]:
+def axis_places(dimension: SearchedDimension, values: Sequence[Any]) -> list[float]:
     """Where values stand on an axis: numbers as they are, choices that are no numbers by their index."""
     if dimension.numeric:
         return [float(value) for value in values]
     return [float(_index(dimension, value)) for value in values]
 
 
-def name_axis(axes: Axes, dimension: Dimension, direction: str) -> None:
+def name_axis(axes: Axes, dimension: SearchedDimension, direction: str) -> None:
     """Label, scale and ticks of an axis that shows a dimension."""
     getattr(axes, f"set_{direction}label")(dimension.path)
     if dimension.choices:
@@ -181,22 +184,22 @@ def name_axis(axes: Axes, dimension: Dimension, direction: str) -> None:
         getattr(axes, f"set_{direction}scale")("log")
 
 
-def _index(dimension: Dimension, value: Any) -> int:
+def _index(dimension: SearchedDimension, value: Any) -> int:
     texts = [str(choice) for choice in dimension.choices]
     return texts.index(str(value)) if str(value) in texts else len(texts)
 
 
-def _step(dimension: Dimension) -> float:
+def _step(dimension: SearchedDimension) -> float:
     places = sorted(axis_places(dimension, dimension.choices))
     return float(min(np.diff(places))) if len(places) > 1 else 1.0
 
 
-def _bounds(dimension: Dimension, places: Any) -> tuple[float, float]:
+def _bounds(dimension: SearchedDimension, places: Any) -> tuple[float, float]:
     inside = axis_places(dimension, dimension.choices) if dimension.choices else [dimension.low, dimension.high]
     return min(*inside, *places), max(*inside, *places)
 
 
-def _unit(dimension: Dimension, values: Sequence[Any]) -> Any:
+def _unit(dimension: SearchedDimension, values: Sequence[Any]) -> Any:
     places = np.asarray(axis_places(dimension, values))
     low, high = _bounds(dimension, places)
     if dimension.logarithmic:
@@ -204,7 +207,7 @@ def _unit(dimension: Dimension, values: Sequence[Any]) -> Any:
     return (places - low) / ((high - low) or 1.0)
 
 
-def _ticks(dimension: Dimension, values: Sequence[Any]) -> list[tuple[float, str]]:
+def _ticks(dimension: SearchedDimension, values: Sequence[Any]) -> list[tuple[float, str]]:
     if dimension.choices:
         return [(float(_unit(dimension, [*values, choice])[-1]), setting(choice)) for choice in dimension.choices]
     ends = _bounds(dimension, axis_places(dimension, values))

@@ -13,7 +13,6 @@ import pytest
 from scipy import stats
 
 from ctxtune.errors import TrackingError
-from ctxtune.reporting.ablation.contrasts import judge_contrasts
 from ctxtune.reporting.ablation.data import read_ablation
 from ctxtune.reporting.ablation.figures import band
 from ctxtune.reporting.ablation.report import ablation_document
@@ -244,15 +243,15 @@ def test_a_seed_is_whole_when_all_folds_of_the_design_are_there(tmp_path: Path) 
 
     uri = write("first fold", finished_folds=("0",))
     running = read_ablation(read_study(uri, "first fold"))
-    assert running.scores("a", "validation/map_at_r") == {}
-    assert [each.words for each in judge_contrasts(running)] == ["not finished yet"]
+    assert running.results.scores("a", "validation/map_at_r") == {}
+    assert [each.words for each in running.results.contrasts] == ["not finished yet"]
     document = ablation_document(running)
     assert document.subtitle.startswith("6 of 12 runs completed")
     assert any("Nothing is finished yet" in str(item) for section in document.sections for item in section.items)
     write("older", uri, finished_folds=("0",), folds_told=False)  # what is seen is all that is known
-    assert len(read_ablation(read_study(uri, "older")).scores("a", "validation/map_at_r")) == 3
+    assert len(read_ablation(read_study(uri, "older")).results.scores("a", "validation/map_at_r")) == 3
     write("whole", uri)
-    assert [each.words for each in judge_contrasts(read_ablation(read_study(uri, "whole")))] == ["better"]
+    assert [each.words for each in read_ablation(read_study(uri, "whole")).results.contrasts] == ["better"]
 
 
 def test_nothing_finished_and_nothing_started(tmp_path: Path) -> None:

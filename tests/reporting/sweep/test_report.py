@@ -45,7 +45,8 @@ def test_confirmation_against_scipy(sweep) -> None:
     assert float(row["p_t"]) == pytest.approx(expected.pvalue)
     assert float(row["untrained"]) == pytest.approx(0.02)
     text = (folder / "report.md").read_text()
-    assert "verdict: better (given one tuning run)" in text
+    assert "MAP@R: the chosen configuration is better than the start on the test classes" in text
+    assert row["verdict"] == "better"
 
 
 def test_best_trials_and_what_the_search_cost(sweep) -> None:
@@ -112,11 +113,11 @@ def test_confirmations_that_failed_are_named_and_each_arm_is_counted(tmp_path: P
     document = sweep_document(read_sweep(read_study(uri, "sweep")))
     found = next(table for table in document.tables if table.name == "confirmation")
     assert "n = 2 of the start, 3 of the chosen, 2 pairs" in found.caption
-    assert "start: seed 2 failed (not_finite)" in found.note
+    assert "confirmation of start: 1 of 3 runs lost: seed 2 failed (not_finite: the loss is not finite" in found.note
     assert [row["start_seeds"] for row in found.records] == [2, 2]
     FakeSweep(name="none", trials=4, lost=[f"confirmation-start-seed{seed}" for seed in range(3)]).write(tmp_path, uri)
     document = sweep_document(read_sweep(read_study(uri, "none")))
-    assert any("there is no difference to test" in sentence for sentence in document.findings)
+    assert any("The start has no test scores" in sentence for sentence in document.findings)
 
 
 def test_sweeps_side_by_side(sweep, tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""What a sweep or an ablation was asked to do, as results need it: from its settings, or from `space.yaml`, `design.json`.
+
+Files of other versions are read, too: what results have no use for is left out, what is missing has a default.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from ctxtune.results.ranking import Objective
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class SchedulerDesign(_Read):
+    """How trials are stopped early."""
+
+    name: str = "none"
+    grace_epochs: int = 1
+    reduction_factor: int = 3
+
+
+class SamplerDesign(_Read):
+    """Who suggests the trials."""
+
+    name: str = "tpe"
+
+
+class SearchDesign(_Read):
+    """The block `search`; `objective` is always a list here."""
+
+    objective: tuple[Objective, ...] = (Objective(),)
+    space: dict[str, dict[str, Any]] = {}
+    conditions: dict[str, str] = {}
+    start_from: list[Any] = []
+    sampler: SamplerDesign = SamplerDesign()
+    scheduler: SchedulerDesign = SchedulerDesign()
+    trials: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, tree: Any) -> Any:
+        if isinstance(tree, Mapping) and isinstance(tree.get("objective"), Mapping):
+            return {**tree, "objective": [tree["objective"]]}
+        return tree
+
+
+class ConfirmDesign(_Read):
+    """The block `confirm`."""
+
+    seeds: int = 0
+
+
+class SweepDesign(_Read):
+    """What results need of a sweep's settings."""
+
+    name: str
+    trial: dict[str, Any]
+    search: SearchDesign
+    validation: dict[str, Any] = {}
+    confirm: ConfirmDesign | None = None
+    select: dict[str, Any] | None = None
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is searched for; the first one ranks."""
+        return self.search.objective
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective."""
+        return self.search.objective[0]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial at full length."""
+        return int(self.trial.get("schedule", {}).get("epochs", 0))
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return str(self.trial.get("dataset", {}).get("name", ""))
+
+
+class CellDesign(_Read):
+    """One arm of an ablation at one combination of factor levels."""
+
+    cell: str
+    variant: str
+    levels: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    hash: str = ""
+
+
+class ContrastDesign(_Read):
+    """A cell and the reference that it is compared with, by name."""
+
+    cell: str
+    against: str
+
+
+class AblationDesign(_Read):
+    """The design of an ablation: `design.json` of its run in MLflow.
+
+    Attributes:
+        metric: that is judged, of the validation or of the test classes.
+        equivalence: the largest difference that is practically none, as stated beforehand; None where nothing was.
+        folds: that every seed is scored on, "" for all train classes; None in files that were written without.
+        tuned_for: the cell whose hyperparameters the others run with, where nothing is tuned.
+    """
+
+    name: str
+    metric: str
+    mode: Literal["max", "min"] = "max"
+    correction: str = "holm"
+    equivalence: float | None = None
+    reference: str
+    design: str = "grid"
+    seeds: int
+    repeats: int = 1
+    folds: list[str] | None = None
+    confirmatory: bool = False
+    tuning: Literal["each", "none"] = "none"
+    tuned_for: str | None = None
+    dataset: str
+    factors: dict[str, list[Any]] = {}
+    variants: list[str]
+    cells: list[CellDesign]
+    contrasts: list[ContrastDesign]
+
+    @property
+    def objective(self) -> Objective:
+        """What the arms are judged by."""
+        return Objective(metric=self.metric, mode=self.mode)
+
+    @property
+    def search_objective(self) -> Objective:
+        """What each arm's own search improves: the judged score on the validation classes."""
+        return Objective(metric=f"validation/{self.metric.partition('/')[2]}", mode=self.mode)
+
+    @property
+    def planned(self) -> int:
+        """Replications of each cell: repeats of search and seeds together where there are several, else seeds."""
+        return self.repeats if self.repeats > 1 else self.seeds

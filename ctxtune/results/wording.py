@@ -1,0 +1,86 @@
+"""Results in sentences: the same ones in the terminal, in MLflow and in the report."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ctxtune.metric_names import metric_title
+from ctxtune.results.ablation import AblationResults
+from ctxtune.results.formatting import percent_interval
+from ctxtune.results.runs import LostRuns
+from ctxtune.results.sweep import ConfirmedScore, SweepResults
+from ctxtune.results.verdicts import CLEAR
+from ctxtune.text import counted
+
+
+def confirmation_sentence(results: SweepResults) -> str:
+    """What the test classes say of the chosen configuration against the start."""
+    score = results.judged
+    if results.same:
+        return "The start configuration itself was chosen: the search found nothing better on validation."
+    if not results.confirmed:
+        return "No confirmation is completed: nothing is known of the test classes."
+    if score is None or not score.start:
+        return "The start has no test scores: nothing can be said about the difference."
+    if score.difference is None:
+        return "No seed came to its end with both configurations: nothing can be said about the difference."
+    if score.difference.count < 2:
+        return "One seed gives no interval: nothing can be said about the difference."
+    size = f"{percent_interval(score.difference.interval, sign=True)} points over {counted(score.pairs, 'seed')}"
+    title = metric_title(score.metric).removeprefix("test ")
+    words = {
+        "better": "the chosen configuration is better than the start on the test classes",
+        "worse": "the chosen configuration is WORSE than the start on the test classes",
+        "no difference": "no difference to the start on the test classes in any seed",
+        "cannot be tested": "the difference to the start is the same in every seed and cannot be tested",
+    }
+    said = score.words
+    if score.verdict is None:
+        return f"{title}: {size}; {said} seeds: nothing is judged before all of them are there."
+    unclear = f"the difference to the start on the test classes is {said} points"
+    return f"{title}: {words.get(score.verdict.judgement, unclear)} ({size}, given one tuning run)."
+
+
+def seeds_words(score: ConfirmedScore) -> str:
+    """Over which seeds the test scores are: "the same 5 fresh seeds", or how many of each arm where they differ."""
+    chosen, start = len(score.chosen), len(score.start)
+    if not start:
+        return counted(chosen, "fresh seed")
+    if chosen == start == score.pairs:
+        return f"the same {counted(chosen, 'fresh seed')}"
+    return f"the fresh seeds that came to their end (n = {start} of the start, {chosen} of the chosen, {score.pairs} pairs)"
+
+
+def lost_sentences(lost: Sequence[LostRuns]) -> Iterator[str]:
+    """What was lost, and what that means for the numbers."""
+    for each in lost:
+        yield f"{each.stage} of {each.arm}: {len(each.which)} of {each.runs} runs lost: {'; '.join(each.which)}"
+    stages = {each.stage for each in lost}
+    if "confirmation" in stages or "cell" in stages:
+        what = "Test scores" if "confirmation" in stages else "Scores"
+        yield f"{what} are over the seeds that came to their end: the mean of an arm whose runs fail is flattered by that."
+    if "selection" in stages:
+        yield "An arm that lost a run is left out of selection."
+
+
+def contrast_sentences(results: AblationResults) -> Iterator[str]:
+    """Every clear verdict of an ablation, then how many were not, and what all of it is conditional on."""
+    title = metric_title(results.design.metric)
+    clear = 0
+    rest: Counter[str] = Counter()
+    for each in results.contrasts:
+        words = each.words
+        if each.difference is not None and words in CLEAR:
+            clear += 1
+            size = percent_interval(each.difference.interval, sign=True)
+            yield f"{each.contrast.cell} is {words} than {each.contrast.against}: {size} points of {title}."
+        elif each.verdict is not None:
+            rest[each.verdict.judgement] += 1
+        else:
+            rest["interim, not judged yet" if each.difference else "not finished yet"] += 1
+    if rest:
+        listed = "; ".join(f"{words}: {count}" for words, count in rest.items()) if len(rest) > 1 else next(iter(rest))
+        many = counted(rest.total(), "contrast") if rest.total() > 1 else "contrast"
+        yield f"{'The other' if clear else 'The'} {many}: {listed}."
+    conditions = sorted({each.condition for each in results.contrasts if each.condition and each.verdict})
+    if conditions:
+        yield f"All of it {'; '.join(conditions)}."

@@ -45,7 +45,7 @@ def main() -> int:
     find_best = finder(Path(arguments.results), resume=arguments.resume)
     ablation = load_ablation(arguments.file, all_overrides(arguments), find_best=find_best)
     folder = writable_folder(Path(arguments.results) / ablation.name, "--results")
-    from ctxtune.ablation.display import ablation_display, print_outcome
+    from ctxtune.ablation.display import ablation_display, print_results
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
     from ctxtune.resume_hints import resume_hints_told
@@ -74,7 +74,7 @@ def main() -> int:
         "report": report_command(ablation.name, ablation.tracking.uri),
         **tracking_places(ablation.tracking.uri, display.link),
     }
-    print_outcome(console, ablation, result, files)
+    print_results(console, result, files)
     return 0
 
 

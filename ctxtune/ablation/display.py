@@ -1,16 +1,18 @@
 """What an ablation shows while it runs, and what it found."""
 
-import math
+from collections import Counter
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ctxtune.ablation.outcome import AblationOutcome
-from ctxtune.ablation.runs import repeats_of
-from ctxtune.config import Ablation, cells_of, reference_cell
-from ctxtune.statistics import Interval
+from ctxtune.config import Ablation, cells_of
+from ctxtune.metric_names import metric_title
+from ctxtune.results.ablation import AblationResults
+from ctxtune.results.costs import hours_of
+from ctxtune.results.formatting import MISSING, p_value, percent_interval
+from ctxtune.results.wording import lost_sentences, tuning_sentences
 from ctxtune.text import counted, duration
 from ctxtune.tuning.progress_display import RunDisplay, show_point
 from ctxtune.tuning.record.journal import RunRecord
@@ -48,52 +50,52 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
     )
 
 
-def print_outcome(console: Console, ablation: Ablation, result: AblationOutcome, files: dict[str, str]) -> None:
-    """Print the table of cells, and where to go from here."""
-    states = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
-    console.rule(f"[bold]{ablation.name}")
+def print_results(console: Console, results: AblationResults, files: dict[str, str]) -> None:
+    """Print the table of cells, what was lost, and where to go from here."""
+    states = Counter(run.state for run in results.runs)
+    listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.rule(f"[bold]{results.design.name}")
     console.print(
-        f"{counted(sum(result.states.values()), 'run')} ({states}); {duration(result.hours)} of work in all",
+        f"{counted(len(results.runs), 'run')} ({listed}); {duration(hours_of(results.runs))} of work in all",
         highlight=False,
     )
-    console.print(cells_table(ablation, result, console.width))
-    for note in notes(ablation):
-        console.print(note, highlight=False, soft_wrap=True)
+    console.print(cells_table(results, console.width))
+    for sentence in lost_sentences(results.lost):
+        console.print(sentence, style="yellow", highlight=False, markup=False)
+    for sentence in tuning_sentences(results.design):
+        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)
 
 
-def cells_table(ablation: Ablation, result: AblationOutcome, width: int) -> Table:
+def cells_table(results: AblationResults, width: int) -> Table:
     """A line for each cell: mean with its interval, and the paired difference to what it is compared with.
 
     Names and verdicts take as many lines as they need in a terminal of ``width`` characters; numbers are never cut.
     """
-    reference = reference_cell(ablation, cells_of(ablation)).name
-    compared = {each.cell: each for each in result.contrasts}
-    against = {each.against for each in result.contrasts}
-    over = counted(ablation.seeds, "seed")
-    if repeats_of(ablation) > 1:
-        over = f"{counted(repeats_of(ablation), 'repeat')} of search and {over}"
-    title = f"{result.metric}, percent: mean and 95 % t-interval over the same {over}"
-    if len(against) == 1:
-        title += f"; paired differences to {reference}"
+    design = results.design
+    compared = {each.contrast.cell: each for each in results.contrasts}
+    over = counted(design.seeds, "seed")
+    if design.repeats > 1:
+        over = f"{counted(design.repeats, 'repeat')} of search and {over}"
+    title = f"{metric_title(design.metric)}, percent: mean and 95 % t-interval over the same {over}"
+    if len(results.references) == 1:
+        title += f"; paired differences to {design.reference}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    verdicts = [each.verdict.words for each in result.contrasts if each.verdict]
-    table.add_column("cell", overflow="fold", width=_width_of_names(list(result.replications), verdicts, width))
+    words = [each.words for each in results.contrasts]
+    table.add_column("cell", overflow="fold", width=_width_of_names(list(results.cells), words, width))
     for column in ("n", "mean", "minus\nreference", "p, Holm"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
-    for cell, values in result.replications.items():
-        each = compared.get(cell)
-        verdict = each.verdict if each else None
-        words = "reference" if cell in against else verdict.words if verdict else "no pairs" if each else ""
+    for cell in results.cells:
+        each, interval = compared.get(cell), results.interval(cell)
         table.add_row(
             cell,
-            str(len(values)),
-            _percent(result.interval(cell)),
-            _percent(each.difference, signed=True) if each else "",
-            _p_value(verdict.corrected_p) if verdict else "",
-            words,
+            str(interval.count if interval else 0),
+            percent_interval(interval) if interval else MISSING,
+            percent_interval(each.difference.interval, sign=True) if each and each.difference else "",
+            p_value(each.verdict.corrected_p) if each and each.verdict else "",
+            each.words if each else "reference" if cell in results.references else "",
         )
     return table
 
@@ -104,27 +106,3 @@ def _width_of_names(names: list[str], verdicts: list[str], width: int) -> int:
     longest_word = max(len(word) for name in names for word in name.split())
     left = room - max(len(words) for words in ["reference", *verdicts])
     return max(min(longest_word, room - len("reference")), min(left, max(map(len, names))), 1)
-
-
-def notes(ablation: Ablation) -> list[str]:
-    """What the verdicts are given under."""
-    if ablation.tune_each is None:
-        reference = reference_cell(ablation, cells_of(ablation)).name
-        return [f"Nothing was tuned here: the other cells run with the hyperparameters of {reference}."]
-    if ablation.tune_each.repeats == 1:
-        return ["Every cell was tuned once: the verdicts are given one tuning run (tune_each.repeats repeats it)."]
-    return []
-
-
-def _percent(interval: Interval | None, *, signed: bool = False) -> str:
-    if interval is None:
-        return "-"
-    sign = "+" if signed else ""
-    half = "" if math.isnan(interval.low) else f" ± {100 * interval.half_width:.2f}"
-    return f"{100 * interval.mean:{sign}.2f}{half}"
-
-
-def _p_value(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

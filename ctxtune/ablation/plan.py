@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.ablation.display import notes
+from ctxtune.ablation.results import design_of
 from ctxtune.ablation.runs import repeats_of, run_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.data import load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.results.wording import tuning_sentences
 from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import fold_splits
@@ -101,7 +102,7 @@ def print_plan(console: Console, ablation: Ablation, address: str | None = None,
         f"{scored_on}",
         f"{counted(len(contrasts_of(ablation, cells)), 'contrast')}, corrected together ({ablation.compare.correction}), by "
         f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
-        *notes(ablation),
+        *tuning_sentences(design_of(ablation)),
         f"{counted(plan.epochs, 'epoch')} in all; timed on {plan.device}, evaluation aside: {duration(plan.device_hours)} of "
         f"one device{gpu_hours}; {counted(plan.at_a_time, 'run')} at a time on {address or 'this machine'}: "
         f"{duration(plan.hours)}",

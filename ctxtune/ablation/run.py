@@ -1,15 +1,17 @@
 """An ablation from start to end: check, tune every cell, run the seeds, write down."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ctxtune.ablation.outcome import AblationOutcome, design_of, outcome_of, summary_of
+from ctxtune.ablation.results import design_of, results_of
 from ctxtune.ablation.runs import cell_specs, next_trial, repeats_of, run_count, tuned_configuration
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, cells_of
 from ctxtune.data import load_dataset
+from ctxtune.results.ablation import AblationResults
+from ctxtune.results.costs import hours_of
+from ctxtune.results.summary import ablation_summary
 from ctxtune.tracking import flatten
 from ctxtune.tuning.backend.connect import Connection
 from ctxtune.tuning.backend.runner import delete_checkpoints, run_stage
@@ -44,7 +46,7 @@ def run_ablation(
     address: str | None = None,
     storage: str | None = None,
     watcher: Watcher | None = None,
-) -> AblationOutcome:
+) -> AblationResults:
     """Run an ablation to its end, or go on with one.
 
     Args:
@@ -77,7 +79,7 @@ def run_ablation(
         _start_tracking(ablation, recorder, connection, resume=resume)
         with interrupts(recorder, watcher):
             _run_stages(ablation, recorder, connection, watcher)
-        result = outcome_of(ablation, journal)
+        result = results_of(ablation, journal, ended=True)
         _write(recorder, folder, result)
         tell_link(ablation, parts.tracker, "Cells", watcher)
         return result
@@ -136,20 +138,20 @@ def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connecti
             **connection.environment,
             "data_set": ablation.trial.dataset.name,
             "data.train_fingerprint": connection.fingerprint,
-            "reference": design["reference"],
+            "reference": design.reference,
             "based_on": ablation.based_on or "",
         },
     )
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)
     recorder.tracker.log_text(recorder.sweep_id, write_yaml(tree), "ablation.yaml")
-    recorder.tracker.log_text(recorder.sweep_id, json.dumps(design, indent=2), "design.json")
+    recorder.tracker.log_text(recorder.sweep_id, design.model_dump_json(indent=2), "design.json")
     paths = sorted({path for cell in cells_of(ablation) for path in cell.settings})
-    recorder.tracker.save_view("Cells", design["metric"], paths, mode=ablation.compare.mode, kind="cell")
+    recorder.tracker.save_view("Cells", design.metric, paths, mode=ablation.compare.mode, kind="cell")
 
 
-def _write(recorder: Recorder, folder: ResultsFolder[Ablation], result: AblationOutcome) -> None:
-    folder.write_summary(summary_of(result))
+def _write(recorder: Recorder, folder: ResultsFolder[Ablation], result: AblationResults) -> None:
+    folder.write_summary(ablation_summary(result))
     recorder.tracker.log_artifact(recorder.sweep_id, folder.path / "summary.json")
-    recorder.tracker.log_metrics(recorder.sweep_id, {"time/hours": result.hours}, step=0)
+    recorder.tracker.log_metrics(recorder.sweep_id, {"time/hours": hours_of(result.runs)}, step=0)
     recorder.tracker.end_run(recorder.sweep_id, "completed")

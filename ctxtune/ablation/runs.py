@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
+from ctxtune.results.ranking import Objective, best
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.record.runs import run_of
 
 UNTUNED = "own configuration"
 
@@ -102,20 +104,17 @@ def tuned_configuration(
     """
     if ablation.tune_each is None:
         return {}, cell.trial
-    best = best_search_trial(ablation, cell, repeat, journal)
-    if best is None:
-        return None
-    return best.spec.point, best.spec.trial
+    found = best_search_trial(ablation, cell, repeat, journal)
+    return None if found is None else (found.spec.point, found.spec.trial)
 
 
 def best_search_trial(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> RunRecord | None:
     """The best completed trial of a cell's search, by its last score; the earlier one of equals."""
     assert ablation.tune_each is not None
-    metric, sign = ablation.compare.metric, 1 if ablation.compare.mode == "max" else -1
     keys = [search_key(cell, repeat, number) for number in range(ablation.tune_each.trials)]
-    runs = [journal.runs[key] for key in keys if key in journal.runs and journal.runs[key].state == "completed"]
-    scored = [(sign * score, run) for run in runs if (score := run.last(metric)) is not None]
-    return max(scored, key=lambda item: item[0])[1] if scored else None
+    runs = [run_of(journal.runs[key]) for key in keys if key in journal.runs]
+    found = best(runs, Objective(metric=ablation.compare.metric, mode=ablation.compare.mode))
+    return journal.runs[found.key] if found else None
 
 
 def search_key(cell: Cell, repeat: int, number: int) -> str:

@@ -22,6 +22,7 @@ class JudgedContrast:
         difference: None where there is no pair yet.
         verdict: None also while replications are still to come: to judge at each look would be optional stopping.
         planned: so many replications.
+        ended: no more are to come.
         condition: what the verdict is conditional on, or "".
     """
 
@@ -29,12 +30,13 @@ class JudgedContrast:
     difference: PairedDifference | None
     verdict: Verdict | None
     planned: int
+    ended: bool
     condition: str
 
     @property
     def words(self) -> str:
         """The verdict in plain words, or why there is none yet."""
-        return verdict_words(self.difference, self.verdict, self.planned)
+        return verdict_words(self.difference, self.verdict, self.planned, ended=self.ended)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ class AblationResults:
     def tuned(self, cell: str, repeat: int) -> Run | None:
         """The best completed trial of a cell's own search; None where nothing was tuned or no trial came to its end."""
         return best(self.searches.get((cell, repeat), []), self.design.search_objective)
+
+    def tuned_values(self, cell: str, repeat: int) -> dict[str, object]:
+        """What a cell's own search found best: the settings that it varied; empty where nothing was tuned."""
+        trials, tuned = self.searches.get((cell, repeat), []), self.tuned(cell, repeat)
+        if tuned is None:
+            return {}
+        paths = sorted({path for run in trials for path in run.settings})
+        varied = [path for path in paths if len({run.settings.get(path) for run in trials}) > 1]
+        return {path: tuned.setting(path) for path in varied if path in tuned.settings}
 
     @cached_property
     def folds(self) -> list[str]:
@@ -157,14 +168,17 @@ class AblationResults:
         whole = [each is not None and (self.ended or each.count >= design.planned) for each in differences]
         known = [each for each, all_there in zip(differences, whole, strict=True) if each is not None and all_there]
         unfinished = len(differences) - len(known)
-        verdicts = iter(
-            judge_family(known, mode=design.mode, unfinished=unfinished, equivalence=design.equivalence)
-        )
+        verdicts = iter(judge_family(known, mode=design.mode, unfinished=unfinished, equivalence=design.equivalence))
         return tuple(
             JudgedContrast(
-                contrast, each, next(verdicts) if all_there else None, design.planned, self.condition(contrast)
+                contrast,
+                difference,
+                next(verdicts) if all_there else None,
+                design.planned,
+                self.ended,
+                self.condition(contrast),
             )
-            for contrast, each, all_there in zip(design.contrasts, differences, whole, strict=True)
+            for contrast, difference, all_there in zip(design.contrasts, differences, whole, strict=True)
         )
 
     def condition(self, contrast: ContrastDesign) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ctxtune.results.designs import SweepDesign
-from ctxtune.results.ranking import best, pareto_front, ranked
+from ctxtune.results.ranking import pareto_front, ranked
 from ctxtune.results.runs import (
     START,
     LostRuns,
@@ -48,7 +48,7 @@ class ConfirmedScore:
     @property
     def words(self) -> str:
         """The verdict in plain words, or why there is none yet."""
-        return verdict_words(self.difference, self.verdict, self.planned)
+        return verdict_words(self.difference, self.verdict, self.planned, ended=True)
 
     @property
     def chosen_interval(self) -> Interval:
@@ -196,10 +196,12 @@ class SweepResults:
 
 
 def select(results: SweepResults) -> str | None:
-    """The arm to confirm: the best mean in selection; without selection the best trial. None where nothing came to its end."""
-    objective = results.design.objective
+    """The arm to confirm: the best mean in selection, of those with the most runs (others fell behind in its race).
+
+    Without selection the best trial; None where nothing came to its end.
+    """
     if results.selection:
-        means = {arm: sum(scores) / len(scores) for arm, scores in results.selection.items()}
-        return max(means, key=lambda arm: objective.sign * means[arm])
-    found = best(results.front or results.trials, objective)
-    return found.key if found else None
+        most = max(map(len, results.selection.values()))
+        means = {arm: sum(scores) / most for arm, scores in results.selection.items() if len(scores) == most}
+        return max(means, key=lambda arm: results.design.objective.sign * means[arm])
+    return results.best.key if results.best else None

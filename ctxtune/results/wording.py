@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
+from ctxtune.results.designs import AblationDesign
 from ctxtune.results.formatting import percent_interval
 from ctxtune.results.runs import LostRuns
 from ctxtune.results.sweep import ConfirmedScore, SweepResults
@@ -76,7 +77,7 @@ def contrast_sentences(results: AblationResults) -> Iterator[str]:
         elif each.verdict is not None:
             rest[each.verdict.judgement] += 1
         else:
-            rest["interim, not judged yet" if each.difference else "not finished yet"] += 1
+            rest["interim, not judged yet" if each.difference else words] += 1
     if rest:
         listed = "; ".join(f"{words}: {count}" for words, count in rest.items()) if len(rest) > 1 else next(iter(rest))
         many = counted(rest.total(), "contrast") if rest.total() > 1 else "contrast"
@@ -84,3 +85,11 @@ def contrast_sentences(results: AblationResults) -> Iterator[str]:
     conditions = sorted({each.condition for each in results.contrasts if each.condition and each.verdict})
     if conditions:
         yield f"All of it {'; '.join(conditions)}."
+
+
+def tuning_sentences(design: AblationDesign) -> Iterator[str]:
+    """What the verdicts of an ablation are given under."""
+    if design.tuning == "none":
+        yield f"Nothing was tuned here: the other cells run with the hyperparameters of {design.tuned_for or design.reference}."
+    elif design.repeats == 1:
+        yield "Every cell was tuned once: the verdicts are given one tuning run (tune_each.repeats repeats it)."

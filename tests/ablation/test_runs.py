@@ -8,12 +8,14 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ctxtune.ablation.display import print_outcome
-from ctxtune.ablation.outcome import design_of, outcome_of, summary_of
+from ctxtune.ablation.display import print_results
+from ctxtune.ablation.results import design_of, results_of
 from ctxtune.ablation.runs import cell_specs, run_count, tuned_configuration
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import cells_of, load_ablation
 from ctxtune.errors import ConfigError
+from ctxtune.results.costs import hours_of
+from ctxtune.results.summary import ablation_summary
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.run_trainer import open_trainer
@@ -112,7 +114,7 @@ def test_a_cell_whose_search_failed_has_no_runs(quickstart, journal):
             journal.ended(spec.key, "completed")
     play(ablation, journal, cell_specs(ablation, cells, journal), lambda spec: 0.5)
     assert {run.spec.arm for run in journal.stage("cell")} == {"full", "no_query_expansion"}
-    assert outcome_of(ablation, journal).scores["contrastive_only"] == {}
+    assert results_of(ablation, journal, ended=True).scores("contrastive_only") == {}
 
 
 def test_scores_are_means_over_folds_and_contrasts_are_paired_by_seed(quickstart, journal):
@@ -126,25 +128,27 @@ def test_scores_are_means_over_folds_and_contrasts_are_paired_by_seed(quickstart
         cell_specs(ablation, cells, journal),
         lambda spec: drawn[spec.arm, spec.seed_index, spec.folds[0]],
     )
-    result = outcome_of(ablation, journal)
+    result = results_of(ablation, journal, ended=True)
     means = {
         cell.name: [(drawn[cell.name, seed, 0] + drawn[cell.name, seed, 2]) / 2 for seed in range(4)] for cell in cells
     }
     p_values = []
     for each in result.contrasts:
-        test = stats.ttest_rel(means[each.cell], means[each.against])
+        test = stats.ttest_rel(means[each.contrast.cell], means[each.contrast.against])
         p_values.append(test.pvalue)
         interval = test.confidence_interval()
-        assert (each.difference.low, each.difference.high) == pytest.approx((interval.low, interval.high))
+        assert (each.difference.interval.low, each.difference.interval.high) == pytest.approx(
+            (interval.low, interval.high)
+        )
     smallest, largest = sorted(p_values)
     corrected = sorted(each.verdict.corrected_p for each in result.contrasts)
     assert corrected == pytest.approx([min(1, 2 * smallest), min(1, max(2 * smallest, largest))])
-    assert summary_of(result)["cells"]["full"]["mean"] == pytest.approx(np.mean(means["full"]))
-    assert result.hours == pytest.approx(3 * 4 * 2 * 36 / 3600)
-    assert design_of(ablation)["tuned_for"] == "full"
-    assert design_of(ablation)["folds"] == ["0", "2"]
+    assert ablation_summary(result)["cells"]["full"]["mean"] == pytest.approx(np.mean(means["full"]))
+    assert hours_of(result.runs) == pytest.approx(3 * 4 * 2 * 36 / 3600)
+    assert design_of(ablation).tuned_for == "full"
+    assert design_of(ablation).folds == ["0", "2"]
     assert {run.spec.tags["fold"] for run in journal.stage("cell")} == {"0", "2"}
-    assert design_of(quickstart("confirmatory=true"))["folds"] == [""]
+    assert design_of(quickstart("confirmatory=true")).folds == [""]
 
 
 def test_a_contrast_without_pairs_counts_in_the_correction(quickstart, journal):
@@ -153,13 +157,13 @@ def test_a_contrast_without_pairs_counts_in_the_correction(quickstart, journal):
     specs = [spec for spec in cell_specs(ablation, cells, journal) if spec.arm != "contrastive_only"]
     ours, start = [0.51, 0.52, 0.55, 0.53], [0.50, 0.50, 0.51, 0.51]
     play(ablation, journal, specs, lambda spec: (start if spec.arm == "full" else ours)[spec.seed_index])
-    result = outcome_of(ablation, journal)
-    verdicts = {each.cell: each.verdict for each in result.contrasts}
+    result = results_of(ablation, journal, ended=True)
+    verdicts = {each.contrast.cell: each.verdict for each in result.contrasts}
     assert verdicts["contrastive_only"] is None
     p_value = stats.ttest_rel(ours, start).pvalue
     assert p_value < 0.05 < 2 * p_value  # alone it would be "better"
     assert verdicts["no_query_expansion"].judgement == "inconclusive"
-    shown = {each["cell"]: each["corrected_p"] for each in summary_of(result)["contrasts"]}
+    shown = {each["cell"]: each["corrected_p"] for each in ablation_summary(result)["contrasts"]}
     assert shown == {"no_query_expansion": pytest.approx(2 * p_value), "contrastive_only": None}
 
 
@@ -176,16 +180,18 @@ def test_with_repeats_a_repeat_is_one_witness_however_many_seeds_it_has(quicksta
         cell_specs(ablation, cells, journal),
         lambda spec: drawn[spec.arm, spec.tags["repeat"], spec.seed_index],
     )
-    result = outcome_of(ablation, journal)
+    result = results_of(ablation, journal, ended=True)
     means = {
         cell.name: [np.mean([drawn[cell.name, repeat, seed] for seed in range(3)]) for repeat in "012"]
         for cell in cells
     }
     for each in result.contrasts:
-        interval = stats.ttest_rel(means[each.cell], means[each.against]).confidence_interval()
-        assert (each.difference.low, each.difference.high) == pytest.approx((interval.low, interval.high))
+        interval = stats.ttest_rel(means[each.contrast.cell], means[each.contrast.against]).confidence_interval()
+        assert (each.difference.interval.low, each.difference.interval.high) == pytest.approx(
+            (interval.low, interval.high)
+        )
         assert each.difference.count == 3
-    assert len(summary_of(result)["cells"]["full"]["scores"]) == 9
+    assert len(ablation_summary(result)["cells"]["full"]["scores"]) == 9
 
 
 def opened_files(action):
@@ -257,12 +263,12 @@ def test_the_table_of_cells_cuts_no_word_in_a_terminal(quickstart, journal, caps
     cells = cells_of(ablation)
     gains = {"full": (0.0, 0.0, 0.0), "contrastive_only": (-0.1, -0.2, 0.0), cells[-1].name: (0.01, 0.03, 0.005)}
     play(ablation, journal, cell_specs(ablation, cells, journal), lambda spec: 0.4 + gains[spec.arm][spec.seed_index])
-    outcome = outcome_of(ablation, journal)
-    print_outcome(Console(width=width), ablation, outcome, {})
+    found = results_of(ablation, journal, ended=True)
+    print_results(Console(width=width), found, {})
     printed = capsys.readouterr().out
     table = printed.partition("Nothing was tuned")[0]
     assert all(len(line) <= width for line in table.splitlines())
-    verdicts = [each.verdict.words for each in outcome.contrasts]
+    verdicts = [each.verdict.words for each in found.contrasts]
     assert any(words.startswith("inconclusive: between") for words in verdicts)
     for words in [*verdicts, *(cell.name for cell in cells)]:
         assert set(words.split()) <= set(table.split())
@@ -272,11 +278,11 @@ def test_the_design_tells_what_each_cell_changes_in_the_trial_and_nothing_else(q
     factors = "factors={loss.k: [4, 2], loss.epsilon: [0.2, 0.1], loss.query_expansion: [true, false]}"
     ablation = quickstart("variants=null", "reference=null", "design=one_factor_at_a_time", factors)
     assert (ablation.trial.loss.options()["k"], ablation.trial.loss.options()["epsilon"]) == (4, 0.05)
-    assert {cell["cell"]: cell["settings"] for cell in design_of(ablation)["cells"]} == {
+    assert {cell.cell: cell.settings for cell in design_of(ablation).cells} == {
         "base": {"loss.epsilon": 0.2},
         "k=2": {"loss.k": 2, "loss.epsilon": 0.2},
         "epsilon=0.1": {"loss.epsilon": 0.1},
         "query_expansion=false": {"loss.epsilon": 0.2, "loss.query_expansion": False},
     }
     other_loss = quickstart("variants.other={loss.name: contrastive, loss.positive_margin: 0.75}")
-    assert design_of(other_loss)["cells"][-1]["settings"] == {"loss.name": "contrastive", "loss.positive_margin": 0.75}
+    assert design_of(other_loss).cells[-1].settings == {"loss.name": "contrastive", "loss.positive_margin": 0.75}

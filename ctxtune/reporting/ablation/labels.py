@@ -1,6 +1,7 @@
 """How tables and figures of an ablation name its arms."""
 
 from ctxtune.reporting.ablation.data import AblationData
+from ctxtune.results.wording import tuning_sentences
 
 
 def arm_label(data: AblationData, cell: str) -> str:
@@ -12,7 +13,7 @@ def label_notes(data: AblationData) -> list[str]:
     """What the dagger of `arm_label` means; nothing where there is none."""
     if not any(data.results.tuned_for_another(cell) for cell in data.results.cells):
         return []
-    return [f"† hyperparameters tuned for {data.design.tuned_for}: nothing was tuned in this ablation."]
+    return [f"† {sentence}" for sentence in tuning_sentences(data.design)]
 
 
 def reference_at(data: AblationData) -> str:

@@ -193,7 +193,9 @@ def test_untuned_arms_say_whose_hyperparameters_they_have(tmp_path: Path) -> Non
     ablation = FakeAblation(lambda variant, levels: 0.6, ["full", "other"], tuned_for="full")
     files = write_report(ablation.write(tmp_path), "ablation", tmp_path / "report", store=False)
     text = files.markdown.read_text()
-    assert "other †" in text and "† hyperparameters tuned for full" in text
+    assert (
+        "other †" in text and "† Nothing was tuned here: the other cells run with the hyperparameters of full." in text
+    )
     assert "full (hyperparameters" not in text
     assert table(files.folder, "contrasts")[0]["condition"] == "given one tuning run; hyperparameters tuned for full"
 

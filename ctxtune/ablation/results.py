@@ -1,0 +1,49 @@
+"""The design of an ablation as results and reports read it, and what its journal comes to."""
+
+from ctxtune.ablation.runs import folds_of, repeats_of
+from ctxtune.config import Ablation, cells_of, changed_values, contrasts_of, reference_cell
+from ctxtune.config.design import configuration_hash
+from ctxtune.results.ablation import AblationResults
+from ctxtune.results.designs import AblationDesign, CellDesign, ContrastDesign
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.runs import runs_of
+
+
+def design_of(ablation: Ablation) -> AblationDesign:
+    """The design, for `design.json`: all that a report needs to read the runs."""
+    cells = cells_of(ablation)
+    reference = reference_cell(ablation, cells).name
+    return AblationDesign(
+        name=ablation.name,
+        metric=ablation.compare.scored_metric(confirmatory=ablation.confirmatory),
+        mode=ablation.compare.mode,
+        correction=ablation.compare.correction,
+        reference=reference,
+        equivalence=ablation.compare.equivalence,
+        design=ablation.design,
+        seeds=ablation.seeds,
+        repeats=repeats_of(ablation),
+        folds=["" if fold is None else str(fold) for fold in folds_of(ablation)],
+        confirmatory=ablation.confirmatory,
+        tuning="each" if ablation.tune_each else "none",
+        tuned_for=None if ablation.tune_each else reference,
+        dataset=ablation.trial.dataset.name,
+        factors={path: list(levels) for path, levels in ablation.factors.items()},
+        variants=list(ablation.arms()),
+        cells=[
+            CellDesign(
+                cell=cell.name,
+                variant=cell.arm,
+                levels=cell.levels,
+                settings=changed_values(ablation.trial, cell.settings),
+                hash=configuration_hash(cell),
+            )
+            for cell in cells
+        ],
+        contrasts=[ContrastDesign(cell=each.cell, against=each.against) for each in contrasts_of(ablation, cells)],
+    )
+
+
+def results_of(ablation: Ablation, journal: Journal, *, ended: bool) -> AblationResults:
+    """What an ablation found; ``ended``: no run is to come."""
+    return AblationResults(design_of(ablation), runs_of(journal), ended)

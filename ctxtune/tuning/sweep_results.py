@@ -1,0 +1,19 @@
+"""What the journal of a sweep comes to."""
+
+from ctxtune.config import SweepConfig
+from ctxtune.results.designs import SweepDesign
+from ctxtune.results.sweep import SweepResults
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.runs import runs_of
+from ctxtune.tuning.stages import start_configuration
+
+
+def results_of(space: SweepConfig, journal: Journal, *, ended: bool) -> SweepResults:
+    """What a sweep found; ``ended``: no run is to come."""
+    return SweepResults(
+        design=SweepDesign.model_validate(space.model_dump(mode="json")),
+        runs=runs_of(journal),
+        ended=ended,
+        decided=journal.decisions.get("chosen"),
+        start_configuration=start_configuration(space)[1].hash(),
+    )

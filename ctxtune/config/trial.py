@@ -28,6 +28,9 @@ _LATER: dict[tuple[str, str], Any] = {
     ("image", "deviation"): None,
     ("image", "interpolation"): None,
     ("image", "views"): None,
+    ("loss", "proxies"): "class",
+    ("sampler", "round_up"): False,
+    ("sampler", "without_replacement"): False,
 }
 """Keys that came later, with what was always done before: a configuration that says nothing else keeps its hash."""
 MOST_EPOCHS = 100_000
@@ -169,7 +172,7 @@ class TrialSettings(Settings):
         tree = self.tree()
         tree["dataset"].pop("root", None)
         for (block, key), before in _LATER.items():
-            if tree[block][key] == before:
+            if key in tree[block] and tree[block][key] == before:
                 del tree[block][key]
         canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

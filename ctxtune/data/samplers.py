@@ -47,7 +47,9 @@ def build_sampler(
 
 
 def _batches_per_epoch(settings: SamplerSettings, images: int) -> int:
-    return settings.batches_per_epoch or max(1, images // settings.batch_size)
+    if settings.batches_per_epoch is not None:
+        return settings.batches_per_epoch
+    return math.ceil(images / settings.batch_size) if settings.round_up else max(1, images // settings.batch_size)
 
 
 class RandomSampler:
@@ -102,6 +104,19 @@ class _Members:
         self.sizes = np.bincount(class_of, minlength=len(self.classes))
         self._starts = np.cumsum(self.sizes) - self.sizes
 
+    def images(self, classes: Integers, count: int, rng: np.random.Generator, *, without_replacement: bool) -> Integers:
+        """(visits, count) images for the visits (visits,) of an epoch; see `SamplerSettings.without_replacement`."""
+        result = self.draw(classes, count, rng)
+        if without_replacement:
+            enough = self.sizes >= count  # a class with too few images for one visit repeats them anyhow
+            for each in np.flatnonzero(np.bincount(classes, minlength=len(self.sizes)) * enough):
+                visits = np.flatnonzero(classes == each)
+                members = self._order[self._starts[each] : self._starts[each] + self.sizes[each]]
+                whole = len(members) // count  # visits until too few images are left for another
+                rounds = [rng.permutation(members)[: whole * count] for _ in range(0, len(visits), whole)]
+                result[visits] = np.concatenate(rounds).reshape(-1, count)[: len(visits)]
+        return result
+
     def draw(self, classes: Integers, count: int, rng: np.random.Generator) -> Integers:
         """(visits, count) images of the classes (visits,): distinct, or with replacement where a class has too few."""
         sizes = self.sizes[classes]
@@ -142,7 +157,10 @@ class BalancedSampler:
         rng = np.random.default_rng((self._seed, epoch))
         stream = _Stream(np.arange(len(self._members.classes)), self._settings.classes_per_round, rng)
         visits = np.concatenate([stream.take(self._classes_per_batch) for _ in range(self.batches_per_epoch)])
-        images = self._members.draw(visits, self._settings.images_per_class, rng)
+        settings = self._settings
+        images = self._members.images(
+            visits, settings.images_per_class, rng, without_replacement=settings.without_replacement
+        )
         return images.reshape(self.batches_per_epoch, self._settings.batch_size)
 
 
@@ -182,7 +200,10 @@ class HierarchicalSampler:
             others = rng.permutation([group for group in range(len(streams)) if group not in combination])
             chosen += self._fill(lacking, np.concatenate(chosen), [*others, *combination], streams, rng)
             visits.append(np.concatenate(chosen))
-        images = self._members.draw(np.concatenate(visits), self._settings.images_per_class, rng)
+        settings = self._settings
+        images = self._members.images(
+            np.concatenate(visits), settings.images_per_class, rng, without_replacement=settings.without_replacement
+        )
         return images.reshape(self.batches_per_epoch, self._settings.batch_size)
 
     def _fill(

@@ -79,7 +79,10 @@ class SamplerSettings(Settings):
     `super_classes`: how many super-classes share a batch in equal parts (2 = the half-batches of the paper); null
     leaves super-classes alone. `hierarchical` is balanced with 2 super-classes where nothing else is said.
     `classes_per_round`: the published 224 px sampler draws min(96, classes) distinct classes per round; null means
-    that a round is all classes, so that an epoch covers them evenly. `batches_per_epoch`: null = images / batch.
+    that a round is all classes, so that an epoch covers them evenly. `batches_per_epoch`: null = images / batch, rounded
+    down, or up where `round_up`. `without_replacement`: within an epoch no image of a class comes again before too few
+    others are left for a visit, as in the published 224 px sampler; otherwise each visit draws anew. `random` always goes
+    through all images first.
     """
 
     name: Literal["balanced", "hierarchical", "random"] = "balanced"
@@ -88,6 +91,8 @@ class SamplerSettings(Settings):
     super_classes: int | None = Field(default=None, ge=1)
     classes_per_round: int | None = Field(default=None, ge=1)
     batches_per_epoch: int | None = Field(default=None, ge=1, le=10_000_000)
+    round_up: bool = False
+    without_replacement: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> SamplerSettings:

@@ -19,12 +19,13 @@ class RecipeNotes:
     """What is known about a recipe beside its values.
 
     `tuned_on_test`: its authors chose these values by scores on the test classes, so a comparison that starts from
-    them is not blind.
+    them is not blind. `caveat`: what to know before its numbers are compared with others', or "".
     """
 
     description: str
     source: str
     tuned_on_test: bool
+    caveat: str = ""
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def test_recipes_at_224_px(loss: str, dataset: str, lr: float, projector: int | 
             "image.test_resize": 256,
             "image.test_crop": 224,
             "evaluation.recall_at": RECALL_AT[dataset],
-            "precision": "auto",
+            "precision": "float16",
         },
     )
     if loss in ("proxy_anchor", "proxy_nca"):
@@ -147,6 +147,8 @@ def test_recipes_at_224_px(loss: str, dataset: str, lr: float, projector: int | 
                 "sampler.super_classes": 2 if dataset == "sop" else None,
                 "sampler.classes_per_round": None if dataset == "sop" else 96,
                 "sampler.batches_per_epoch": 660 if dataset == "sop" else None,
+                "sampler.without_replacement": True,
+                "sampler.round_up": True,
                 "model.batch_norm": "frozen",
             },
         )
@@ -187,8 +189,8 @@ BASELINES = {
     },
     "triplet": {"margin": 0.05, "miner.name": "distance_weighted"},
     "multi_similarity": {"miner.name": "multi_similarity"},
-    "proxy_anchor": {"alpha": 32.0, "margin": 0.1, "miner": None},
-    "proxy_nca": {"softmax_scale": 9.0, "miner": None},
+    "proxy_anchor": {"alpha": 32.0, "margin": 0.1, "miner": None, "proxies": "image"},
+    "proxy_nca": {"softmax_scale": 9.0, "miner": None, "proxies": "image"},
 }
 
 
@@ -258,6 +260,9 @@ def test_recipes_at_256_px(dataset: str) -> None:
 def test_the_tables_cover_every_recipe() -> None:
     covered = {f"{loss}_{dataset}_224" for loss, dataset, *_ in TABLE_224}
     covered |= {f"contextual_{dataset}_256" for dataset in TABLE_256}
+    covered |= {
+        f"{loss}_by_class_{dataset}_224" for loss, dataset, *_ in TABLE_224 if loss in ("proxy_anchor", "proxy_nca")
+    }
     assert set(recipe_names()) == covered
 
 
@@ -312,5 +317,16 @@ def test_published_results() -> None:
 def test_the_cars_search_space_spells_out_its_recipe(repository):
     ours = load_search_space(repository / "search_spaces/cars.yaml").trial
     recipe = TrialSettings.model_validate({**load_recipe("contextual_cars196_224"), "dataset": {"name": "cars196"}})
-    for block in sorted(set(recipe.tree()) - {"dataset"}):
+    for block in sorted(set(recipe.tree()) - {"dataset", "precision"}):  # precision: auto takes what the GPU is best at
         assert ours.tree()[block] == recipe.tree()[block], block
+
+
+@pytest.mark.parametrize("dataset", ["cub200", "cars196", "sop"])
+@pytest.mark.parametrize("loss", ["proxy_anchor", "proxy_nca"])
+def test_honest_proxies_differ_in_the_proxies_alone(loss: str, dataset: str) -> None:
+    published, honest = (resolved(f"{name}_{dataset}_224", dataset) for name in (loss, f"{loss}_by_class"))
+    assert honest["loss"]["proxies"] == "class"
+    honest["loss"]["proxies"] = "image"
+    assert honest == published
+    assert "not comparable" in " ".join(recipe_notes(f"{loss}_{dataset}_224").caveat.split())
+    assert recipe_notes(f"{loss}_by_class_{dataset}_224").caveat == ""

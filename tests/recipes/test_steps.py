@@ -20,7 +20,9 @@ def parts(name: str) -> tuple[TrialSettings, EmbeddingModel, TrainingLoss]:
     torch.manual_seed(0)
     trial = TrialSettings.model_validate({"dataset": {"name": "glyphs"}, **merge(load_recipe(name), SMALLER)})
     model = build_model(trial.model)
-    loss = TrainingLoss(trial.loss, trial.regularizer, num_classes=CLASSES, embedding_dim=model.training_dim)
+    loss = TrainingLoss(
+        trial.loss, trial.regularizer, num_classes=CLASSES, embedding_dim=model.training_dim, num_images=4 * CLASSES
+    )
     return trial, model, loss
 
 
@@ -81,6 +83,6 @@ def test_weights_of_the_terms(name: str, contextual: float, contrastive: float, 
 def test_loss_sees_the_projector_and_proxies_have_its_width() -> None:
     _, model, loss = parts("proxy_anchor_cub200_224")
     assert (model.embedding_dim, model.training_dim) == (512, 2048)
-    assert [tuple(parameter.shape) for parameter in loss.parameters()] == [(CLASSES, 2048)]
-    _, model, loss = parts("proxy_anchor_sop_224")
+    assert [tuple(parameter.shape) for parameter in loss.parameters()] == [(4 * CLASSES, 2048)]
+    _, model, loss = parts("proxy_anchor_by_class_sop_224")
     assert [tuple(parameter.shape) for parameter in loss.parameters()] == [(CLASSES, 512)]

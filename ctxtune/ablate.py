@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ctxtune.command_line import run_command
 from ctxtune.errors import no_such_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
@@ -14,7 +15,6 @@ from ctxtune.terminal import (
     add_file_arguments,
     all_overrides,
     report_command,
-    run_command,
     tracking_places,
     writable_folder,
 )
@@ -37,7 +37,7 @@ def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
-    if not Path(arguments.file).exists():
+    if not os.path.exists(arguments.file):  # noqa: PTH110  # Path raises for long ones
         raise no_such_file(Path(arguments.file))
     from ctxtune.ablation.base import finder
     from ctxtune.config import load_ablation

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ctxtune.command_line import PROGRAM_ERROR, run_command, whole_number
 from ctxtune.data import Benchmark, Split, load_dataset
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.evaluation import (
@@ -33,7 +34,7 @@ from ctxtune.evaluation import (
 )
 from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page
 from ctxtune.retrieval import nearest
-from ctxtune.terminal import named_device, run_command
+from ctxtune.terminal import named_device
 
 NAMES = ("label", "name")
 SHORT_TITLES = {"map_at_r": "MAP@R", "r_precision": "R-prec", "mean_reciprocal_rank": "MRR"}
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m ctxtune.evaluate",
         description="Score a checkpoint of ctxtune.train or of a run of a sweep: by default on the validation classes that "
         "the run was scored on.",
-        epilog="Exit status: 0 done, 2 wrong input, 130 interrupted.",
+        epilog="Exit status: 0 done, 2 wrong input, 130 interrupted, " + PROGRAM_ERROR + ".",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="file, or the folder of a run: its newest")
     parser.add_argument(
@@ -66,10 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="e.g. trial.image.test_crop=256, trial.dataset.root=DIR, validation.use=[1] (again for more)",
     )
     parser.add_argument("--part", choices=("validation", "train", "test"), default="validation")
-    parser.add_argument("--fold", type=int, help="of a checkpoint with several folds: this one only")
-    parser.add_argument("--recall-at", type=int, nargs="+", metavar="K", help="default: as in the run's configuration")
+    parser.add_argument("--fold", type=whole_number, help="of a checkpoint with several folds: this one only")
+    parser.add_argument(
+        "--recall-at", type=whole_number, nargs="+", metavar="K", help="default: as in the run's configuration"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: what torch takes)")
+    parser.add_argument("--threads", type=whole_number, help="CPU threads (default: what torch takes)")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.add_argument("--per-class", action="store_true", help="the scores of each class too, the worst first")
     parser.add_argument("--export", type=Path, metavar="OUT", help="write the embedding model: OUT.pt, .pt2 or .onnx")
@@ -78,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gallery-report", type=Path, metavar="OUT.html", help="write a page of the worst queries")
     parser.add_argument(
-        "--worst", type=int, default=24, metavar="N", help="queries on that page (default: %(default)s)"
+        "--worst", type=whole_number, default=24, metavar="N", help="queries on that page (default: %(default)s)"
     )
     parser.add_argument("--tracking-uri", metavar="URI", help="with --part test: enter the scoring in the ledger there")
     return parser

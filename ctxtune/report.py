@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ctxtune.command_line import PROGRAM_ERROR, run_command
 from ctxtune.errors import CtxtuneError
-from ctxtune.terminal import DEFAULT_TRACKING, run_command, writable_folder
+from ctxtune.terminal import DEFAULT_TRACKING, writable_folder
 
 if TYPE_CHECKING:
     from ctxtune.reporting.rendering import ReportFiles
@@ -22,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make the report of a sweep or an ablation, finished or still running, from its MLflow server alone: "
         "one HTML page that needs no network, Markdown, LaTeX (booktabs) and CSV tables, PNG, SVG and PDF figures. All "
         "of it is also logged as artifacts (report/...) of the sweep's or ablation's own run.",
-        epilog="Exit status: 0 done; 2 wrong input, said in one message.",
+        epilog="Exit status: 0 done; 2 wrong input, said in one message; " + PROGRAM_ERROR + ".",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="of the sweep or ablation: its MLflow experiment")
     parser.add_argument(

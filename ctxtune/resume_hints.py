@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from ctxtune.command_line import EXIT_INTERRUPTED, EXIT_STOPPED
 from ctxtune.errors import ConfigError
-from ctxtune.terminal import EXIT_INTERRUPTED, EXIT_STOPPED, program
+from ctxtune.terminal import program
 from ctxtune.tuning.callbacks import SweepStopped
 from ctxtune.tuning.record.results_folder import StartedBefore, resume_command
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ctxtune.command_line import run_command
 from ctxtune.errors import no_such_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
@@ -15,7 +16,6 @@ from ctxtune.terminal import (
     all_overrides,
     program,
     report_command,
-    run_command,
     tracking_places,
     writable_folder,
 )
@@ -38,7 +38,7 @@ def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
-    if not Path(arguments.file).exists():
+    if not os.path.exists(arguments.file):  # noqa: PTH110  # Path raises for long ones
         raise no_such_file(Path(arguments.file))
     from ctxtune.config import load_search_space
 

@@ -1,46 +1,28 @@
-"""What all commands share: one clear message instead of a traceback, and exit codes that scripts can use."""
+"""What several commands share: their arguments, where they write, what they print."""
 
 import argparse
 import os
 import shutil
 import sys
 import tempfile
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.command_line import PROGRAM_ERROR
+from ctxtune.errors import ConfigError
+from ctxtune.text import shortened
 
 if TYPE_CHECKING:
     import torch
 
+    from ctxtune.config.source import Override
+
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
-EXIT_STOPPED = 1
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 DRIVER_EXITS = (
     "Exit status: 0 done, 1 stopped (too many failures, full disk) or 130 interrupted: go on with --resume; 2 wrong input, "
-    "nothing was started."
+    "nothing was started; "
+    f"{PROGRAM_ERROR}."
 )
-
-
-def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command's body and leave the process.
-
-    Exit status: 0 done; 2 something that the user can mend, said in one message; 130 interrupted.
-    """
-    warnings.showwarning = _show_warning
-    try:
-        sys.exit(main() or 0)
-    except CtxtuneError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="red", markup=False)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted", style="red")
-        sys.exit(EXIT_INTERRUPTED)
 
 
 def program(name: str) -> str:
@@ -114,19 +96,6 @@ def named_device(asked: str) -> "torch.device":
     return device
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning in words, without the line of code that gave it; what libraries say to developers is left out."""
-    if not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"warning: {message}", style="yellow", markup=False)
-
-
 def add_file_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     """The arguments of every command that reads a YAML file."""
     parser.add_argument("file", metavar="FILE", help=what)
@@ -154,7 +123,10 @@ def add_driver_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, for scripts")
 
 
-def all_overrides(arguments: argparse.Namespace) -> list[str]:
-    """The overrides of a command line, ``--name`` among them."""
-    named = [f"name={arguments.name}"] if arguments.name else []
+def all_overrides(arguments: argparse.Namespace) -> "list[str | Override]":
+    """The overrides of a command line, ``--name`` among them: that one is taken literally, whatever it looks like."""
+    from ctxtune.config.source import Override  # torch comes with it, which a missing file need not wait for
+
+    name = arguments.name
+    named = [] if name is None else [Override("name", name, f"--name {shortened(name)}")]
     return [*arguments.overrides, *named]

@@ -16,9 +16,10 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, run_command, whole_number
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
-from ctxtune.terminal import EXIT_USER_ERROR, add_file_arguments, all_overrides, named_device, run_command
+from ctxtune.terminal import add_file_arguments, all_overrides, named_device
 from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_splits
 from ctxtune.training import progress as standing
 from ctxtune.training.trainer import Report, Trainer
@@ -37,13 +38,14 @@ def build_parser() -> argparse.ArgumentParser:
         "  python -m ctxtune.train search_spaces/quickstart.yaml\n"
         "  python -m ctxtune.train search_spaces/cars.yaml --set trial.optimizer.micro_batch=32 --name cars-small-gpu\n"
         "  torchrun --nproc-per-node 4 -m ctxtune.train search_spaces/cars.yaml     # four GPUs, one batch\n\n"
-        "exit status: 0 done; 2 wrong input, or a run that could not go on, said in one message; 130 interrupted.",
+        "exit status: 0 done; 2 wrong input, or a run that could not go on, said in one message; 130 interrupted;\n"
+        f"{PROGRAM_ERROR}.",
     )
     add_file_arguments(parser, "YAML file, e.g. results/NAME/best.yaml or search_spaces/quickstart.yaml")
     parser.add_argument(
         "--seed-index",
         metavar="N",
-        type=int,
+        type=whole_number,
         default=0,
         help="which repetition, from 0: other weights, batches and crops (default: %(default)s)",
     )
@@ -56,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint, bit by bit as if never stopped"
     )
-    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what torch takes)")
+    parser.add_argument("--threads", metavar="N", type=whole_number, help="CPU threads (default: what torch takes)")
     parser.add_argument("--quiet", action="store_true", help="no progress display, only where the result lies")
     return parser
 

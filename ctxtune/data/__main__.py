@@ -1,26 +1,25 @@
 """`python -m ctxtune.data check|prepare|show NAME [ROOT]`: look at a data set, build its image cache, picture it.
 
 Exit status: 0 all is well; 1 usable, but something is not as it should be (unreadable files, counts that differ);
-2 not usable, with one message that says why.
+2 not usable, with one message that says why; 70 an error of the program; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, run_command, whole_number
 from ctxtune.data import cache
 from ctxtune.data.checking import PartReport, advice, describe_part, open_images
 from ctxtune.data.contact_sheet import contact_sheet
@@ -30,7 +29,10 @@ from ctxtune.data.reading import processors
 from ctxtune.data.settings import DatasetSettings, ImageSettings
 from ctxtune.data.split import Benchmark, Split
 from ctxtune.data.stores import Building, decoded_store, encoded_store, uniform_store, views_store
+from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
+from ctxtune.text import shortened
+from ctxtune.yaml_text import YamlError, parse_value
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(request, benchmark, options)
     except CtxtuneError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), markup=False)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return EXIT_USER_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ctxtune.data",
         description="Look at a data set, build its image cache, or make a picture of it.",
-        epilog=f"Data sets: {', '.join(dataset_names())}. Exit status: 0 well, 1 usable with faults, 2 not usable.",
+        epilog=f"Data sets: {', '.join(dataset_names())}. Exit status: 0 well, 1 usable with faults, 2 not usable, "
+        f"{PROGRAM_ERROR}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|prepare|show")
     helps = {
@@ -86,16 +87,16 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="a setting as in the YAML: image.min_scale=0.16, dataset.image_size=64; may be given several times",
         )
-        command.add_argument("--workers", type=int, default=None, help="threads (default: all processors)")
+        command.add_argument("--workers", type=whole_number, default=None, help="threads (default: all processors)")
     check, prepare, show = (commands.choices[name] for name in helps)
     check.add_argument("--quick", action="store_true", help="do not open the images")
     prepare.add_argument("--test", action="store_true", help="the test side too (by default it waits until it is due)")
     prepare.add_argument("--cache", type=Path, default=None, help="cache folder (default: $CTXTUNE_CACHE)")
     show.add_argument("--output", "-o", type=Path, default=None, help="picture to write (default: NAME-PART.png)")
     show.add_argument("--part", default="train", help="train, test, query or gallery (default: train)")
-    show.add_argument("--classes", type=int, default=12, help="rows")
-    show.add_argument("--images", type=int, default=8, help="columns")
-    show.add_argument("--seed", type=int, default=0, help="which classes and images are drawn")
+    show.add_argument("--classes", type=whole_number, default=12, help="rows")
+    show.add_argument("--images", type=whole_number, default=8, help="columns")
+    show.add_argument("--seed", type=whole_number, default=0, help="which classes and images are drawn")
     return parser
 
 
@@ -105,15 +106,15 @@ def _settings(options: argparse.Namespace) -> tuple[DatasetSettings, ImageSettin
         key, equals, value = assignment.partition("=")
         block, _, field = key.removeprefix("trial.").partition(".")
         if not equals or block not in blocks or not field:
-            raise ConfigError(f"--set {assignment}: expected image.KEY=VALUE or dataset.KEY=VALUE")
+            raise ConfigError(f"--set {shortened(assignment)}: expected image.KEY=VALUE or dataset.KEY=VALUE")
         try:
-            blocks[block][field] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment}: the value is not YAML ({error})") from error
+            blocks[block][field] = parse_value(value)
+        except YamlError as error:
+            raise ConfigError(f"--set {shortened(assignment)}: {error.reason}") from error
     try:
         return DatasetSettings(**blocks["dataset"]), ImageSettings(**blocks["image"])
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        found = "; ".join(f"{'.'.join(map(str, item['loc']))}: {in_words([item])}" for item in error.errors())
         raise ConfigError(f"--set: {found}") from error
 
 
@@ -245,4 +246,4 @@ def _show(request: Request, benchmark: Benchmark, options: argparse.Namespace) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

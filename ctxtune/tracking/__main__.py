@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from ctxtune.command_line import PROGRAM_ERROR, run_command
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.checking import ask_store
 from ctxtune.tracking.delivery_process import DeliveryProcess, replay
@@ -15,7 +16,11 @@ from ctxtune.tracking.spool import Spool
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; the exit status (2 after a user's error)."""
-    parser = argparse.ArgumentParser(prog="python -m ctxtune.tracking", description="The spool on the way to MLflow.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ctxtune.tracking",
+        description="The spool on the way to MLflow.",
+        epilog=f"Exit status: 0 done, 2 wrong input, {PROGRAM_ERROR}.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="replay | status")
     command = commands.add_parser("replay", help="deliver what a sweep could not deliver")
     command.add_argument("spool", type=Path, help="the spool's folder")
@@ -74,4 +79,4 @@ def _say(text: str, stream: TextIO | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

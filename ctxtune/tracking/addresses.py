@@ -22,6 +22,13 @@ def absolute_uri(uri: str) -> str:
     if not uri:
         raise TrackingError("tracking.uri is empty; write for example sqlite:///mlflow.db or http://HOST:5000")
     if uri.startswith("sqlite:"):
+        if not uri.startswith(_SQLITE):
+            # SQLAlchemy takes what stands after two slashes for a host, and leaves it out: sqlite://mlflow.db is lflow.db.
+            path = uri.removeprefix("sqlite:").lstrip("/") or "mlflow.db"
+            raise TrackingError(
+                f"tracking.uri: {redact(uri)}: an SQLite store has three slashes before a relative path, four before an "
+                f"absolute one; write {_SQLITE}{path} or {_SQLITE}/FOLDER/{path}"
+            )
         path = uri[len(_SQLITE) :]
         if not path or path.startswith(":memory:"):
             raise TrackingError("tracking.uri: an SQLite store in memory cannot be shared; write sqlite:///mlflow.db")

@@ -117,3 +117,9 @@ def test_importing_tracking_imports_neither_mlflow_nor_ray() -> None:
     code = "import sys, ctxtune.tracking; print([m for m in ('mlflow', 'ray', 'optuna', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("uri", ["sqlite://mlflow.db", "sqlite:mlflow.db", "sqlite:/mlflow.db", "sqlite://"])
+def test_a_store_without_its_three_slashes_is_refused_with_the_right_form(uri):
+    with pytest.raises(TrackingError, match=r"write sqlite:///mlflow\.db or sqlite:////FOLDER/mlflow\.db"):
+        absolute_uri(uri)

@@ -1,0 +1,130 @@
+"""How every command ends: one message instead of a traceback, and an exit status that scripts can use."""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+from ctxtune.errors import CtxtuneError
+from ctxtune.redaction import redact_argument, without_secrets
+from ctxtune.text import shortened
+
+EXIT_STOPPED = 1
+EXIT_USER_ERROR = 2
+EXIT_PROGRAM_ERROR = 70
+"""EX_SOFTWARE of sysexits.h."""
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+"""What a shell reports of a program that wrote to a pipe which nobody reads."""
+LARGEST_ARGUMENT = 1_000_000_000
+PROGRAM_ERROR = (
+    f"{EXIT_PROGRAM_ERROR} an error that nobody foresaw, its traceback in the log file that the message names"
+)
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's body and leave the process.
+
+    Exit status: 0 done; 2 something that the user can mend, said in one message; 70 any other error, said in one message,
+    its traceback in a log file; 130 interrupted.
+    """
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        _write_any_text(stream)
+    try:
+        sys.exit(main() or 0)
+    except CtxtuneError as error:
+        _say(f"error: {error}")
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be written goes nowhere
+        sys.exit(EXIT_PIPE_CLOSED)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a message and not a traceback
+        _say(_unforeseen(error))
+        sys.exit(EXIT_PROGRAM_ERROR)
+
+
+def _write_any_text(stream: TextIO | None) -> None:
+    """File names may hold what the terminal's encoding does not: that must not end a command."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)
+
+
+def _unforeseen(error: Exception) -> str:
+    """The message for an error of any kind, its traceback written to a log file."""
+    lines = [without_secrets(line) for line in str(error).strip().splitlines()]
+    what = shortened(lines[0], 300) if lines else ""
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, MemoryError):
+        what = "the memory of this machine is not enough"
+    name = "" if isinstance(error, (OSError, MemoryError)) else f"{type(error).__name__}: "
+    try:
+        where = f"The traceback is in {_log(error)}; a report with that file is welcome."
+    except OSError as failure:
+        where = f"No log could be written ({failure.strerror or failure})."
+    return f"error: {name}{what}\n{where}"
+
+
+def _log(error: Exception) -> Path:
+    """Write what is needed to understand an error, without secrets, into the working directory or the temporary one."""
+    command = " ".join(redact_argument(argument) for argument in sys.argv)
+    text = "".join(traceback.format_exception(error))
+    content = f"{command}\nPython {platform.python_version()}, {platform.platform()}\n\n{without_secrets(text)}"
+    name = f"ctxtune-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    for folder in (Path(), Path(tempfile.gettempdir())):
+        try:
+            # Nobody but the user may read what a traceback holds.
+            handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as failure:
+            refused = failure
+            continue
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(content)
+        return folder / name
+    raise refused
+
+
+def whole_number(text: str) -> int:
+    """The type of arguments that count something: beyond what any library takes for a number is a slip.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or too large.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number; found {shortened(text)!r}") from None
+    if abs(number) > LARGEST_ARGUMENT:
+        raise argparse.ArgumentTypeError(f"expected a number of at most {LARGEST_ARGUMENT}; found {shortened(text)!r}")
+    return number
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning in words, without the line of code that gave it; what libraries say to developers is left out."""
+    if not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"warning: {message}", style="yellow", markup=False)

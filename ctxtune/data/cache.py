@@ -65,6 +65,8 @@ class Entry:
 
 Encoder = Callable[[str], Entry]
 """Makes the entry of an image from its identifier. Raises OSError or ValueError where it cannot be read."""
+Entries = Callable[[], Iterator["Entry | Exception"]]
+"""Makes the entries of all images of a table in their order; an exception in place of one that cannot be read."""
 
 
 def default_cache_directory() -> Path:
@@ -106,13 +108,24 @@ def table_stamp(table: ImageTable) -> str:
     return digest.hexdigest()
 
 
+def one_by_one(table: ImageTable, encode: Encoder, workers: int) -> Entries:
+    """The entries of a table, each made by itself, in threads."""
+
+    def attempt(name: str) -> Entry | Exception:
+        try:
+            return encode(name)
+        except (OSError, ValueError) as error:
+            return error
+
+    return lambda: in_threads(attempt, table.paths, workers)
+
+
 def open_store(
     table: ImageTable,
     kind: str,
-    encode: Encoder,
+    entries: Entries,
     *,
     directory: Path | None = None,
-    workers: int = 1,
     limit_bytes: float | None = None,
     estimate: Callable[[], int] | None = None,
     progress: Progress | None = None,
@@ -132,7 +145,7 @@ def open_store(
             if (found := _open(path, stamp, table)) is None:
                 if estimate is not None:
                     _require_room(table, folder, estimate(), limit_bytes)
-                _build(path, stamp, table, encode, workers, progress)
+                _build(path, stamp, table, entries, progress)
                 found = _open(path, stamp, table)
     except OSError as error:
         raise DataError(
@@ -186,13 +199,13 @@ def is_sound(path: Path, table: ImageTable) -> bool:
     return _open(path, table_stamp(table), table, thorough=True) is not None
 
 
-def _build(path: Path, stamp: str, table: ImageTable, encode: Encoder, workers: int, progress: Progress | None) -> None:
+def _build(path: Path, stamp: str, table: ImageTable, entries: Entries, progress: Progress | None) -> None:
     for left_over in path.parent.glob(f"{path.name}.*.tmp"):
         shutil.rmtree(left_over, ignore_errors=True)  # we hold the lock: whoever made it is dead
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
-        _write(temporary, stamp, table, encode, workers, progress)
+        _write(temporary, stamp, table, entries, progress)
         if path.exists():
             stale = path.with_name(f"{path.name}.stale.tmp")
             path.replace(stale)  # processes that have it open keep their mapping
@@ -224,21 +237,13 @@ class _BlockSums:
         return [*self.finished, self._running] if self._room < BLOCK else self.finished
 
 
-def _write(
-    folder: Path, stamp: str, table: ImageTable, encode: Encoder, workers: int, progress: Progress | None
-) -> None:
+def _write(folder: Path, stamp: str, table: ImageTable, entries: Entries, progress: Progress | None) -> None:
     unreadable = Unreadable(table)
     rows: list[tuple[int, ...]] = []
     sums, offset = _BlockSums(), 0
 
-    def attempt(name: str) -> Entry | Exception:
-        try:
-            return encode(name)
-        except (OSError, ValueError) as error:
-            return error
-
     with (folder / "data.bin").open("wb") as file:
-        for name, entry in zip(table.paths, in_threads(attempt, table.paths, workers), strict=True):
+        for name, entry in zip(table.paths, entries(), strict=True):
             if isinstance(entry, Exception):
                 unreadable.record(name, entry)
                 rows.append((offset,))

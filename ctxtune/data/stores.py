@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ctxtune.data.cache import Entry, Progress, Store, TooLarge, open_store
+from ctxtune.data.cache import Entry, Progress, Store, TooLarge, one_by_one, open_store
 from ctxtune.data.reading import evaluation_pixels, processors, resized
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.sources import decode
@@ -156,9 +156,8 @@ def decoded_store(table: ImageTable, settings: ImageSettings, building: Building
     return open_store(
         table,
         f"decoded, {side}{_by(settings)}",
-        encode,
+        one_by_one(table, encode, _workers(building)),
         directory=building.directory,
-        workers=_workers(building),
         limit_bytes=_limit(settings),
         estimate=estimate,
         progress=building.progress,
@@ -183,9 +182,8 @@ def encoded_store(table: ImageTable, settings: ImageSettings, building: Building
     return open_store(
         table,
         "encoded",
-        encode,
+        one_by_one(table, encode, _workers(building)),
         directory=building.directory,
-        workers=_workers(building),
         limit_bytes=_limit(settings),
         estimate=lambda: sum(map(size, table.paths)),
         progress=building.progress,
@@ -231,9 +229,8 @@ def uniform_store(table: ImageTable, building: Building) -> npt.NDArray[np.uint8
     store = open_store(
         table,
         f"pixels {size[0]}x{size[1]}x{channels}",
-        encode,
+        one_by_one(table, encode, _workers(building)),
         directory=building.directory,
-        workers=_workers(building),
         progress=building.progress,
     )
     if store.unreadable:
@@ -259,9 +256,8 @@ def views_store(table: ImageTable, settings: ImageSettings, building: Building) 
         return open_store(
             table,
             f"test view, resize {settings.test_resize}, crop {crop}{_by(settings)}",
-            encode,
+            one_by_one(table, encode, _workers(building)),
             directory=building.directory,
-            workers=_workers(building),
             limit_bytes=_limit(settings),
             estimate=None if crop is None else lambda: 3 * crop * crop * len(table),
             progress=building.progress,

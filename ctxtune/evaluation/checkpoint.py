@@ -18,6 +18,7 @@ from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.training import CheckpointFolder, load_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE, scored_weights
+from ctxtune.training.fold_trainer import check_weights
 
 FIXED_BLOCKS = ("model", "loss", "regularizer", "sampler", "optimizer", "schedule")
 RESULT_FILE = "result.json"
@@ -78,16 +79,19 @@ def read_checkpoint(
 
 
 def restore_model(checkpoint: Checkpoint, index: int = 0) -> EmbeddingModel:
-    """The embedding model of a checkpoint's run, on the CPU; no pretrained weights are fetched.
+    """The embedding model of a checkpoint's run, on the CPU.
+
+    Pretrained weights are fetched only where a part of them was frozen, and so is in no checkpoint.
 
     Raises:
-        CtxtuneError: the stored weights do not fit the stored configuration.
+        CtxtuneError: the stored weights do not fit the stored configuration, or what was frozen is not here as it was.
     """
     trial = checkpoint.trial
-    model = build_model(trial.model, image_size=trial.image_size, load_pretrained=False)
+    check_weights(checkpoint.runs[index], trial.model)
+    model = build_model(trial.model, image_size=trial.image_size, load_pretrained=trial.model.train != "full")
     try:
-        model.load_state_dict(scored_weights({"runs": checkpoint.runs}, index))
-    except (RuntimeError, TypeError, AttributeError) as error:
+        model.load_trained_state(scored_weights({"runs": checkpoint.runs}, index))
+    except (RuntimeError, TypeError, AttributeError, CtxtuneError) as error:
         raise CtxtuneError(f"{checkpoint.path}: its weights do not fit its configuration ({error})") from None
     return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 

@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor
 
-from ctxtune.data import EvaluationImages
 from ctxtune.errors import DataError
 from ctxtune.models import EmbeddingModel
 from ctxtune.training.health import memory_errors_named
-from ctxtune.training.precision import Precision, autocast
+from ctxtune.training.inputs import EvaluationInputs
+from ctxtune.training.precision import Precision, autocast, channels_last
 
 
 @torch.no_grad()
 def embed(
-    model: EmbeddingModel, images: EvaluationImages, *, batch_size: int, precision: Precision, device: torch.device
+    model: EmbeddingModel, images: EvaluationInputs, *, batch_size: int, precision: Precision, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Embed every image of a part that can be read.
+    """Embed every image of a part that can be read, or, with a head alone, their features.
 
     The model is put into evaluation mode and back; no random number is drawn.
 
@@ -35,7 +35,7 @@ def embed(
         with memory_errors_named("evaluation.batch_size", batch_size):
             for batch, indices in images.batches(batch_size):
                 with autocast(precision, device):
-                    embeddings = model(batch.to(memory_format=torch.channels_last))
+                    embeddings = model(channels_last(batch))
                 if result is None:
                     result = torch.empty(len(images.part), embeddings.shape[1], pin_memory=device.type == "cuda")
                 # A slice of pinned memory: the copy needs no wait for the device.

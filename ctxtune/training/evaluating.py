@@ -1,19 +1,18 @@
 """Scoring an embedding on parts of the data, between the epochs of a run."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
-from ctxtune.data import EvaluationImages, Split
+from ctxtune.data import Split
 from ctxtune.errors import ConfigError
 from ctxtune.models import EmbeddingModel
 from ctxtune.retrieval import RetrievalScores, score
 from ctxtune.training.by_class import ClassSums, class_sums
 from ctxtune.training.embedding import embed
 from ctxtune.training.health import check_embeddings
+from ctxtune.training.inputs import EvaluationInputs, OpenEvaluation
 from ctxtune.training.precision import Precision
 from ctxtune.training.process_group import ProcessGroup
 from ctxtune.training.splits import RunSplits
@@ -29,9 +28,8 @@ class Evaluator:
     Args:
         trial: the resolved configuration.
         parts: what a run learns from and is scored on.
+        open_part: opens the images or features of a part, of several processes this one's share; called when it is due.
         precision: a definite one (`resolve_precision`).
-        cache_dir: where image caches live; None for the default.
-        workers: threads that read images.
         world: the processes that work together; each embeds its share, the first one scores.
     """
 
@@ -39,17 +37,16 @@ class Evaluator:
         self,
         trial: TrialSettings,
         parts: RunSplits,
+        open_part: OpenEvaluation,
         *,
         device: torch.device,
         precision: Precision,
-        cache_dir: Path | None,
-        workers: int,
         world: ProcessGroup,
     ) -> None:
         self.trial, self.parts, self.world = trial, parts, world
         self.device, self.precision = device, precision
-        self._cache_dir, self._workers = cache_dir, workers
-        self._images: dict[str, EvaluationImages] = {}
+        self._open_part = open_part
+        self._images: dict[str, EvaluationInputs] = {}
 
     def evaluate(self, model: EmbeddingModel, epoch: int) -> dict[str, float]:
         """Score the query (and gallery) part; see `FoldTrainer.evaluate`."""
@@ -107,14 +104,7 @@ class Evaluator:
     def _embed(self, model: EmbeddingModel, epoch: int, part: Split) -> tuple[Tensor, np.ndarray]:
         """Embeddings and labels of the images of a part that can be read; each process embeds its share."""
         if part.name not in self._images:
-            shared = self.world.share(len(part))
-            self._images[part.name] = EvaluationImages(
-                part.select(np.arange(shared.start, shared.stop), part.name) if self.world.together else part,
-                self.trial.images,
-                device=self.device,
-                cache_dir=self._cache_dir,
-                workers=self._workers,
-            )
+            self._images[part.name] = self._open_part(part)
         embeddings, kept = embed(
             model,
             self._images[part.name],

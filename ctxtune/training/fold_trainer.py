@@ -13,19 +13,23 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
-from ctxtune.data import Split, TrainingImages, build_sampler
+from ctxtune.data import Split, build_sampler
+from ctxtune.data.features import Reporter
 from ctxtune.data.images import reading_threads
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.losses import TrainingLoss
-from ctxtune.models import EmbeddingModel, build_model
+from ctxtune.models import EmbeddingModel, build_head, build_model
+from ctxtune.models.settings import ModelSettings
 from ctxtune.retrieval import RetrievalScores
 from ctxtune.training.averaging import AveragedModel
+from ctxtune.training.backbone_features import backbone_identity
 from ctxtune.training.by_class import ClassSums
 from ctxtune.training.evaluating import Evaluator
 from ctxtune.training.health import CHECK_EVERY, SMALLER_MODEL, check_scale, memory_errors_named
+from ctxtune.training.inputs import FeatureInputs, Reading, TrainingInputs, open_inputs
 from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from ctxtune.training.precision import allow_tf32, gradient_scaler, resolve_precision
-from ctxtune.training.process_group import ProcessGroup, SharedTrainingImages
+from ctxtune.training.process_group import ProcessGroup
 from ctxtune.training.progress import Interval, Progress
 from ctxtune.training.splits import RunSplits, scaled_sampler
 from ctxtune.training.step import TrainingStep
@@ -50,6 +54,7 @@ class FoldTrainer:
         cache_dir: where image caches live; None for the default.
         cores: CPU cores that the run may use to read images; None: all of this process.
         load_pretrained: false where a state is loaded at once: pretrained weights are then not fetched.
+        reporter: told of the progress where features of a frozen backbone are computed.
         world: the processes that train this run together; each makes its own `FoldTrainer`, with the same arguments otherwise.
 
     Raises:
@@ -69,6 +74,7 @@ class FoldTrainer:
         cores: int | None = None,
         load_pretrained: bool = True,
         world: ProcessGroup | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self.trial = trial = scaled_sampler(trial, parts)
         self.parts, self.seed = parts, seed
@@ -76,12 +82,15 @@ class FoldTrainer:
         self.world = world or ProcessGroup()
         _check_share(trial, self.world)
         self.precision = resolve_precision(trial.precision, self.device)
+        self._weights = _record(trial.model)
         self.epoch = self.steps = 0
         self._interval = Interval()
-        self._cache_dir = cache_dir
-        self._workers = reading_threads(None, trial.images, self.device, cores)
+        self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
+        workers = reading_threads(None, trial.images, self.device, cores)
         with memory_errors_named("model.backbone", trial.model.backbone, SMALLER_MODEL):
             _seed_everything(seed, trial, self.device)
+            reading = Reading(self.device, seed, cache_dir, workers, self.precision, self.world, reporter)
+            self._inputs = open_inputs(trial, reading)
             self.model = self._build_model(load_pretrained)
             classes, labels = np.unique(parts.fit.labels, return_inverse=True)
             self._labels = torch.from_numpy(labels.astype(np.int64))
@@ -90,27 +99,27 @@ class FoldTrainer:
             self.optimizer = build_optimizer(trial.optimizer, self.model, self.loss)
             self.scaler = gradient_scaler(self.precision, self.device)
             self.step = self._build_step()
-        self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
         self._images = self._open_images()
         self._evaluator = Evaluator(
-            trial,
-            parts,
-            device=self.device,
-            precision=self.precision,
-            cache_dir=cache_dir,
-            workers=self._workers,
-            world=self.world,
+            trial, parts, self._inputs.evaluation, device=self.device, precision=self.precision, world=self.world
         )
         self.model.train()
 
     def _build_model(self, load_pretrained: bool) -> EmbeddingModel:
         trial = self.trial
+        if isinstance(self._inputs, FeatureInputs):
+            return build_head(trial.model, self._inputs.channels(self.parts.fit)).to(self.device)
+        # What is frozen is in no checkpoint.
+        load_pretrained = load_pretrained or trial.model.train != "full"
         model = build_model(trial.model, image_size=trial.image_size, load_pretrained=load_pretrained)
         model.to(self.device).to(memory_format=torch.channels_last)
         if self.world.together and self.device.type == "cuda" and trial.model.batch_norm == "trained":
             # Statistics over the whole batch, as one GPU would take them.
             return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
+
+    def _open_images(self) -> TrainingInputs:
+        return self._inputs.training(self.parts.fit)
 
     def _build_step(self) -> TrainingStep:
         return TrainingStep(
@@ -137,20 +146,6 @@ class FoldTrainer:
         except ValueError as error:
             raise ConfigError(f"loss {trial.loss.name}: {error}") from None
         return loss.to(self.device)
-
-    def _open_images(self) -> TrainingImages:
-        kind = SharedTrainingImages if self.world.together else TrainingImages
-        images = kind(
-            self.parts.fit,
-            self.trial.images,
-            device=self.device,
-            seed=self.seed,
-            cache_dir=self._cache_dir,
-            workers=self._workers,
-        )
-        if isinstance(images, SharedTrainingImages):
-            images.world = self.world
-        return images
 
     @property
     def epochs(self) -> int:
@@ -247,8 +242,9 @@ class FoldTrainer:
             "epoch": self.epoch,
             "steps": self.steps,
             "interval": dataclasses.asdict(self._interval),
-            "model": self.model.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.model.state_dict(),
+            "model": self.model.trained_state(),
+            "averaged": None if self.averaged is None else self.averaged.model.trained_state(),
+            "weights": self._weights,
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -266,11 +262,12 @@ class FoldTrainer:
         ours = {**self.trial.tree(), "dataset": None}
         if theirs != ours or state["seed"] != self.seed:
             raise CtxtuneError("the checkpoint belongs to another configuration or seed; give the new run another name")
+        check_weights(state, self.trial.model)
         self.epoch, self.steps = state["epoch"], state["steps"]
         self._interval = Interval(**state.get("interval", {}))
-        self.model.load_state_dict(state["model"])
+        self.model.load_trained_state(state["model"])
         if self.averaged is not None:
-            self.averaged.model.load_state_dict(state["averaged"])
+            self.averaged.model.load_trained_state(state["averaged"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -357,6 +354,24 @@ class FoldTrainer:
             self.world.spread_buffers(self.model)
             if self.averaged is not None:
                 self.world.spread_buffers(self.averaged.model)
+
+
+def check_weights(state: dict[str, Any], model: ModelSettings) -> None:
+    """See that what a checkpoint leaves out, because it was frozen, is here as it was.
+
+    Raises:
+        CtxtuneError: `model.weights` has another content than that of the run.
+    """
+    theirs, ours = state.get("weights"), _record(model)
+    if theirs is not None and theirs != ours:
+        raise CtxtuneError(
+            f"the checkpoint was trained on frozen weights of other content: {theirs}; here {model.weights} is {ours}"
+        )
+
+
+def _record(model: ModelSettings) -> str | None:
+    """The identity of what is frozen and in no checkpoint; None where everything trains."""
+    return None if model.train == "full" else backbone_identity(model)
 
 
 def _read_settings(tree: dict[str, Any]) -> TrialSettings:

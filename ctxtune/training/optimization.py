@@ -15,15 +15,22 @@ def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn
     """The optimiser with the groups backbone, embedding, projector and loss, each with its learning rate.
 
     Each group holds ``base_lr``, from which the schedule sets ``lr`` at every step. Frozen and empty groups are left
-    out. The fused kernels are used wherever torch has them.
+    out. With `layer_decay` d each block of the backbone is a group of its own, the i-th before the head with the rate
+    times d^i (Clark et al., ELECTRA, 2020; Bao et al., BEiT, 2022). The fused kernels are used wherever torch has them.
     """
     groups = {**model.parameter_groups(), "loss": [p for p in loss.parameters() if p.requires_grad]}
     multipliers = settings.lr_multipliers
     described = []
     for name, parameters in groups.items():
-        if parameters:
-            rate = settings.lr * getattr(multipliers, name)
+        rate = settings.lr * getattr(multipliers, name)
+        if name == "backbone" and parameters and settings.layer_decay is not None:
+            blocks = model.layered_backbone_parameters()
+            for depth, block in enumerate(blocks):
+                own = rate * settings.layer_decay ** (len(blocks) - depth)
+                described.append({"params": block, "name": name, "lr": own, "base_lr": own})
+        else:
             described.append({"params": parameters, "name": name, "lr": rate, "base_lr": rate})
+    described = [group for group in described if group["params"]]
     decay = settings.weight_decay
     if settings.name == "adamw":
         return torch.optim.AdamW(described, weight_decay=decay, fused=True)

@@ -1,9 +1,10 @@
-"""Number formats: which one the forward pass runs in, and whether float32 products on CUDA may take TF32."""
+"""Number and memory formats: which one the forward pass runs in, and whether float32 products on CUDA may take TF32."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -25,6 +26,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def channels_last(batch: Tensor) -> Tensor:
+    """Images (b, 3, h, w) in the memory format that convolutions like best; features (b, channels) as they are."""
+    return batch.to(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
 def gradient_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:

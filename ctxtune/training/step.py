@@ -16,7 +16,7 @@ from ctxtune.models import EmbeddingModel
 from ctxtune.training.compilation import CompiledWithFallback
 from ctxtune.training.health import FiniteFlag
 from ctxtune.training.optimization import all_parameters
-from ctxtune.training.precision import Precision, autocast
+from ctxtune.training.precision import Precision, autocast, channels_last
 from ctxtune.training.process_group import ProcessGroup
 
 Randomness = tuple[Tensor, Tensor | None]
@@ -85,13 +85,14 @@ class TrainingStep:
         """Take a step.
 
         Args:
-            images: (b, 3, h, w) float32 on the device: this process's share of the batch.
+            images: (b, 3, h, w) float32 on the device: this process's share of the batch; features (b, channels) for a
+                head alone.
             labels: (b,) int64 on the device, contiguous class numbers.
 
         Returns:
             The loss's terms over the whole batch, detached, on the device.
         """
-        images = images.to(memory_format=torch.channels_last)
+        images = channels_last(images)
         self.optimizer.zero_grad(set_to_none=True)
         pieces = [images] if self._micro_batch is None else list(images.split(self._micro_batch))
         if len(pieces) == 1 and not self.world.together:

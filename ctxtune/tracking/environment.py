@@ -24,13 +24,17 @@ _LIBRARIES = (
 )
 
 
+TRACKING_FORMAT = "1"
+"""Of what is written into MLflow: within a format names of metrics, params and tags are added, never renamed."""
+
+
 def run_environment() -> dict[str, str]:
     """Tags that tell under what a run was made: git commit and dirtiness, versions, hardware.
 
     Of the machine on which it is called; takes some 50 ms. Holds no host or user name, path, or environment variable.
-    Keys: `git.commit`, `git.dirty` (where the code is in a repository), `version.*`, `hardware.*`.
+    Keys: `ctxtune.format`, `git.commit`, `git.dirty` (where the code is in a repository), `version.*`, `hardware.*`.
     """
-    return _git() | _versions() | _hardware()
+    return {"ctxtune.format": TRACKING_FORMAT} | _git() | _versions() | _hardware()
 
 
 def _git() -> dict[str, str]:

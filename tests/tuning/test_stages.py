@@ -252,4 +252,4 @@ def test_the_summary_is_json_for_every_reader(space, tmp_path):
     folder.write_summary({"interval": [0.1, float("nan")], "arms": {"start": float("inf"), "chosen": np.float64(0.5)}})
     text = (folder.path / "summary.json").read_text()
     found = json.loads(text, parse_constant=pytest.fail)
-    assert found == {"interval": [0.1, None], "arms": {"start": None, "chosen": 0.5}}
+    assert found == {"format": 1, "interval": [0.1, None], "arms": {"start": None, "chosen": 0.5}}

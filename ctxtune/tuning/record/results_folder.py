@@ -17,6 +17,8 @@ from ctxtune.redaction import redact_argument
 
 Resolved = TypeVar("Resolved", bound=TrialFile)
 SWEEP_FILE, ABLATION_FILE = "space.yaml", "ablation.yaml"
+SUMMARY_FORMAT = 1
+"""Of summary.json: within a format fields are added, never renamed or removed."""
 _KINDS = {SWEEP_FILE: "sweep", ABLATION_FILE: "ablation"}
 _SWEEP_MAY_CHANGE = (
     "search.trials",
@@ -104,8 +106,8 @@ class ResultsFolder(Generic[Resolved]):
         return self.path / "best.pt"
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write the outcome as JSON; numbers that are none become null."""
-        text = json.dumps(_strict(summary), indent=2, default=str, allow_nan=False)
+        """Write the outcome as JSON, with `SUMMARY_FORMAT` as ``format``; numbers that are none become null."""
+        text = json.dumps(_strict({"format": SUMMARY_FORMAT, **summary}), indent=2, default=str, allow_nan=False)
         (self.path / "summary.json").write_text(text, encoding="utf-8")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m ctxtune.tracking replay SPOOL [--uri URI]` and `... status SPOOL`."""
+"""`python -m ctxtune.tracking`: what waits in a spool (status), deliver it (replay), runs that are there twice (dedupe)."""
 
 import argparse
 import json
@@ -9,8 +9,10 @@ from typing import TextIO
 
 from ctxtune.command_line import PROGRAM_ERROR, run_command
 from ctxtune.errors import TrackingError
+from ctxtune.text import counted
 from ctxtune.tracking.checking import ask_store
 from ctxtune.tracking.delivery_process import DeliveryProcess, replay
+from ctxtune.tracking.queries import dedupe
 from ctxtune.tracking.spool import Spool
 
 
@@ -21,12 +23,25 @@ def main(arguments: list[str] | None = None) -> int:
         description="The spool on the way to MLflow.",
         epilog=f"Exit status: 0 done, 2 wrong input, {PROGRAM_ERROR}.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="replay | status")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="replay | status | dedupe")
     command = commands.add_parser("replay", help="deliver what a sweep could not deliver")
     command.add_argument("spool", type=Path, help="the spool's folder")
     command.add_argument("--uri", help="the tracking server, where it is not the one that the spool was made for")
     command = commands.add_parser("status", help="say what is waiting in a spool")
     command.add_argument("spool", type=Path, help="the spool's folder")
+    command = commands.add_parser(
+        "dedupe",
+        help="set aside runs that a slow server has made twice",
+        description="Set aside the runs that a slow server has made twice. Of each the one with the data counts; the other is "
+        "marked (tag ctxtune.duplicate_of), closed, taken out of the ledger of test scorings and, where it holds no data, "
+        "deleted: MLflow can restore it.",
+    )
+    command.add_argument("name", help="of the sweep or ablation: its MLflow experiment")
+    command.add_argument(
+        "--uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"),
+        help="the tracking server (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
+    )
     command = commands.add_parser("deliver")  # what the Tracker starts; reads its orders from standard input
     command.add_argument("spool", type=Path)
     commands.add_parser("check")  # what `check_store` starts; reads its orders from standard input
@@ -37,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
             os._exit(0)  # everything is on disk; MLflow's own farewell takes half a second
         elif options.command == "check":
             return _check()
+        elif options.command == "dedupe":
+            _dedupe(options.uri, options.name)
         elif options.command == "status":
             _status(options.spool)
         else:
@@ -68,6 +85,14 @@ def _status(folder: Path) -> None:
         _say(f"last error: {error}")
     for key, kind, reason in spool.refusals():
         _say(f"refused {kind} of {key}: {reason}")
+
+
+def _dedupe(uri: str, name: str) -> None:
+    found = dedupe(uri, name)
+    for doubled in found:
+        kept = f", of which {len(doubled.kept)} with data of their own are only marked" if doubled.kept else ""
+        _say(f"{doubled.key}: counts {doubled.run_id}; set aside: {', '.join(doubled.spares)}{kept}")
+    _say(f"{counted(sum(len(doubled.spares) for doubled in found), 'duplicate run')} set aside in {name}")
 
 
 def _progress(pending: int) -> None:

@@ -14,6 +14,8 @@ from urllib.parse import quote
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
 from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.processes import set_defaults
+from ctxtune.tracking.redirection import redirection
 from ctxtune.tracking.sqlite_store import make_sqlite_store
 from ctxtune.tracking.views import EXPERIMENT_TAGS
 
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _MAKING_SECONDS = 60
 """So long ago nobody is still making a store."""
 # Answers that no later attempt will change. BAD_REQUEST is not among them: MLflow uses it for trouble in its database.
 _NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
+
+_TROUBLE = {"BAD_REQUEST", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "ENDPOINT_NOT_FOUND"}
+_WAITED = ("failed with timeout exception", "ReadTimeoutError", "ConnectTimeoutError")
+_UNANSWERED = ("failed with exception", "failed with timeout exception")
+"""MLflow gives its own INTERNAL_ERROR also to requests that no server has answered."""
 
 
 def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]":
@@ -34,9 +42,13 @@ def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]"
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_seconds))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    set_defaults(
+        {
+            _RETRIES: str(retries),
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_seconds),
+            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        }
+    )
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "sqlalchemy"):  # importing MLflow sets other levels
@@ -58,6 +70,19 @@ def connect(uri: str, *, retries: int, timeout_seconds: int) -> "MlflowClient":
 
 
 @contextmanager
+def single_requests() -> Iterator[None]:
+    """Inside, MLflow sends each request once, whatever its environment says: not every request may be repeated."""
+    before = os.environ.get(_RETRIES)
+    os.environ[_RETRIES] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_RETRIES]
+        if before is not None:
+            os.environ[_RETRIES] = before
+
+
+@contextmanager
 def sorted_errors(uri: str) -> Iterator[None]:
     """Turn whatever MLflow, SQLAlchemy or requests raise inside into Unreachable or Refused, without secrets."""
     try:
@@ -69,7 +94,11 @@ def sorted_errors(uri: str) -> Iterator[None]:
         code = getattr(error, "error_code", None)
         if code in _NEVER and not _is_outage(error):
             raise Refused(f"{code}: {message}") from None
-        raise Unreachable(message, answered=code in ("BAD_REQUEST", "INTERNAL_ERROR")) from None
+        if (elsewhere := redirection(uri, error)) is not None:
+            raise Unreachable(elsewhere) from None
+        answered = code in _TROUBLE and not any(words in str(error) for words in _UNANSWERED)
+        waited = any(words in str(error) for words in _WAITED)
+        raise Unreachable(message, answered=answered, waited=waited) from None
 
 
 @contextmanager

@@ -7,21 +7,21 @@ time at which they were spooled (MLflow's database holds one row for the same ru
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ctxtune.tracking.connection import sorted_errors
 from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.remote_runs import RemoteRuns
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Event, Spool, SpooledRun
-from ctxtune.tracking.views import RUN_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KEY_TAG = "ctxtune.key"
 # A server's limits for one request are 1000 metrics, 100 params, 100 tags and 1 MB (mlflow/utils/validation.py).
 _MAX_METRICS, _MAX_TEXTS, _MAX_CHARACTERS = 800, 90, 400_000
-# A run whose events make the server stumble is left alone for so long; several in a row are an outage.
-_DELAY_SECONDS = 5.0
+# A run whose events make the server stumble is left alone for a while, each time for longer; several runs in a row, none of
+# which gets through, are an outage.
+_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.5, 5.0
 _OUTAGE = 3
 Refusal = tuple[Event, str]
 
@@ -105,12 +105,11 @@ class Delivery:
         self._uri = uri
         self._experiment_id = experiment_id
         self._spool = spool
-        self._known_empty = known_empty
-        # Kept here too, since on a full disk the spool cannot note them.
-        self._run_ids: dict[int, tuple[str, bool]] = {}
-        # Runs whose creation was asked for without an answer: they may exist.
-        self._suspect: set[int] = set()
+        self._runs = RemoteRuns(client, uri, experiment_id, spool, known_empty=known_empty)
         self._delayed_until: dict[int, float] = {}
+        self._delays: dict[int, float] = {}
+        self.delivered = 0
+        """How many events were taken off the spool so far."""
 
     def deliver(self, limit: int, may_go_on: Callable[[], bool]) -> int:
         """Deliver the oldest events (no files) and take them off the spool, run by run; how many were taken up.
@@ -124,6 +123,7 @@ class Delivery:
         for event in events:
             by_run.setdefault(event.run, []).append(event)
         stumbles: list[Unreachable] = []
+        in_a_row = 0
         for number, of_run in by_run.items():
             if not may_go_on():
                 break
@@ -132,15 +132,31 @@ class Delivery:
                     refused = self._describe_experiment(of_run)
                 else:
                     refused = self._deliver_run(self._spool.run(number), of_run)
-                self._spool.delivered(of_run, refused)
+                self._take_off(of_run, refused)
+                self._delays.pop(number, None)
+                in_a_row = 0
             except Unreachable as error:
                 stumbles.append(error)
-                if not error.answered or len(stumbles) == _OUTAGE:
+                in_a_row += 1
+                if not error.answered or in_a_row == _OUTAGE:
                     raise
-                self._delayed_until[number] = time.monotonic() + _DELAY_SECONDS
+                self._delay(number)
         if stumbles:
             raise stumbles[0]
         return len(events)
+
+    def settle(self) -> None:
+        """Set aside what a slow server has made twice by now. Raises Unreachable."""
+        self._runs.settle_all()
+
+    def _take_off(self, events: list[Event], refused: Iterable[Refusal]) -> None:
+        self._spool.delivered(events, refused)
+        self.delivered += len(events)
+
+    def _delay(self, number: int) -> None:
+        delay = self._delays.get(number, _FIRST_DELAY_SECONDS)
+        self._delayed_until[number] = time.monotonic() + delay
+        self._delays[number] = min(2 * delay, _MAX_DELAY_SECONDS)
 
     def deliver_file(self, event: Event) -> None:
         """Upload one spooled file and remove it. Raises Unreachable."""
@@ -149,12 +165,11 @@ class Delivery:
         try:
             if not path.is_file():
                 raise Refused("the spooled file is gone")
-            run_id = self._known(event.run)
-            with sorted_errors(self._uri):
-                self._client.log_artifact(run_id, str(path), event.body["folder"] or None)
+            run_id = self._run_id(event.run)
+            self._runs.ask(lambda: self._client.log_artifact(run_id, str(path), event.body["folder"] or None))
         except Refused as error:
             refused = [(event, str(error))]
-        self._spool.delivered([event], refused)
+        self._take_off([event], refused)
         if not refused:
             path.unlink(missing_ok=True)
             path.parent.rmdir()
@@ -163,9 +178,8 @@ class Delivery:
         refused = []
         for event in events:
             try:
-                with sorted_errors(self._uri):
-                    for name, value in event.body.items():
-                        self._client.set_experiment_tag(self._experiment_id, name, value)
+                for name, value in event.body.items():
+                    self._runs.ask(partial(self._client.set_experiment_tag, self._experiment_id, name, value))
             except Refused as error:
                 refused.append((event, str(error)))
         return refused
@@ -179,16 +193,14 @@ class Delivery:
             if "RESOURCE_DOES_NOT_EXIST" not in str(error):
                 return [(event, str(error)) for event in events]
         # The server lost the run (its database was replaced, say): make it anew from what the spool knows.
-        self._run_ids.pop(run.number, None)
-        self._suspect.add(run.number)
-        self._spool.set_run_id(run.number, None)
+        self._runs.forget(run)
         try:
             return self._log(self._spool.run(run.number), events)
         except Refused as error:
             return [(event, str(error)) for event in events]
 
     def _log(self, run: SpooledRun, events: list[Event]) -> list[Refusal]:
-        unknown = run.run_id is None and run.number not in self._run_ids
+        unknown = not self._runs.is_known(run)
         work = combine(run, [Event(0, run.number, "start", {}), *events] if unknown else events)
         run_id, adopted = self._resolve(run, work.tags)
         if unknown and not adopted:
@@ -196,12 +208,12 @@ class Delivery:
         if adopted:
             work.metrics = self._not_yet_logged(run_id, work.metrics)
         refused = [refusal for request in work.requests() for refusal in self._send(run, run_id, request)]
-        if work.status is not None:
-            with sorted_errors(self._uri):
-                if work.status == "RUNNING":
-                    self._client.update_run(run_id, status="RUNNING")
-                else:
-                    self._client.set_terminated(run_id, work.status, work.end_time)
+        if work.status == "RUNNING":
+            self._runs.ask(lambda: self._client.update_run(run_id, status="RUNNING"))
+        elif work.status is not None:
+            status, end_time = work.status, work.end_time
+            self._runs.ask(lambda: self._client.set_terminated(run_id, status, end_time))
+            self._runs.settle(run.number)
         return refused
 
     def _send(self, run: SpooledRun, run_id: str, items: list[Item]) -> list[Refusal]:
@@ -212,8 +224,7 @@ class Delivery:
         params = [Param(item.name, str(item.value)) for item in items if item.kind == "params"]
         tags = [RunTag(item.name, str(item.value)) for item in items if item.kind == "tags"]
         try:
-            with sorted_errors(self._uri):
-                self._client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+            self._runs.ask(lambda: self._client.log_batch(run_id, metrics=metrics, params=params, tags=tags))
         except Refused as error:
             if "RESOURCE_DOES_NOT_EXIST" in str(error):
                 raise
@@ -226,62 +237,26 @@ class Delivery:
     def _not_yet_logged(self, run_id: str, metrics: list[Item]) -> list[Item]:
         """Without the steps that the server holds already: the spool that delivered them is lost."""
         steps: dict[str, set[int]] = {}
-        with sorted_errors(self._uri):
-            if metrics:
-                there = self._client.get_run(run_id).data.metrics
-                for name in {item.name for item in metrics} & set(there):
-                    steps[name] = {point.step for point in self._client.get_metric_history(run_id, name)}
+        if metrics:
+            there = self._runs.ask(lambda: self._client.get_run(run_id)).data.metrics
+            for name in {item.name for item in metrics} & set(there):
+                points = self._runs.ask(partial(self._client.get_metric_history, run_id, name))
+                steps[name] = {point.step for point in points}
         return [item for item in metrics if item.step not in steps.get(item.name, ())]
 
-    # ------------------------------------------------------------------ which run
-
-    def _known(self, number: int) -> str:
+    def _run_id(self, number: int) -> str:
         """The id of a run that other runs or files need: made with all that belongs to it where it is missing."""
         run = self._spool.run(number)
-        if run.run_id is None and number not in self._run_ids:
+        if not self._runs.is_known(run):
             self._log(run, [])
         return self._resolve(run, {})[0]
 
     def _resolve(self, run: SpooledRun, tags: dict[str, str]) -> tuple[str, bool]:
-        """The run's id, and whether the run is older than the spool: remembered, found by its key, or made now."""
-        if run.number in self._run_ids:
-            return self._run_ids[run.number]
-        run_id, adopted = run.run_id, run.adopted
-        if run_id is None and (not self._known_empty or run.number in self._suspect):
-            run_id = self._find(run.key)
-            adopted = run_id is not None
-        if run_id is None:
-            self._suspect.add(run.number)
-            run_id = self._create(run, tags)
-            self._suspect.discard(run.number)
-        self._run_ids[run.number] = run_id, adopted
-        if run.run_id is None:
-            self._spool.set_run_id(run.number, run_id, adopted=adopted)
-        return run_id, adopted
+        return self._runs.resolve(run, tags, lambda: self._parent(run))
 
-    def _find(self, key: str) -> str | None:
-        with sorted_errors(self._uri):
-            runs = self._client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        return runs[0].info.run_id if runs else None
-
-    def _create(self, run: SpooledRun, tags: dict[str, str]) -> str:
-        info = run.info
-        first = {"state": "running", **RUN_TAGS, **info["tags"], **tags, KEY_TAG: run.key, "kind": info["kind"]}
-        if info["parent"] is not None:
-            number = self._spool.run_number(info["parent"])
-            parent = self._find(info["parent"]) if number is None else self._known(number)
-            if parent is not None:
-                first["mlflow.parentRunId"] = parent
-        try:
-            with sorted_errors(self._uri):
-                made = self._client.create_run(
-                    self._experiment_id, start_time=info["start_time"], tags=first, run_name=info["name"]
-                )
-                return made.info.run_id
-        except Refused:
-            with sorted_errors(self._uri):
-                experiment = self._client.get_experiment(self._experiment_id)
-            if experiment.lifecycle_stage == "active":
-                raise
-            # Not the run's fault: wait until someone restores the experiment.
-            raise Unreachable(f"the experiment {experiment.name!r} was deleted; restore it in MLflow") from None
+    def _parent(self, run: SpooledRun) -> str | None:
+        key = run.info["parent"]
+        if key is None:
+            return None
+        number = self._spool.run_number(key)
+        return self._runs.find(key) if number is None else self._run_id(number)

@@ -22,6 +22,8 @@ from ctxtune.tracking.spool import Spool
 
 POLL_SECONDS = 0.2
 SYNC_SECONDS = 1.0
+SETTLE_SECONDS = 30.0
+"""So often an idle delivery looks for runs that a slow server has made twice."""
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 5.0
 WRITER_LOCK, DELIVERY_LOCK = "writer.lock", "delivery.lock"
@@ -58,6 +60,16 @@ class Drain:
         self._delivery: Delivery | None = None
         self._files_after = 0.0
         self._files_backoff = FIRST_BACKOFF_SECONDS
+
+    @property
+    def delivered(self) -> int:
+        """How many events were taken off the spool so far."""
+        return self._delivery.delivered if self._delivery else 0
+
+    def settle(self) -> None:
+        """Set aside what a slow server has made twice by now. Raises Unreachable, TrackingError."""
+        if self._spool.doubtful():
+            self._connect().settle()
 
     def check(self, asking: Callable[[], None]) -> None:
         """Find out whether the store can be used, in seconds: a database without tables gets them only later.
@@ -131,6 +143,7 @@ def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None]
             drain = Drain(spool, target, experiment)
             while drain.run_once():
                 progress(spool.pending())
+            drain.settle()
         except (Unreachable, Refused) as error:
             raise TrackingError(_not_replayed(spool, target, str(error), with_uri=uri is not None)) from None
         spool.set_state(last_error=None)
@@ -199,13 +212,19 @@ class DeliveryProcess:
 
     def _serve(self, drain: Drain) -> None:
         backoff = FIRST_BACKOFF_SECONDS
+        settled = time.monotonic()
         while self._is_owner():
-            pause = POLL_SECONDS
+            pause, before = POLL_SECONDS, drain.delivered
             try:
                 pause = 0.0 if drain.run_once() else pause
+                if pause and (self._closing.is_set() or time.monotonic() - settled > SETTLE_SECONDS):
+                    drain.settle()
+                    settled = time.monotonic()
                 backoff = FIRST_BACKOFF_SECONDS
                 self._note(None)
             except (Unreachable, Refused, TrackingError) as error:
+                if drain.delivered > before:  # it stumbles, but takes some
+                    backoff = FIRST_BACKOFF_SECONDS
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
                 self._note(str(error))
                 if self._closing.is_set():

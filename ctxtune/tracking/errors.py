@@ -10,12 +10,14 @@ class SpoolFullError(TrackingError):
 class Unreachable(Exception):
     """The tracking server cannot take this now; the same request may succeed later. Never leaves this room.
 
-    `answered`: a server is there and had trouble with this very request; others may go through.
+    `answered`: a server is there and had trouble with this very request; others may go through. `waited`: it gave no
+    answer in the time that a request has, so that the same request is not worth another try at once.
     """
 
-    def __init__(self, message: str, *, answered: bool = False) -> None:
+    def __init__(self, message: str, *, answered: bool = False, waited: bool = False) -> None:
         super().__init__(message)
         self.answered = answered
+        self.waited = waited
 
 
 class Refused(Exception):

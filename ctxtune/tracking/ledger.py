@@ -4,10 +4,9 @@ Every run that scores test classes carries a tag with the data set's name, set b
 runs with that tag, in all experiments, deleted ones included.
 """
 
+from ctxtune.tracking.duplicates import TEST_TAG
 from ctxtune.tracking.queries import TrackedRun, search_tagged
 from ctxtune.tracking.tracker import Tracker
-
-TEST_TAG = "ctxtune.test_scored"
 
 
 def record_test_scoring(tracker: Tracker, key: str, data_set: str) -> None:

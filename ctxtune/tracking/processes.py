@@ -2,9 +2,20 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import ctxtune
+
+_set_here: dict[str, str] = {}
+"""The variables that this process has put into its own environment."""
+
+
+def set_defaults(variables: Mapping[str, str]) -> None:
+    """Set environment variables of this process that its user has not set; the values may differ from call to call."""
+    for name, value in variables.items():
+        if os.environ.get(name) == _set_here.get(name):
+            os.environ[name] = _set_here[name] = value
 
 
 def tracking_command(*arguments: str) -> list[str]:
@@ -14,7 +25,7 @@ def tracking_command(*arguments: str) -> list[str]:
 
 def process_environment() -> dict[str, str]:
     """The environment in which such a process finds the same ctxtune."""
-    environment = dict(os.environ)
+    environment = {name: value for name, value in os.environ.items() if value != _set_here.get(name)}
     source = Path(ctxtune.__file__).resolve().parents[1]
     # ctxtune may have been found by the working directory
     if source.name not in ("site-packages", "dist-packages"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import absolute_uri, redact, sqlite_path
 from ctxtune.tracking.connection import connect, sorted_errors
-from ctxtune.tracking.delivery import KEY_TAG
+from ctxtune.tracking.duplicates import KEY_TAG, Doubled, dedupe_experiment, without_duplicates
 from ctxtune.tracking.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SWEEP_KINDS = ("sweep", "ablation")
 _PAGE = 1000
+_LATEST = 20
+"""So many runs may be the latest sweep: a slow server makes one more than once."""
 _TOLD = 10
 """So many names stand in a message."""
 _BULK_RUNS, _BULK_POINTS = 100, 25_000  # a server's limits for one request for histories
@@ -68,12 +70,12 @@ def find_sweep(uri: str, name: str) -> TrackedRun:
                 for run in client.search_runs(
                     [experiment.experiment_id],
                     f"tags.kind = '{kind}'",
-                    max_results=1,
+                    max_results=_LATEST,
                     order_by=["attributes.start_time DESC"],
                 )
             ]
             if found:
-                return _tracked(max(found, key=lambda run: run.info.start_time))
+                return _tracked(max(without_duplicates(found), key=lambda run: run.info.start_time))
             raise TrackingError(
                 f"The experiment {name!r} in {redact(uri)} holds no sweep or ablation: none was begun there, or what it wrote "
                 "is not delivered yet (python -m ctxtune.tracking status SPOOL)"
@@ -90,7 +92,8 @@ def read_runs(uri: str, experiment: str, kind: str | None = None) -> list[Tracke
     with reading(uri) as client:
         identifier = _experiment_id(client, uri, experiment)
         filter_ = f"tags.kind = '{kind}'" if kind is not None else ""
-        return [_tracked(run) for run in _pages(client, [identifier], filter_, ["attributes.start_time ASC"])]
+        runs = _pages(client, [identifier], filter_, ["attributes.start_time ASC"])
+        return [_tracked(run) for run in without_duplicates(runs)]
 
 
 def metric_history(uri: str, run_id: str, metric: str) -> list[MetricPoint]:
@@ -149,11 +152,21 @@ def search_tagged(uri: str, tag: str, value: str | None = None) -> list[TrackedR
     filter_ = f"tags.`{tag}` = '{value}'" if value is not None else f"tags.`{tag}` LIKE '%'"
     with reading(uri) as client:
         identifiers = list(_all_experiments(client))
-        return [
-            _tracked(run)
+        found = [
+            run
             for start in range(0, len(identifiers), _PAGE)
             for run in _pages(client, identifiers[start : start + _PAGE], filter_, [], ViewType.ALL)
         ]
+        return [_tracked(run) for run in without_duplicates(found)]
+
+
+def dedupe(uri: str, experiment: str) -> list[Doubled]:
+    """Set aside what a slow server has made twice in an experiment; what that was.
+
+    Raises TrackingError if there is no such experiment, or the server cannot be read or written.
+    """
+    with reading(uri) as client:
+        return dedupe_experiment(client, _experiment_id(client, uri, experiment))
 
 
 # ---------------------------------------------------------------------- inside

@@ -21,7 +21,8 @@ from ctxtune.tracking.errors import SpoolFullError
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (
-    number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, info TEXT NOT NULL, run_id TEXT, adopted INTEGER DEFAULT 0);
+    number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, info TEXT NOT NULL, run_id TEXT, adopted INTEGER DEFAULT 0,
+    doubt INTEGER);
 CREATE TABLE IF NOT EXISTS events (
     sequence INTEGER PRIMARY KEY, run INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS refused (
@@ -51,13 +52,18 @@ class Event:
 
 @dataclass(frozen=True)
 class SpooledRun:
-    """What the spool knows of a run: enough to create it anew on a server that lost it."""
+    """What the spool knows of a run: enough to create it anew on a server that lost it.
+
+    `doubt`: when its creation was last asked for without an answer (milliseconds since 1970): the server may have made
+    it, or make it later, beside the one that is known. None: no such request is open.
+    """
 
     number: int
     key: str
     info: dict[str, Any]
     run_id: str | None
     adopted: bool
+    doubt: int | None = None
 
 
 class Spool:
@@ -84,6 +90,7 @@ class Spool:
             self._database.execute("PRAGMA wal_autocheckpoint=10000")
             self._database.execute(f"PRAGMA journal_size_limit={4 * 2**20}")
             self._database.executescript(_SCHEMA)
+            self._add_missing_columns()
         except (OSError, sqlite3.Error) as error:
             raise self._explain(error) from error
 
@@ -143,19 +150,33 @@ class Spool:
 
     def run(self, number: int) -> SpooledRun:
         """What is known of a run."""
-        rows = self._read("SELECT number, key, info, run_id, adopted FROM runs WHERE number = ?", (number,))
-        number, key, info, run_id, adopted = rows[0]
-        return SpooledRun(number, key, json.loads(info), run_id, bool(adopted))
+        return self._runs("number = ?", (number,))[0]
+
+    def doubtful(self) -> list[SpooledRun]:
+        """The runs whose creation was asked for without an answer."""
+        return self._runs("doubt IS NOT NULL", ())
+
+    def _runs(self, condition: str, values: tuple[Any, ...]) -> list[SpooledRun]:
+        rows = self._read(f"SELECT number, key, info, run_id, adopted, doubt FROM runs WHERE {condition}", values)
+        return [
+            SpooledRun(number, key, json.loads(info), run_id, bool(adopted), doubt)
+            for number, key, info, run_id, adopted, doubt in rows
+        ]
 
     def set_run_id(self, number: int, run_id: str | None, *, adopted: bool = False) -> None:
         """Remember under which id the server knows a run; `adopted` if it was there before this spool."""
         with self._writing() as database:
             database.execute("UPDATE runs SET run_id = ?, adopted = ? WHERE number = ?", (run_id, adopted, number))
 
+    def set_doubt(self, number: int, doubt: int | None) -> None:
+        """Remember that a run's creation is asked for, or that it is known what became of all such requests (None)."""
+        with self._writing() as database:
+            database.execute("UPDATE runs SET doubt = ? WHERE number = ?", (doubt, number))
+
     def forget_run_ids(self) -> None:
         """Look every run up again: the events go to another server now."""
         with self._writing() as database:
-            database.execute("UPDATE runs SET run_id = NULL, adopted = 0")
+            database.execute("UPDATE runs SET run_id = NULL, adopted = 0, doubt = NULL")
 
     def delivered(self, events: Iterable[Event], refused: Iterable[tuple[Event, str]] = ()) -> None:
         """Remove delivered events in one transaction; keep what the server refused, with its reason."""
@@ -212,6 +233,12 @@ class Spool:
     def sync(self) -> None:
         """Have the disk itself hold every event appended so far (fsync), without keeping writers waiting."""
         self._read("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _add_missing_columns(self) -> None:
+        """A spool of an earlier version does not know of doubts."""
+        columns = {row[1] for row in self._database.execute("PRAGMA table_info(runs)")}
+        if "doubt" not in columns:
+            self._database.execute("ALTER TABLE runs ADD COLUMN doubt INTEGER")
 
     def _append(self, database: sqlite3.Connection, run: int, kind: str, body: Mapping[str, Any]) -> None:
         database.execute("INSERT INTO events (run, kind, body) VALUES (?, ?, ?)", (run, kind, json.dumps(body)))

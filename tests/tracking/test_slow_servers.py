@@ -1,0 +1,220 @@
+"""Slow and faulty servers: MLflow's own behind a proxy that delays, drops, refuses and redirects requests."""
+
+import random
+import threading
+import time
+
+import pytest
+
+from ctxtune.errors import TrackingError
+from ctxtune.tracking import Tracker, all_test_scorings, find_sweep, read_runs, record_test_scoring, replay
+from ctxtune.tracking.__main__ import main
+from ctxtune.tracking.spool import Spool
+from tests.helpers.processes import free_port
+from tests.helpers.proxies import Fault, faulty_proxy
+from tests.helpers.tracking import expected_rows, kill_server, metric_rows, new_store, rows, start_server
+
+CREATE = "/api/2.0/mlflow/runs/create"
+METRICS = ["train/loss", "validation/map_at_r"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """MLflow's server: its port, and its store for plain SQL."""
+    folder = tmp_path_factory.mktemp("server")
+    store, port = new_store(folder), free_port()
+    process = start_server(store, port, folder / "artifacts")
+    yield port, store
+    kill_server(process)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Requests are given up after four seconds."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
+
+
+class LateCreates:
+    """Lets some requests for a run reach the server only when their client waits no longer."""
+
+    def __init__(self, late: float, which: range) -> None:
+        self.late, self.which = late, which
+        self.seen = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, method: str, path: str) -> Fault | None:
+        if not path.startswith(CREATE):
+            return None
+        with self._lock:
+            self.seen += 1
+            return Fault(late=self.late) if self.seen in self.which else None
+
+
+def active(store: str, experiment: str) -> list[tuple]:
+    """(key, status) of every run of an experiment that is not deleted."""
+    return rows(
+        store,
+        "SELECT tags.value, runs.status FROM runs JOIN experiments USING (experiment_id) JOIN tags "
+        "ON tags.run_uuid = runs.run_uuid AND tags.key = 'ctxtune.key' "
+        "WHERE experiments.name = ? AND runs.lifecycle_stage = 'active' ORDER BY 1",
+        experiment,
+    )
+
+
+def made(store: str, experiment: str) -> int:
+    """How many runs were ever made."""
+    statement = "SELECT COUNT(*) FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?"
+    return rows(store, statement, experiment)[0][0]
+
+
+def log_sweep(tracker: Tracker, keys: list[str]) -> None:
+    tracker.start_run("sweep", name="sweep", kind="sweep", params={"trials": len(keys)})
+    for key in keys:
+        tracker.start_run(key, name=key, kind="trial", parent="sweep", params={"loss.k": 4})
+        record_test_scoring(tracker, key, "glyphs")
+        for step in range(3):
+            tracker.log_metrics(key, dict.fromkeys(METRICS, 0.1), step)
+        tracker.end_run(key, "completed")
+
+
+def test_runs_that_the_server_makes_after_the_client_has_given_up_are_there_once(server, tmp_path, impatient):
+    port, store = server
+    keys = [f"late-{number}" for number in range(2)]
+    late = LateCreates(6.0, range(1, 3))
+    with faulty_proxy(port, late) as uri:
+        tracker = Tracker(uri, "late", tmp_path / "spool")
+        log_sweep(tracker, keys)
+        assert tracker.flush(120), tracker.last_error
+        deadline = time.monotonic() + 60
+        while made(store, "late") < late.seen and time.monotonic() < deadline:
+            time.sleep(0.1)  # the last of the late ones arrives
+        tracker.end_run("sweep", "completed")
+        assert tracker.close(), tracker.last_error
+        assert made(store, "late") == late.seen > 1 + len(keys)  # the server did make some twice
+        # What a reader is told, even before what came last is set aside.
+        assert sorted(run.key for run in read_runs(uri, "late", "trial")) == keys
+        replay(tmp_path / "spool")
+        assert active(store, "late") == sorted((key, "FINISHED") for key in ["sweep", *keys])
+        sweep = find_sweep(uri, "late")
+        assert {run.parent for run in read_runs(uri, "late", "trial")} == {sweep.run_id}
+        assert sorted(run.key for run in all_test_scorings(uri)["glyphs"] if run.key.startswith("late")) == keys
+    found = [row for row in metric_rows(store) if row[0].startswith("late")]
+    assert found == expected_rows(keys, METRICS, range(3))
+
+
+def test_a_doubt_outlives_the_process_that_had_it(server, tmp_path, impatient):
+    port, store = server
+    late = LateCreates(12.0, range(1, 2))
+    with faulty_proxy(port, late) as uri:
+        tracker = Tracker(uri, "outlived", tmp_path / "spool", deliver=False)
+        log_sweep(tracker, ["outlived-0"])
+        tracker.close(0)
+        with pytest.raises(TrackingError, match="cannot be reached"):
+            replay(tmp_path / "spool")  # its only try is given up, and its process ends
+        assert len(Spool(tmp_path / "spool").doubtful()) == 1
+        replay(tmp_path / "spool")  # makes the run before the server has made the first one
+        deadline = time.monotonic() + 60
+        while made(store, "outlived") < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(active(store, "outlived")) == 3
+        replay(tmp_path / "spool")
+        assert active(store, "outlived") == [("outlived-0", "FINISHED"), ("sweep", "RUNNING")]
+
+
+def double(uri: str, experiment: str) -> None:
+    """A store as earlier versions left it: every run once more, without data, running for ever."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    identifier = client.get_experiment_by_name(experiment).experiment_id
+    for run in client.search_runs([identifier]):
+        spare = client.create_run(identifier, start_time=run.info.start_time, tags=run.data.tags)
+        assert spare.info.status == "RUNNING"
+
+
+def test_stores_that_hold_runs_twice_are_read_rightly_and_mended_by_dedupe(tmp_path, capsys):
+    uri = new_store(tmp_path)
+    tracker = Tracker(uri, "doubled", tmp_path / "spool")
+    keys = ["trial-0", "trial-1"]
+    log_sweep(tracker, keys)
+    tracker.end_run("sweep", "completed")
+    assert tracker.close(), tracker.last_error
+    expected = {run.key: run.run_id for run in read_runs(uri, "doubled")}
+    double(uri, "doubled")
+    assert made(uri, "doubled") == 6
+    assert {run.key: run.run_id for run in read_runs(uri, "doubled")} == expected
+    assert find_sweep(uri, "doubled").run_id == expected["sweep"]
+    assert len(all_test_scorings(uri)["glyphs"]) == 2
+    assert main(["dedupe", "doubled", "--uri", uri]) == 0
+    said = capsys.readouterr().out
+    assert "3 duplicate runs set aside in doubled" in said and expected["trial-1"] in said
+    assert active(uri, "doubled") == sorted((key, "FINISHED") for key in ["sweep", *keys])
+    assert {run.key: run.run_id for run in read_runs(uri, "doubled")} == expected
+    assert len(all_test_scorings(uri)["glyphs"]) == 2
+    assert main(["dedupe", "doubled", "--uri", uri]) == 0
+    assert "0 duplicate runs" in capsys.readouterr().out
+    assert main(["dedupe", "nowhere", "--uri", uri]) == 2
+    assert "no experiment 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_duplicate_with_data_of_its_own_is_marked_and_kept(tmp_path, capsys):
+    from mlflow import MlflowClient
+
+    uri = new_store(tmp_path)
+    tracker = Tracker(uri, "data", tmp_path / "spool")
+    log_sweep(tracker, ["trial-0"])
+    assert tracker.close(), tracker.last_error
+    counts = {run.key: run.run_id for run in read_runs(uri, "data")}
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("data").experiment_id
+    spare = client.create_run(experiment, tags={"ctxtune.key": "trial-0", "kind": "trial"}).info.run_id
+    client.log_metric(spare, "train/loss", 7.0, step=99)
+    assert main(["dedupe", "data", "--uri", uri]) == 0
+    assert "only marked" in capsys.readouterr().out
+    kept = client.get_run(spare)
+    assert kept.data.metrics == {"train/loss": 7.0} and kept.info.lifecycle_stage == "active"
+    assert kept.info.status == "KILLED" and kept.data.tags["ctxtune.duplicate_of"] == counts["trial-0"]
+    assert {run.key: run.run_id for run in read_runs(uri, "data")} == counts
+
+
+@pytest.mark.parametrize("kind", ["status", "before", "after"])
+def test_a_server_that_stumbles_at_two_requests_in_five_takes_everything_once_and_soon(server, tmp_path, kind):
+    port, store = server
+    luck, lock = random.Random(1), threading.Lock()
+
+    def faults(method: str, path: str) -> Fault | None:
+        with lock:
+            if not path.startswith("/api/") or luck.random() >= 0.4:
+                return None
+        return Fault(status=503) if kind == "status" else Fault(drop=kind)
+
+    name = f"stumbles-{kind}"
+    keys = [f"{name}-{number:02d}" for number in range(8)]
+    with faulty_proxy(port, faults) as uri:
+        tracker = Tracker(uri, name, tmp_path / "spool")
+        log_sweep(tracker, keys)
+        tracker.end_run("sweep", "completed")
+        assert tracker.flush(150), f"{tracker.pending} pending, {tracker.last_error}"
+        tracker.close()
+    assert [row for row in metric_rows(store) if row[0].startswith(name)] == expected_rows(keys, METRICS, range(3))
+    assert [status for _, status in active(store, name)] == ["FINISHED"] * (1 + len(keys))
+
+
+def test_a_proxy_that_redirects_is_told_with_what_to_do(server, tmp_path):
+    login = "https://login.example.org/oauth2/start?rd=secret"
+    with faulty_proxy(server[0], lambda method, path: Fault(status=302, location=login)) as uri:
+        tracker = Tracker(uri, "login", tmp_path / "spool")
+        with pytest.raises(
+            TrackingError, match=r"redirects its clients to https://login\.example\.org/oauth2/start"
+        ) as told:
+            tracker.check()
+        tracker.close(0)
+        assert "MLFLOW_TRACKING_TOKEN" in str(told.value) and "secret" not in str(told.value)
+        with pytest.raises(TrackingError, match="redirects its clients to https://login"):
+            read_runs(uri, "login")
+    with faulty_proxy(
+        server[0], lambda method, path: Fault(status=301, location=f"https://127.0.0.1{path}")
+    ) as uri:  # the same server under another address
+        with pytest.raises(TrackingError, match=r"give that address as tracking\.uri") as told:
+            Tracker(uri, "moved", tmp_path / "moved").check()
+        assert "https://127.0.0.1" in str(told.value)

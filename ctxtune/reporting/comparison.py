@@ -14,9 +14,10 @@ from ctxtune.reporting.ablation.aggregate import summed_section
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.ablation.figures import wrapped
 from ctxtune.reporting.document import Document, Picture, Section, Table
+from ctxtune.reporting.palette import GREY, QUIET
 from ctxtune.reporting.setup import differing_table
 from ctxtune.reporting.study import device_of
-from ctxtune.reporting.style import GREY, WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
+from ctxtune.reporting.style import WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
 from ctxtune.reporting.sweep.data import SweepData
 from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import MISSING, p_value, percent, percent_interval
@@ -65,7 +66,7 @@ def difference_figure(each: Sequence[AblationData], shared: Sequence[str]) -> Fi
     step = 0.2
     height = (0.17 + step * len(each)) * len(arms) + 1.1
     figure, axes = new_figure(height, WIDTH)
-    axes.axvline(0, color="#57606a", linewidth=1)
+    axes.axvline(0, color=QUIET, linewidth=1)
     spans: list[Span] = []
     ends = [0.0]
     for index, (data, found) in enumerate(zip(each, judged, strict=True)):

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
 from ctxtune.reporting.background import begin
 from ctxtune.reporting.document import Document, Picture, Table, file_stem
+from ctxtune.reporting.pages import render
 from ctxtune.reporting.style import styled
 
 PAGE, MARKDOWN, FIGURES, TABLES = "report.html", "report.md", "figures", "tables"
@@ -48,7 +47,7 @@ def write_document(document: Document, folder: Path, *, processes: int = 1) -> R
     images = {name: _data_address(paths[1], "image/svg+xml") for name, paths in drawn.items()}
     widths = {name: _page_width(paths[1]) for name, paths in drawn.items()}
     page, text = folder / PAGE, folder / MARKDOWN
-    page.write_text(_template().render(document=document, images=images, widths=widths), encoding="utf-8")
+    page.write_text(render("report.html.j2", document=document, images=images, widths=widths), encoding="utf-8")
     text.write_text(markdown(document), encoding="utf-8")
     return ReportFiles(folder, page, text, tuple(written), tuple(path for paths in drawn.values() for path in paths))
 
@@ -186,13 +185,3 @@ def _page_width(drawing: Path) -> int:
 
 def _data_address(path: Path, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("ctxtune.reporting"),
-        autoescape=select_autoescape(["html", "j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")

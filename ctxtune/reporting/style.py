@@ -1,4 +1,4 @@
-"""How all figures look: sizes for print, colours that colour-blind readers can tell apart, no global state."""
+"""How all figures look: sizes for print, colors that color-blind readers can tell apart, no global state."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,16 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito, without the yellow, which vanishes on white paper.
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
-)  # fmt: skip
-COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+from ctxtune.reporting.palette import COLORS, PAPER, QUIET, RULE
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-GREY = "#8b949e"
-LIGHT = "#d0d5db"
-COLOUR_MAP = "cividis"  # even in lightness, made for colour-blind readers
 WIDTH = 7.0  # inches: the text width of a page
 _STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -27,11 +21,11 @@ _STYLE: dict[str, Any] = {
     "axes.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#57606a",
+    "axes.edgecolor": QUIET,
     "axes.linewidth": 0.8,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e3e7eb",
+    "grid.color": RULE,
     "grid.linewidth": 0.6,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
@@ -39,8 +33,8 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
     "svg.fonttype": "path",
     "svg.hashsalt": "ctxtune",
     "pdf.fonttype": 42,
@@ -62,26 +56,26 @@ def new_figure(height: float, width: float = WIDTH, **grid: Any) -> tuple[Figure
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, marker and line of the n-th series: told apart without colour, too."""
+    """Color, marker and line of the n-th series: told apart without color, too."""
     return {
-        "color": COLOURS[index % len(COLOURS)],
+        "color": COLORS[index % len(COLORS)],
         "marker": MARKERS[index % len(MARKERS)],
         "linestyle": LINES[index % len(LINES)],
     }
 
 
 Span = tuple[float, float, float, str]
-"""A horizontal interval in a figure: its height on the page, its ends, its colour."""
+"""A horizontal interval in a figure: its height on the page, its ends, its color."""
 
 
 def draw_spans(axes: Axes, spans: Sequence[Span]) -> None:
     """Draw intervals, once the limits are set; an arrow says where one runs out of the picture."""
     left, right = axes.get_xlim()
-    for place, low, high, colour in spans:
-        axes.plot([max(low, left), min(high, right)], [place, place], color=colour)
+    for place, low, high, color in spans:
+        axes.plot([max(low, left), min(high, right)], [place, place], color=color)
         for end, outside, marker in ((left, low < left, "<"), (right, high > right, ">")):
             if outside:
-                axes.plot([end], [place], marker, color=colour, markersize=5, clip_on=False)
+                axes.plot([end], [place], marker, color=color, markersize=5, clip_on=False)
 
 
 def only_rows_grid(axes: Axes) -> None:

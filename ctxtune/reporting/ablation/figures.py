@@ -11,18 +11,8 @@ from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.data import AblationData
-from ctxtune.reporting.style import (
-    BLUE,
-    GREY,
-    LIGHT,
-    VERMILION,
-    WIDTH,
-    Span,
-    draw_spans,
-    look,
-    new_figure,
-    only_rows_grid,
-)  # fmt: skip
+from ctxtune.reporting.palette import BLUE, DARK, GREY, INK, LIGHT, QUIET, VERMILION
+from ctxtune.reporting.style import WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
 from ctxtune.results.ablation import JudgedContrast
 from ctxtune.results.formatting import setting
 from ctxtune.statistics import Interval, t_interval
@@ -39,7 +29,7 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
     heights = [max(_ROW, 0.17 * count + 0.1) for count in lines]
     figure, axes = new_figure(sum(heights) + 0.95, WIDTH)
     places = -np.cumsum(heights) + np.asarray(heights) / 2
-    axes.axvline(0, color="#57606a", linewidth=1)
+    axes.axvline(0, color=QUIET, linewidth=1)
     spans = [
         _forest_row(axes, float(place), each, data.over_classes.get(each.contrast.cell))
         for place, each in zip(places, known, strict=True)
@@ -56,7 +46,7 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
     for place, each in zip(places, known, strict=True):
         words = each.words
         axes.annotate(
-            words, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#1b1f24",
+            words, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK,
             annotation_clip=False,
         )  # fmt: skip
     return figure
@@ -66,14 +56,14 @@ def _forest_row(axes: Axes, place: float, each: JudgedContrast, over_classes: In
     """Draw a row but for its t-interval, which is returned: the limits are not known yet."""
     assert each.difference is not None
     interval, judgement = each.difference.interval, each.verdict.judgement if each.verdict else ""
-    colour = {"better": BLUE, "worse": VERMILION}.get(judgement, "#3d444d")
+    color = {"better": BLUE, "worse": VERMILION}.get(judgement, DARK)
     axes.plot(100 * each.difference.differences, np.full(each.difference.count, place), "|", color=GREY, markersize=7)
     if over_classes is not None:
         axes.plot([100 * over_classes.low, 100 * over_classes.high], [place] * 2, color=LIGHT, linewidth=5,
                   solid_capstyle="butt", zorder=1)  # fmt: skip
     marker = {"better": "^", "worse": "v", "practically equal": "s"}.get(judgement, "o")
-    axes.plot([100 * interval.mean], [place], marker, color=colour, markersize=6.5, zorder=3)
-    return (place, 100 * interval.low, 100 * interval.high, colour) if math.isfinite(interval.low) else None
+    axes.plot([100 * interval.mean], [place], marker, color=color, markersize=6.5, zorder=3)
+    return (place, 100 * interval.low, 100 * interval.high, color) if math.isfinite(interval.low) else None
 
 
 def _margins(axes: Axes, data: AblationData, known: Sequence[JudgedContrast]) -> None:
@@ -103,13 +93,13 @@ def arms(data: AblationData, cells: Sequence[str]) -> Figure:
         values = 100 * np.array(list(data.results.scores(cell, data.design.metric).values()))
         interval = t_interval(values)
         axes.plot(values, np.full(len(values), place), "|", color=GREY, markersize=8)
-        colour = BLUE if cell in data.results.references else "#3d444d"
+        color = BLUE if cell in data.results.references else DARK
         if len(values) > 1:
-            spans.append((float(place), interval.low, interval.high, colour))
+            spans.append((float(place), interval.low, interval.high, color))
         if len(values) > 2:  # of two values it is wider than all else
             ends += [interval.low, interval.high]
         ends += values.tolist()
-        axes.plot([interval.mean], [place], "o", color=colour, markersize=6)
+        axes.plot([interval.mean], [place], "o", color=color, markersize=6)
     axes.set_yticks(places, labels)
     axes.set_ylim(-sum(heights), 0.02)
     pad = 0.05 * ((max(ends) - min(ends)) or 1.0)
@@ -156,7 +146,7 @@ def factor_curves(
     scores.set_ylabel(f"{metric_title(data.design.metric)}, percent")
     if columns == 2:
         scores.set_title("score", loc="left")
-        differences.axhline(0, color="#57606a", linewidth=1)
+        differences.axhline(0, color=QUIET, linewidth=1)
         _name_axis(differences, factor, levels, places, numeric)
         differences.set_ylabel("difference, percentage points")
         differences.set_title("difference to the reference at the same level", loc="left")

@@ -1,4 +1,4 @@
-"""Which classes an embedding confuses, from the nearest neighbour of each query."""
+"""Which classes an embedding confuses, from the nearest neighbor of each query."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Confusion:
-    """Queries of one class whose nearest neighbour is of another, all of one pair of classes.
+    """Queries of one class whose nearest neighbor is of another, all of one pair of classes.
 
-    `count` of the `queries` of class `label` have their nearest neighbour in class `other`; `query` and `neighbour`
+    `count` of the `queries` of class `label` have their nearest neighbor in class `other`; `query` and `neighbor`
     (indices into queries and gallery) are the most similar of these pairs.
     """
 
@@ -19,7 +19,7 @@ class Confusion:
     count: int
     queries: int
     query: int
-    neighbour: int
+    neighbor: int
 
 
 def most_confused(
@@ -29,12 +29,12 @@ def most_confused(
     similarities: npt.NDArray[np.float64],
     limit: int,
 ) -> list[Confusion]:
-    """The pairs of classes between which most queries have their nearest neighbour on the wrong side.
+    """The pairs of classes between which most queries have their nearest neighbor on the wrong side.
 
     Args:
         labels: (q,) of the queries.
         gallery_labels: (g,) of what was searched.
-        nearest: (q,) gallery index of each query's nearest neighbour.
+        nearest: (q,) gallery index of each query's nearest neighbor.
         similarities: (q,) similarity to it.
         limit: most pairs.
 
@@ -59,7 +59,7 @@ def most_confused(
             count=int(end - start),
             queries=size_of[int(pairs[start, 0])],
             query=int(wrong[start]),
-            neighbour=int(nearest[wrong[start]]),
+            neighbor=int(nearest[wrong[start]]),
         )
         for start, end in zip(starts, ends, strict=True)
     ]

@@ -1,18 +1,18 @@
-"""The embedding as a map: a point an image, as an inline SVG drawing that needs no library to be seen."""
+"""The embedding as a map: a point an image, drawn as inline SVG, which needs no library to be seen."""
 
 import importlib
 import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ctxtune.reporting.palette import COLORS
+
 POINTS = 4000
 """Most points of a map: a browser stays quick, and the eye sees no more."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-"""Okabe and Ito's palette ("Color Universal Design", 2008), yellow replaced by brown: it must be seen on white."""
 SHAPES = ("circle", "square", "triangle", "diamond")
 _WIDTH, _HEIGHT, _MARGIN = 760, 560, 14
 
@@ -70,52 +70,70 @@ def shown_points(count: int, wanted: npt.NDArray[np.bool_], limit: int = POINTS)
     return np.sort(np.concatenate([first, spaced]))
 
 
-def map_drawing(
-    points: npt.NDArray[np.float64], labels: Sequence[int], names: Mapping[int, str], coloured: Sequence[int]
-) -> str:
-    """The map as HTML: an SVG drawing and its legend.
+@dataclass(frozen=True)
+class MapPoint:
+    """A point of a map.
+
+    Attributes:
+        x, y: its place in the drawing, as text.
+        name: of its class, shown where the pointer is; "" for none.
+        color: of its class; "" for the grey of all others.
+        corners: of its shape, as SVG writes them; "" for a circle.
+    """
+
+    x: str
+    y: str
+    name: str = ""
+    color: str = ""
+    corners: str = ""
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """A map with the legend of its colored classes, for `templates/embedding_map.html.j2`."""
+
+    width: int
+    height: int
+    points: tuple[MapPoint, ...]
+    legend: tuple[tuple[MapPoint, str], ...]
+
+
+def embedding_map(
+    points: npt.NDArray[np.float64], labels: Sequence[int], names: Mapping[int, str], colored: Sequence[int]
+) -> EmbeddingMap:
+    """The map of points.
 
     Args:
         points: (n, 2) coordinates.
-        labels: (n,) class of each point; hovering over a point tells its class.
+        labels: (n,) class of each point.
         names: label to name.
-        coloured: classes with a colour and a shape of their own, as many as there are colours at most; the rest is grey.
+        colored: classes with a color and a shape of their own, as many as there are colors at most; the rest is grey.
     """
-    looks = {label: (COLOURS[i], SHAPES[i % len(SHAPES)]) for i, label in enumerate(coloured[: len(COLOURS)])}
-    order = sorted(range(len(labels)), key=lambda index: labels[index] in looks)  # coloured points on top of grey ones
+    looks = {label: (COLORS[i], SHAPES[i % len(SHAPES)]) for i, label in enumerate(colored[: len(COLORS)])}
+    order = sorted(range(len(labels)), key=lambda index: labels[index] in looks)  # colored points on top of grey ones
     low, high = points.min(axis=0), points.max(axis=0)
     spread = np.where(high > low, high - low, 1.0)
     scaled = (points - low) / spread
-    marks = []
+
+    def name(label: int) -> str:
+        return names.get(label, f"class {label}")
+
+    drawn = []
     for index in order:
         x = _MARGIN + scaled[index, 0] * (_WIDTH - 2 * _MARGIN)
         y = _HEIGHT - _MARGIN - scaled[index, 1] * (_HEIGHT - 2 * _MARGIN)
-        name = escape(names.get(labels[index], f"class {labels[index]}"))
-        marks.append(_mark(x, y, *looks.get(labels[index], ("", "")), title=name))
-    legend = [
-        f'<li><svg width="16" height="16" viewBox="0 0 16 16">{_mark(8, 8, *look)}</svg>'
-        f"{escape(names.get(label, f'class {label}'))}</li>"
-        for label, look in looks.items()
-    ]
+        drawn.append(_point(x, y, name(labels[index]), *looks.get(labels[index], ("", ""))))
+    legend = [(_point(8, 8, "", *look), name(label)) for label, look in looks.items()]
     if set(labels) - set(looks):
-        legend.append(f'<li><svg width="16" height="16" viewBox="0 0 16 16">{_mark(8, 8)}</svg>all other classes</li>')
-    return (
-        f'<div class="map"><svg role="img" aria-label="map of the embedding" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
-        f'{"".join(marks)}</svg><ul class="legend">{"".join(legend)}</ul></div>'
-    )
+        legend.append((_point(8, 8), "all other classes"))
+    return EmbeddingMap(_WIDTH, _HEIGHT, tuple(drawn), tuple(legend))
 
 
-def _mark(x: float, y: float, colour: str = "", shape: str = "", title: str = "") -> str:
-    hover = f"<title>{title}</title>" if title else ""
-    if not colour:
-        return f'<circle class="other" cx="{x:.1f}" cy="{y:.1f}" r="2">{hover}</circle>'
-    style = f'fill="{colour}" stroke="#fff" stroke-width="0.8"'
-    if shape == "circle":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" {style}>{hover}</circle>'
+def _point(x: float, y: float, name: str = "", color: str = "", shape: str = "") -> MapPoint:
     corners = {
         "square": [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)],
         "triangle": [(0, -5.8), (5.5, 4.4), (-5.5, 4.4)],
         "diamond": [(0, -6.3), (5.6, 0), (0, 6.3), (-5.6, 0)],
-    }[shape]
+    }.get(shape, [])
     path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return f'<polygon points="{path}" {style}>{hover}</polygon>'
+    return MapPoint(f"{x:.1f}", f"{y:.1f}", name, color, path)

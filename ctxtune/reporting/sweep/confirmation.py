@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.document import Table
+from ctxtune.reporting.palette import BLUE, GREY, VERMILION
 from ctxtune.reporting.published import Published
-from ctxtune.reporting.style import BLUE, GREY, VERMILION, WIDTH, new_figure
+from ctxtune.reporting.style import WIDTH, new_figure
 from ctxtune.reporting.sweep.data import SweepData
 from ctxtune.results.formatting import (
     MISSING,
@@ -99,11 +100,11 @@ def confirmation_figure(data: SweepData, scores: Sequence[ConfirmedScore]) -> Fi
         theirs, ours = each.start, each.chosen
         for seed in theirs.keys() & ours.keys():
             axes.plot([0, 1], [100 * theirs[seed], 100 * ours[seed]], "-", color=GREY, linewidth=0.9, zorder=1)
-        for place, values, colour, marker in ((0, theirs, VERMILION, "s"), (1, ours, BLUE, "o")):
+        for place, values, color, marker in ((0, theirs, VERMILION, "s"), (1, ours, BLUE, "o")):
             if values:
                 points = 100 * np.array(list(values.values()))
-                axes.scatter(np.full(len(points), place), points, color=colour, marker=marker, s=22, zorder=2)
-                axes.plot([place - 0.22, place + 0.22], [points.mean()] * 2, color=colour, linewidth=2.2)
+                axes.scatter(np.full(len(points), place), points, color=color, marker=marker, s=22, zorder=2)
+                axes.plot([place - 0.22, place + 0.22], [points.mean()] * 2, color=color, linewidth=2.2)
         axes.set_xticks([0, 1], ["start", "chosen"])
         axes.set_xlim(-0.5, 1.5)
         axes.grid(False, axis="x")

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.style import BLACK, BLUE, GREY, ORANGE, VERMILION, WIDTH, new_figure
+from ctxtune.reporting.palette import BLACK, BLUE, GREY, ORANGE, VERMILION
+from ctxtune.reporting.style import WIDTH, new_figure
 from ctxtune.reporting.sweep.data import SweepData, Trial
 
 MANY = 150
@@ -45,12 +46,12 @@ def scatter_trials(axes: Axes, trials: Sequence[Trial], places: Sequence[float],
         "stopped early (last score)": ([trial.run.state == "pruned" for trial in trials], "x", GREY, 16, 0.7),
         "completed": ([trial.completed for trial in trials], "o", BLUE, 18, 0.9),
     }
-    for label, (shown, marker, colour, size, alpha) in kinds.items():
+    for label, (shown, marker, color, size, alpha) in kinds.items():
         points = [(place, 100 * trial.score) for trial, place, keep in zip(trials, places, shown, strict=True)
                   if keep and math.isfinite(trial.score)]  # fmt: skip
         if points:
             x, y = zip(*points, strict=True)
-            style = {"color": colour} if marker == "x" else {"color": colour, "edgecolors": "white", "linewidths": 0.5}
+            style = {"color": color} if marker == "x" else {"color": color, "edgecolors": "white", "linewidths": 0.5}
             axes.scatter(x, y, s=size, marker=marker, alpha=alpha, label=label, rasterized=many, **style)
     if best is not None and best in trials:
         place = places[list(trials).index(best)]
@@ -77,11 +78,11 @@ def learning_curves(data: SweepData) -> Figure:
         "stopped early": ([t for t in data.trials if t.run.state != "completed"], GREY, 0.45, 0.8),
         "completed": ([t for t in data.trials if t.completed], BLUE, 0.35, 0.9),
     }
-    for label, (trials, colour, alpha, width) in groups.items():
+    for label, (trials, color, alpha, width) in groups.items():
         lines = [[(point.step, 100 * point.value) for point in trial.curve] for trial in trials if trial.curve]
         if lines:
             axes.add_collection(
-                LineCollection(lines, colors=colour, alpha=alpha, linewidths=width, label=f"{label} ({len(lines)})",
+                LineCollection(lines, colors=color, alpha=alpha, linewidths=width, label=f"{label} ({len(lines)})",
                                rasterized=len(lines) > MANY)
             )  # fmt: skip
     stopped = [trial.curve[-1] for trial in groups["stopped early"][0] if trial.curve]
@@ -89,10 +90,10 @@ def learning_curves(data: SweepData) -> Figure:
                  alpha=0.8, linewidths=0.9, rasterized=len(stopped) > MANY)  # fmt: skip
     special = [("start", data.start, BLACK, "--", "s")]
     special += [("best", data.completed[0], VERMILION, "-", "o")] if data.completed else []
-    for label, trial, colour, line, marker in special:
+    for label, trial, color, line, marker in special:
         if trial is not None and trial.curve:
             x, y = [p.step for p in trial.curve], [100 * p.value for p in trial.curve]
-            axes.plot(x, y, line, color=colour, marker=marker, markersize=4, label=f"{label} ({trial.run.key})")
+            axes.plot(x, y, line, color=color, marker=marker, markersize=4, label=f"{label} ({trial.run.key})")
     for rung in data.rungs:
         axes.axvline(rung, color=ORANGE, linewidth=1, linestyle=":", zorder=0)
     if data.rungs:
@@ -117,10 +118,10 @@ def rungs(data: SweepData) -> Figure:
         for trial, score in reached:
             groups[trial.run.state == "pruned" and trial.run.epoch == rung].append(100 * score)
         passed, stopped = groups
-        for offset, group, marker, colour in ((-0.17, stopped, "x", GREY), (0.17, passed, "o", BLUE)):
+        for offset, group, marker, color in ((-0.17, stopped, "x", GREY), (0.17, passed, "o", BLUE)):
             x = index + offset + generator.uniform(-0.1, 0.1, len(group))
             name = ("stopped there" if marker == "x" else "went on, or at the end") if index == 0 else None
-            axes.scatter(x, group, s=18, marker=marker, color=colour, alpha=0.75, label=name,
+            axes.scatter(x, group, s=18, marker=marker, color=color, alpha=0.75, label=name,
                          rasterized=len(group) > MANY)  # fmt: skip
         end = "end" if rung == data.design.epochs else f"{len(stopped)} stopped"
         labels.append(f"epoch {rung}\n{len(reached)} reached, {end}")

@@ -16,14 +16,15 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.style import BLACK, COLOUR_MAP, COLOURS, ORANGE, WIDTH, new_figure, only_rows_grid
+from ctxtune.reporting.palette import BLACK, COLOR_MAP, COLORS, DARK, ORANGE, QUIET
+from ctxtune.reporting.style import WIDTH, new_figure, only_rows_grid
 from ctxtune.reporting.sweep.data import SearchedDimension, SweepData
 from ctxtune.reporting.sweep.importance import Importances
 from ctxtune.reporting.sweep.search_figures import MANY, scatter_trials
 from ctxtune.results.formatting import setting
 
 _GRID = 80
-_REACH, _NEIGHBOURS = 0.22, 3
+_REACH, _NEIGHBORS = 0.22, 3
 """Farther than this share of an axis from the third nearest completed trial nothing is shaded: there is no data to say so."""
 _HATCHES = ("", "////", "....")
 
@@ -40,7 +41,7 @@ def importance_bars(found: Sequence[Importances]) -> Figure:
     for index, each in enumerate(found):
         places = np.arange(len(paths)) + (index - (len(found) - 1) / 2) * height
         shares = [100 * each.shares.get(path, 0.0) for path in paths]
-        axes.barh(places, shares, height * 0.92, color=COLOURS[index], hatch=_HATCHES[index % 3], edgecolor="white",
+        axes.barh(places, shares, height * 0.92, color=COLORS[index], hatch=_HATCHES[index % 3], edgecolor="white",
                   linewidth=0, label=f"{each.title} ({each.trials} trials)")  # fmt: skip
     axes.set_yticks(range(len(paths)), paths)
     axes.invert_yaxis()
@@ -90,17 +91,17 @@ def contour(data: SweepData, first: SearchedDimension, second: SearchedDimension
     axes.scatter(
         axis_places(first, [t.values[first.path] for t in stopped]),
         axis_places(second, [t.values[second.path] for t in stopped]),
-        marker="x", s=16, color="#3d444d", linewidths=0.9, label="stopped early", rasterized=len(stopped) > MANY,
+        marker="x", s=16, color=DARK, linewidths=0.9, label="stopped early", rasterized=len(stopped) > MANY,
         path_effects=[withStroke(linewidth=2, foreground="white")],
     )  # fmt: skip
-    axes.scatter(x, y, c=score, cmap=COLOUR_MAP, norm=norm, s=34, edgecolors="white", linewidths=0.9, label="completed")
+    axes.scatter(x, y, c=score, cmap=COLOR_MAP, norm=norm, s=34, edgecolors="white", linewidths=0.9, label="completed")
     best = int(np.argmax(data.sign * score))
     axes.scatter(
         x[best], y[best], marker="*", s=150, color=ORANGE, edgecolors=BLACK, linewidths=0.8, label="best", zorder=5
     )
     name_axis(axes, first, "x")
     name_axis(axes, second, "y")
-    bar = figure.colorbar(ScalarMappable(norm, COLOUR_MAP), ax=axes)
+    bar = figure.colorbar(ScalarMappable(norm, COLOR_MAP), ax=axes)
     bar.set_label(f"{metric_title(data.objective)}, percent")
     figure.legend(loc="outside lower center", ncols=3)
     axes.grid(False)
@@ -124,16 +125,16 @@ def _surface(axes: Axes, across: _Axis, up: _Axis, score: Any, norm: Normalize) 
     mesh = np.stack(np.meshgrid(unit, unit), axis=-1).reshape(-1, 2)
     places = np.stack(points, axis=1) + np.random.default_rng(0).normal(0, 1e-6, (len(score), 2))
     model = RBFInterpolator(places, score, kernel="thin_plate_spline", smoothing=0.05, neighbors=min(60, len(score)))
-    distance = np.asarray(KDTree(places).query(mesh, k=_NEIGHBOURS)[0])[:, -1]
+    distance = np.asarray(KDTree(places).query(mesh, k=_NEIGHBORS)[0])[:, -1]
     height = np.clip(model(mesh).reshape(_GRID, _GRID), score.min(), score.max())
     height = np.ma.masked_where(distance.reshape(_GRID, _GRID) > _REACH, height)
     axis = [low + unit * (high - low) for low, high in grids]
     axis = [np.exp(values) if each[0].logarithmic else values for values, each in zip(axis, (across, up), strict=True)]
-    axes.contourf(axis[0], axis[1], height, levels=12, cmap=COLOUR_MAP, norm=norm, alpha=0.75)
+    axes.contourf(axis[0], axis[1], height, levels=12, cmap=COLOR_MAP, norm=norm, alpha=0.75)
 
 
 def parallel(data: SweepData) -> Figure:
-    """Parallel coordinates of the completed trials, coloured by score, the best drawn last."""
+    """Parallel coordinates of the completed trials, colored by score, the best drawn last."""
     dimensions = data.dimensions
     trials = [trial for trial in reversed(data.completed) if all(each.path in trial.values for each in dimensions)]
     score = 100 * np.array([trial.score for trial in trials])
@@ -145,12 +146,12 @@ def parallel(data: SweepData) -> Figure:
     lines = [np.stack([across, row], axis=1) for row in heights]
     order = np.argsort(data.sign * score)
     axes.add_collection(
-        LineCollection([lines[index] for index in order], array=score[order], cmap=COLOUR_MAP, norm=norm, linewidths=1.1,
+        LineCollection([lines[index] for index in order], array=score[order], cmap=COLOR_MAP, norm=norm, linewidths=1.1,
                        alpha=0.8, rasterized=len(lines) > MANY)
     )  # fmt: skip
     axes.plot(across, heights[order[-1]], color=ORANGE, linewidth=2.4, label="best")
     for place, dimension in enumerate(dimensions):
-        axes.axvline(place, color="#57606a", linewidth=0.8)
+        axes.axvline(place, color=QUIET, linewidth=0.8)
         for height, text in _ticks(dimension, [trial.values[dimension.path] for trial in trials]):
             axes.annotate(text, (place, height), (3, 0), textcoords="offset points", fontsize=7, va="center",
                           bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8})  # fmt: skip
@@ -161,7 +162,7 @@ def parallel(data: SweepData) -> Figure:
     axes.set_xlim(-0.1, len(dimensions) + 0.1)
     axes.set_ylim(-0.05, 1.05)
     axes.tick_params(axis="x", length=0)
-    bar = figure.colorbar(ScalarMappable(norm, COLOUR_MAP), ax=axes, pad=0.01)
+    bar = figure.colorbar(ScalarMappable(norm, COLOR_MAP), ax=axes, pad=0.01)
     bar.set_label(f"{metric_title(data.objective)}, percent")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12))
     return figure

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from ctxtune.reporting.gallery.confusion import most_confused
-from ctxtune.reporting.gallery.embedding_map import COLOURS, flatten_embeddings, map_drawing, shown_points
+from ctxtune.reporting.gallery.embedding_map import embedding_map, flatten_embeddings, shown_points
 from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page, worst_queries
+from ctxtune.reporting.pages import fragment
+from ctxtune.reporting.palette import COLORS
 
 
 class Page(HTMLParser):
@@ -103,7 +105,7 @@ def test_each_of_the_worst_queries_stands_with_its_neighbours_right_and_wrong_on
     assert any(kind == "right later" for kind, _ in expected)
 
 
-def test_right_and_wrong_differ_by_more_than_colour():
+def test_right_and_wrong_differ_by_more_than_color():
     page = error_gallery_page(content_of())
     right = re.search(r"figure\.right \.frame \{[^}]*}", page)
     wrong = re.search(r"figure\.wrong \.frame \{[^}]*}", page)
@@ -184,7 +186,7 @@ def test_confusions_are_those_counted_one_by_one(seed):
     for confusion in found:
         queries = expected[confusion.label, confusion.other]
         assert confusion.query == min(queries, key=lambda query: (-similarities[query], query))
-        assert confusion.neighbour == nearest[confusion.query]
+        assert confusion.neighbor == nearest[confusion.query]
         assert confusion.queries == int((labels == confusion.label).sum())
     assert [c.count for c in found] == sorted((c.count for c in found), reverse=True)
     assert most_confused(labels, others, nearest, similarities, 3) == found[:3]
@@ -212,10 +214,11 @@ def test_degenerate_embeddings_have_a_map(embeddings):
     points, _ = flatten_embeddings(embeddings, "pca")
     assert points.shape == (len(embeddings), 2)
     assert np.isfinite(points).all()
-    assert "<svg" in map_drawing(points, [0] * len(points), {}, [0])
+    drawing = fragment("embedding_map.html.j2", "embedding_map", map=embedding_map(points, [0] * len(points), {}, [0]))
+    assert drawing.count("<circle") == len(points) + 1
 
 
-def test_a_map_of_many_points_keeps_those_of_the_coloured_classes():
+def test_a_map_of_many_points_keeps_those_of_the_colored_classes():
     wanted = np.zeros(10_000, dtype=bool)
     wanted[123:9000:777] = True
     shown = shown_points(10_000, wanted, 500)
@@ -224,10 +227,10 @@ def test_a_map_of_many_points_keeps_those_of_the_coloured_classes():
     assert shown_points(40, wanted[:40], 500).tolist() == list(range(40))
 
 
-def test_the_legend_has_as_many_classes_as_there_are_colours():
+def test_the_legend_has_as_many_classes_as_there_are_colors():
     points = np.random.default_rng(1).normal(size=(60, 2))
     labels = [index % 20 for index in range(60)]
-    drawing = map_drawing(points, labels, {}, list(range(20)))
-    assert drawing.count("<li>") == len(COLOURS) + 1
+    drawing = fragment("embedding_map.html.j2", "embedding_map", map=embedding_map(points, labels, {}, list(range(20))))
+    assert drawing.count("<li>") == len(COLORS) + 1
     assert "all other classes" in drawing
     assert drawing.count("<title>") == 60

@@ -24,6 +24,7 @@ from ctxtune.data import cache
 from ctxtune.data.checking import PartReport, advice, describe_part, open_images
 from ctxtune.data.contact_sheet import contact_sheet
 from ctxtune.data.loading import dataset_names, load_dataset
+from ctxtune.data.oddities import left_out, listed_twice
 from ctxtune.data.official_counts import DataWarning, differences
 from ctxtune.data.reading import processors
 from ctxtune.data.settings import DatasetSettings, ImageSettings
@@ -136,18 +137,22 @@ def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) 
             with _bar(console, f"opening {part.name}") as progress:
                 report = open_images(part, report, request.workers, progress)
         reports.append(report)
-    differing = differences(benchmark)
+    differing, twice = differences(benchmark), listed_twice(benchmark)
     console.print(f"{benchmark.name}: {benchmark.layout}, Recall at {', '.join(map(str, benchmark.recall_at))}")
     console.print(_table(reports))
     for sentence in differing:
         console.print(f"counts: {sentence}", markup=False)
+    for sentence in twice:
+        console.print(f"twice: {sentence}", markup=False)
+    for sentence in left_out(benchmark):
+        console.print(f"left out: {sentence}", markup=False)
     broken = [(report.name, *item) for report in reports for item in report.unreadable.items()]
     for name, path, reason in broken:
         console.print(f"unreadable: {name}: {path}: {reason}", markup=False)
     console.print("next:")
-    for step in advice(benchmark, reports, differing):
+    for step in advice(benchmark, reports, differing, twice):
         console.print(f"  - {step}", markup=False)
-    return 1 if broken or differing else 0
+    return 1 if broken or differing or twice else 0
 
 
 def _table(reports: list[PartReport]) -> Table:
@@ -232,6 +237,8 @@ def _show(request: Request, benchmark: Benchmark, options: argparse.Namespace) -
     parts = benchmark.parts()
     if options.part not in parts:
         raise ConfigError(f"--part {options.part}: {benchmark.name} has {', '.join(parts)}")
+    if not (1 <= options.classes <= 500 and 1 <= options.images <= 100 and options.seed >= 0):
+        raise ConfigError("--classes 1 to 500, --images 1 to 100, --seed 0 or more")
     output = options.output or Path(f"{benchmark.name}-{options.part}.png")
     with _bar(request.console, f"drawing {options.part}") as progress:
         sheet = contact_sheet(

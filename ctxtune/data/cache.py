@@ -31,7 +31,7 @@ from ctxtune.errors import DataError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-FORMAT = 2
+FORMAT = 3  # 2 held images of more than 8 bits scaled by their own maximum
 BLOCK = 1 << 24
 """Bytes under one checksum."""
 CHECKED_BLOCKS = 16

@@ -9,6 +9,10 @@ import numpy as np
 from ctxtune.data.cache import Progress
 from ctxtune.data.reading import in_threads
 from ctxtune.data.split import Benchmark, Split
+from ctxtune.text import counted
+
+HUGE = 89_478_485
+"""Pixels: from here on Pillow warns of what it opens."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class PartReport:
     median_image: tuple[int, int] | None = None
     largest_image: tuple[int, int] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    huge_images: int = 0
 
 
 def describe_part(part: Split) -> PartReport:
@@ -73,11 +78,12 @@ def open_images(part: Split, report: PartReport, workers: int, progress: Progres
             "median_image": by_area[len(by_area) // 2] if by_area else None,
             "largest_image": by_area[-1] if by_area else None,
             "unreadable": unreadable,
+            "huge_images": sum(width * height > HUGE for width, height in sizes),
         }
     )
 
 
-def advice(benchmark: Benchmark, reports: list[PartReport], differing: list[str]) -> list[str]:
+def advice(benchmark: Benchmark, reports: list[PartReport], differing: list[str], twice: list[str]) -> list[str]:
     """What to do next, one sentence each."""
     steps = []
     broken = {path: reason for report in reports for path, reason in report.unreadable.items()}
@@ -89,13 +95,20 @@ def advice(benchmark: Benchmark, reports: list[PartReport], differing: list[str]
         )
     if differing:
         steps.append("Compare your copy with the official one: counts differ. Scores will not be comparable.")
+    if twice:
+        steps.append("List each image once: a copy is the nearest neighbor of its original and raises Recall@1.")
     for report in reports:
         if report.name.endswith("/test") and report.single_image_classes:
             steps.append(
                 f"{report.name}: {report.single_image_classes} classes have one image; as queries they score 0 at "
                 "Recall@K and are left out of MAP@R."
             )
-    if not broken and not differing:
+    if huge := sum(report.huge_images for report in reports):
+        steps.append(
+            f"{counted(huge, 'image')} of more than {HUGE / 1e6:.0f} million pixels: each takes {3 * HUGE / 1e9:.1f} GB "
+            "or more while it is read; scale them down once."
+        )
+    if not broken and not differing and not twice:
         steps.append("Nothing to mend.")
     if benchmark.train.table.source.image_size is None:
         steps.append("`python -m ctxtune.data prepare` with the same arguments builds the image cache beforehand.")

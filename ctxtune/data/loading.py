@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ctxtune.data.layouts.omniglot import load_omniglot
 from ctxtune.data.official_counts import verify
 from ctxtune.data.settings import DATASETS, DatasetSettings, unknown_dataset
 from ctxtune.data.split import Benchmark, Split
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, DataError
 
 
 def _glyphs(root: Path, image_size: int = 32) -> Benchmark:
@@ -86,10 +87,14 @@ def load(
         if option not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(f"dataset.{option}: the data set {name} has no such option; {has}")
-    if lists is not None and "lists" not in known:
-        benchmark = load_image_lists(name, place, lists, RECALL_AT.get(name, (1, 2, 4, 8)))
-    else:
-        benchmark = loader(place, **options, **({} if lists is None else {"lists": lists}))
+    try:
+        if lists is not None and "lists" not in known:
+            benchmark = load_image_lists(name, place, lists, RECALL_AT.get(name, (1, 2, 4, 8)))
+        else:
+            benchmark = loader(place, **options, **({} if lists is None else {"lists": lists}))
+    except (OSError, zipfile.BadZipFile) as error:  # no right to look, a broken archive, a name that is too long
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{name}: {getattr(error, 'filename', None) or place}: {reason}") from error
     verify(benchmark, strict=strict)
     return _with_tolerance(benchmark, max_unreadable)
 

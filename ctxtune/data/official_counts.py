@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from ctxtune.data.oddities import listed_twice
 from ctxtune.data.split import Benchmark
 from ctxtune.errors import DataError
 
@@ -40,7 +41,7 @@ def differences(benchmark: Benchmark) -> list[str]:
 
 
 def verify(benchmark: Benchmark, *, strict: bool) -> None:
-    """Refuse a benchmark with a class on both sides; warn of counts that are not the official ones.
+    """Refuse a benchmark with a class on both sides; warn of counts that are not official, and of images listed twice.
 
     Raises DataError for the first, and with `strict` for the second.
     """
@@ -52,7 +53,7 @@ def verify(benchmark: Benchmark, *, strict: bool) -> None:
                 f"{benchmark.name}: {shared.size} classes are both in train and in {name} ({few}, ...); "
                 "zero-shot retrieval needs classes that training has never seen"
             )
-    if found := differences(benchmark):
+    if found := [*differences(benchmark), *listed_twice(benchmark)]:
         message = "; ".join(found)
         if strict:
             raise DataError(f"{message} (dataset.strict is true)")

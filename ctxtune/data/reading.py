@@ -6,6 +6,7 @@ that already uses a GPU is never forked.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import warnings
@@ -23,6 +24,7 @@ from ctxtune.data.augmentation import resized_shape
 from ctxtune.data.settings import ImageSettings, Size
 from ctxtune.data.split import ImageTable
 from ctxtune.errors import DataError
+from ctxtune.image_modes import MOST_PIXELS, without_ends
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,10 +94,34 @@ def resized(image: Image.Image, resize: Size | None, interpolation: str = "bilin
     return image.resize((width, height), _FILTERS[interpolation])
 
 
+def training_pixels(image: Image.Image, settings: ImageSettings) -> Image.Image:
+    """An image as training crops it: after `train_resize`. Raises ValueError where that would be too large."""
+    # A crop of less than `min_scale` is never drawn, so of a longer image the largest central crop is always taken.
+    aspect = max(settings.ratio[1], 1 / settings.ratio[0]) / settings.min_scale
+    side = settings.train_resize
+    needed = None if not isinstance(side, int) else math.ceil(aspect * side)
+    return resized(_bounded(image, side, needed), side, settings.filter)
+
+
+def _bounded(image: Image.Image, resize: Size | None, needed: int | None) -> Image.Image:
+    """An image that can be resized: without ends that nobody looks at. Raises ValueError where it is still too large."""
+    if not isinstance(resize, int):
+        return image
+    if needed is not None:
+        image = without_ends(image, resize, needed)
+    height, width = resized_shape(image.height, image.width, resize)
+    if height * width > 2 * MOST_PIXELS:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels would be {width} x {height} with a short side of {resize}; leave it out, "
+            "or cut it"
+        )
+    return image
+
+
 def evaluation_pixels(image: Image.Image, settings: ImageSettings) -> npt.NDArray[np.uint8]:
     """The test view of one image, (h, w, 3): torchvision's Resize and CenterCrop, black where the crop is larger."""
-    image = resized(image, settings.test_resize, settings.filter)
     crop = settings.test_crop
+    image = resized(_bounded(image, settings.test_resize, crop), settings.test_resize, settings.filter)
     if crop is None or image.size == (crop, crop):
         return np.asarray(image)
     padding = max(0, crop - image.width), max(0, crop - image.height)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +20,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 # Broken EXIF is no concern of ours. Said once: images are decoded in threads, and filters that several threads set and
 # take back at a time end up mixed (`warnings.catch_warnings` is for one thread).
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# What is large is told by `check`; what is too large is refused below.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def is_image_name(name: str) -> bool:
@@ -33,8 +37,17 @@ def decode(data: bytes) -> Image.Image:
             return to_rgb(image)
     except UnidentifiedImageError:
         raise OSError(f"not an image file ({len(data)} bytes)") from None
-    except (SyntaxError, Image.DecompressionBombError, EOFError) as error:
-        raise OSError(str(error)) from error
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        found = f"{int(pixels[0]) / 1e6:,.0f} million pixels" if pixels else "too many pixels"
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise OSError(f"{found}; images of up to {most:,.0f} million are read: scale it down") from None
+    except MemoryError:
+        raise OSError("the memory of this machine does not hold it") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many kinds for files that are broken
+        raise OSError(f"broken: {str(error) or type(error).__name__}") from error
 
 
 class FolderSource:
@@ -101,7 +114,8 @@ class ZipSource:
         with self._lock:
             try:
                 return self._zip().read(path)
-            except (KeyError, zipfile.BadZipFile) as error:
+            # RuntimeError: encrypted; NotImplementedError is one: an unknown compression.
+            except (KeyError, zipfile.BadZipFile, RuntimeError, zlib.error, EOFError) as error:
                 raise OSError(f"{self.archive}: {error}") from error
 
     def size_in_bytes(self, path: str) -> int:

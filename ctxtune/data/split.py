@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ctxtune.errors import DataError
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -209,7 +211,9 @@ def make_part(
     super_labels: npt.ArrayLike | None = None,
     class_names: Mapping[int, str] | None = None,
 ) -> Split:
-    """A published part from parallel sequences of identifiers and labels."""
+    """A published part from parallel sequences of identifiers and labels. Raises DataError where it is empty."""
+    if not len(paths):
+        raise DataError(f"{name}: there are no images for it")
     table = ImageTable(name, source, StringTable(paths))
     return Split(
         name=name,

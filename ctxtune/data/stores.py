@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ctxtune.data.cache import Entry, Progress, Store, TooLarge, one_by_one, open_store
-from ctxtune.data.reading import evaluation_pixels, processors, resized
+from ctxtune.data.reading import evaluation_pixels, processors, resized, training_pixels
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.sources import decode
 from ctxtune.data.split import ImageTable, Integers
@@ -56,7 +56,7 @@ class FileReader:
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
         """Decoded anew."""
         image = self._table.source.read(self._table.paths[row])
-        return np.array(resized(image, self._settings.train_resize, self._settings.filter))
+        return np.array(training_pixels(image, self._settings))
 
     def sizes(self, rows: Integers) -> None:
         """Not known before reading."""
@@ -76,7 +76,7 @@ class EncodedReader:
         if not length:
             raise OSError(self.unreadable.get(self._table.paths[row], "unreadable"))
         image = decode(self._store.data[offset : offset + length].tobytes())
-        return np.array(resized(image, self._settings.train_resize, self._settings.filter))
+        return np.array(training_pixels(image, self._settings))
 
     def sizes(self, rows: Integers) -> None:
         """Not known before reading."""
@@ -116,7 +116,7 @@ def short_side(settings: ImageSettings) -> int:
 
 def _stored(image: Image.Image, settings: ImageSettings) -> Image.Image:
     if settings.train_resize is not None:
-        return resized(image, settings.train_resize, settings.filter)
+        return training_pixels(image, settings)
     side = short_side(settings)
     return resized(image, side, settings.filter) if min(image.size) > side else image
 

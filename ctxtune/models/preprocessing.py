@@ -7,7 +7,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from ctxtune.image_modes import to_rgb
+from ctxtune.image_modes import to_rgb, without_ends
 from ctxtune.models.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.settings import Settings
 
@@ -44,6 +44,8 @@ class Preprocessing(Settings):
         from torchvision.transforms.v2 import functional as transforms
 
         image = to_rgb(image)
+        if isinstance(self.resize, int) and self.crop is not None:
+            image = without_ends(image, self.resize, self.crop)
         if self.resize is not None:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
             image = transforms.resize(image, size, transforms.InterpolationMode(self.interpolation))  # antialiased: PIL

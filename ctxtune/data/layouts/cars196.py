@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctxtune.data.layouts.finding import first_folder, not_found, read_mat, require_files
+from ctxtune.data.layouts.finding import first_folder, mat_content, not_found, read_mat, require_files
 from ctxtune.data.layouts.folders import images_by_class
 from ctxtune.data.sources import FolderSource
 from ctxtune.data.split import Benchmark, Split, make_part
@@ -108,7 +108,7 @@ def _class_folders(root: Path) -> tuple[Path, Rows, dict[int, str], str] | None:
 def _rows(file: Path, paths: object, labels: object) -> Rows:
     try:
         return [(str(path), int(label)) for path, label in zip(paths, labels, strict=True)]  # type: ignore[call-overload]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{file}: annotations are not pairs of a file name and a class number ({error})") from error
 
 
@@ -117,7 +117,5 @@ def _require(file: Path, base: Path, rows: Rows) -> None:
 
 
 def _class_names(file: Path) -> dict[int, str]:
-    from scipy.io import loadmat
-
-    names = loadmat(str(file), squeeze_me=True).get("class_names", ())
+    names = mat_content(file).get("class_names", ())
     return {label: str(name) for label, name in enumerate(names, start=1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
@@ -65,7 +66,7 @@ def _from_folders(base: Path) -> list[tuple[str, int]]:
     rows = []
     for name, paths in images_by_class(base, "images").items():
         number, _, rest = name.partition(".")
-        if not number.isdigit() or not rest:
+        if not re.fullmatch(r"\d{1,18}", number, re.ASCII) or not rest:
             raise DataError(f"{base / 'images' / name}: expected a folder name such as 001.Black_footed_Albatross")
         rows += [(path, int(number)) for path in paths]
     return rows

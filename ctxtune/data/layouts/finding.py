@@ -7,8 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctxtune.errors import DataError
+import numpy as np
 
+from ctxtune.errors import DataError
+from ctxtune.text import shortened
+
+LARGEST_LABEL = 2**63 - 1
+MOST_DIGITS = 30
 ANY_LIST = (
     "image lists (header 'image_id class_id super_class_id path', single spaces), one per part: "
     "--set 'trial.dataset.lists={train: FILE, test: FILE}'"
@@ -43,7 +48,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 ({error})") from error
+        raise DataError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -69,21 +74,24 @@ def read_rows(
         if header:
             header = False
             if cells != list(columns):
-                raise DataError(f"{path}, line {number}: expected the header {names!r}, found {line!r}")
+                raise DataError(f"{path}, line {number}: expected the header {names!r}, found {shortened(line)!r}")
             continue
         if len(cells) != len(columns):
-            raise DataError(f"{path}, line {number}: expected {len(columns)} columns ({names}), found {line!r}")
+            raise DataError(
+                f"{path}, line {number}: expected {len(columns)} columns ({names}), found {shortened(line)!r}"
+            )
         yield number, cells
     if header:
         raise DataError(f"{path}: empty; expected the header {names!r}")
 
 
 def whole_number(text: str, what: str, path: Path, line: int) -> int:
-    """An integer cell. Raises DataError with file and line."""
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"{path}, line {line}: {what} must be a whole number, found {text!r}") from None
+    """An integer cell of up to 63 bits. Raises DataError with file and line."""
+    if not (text.isascii() and text.removeprefix("-").isdecimal()):
+        raise DataError(f"{path}, line {line}: {what} must be a whole number, found {shortened(text)!r}")
+    if len(text) > MOST_DIGITS or abs(int(text)) > LARGEST_LABEL:
+        raise DataError(f"{path}, line {line}: {what} must be at most {LARGEST_LABEL}, found {shortened(text)}")
+    return int(text)
 
 
 def require_files(root: Path, paths: Sequence[str], where: Callable[[int], str]) -> None:
@@ -102,31 +110,40 @@ def require_files(root: Path, paths: Sequence[str], where: Callable[[int], str])
     if missing:
         first = missing[0]
         more = f"; {len(missing)} of its {len(paths)} images are missing" if len(missing) > 1 else ""
-        raise DataError(f"{where(first)}: the image {paths[first]} is not under {root.absolute()}{more}")
+        slashes = "; folders are separated by / and not by \\" if "\\" in paths[first] else ""
+        raise DataError(
+            f"{where(first)}: the image {shortened(paths[first], 200)} is not under {root.absolute()}{slashes}{more}"
+        )
 
 
 def _names(folder: Path) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in a path
         return frozenset()
 
 
-def read_mat(path: Path, variable: str, fields: Sequence[str]) -> Any:
-    """The struct array `variable` of a MATLAB file, checked for `fields`. Raises DataError with the file's name."""
+def mat_content(path: Path) -> dict[str, Any]:
+    """The variables of a MATLAB file. Raises DataError with the file's name."""
     from scipy.io import loadmat
 
     try:
-        content = loadmat(str(path), squeeze_me=True)
+        content: dict[str, Any] = loadmat(str(path), squeeze_me=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # scipy raises many kinds for files that are not MATLAB's
         raise DataError(f"{path}: not a MATLAB file that SciPy can read ({error})") from error
+    return content
+
+
+def read_mat(path: Path, variable: str, fields: Sequence[str]) -> Any:
+    """The struct array `variable` of a MATLAB file, checked for `fields`. Raises DataError with the file's name."""
+    content = mat_content(path)
     if variable not in content:
         found = ", ".join(sorted(key for key in content if not key.startswith("__"))) or "nothing"
         raise DataError(f"{path}: no variable {variable!r} in it, found {found}")
-    array = content[variable]
+    array = np.asarray(content[variable])
     lacking = [name for name in fields if name not in (array.dtype.names or ())]
     if lacking:
         raise DataError(f"{path}: {variable} has no field {', '.join(lacking)}, found {array.dtype.names}")

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from ctxtune.data.layouts.finding import not_found, subfolders
-from ctxtune.data.sources import FolderSource, is_image_name
+from ctxtune.data.sources import IMAGE_SUFFIXES, FolderSource, is_image_name
 from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
+from ctxtune.text import counted
 
 NAME = "class_folders"
+PARTS = ("train", "test", "query", "gallery")
 LAYOUTS = (
     "train/CLASS/*.jpg and test/CLASS/*.jpg, with no class in both",
     "train/CLASS/*.jpg, query/CLASS/*.jpg and gallery/CLASS/*.jpg",
@@ -21,17 +23,44 @@ LAYOUTS = (
 def images_by_class(root: Path, folder: str) -> dict[str, list[str]]:
     """Class name to sorted image paths relative to `root`, for the class folders in `root/folder`.
 
-    Raises DataError for a class folder without an image.
+    Raises DataError for a class folder without an image, and where there is no class folder at all.
     """
     found: dict[str, list[str]] = {}
     prefix = f"{folder}/" if folder else ""
-    for name in subfolders(root / folder):
+    names = subfolders(root / folder)
+    if not names and folder:
+        count = sum(is_image_name(entry.name) for entry in os.scandir(root / folder))
+        found_there = f"{counted(count, 'image')} but no class folder" if count else "no class folder"
+        raise DataError(
+            f"{(root / folder).absolute()}: there is {found_there} in it; "
+            f"expected is a folder for each class: {folder}/CLASS/*.jpg"
+        )
+    for name in names:
         place = root / folder / name
         images = sorted(entry.name for entry in os.scandir(place) if is_image_name(entry.name))
         if not images:
-            raise DataError(f"{place.absolute()}: a class folder without an image; fill it or take it away")
+            there = sorted(entry.name for entry in os.scandir(place))
+            others = f" (there are {', '.join(there[:3])}{', ...' if len(there) > 3 else ''})" if there else ""
+            raise DataError(
+                f"{place.absolute()}: a class folder without an image{others}; fill it or take it away. Images are "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
         found[name] = [f"{prefix}{name}/{image}" for image in images]
     return found
+
+
+def _part_folders(root: Path) -> dict[str, str]:
+    """The folder of each part that is there, however its name is capitalized.
+
+    Raises DataError where a part has two.
+    """
+    found: dict[str, str] = {}
+    for name in subfolders(root):
+        if name.lower() not in PARTS:
+            continue
+        if (other := found.setdefault(name.lower(), name)) != name:
+            raise DataError(f"{root.absolute()}: both {other}/ and {name}/; which of them is it?")
+    return {part: found[part] for part in PARTS if part in found}
 
 
 def load_class_folders(
@@ -43,12 +72,12 @@ def load_class_folders(
     """
     if not root.is_dir():
         raise not_found(NAME, root, LAYOUTS)
-    names = subfolders(root)
-    if "train" in names:
-        parts = {part: images_by_class(root, part) for part in ("train", "test", "query", "gallery") if part in names}
+    folders = _part_folders(root)
+    if "train" in folders:
+        parts = {part: images_by_class(root, folder) for part, folder in folders.items()}
         if not ("test" in parts or {"query", "gallery"} <= set(parts)):
             raise not_found(NAME, root, LAYOUTS, "train/ without test/ or query/ and gallery/")
-        layout = " and ".join(f"{part}/" for part in parts) + " with class folders"
+        layout = " and ".join(f"{folder}/" for folder in folders.values()) + " with class folders"
     else:
         found = images_by_class(root, "")
         count = train_classes if train_classes is not None else len(found) // 2

@@ -11,6 +11,7 @@ from ctxtune.data.layouts.finding import first_folder, not_found, read_lines, re
 from ctxtune.data.sources import FolderSource
 from ctxtune.data.split import Benchmark, Split, make_part
 from ctxtune.errors import DataError
+from ctxtune.text import shortened
 
 LIST = "list_eval_partition.txt"
 COLUMNS = ["image_name", "item_id", "evaluation_status"]
@@ -57,8 +58,10 @@ def _group(path: str) -> str:
 def _read(file: Path) -> list[tuple[int, str, int, str]]:
     """(line, path, item, status) of each image; the count in the first line is checked."""
     lines = read_lines(file)
-    if len(lines) < 2 or not lines[0].strip().isdigit():
-        raise DataError(f"{file}, line 1: expected the number of images, found {lines[0] if lines else ''!r}")
+    if len(lines) < 2 or not re.fullmatch(r"\d{1,12}", lines[0].strip(), re.ASCII):
+        raise DataError(
+            f"{file}, line 1: expected the number of images, found {shortened(lines[0] if lines else '')!r}"
+        )
     if lines[1].split() != COLUMNS:
         raise DataError(f"{file}, line 2: expected the header {' '.join(COLUMNS)!r}, found {lines[1]!r}")
     rows = []
@@ -68,7 +71,7 @@ def _read(file: Path) -> list[tuple[int, str, int, str]]:
         cells = line.split()
         if len(cells) != 3:
             raise DataError(f"{file}, line {number}: expected 3 columns ({' '.join(COLUMNS)}), found {line!r}")
-        item = re.fullmatch(r"id_(\d+)", cells[1])
+        item = re.fullmatch(r"id_(\d{1,18})", cells[1], re.ASCII)
         if item is None:
             raise DataError(f"{file}, line {number}: item_id must look like id_00000001, found {cells[1]!r}")
         if cells[2] not in PARTS:

@@ -31,7 +31,7 @@ def read_list(name: str, path: Path, root: Path) -> Split:
         lines.append(line)
         labels.append(whole_number(label, "class_id", path, line))
         supers.append(whole_number(super_label, "super_class_id", path, line))
-        paths.append(file)
+        paths.append(file if "/" in file else file.replace("\\", "/"))  # lists that were written on Windows
     if not paths:
         raise DataError(f"{path}: no images in it")
     require_files(root, paths, lambda position: f"{path}, line {lines[position]}")

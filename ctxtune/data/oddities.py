@@ -1,0 +1,80 @@
+"""What is odd about a data set that can be used all the same: images listed twice, files that nobody reads."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from ctxtune.data.sources import FolderSource, is_image_name
+from ctxtune.data.split import Benchmark
+from ctxtune.text import counted
+
+NAMED_AT_MOST = 3
+
+
+def listed_twice(benchmark: Benchmark) -> list[str]:
+    """Images that are in the data set more than once, one sentence for each part and each pair of parts.
+
+    A copy is the nearest neighbour of its original, and counts as a match: Recall@1 rises without a reason.
+    """
+    found = []
+    paths = {name: Counter(part.paths) for name, part in benchmark.parts().items()}
+    for name, counts in paths.items():
+        twice = [path for path, count in counts.items() if count > 1]
+        if twice:
+            found.append(f"{benchmark.name}/{name}: {_named(twice)} listed more than once: a copy is its own match")
+    names = list(paths)
+    for place, name in enumerate(names):
+        for other in names[place + 1 :]:
+            if shared := sorted(paths[name].keys() & paths[other].keys()):
+                found.append(f"{benchmark.name}: {_named(shared)} both in {name} and in {other}")
+    return found
+
+
+def _named(paths: list[str]) -> str:
+    few = ", ".join(paths[:NAMED_AT_MOST])
+    more = ", ..." if len(paths) > NAMED_AT_MOST else ""
+    return f"{counted(len(paths), 'image')} ({few}{more}) {'is' if len(paths) == 1 else 'are'}"
+
+
+def left_out(benchmark: Benchmark) -> list[str]:
+    """What lies in the folders of the images and is not read, one sentence for each folder: other files, folders inside.
+
+    Empty where the images are in no folder (an archive, rendered images). Raises OSError.
+    """
+    listed: dict[Path, set[str]] = {}
+    for part in benchmark.parts().values():
+        if isinstance(part.table.source, FolderSource):
+            for path in part.paths:
+                folder, _, file = path.rpartition("/")
+                listed.setdefault(part.table.source.root / folder, set()).add(file)
+    sentences = [text for folder, files in sorted(listed.items()) for text in _beside(folder, files)]
+    for parent in sorted({folder.parent for folder in listed} - listed.keys()):
+        stray = sorted(entry.name for entry in os.scandir(parent) if entry.is_file() and is_image_name(entry.name))
+        if stray:
+            sentences.append(f"{parent}: {_named(stray)} in no class folder and left out")
+    return sentences
+
+
+def _most_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
+
+
+def _beside(folder: Path, listed: set[str]) -> Iterator[str]:
+    others, inside = [], []
+    for entry in os.scandir(folder):
+        if entry.name in listed or entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            inside.append(entry.name)
+        elif not is_image_name(entry.name):
+            others.append(entry.name)
+    if others:
+        suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in others)  # noqa: PTH122
+        kinds = ", ".join(f"{count} with {suffix}" for suffix, count in sorted(suffixes.items(), key=_most_first)[:5])
+        few = ", ".join(sorted(others)[:NAMED_AT_MOST]) + (", ..." if len(others) > NAMED_AT_MOST else "")
+        yield f"{folder}: {counted(len(others), 'file')} left out by suffix: {kinds} ({few})"
+    if inside:
+        yield f"{folder}: not looked into: {', '.join(f'{name}/' for name in sorted(inside)[:NAMED_AT_MOST])}"

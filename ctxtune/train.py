@@ -18,10 +18,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, run_command, whole_number
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
+from ctxtune.data.features import Reporter
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
+from ctxtune.models.weights import weight_record
 from ctxtune.terminal import add_file_arguments, all_overrides, named_device
 from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_splits
 from ctxtune.training import progress as standing
+from ctxtune.training.progress_bars import progress_bars
 from ctxtune.training.trainer import Report, Trainer
 
 
@@ -103,9 +106,15 @@ def _train_in(
         raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or give this one another --name")
     newest = checkpoints.load_newest() if found else None
     console = Console(highlight=False, soft_wrap=True, quiet=arguments.quiet or world.rank > 0)
-    trainer = open_trainer(
-        file, seed_index=arguments.seed_index, device=device, world=world, load_pretrained=newest is None
-    )
+    with progress_bars(console) as reporter:
+        trainer = open_trainer(
+            file,
+            seed_index=arguments.seed_index,
+            device=device,
+            world=world,
+            load_pretrained=newest is None,
+            reporter=reporter,
+        )
     try:
         if newest is not None:
             trainer.load_state_dict(newest)
@@ -146,13 +155,22 @@ def open_trainer(
     device: torch.device,
     world: ProcessGroup | None = None,
     load_pretrained: bool = True,
+    reporter: Reporter | None = None,
 ) -> Trainer:
-    """The run of a file, one for each validation fold in use."""
+    """The run of a file, one for each validation fold in use; `reporter` is told where features are computed."""
     seed = stage_seed("train", seed_index)
     folds = [fold_splits(file.trial, file.validation, fold, seed) for fold in file.validation.use]
     return Trainer(
         [
-            FoldTrainer(file.trial, parts, seed=seed, device=device, world=world, load_pretrained=load_pretrained)
+            FoldTrainer(
+                file.trial,
+                parts,
+                seed=seed,
+                device=device,
+                world=world,
+                load_pretrained=load_pretrained,
+                reporter=reporter,
+            )
             for parts in folds
         ],
         protocol={
@@ -279,6 +297,7 @@ def _write_result(folder: Path, file: TrialFile, trainer: Trainer) -> None:
         "device": str(run.device),
         "processes": run.world.size,
         "precision": run.precision,
+        **({"weights": record} if (record := weight_record(run.trial.model)) else {}),
         "torch": torch.__version__,
         "metrics": trainer.history[-1],
         "best": trainer.best,

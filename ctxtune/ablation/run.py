@@ -16,12 +16,13 @@ from ctxtune.tracking import flatten
 from ctxtune.tuning.backend.connect import Connection
 from ctxtune.tuning.backend.runner import delete_checkpoints, run_stage
 from ctxtune.tuning.callbacks import Watcher, end_stage, identity, interrupts, tell_link, with_precision
+from ctxtune.tuning.features import features_ahead
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ABLATION_FILE, ResultsFolder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.stages import next_of
-from ctxtune.tuning.startup import checked_place, opened
+from ctxtune.tuning.startup import checked_place, opened, recorded_weights
 from ctxtune.yaml_text import write_yaml
 
 _MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on")
@@ -78,6 +79,9 @@ def run_ablation(
         )
         _start_tracking(ablation, recorder, connection, resume=resume)
         with interrupts(recorder, watcher):
+            if place.address is None:
+                for trial in {cell.trial.hash(): cell.trial for cell in cells_of(ablation)}.values():
+                    features_ahead(trial, "train", connection.resources, recorder, watcher)
             _run_stages(ablation, recorder, connection, watcher)
         result = results_of(ablation, journal, ended=True)
         _write(recorder, folder, result)
@@ -136,6 +140,7 @@ def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connecti
         params=flatten({key: tree[key] for key in ("seeds", "design", "compare", "confirmatory", "validation")}),
         tags={
             **connection.environment,
+            **recorded_weights(ablation.trial),
             "data_set": ablation.trial.dataset.name,
             "data.train_fingerprint": connection.fingerprint,
             "reference": design.reference,

@@ -157,6 +157,11 @@ def open_store(
     return found
 
 
+def find_store(table: ImageTable, kind: str, directory: Path | None = None) -> Store | None:
+    """The cache of a table where it is there, up to date and sound; nothing is made."""
+    return _open(cache_path(directory or default_cache_directory(), table, kind), table_stamp(table), table)
+
+
 def _require_room(table: ImageTable, folder: Path, needed: int, limit: float | None) -> None:
     free = shutil.disk_usage(folder).free
     for name, bound in (("the limit (image.cache_limit_gib)", limit), ("what is free on the disk", 0.95 * free)):

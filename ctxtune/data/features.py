@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxtune.data.cache import Entry, Progress, Store, TooLarge, open_store
+from ctxtune.data.cache import Entry, Progress, Store, TooLarge, find_store, open_store
 from ctxtune.data.images import EvaluationImages, TrainingImages
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.split import ImageTable, Integers, Split
@@ -102,7 +102,7 @@ def open_features(
     try:
         store = open_store(
             table,
-            f"features, {_view_key(settings, view)}, {backbone.key}",
+            _kind(settings, view, backbone),
             lambda: _entries(table, settings, view, backbone, directory, workers),
             directory=directory,
             limit_bytes=settings.cache_limit_gib * 2**30,
@@ -114,6 +114,17 @@ def open_features(
             f"{what}: {error}; make room, raise the limit, or say --set trial.image.views=live to compute them in every step"
         ) from error
     return _read(store)
+
+
+def have_features(
+    table: ImageTable, settings: ImageSettings, view: int | None, backbone: Backbone, directory: Path | None = None
+) -> bool:
+    """Whether the features of a table are kept already, sound and up to date."""
+    return find_store(table, _kind(settings, view, backbone), directory) is not None
+
+
+def _kind(settings: ImageSettings, view: int | None, backbone: Backbone) -> str:
+    return f"features, {_view_key(settings, view)}, {backbone.key}"
 
 
 def _view_key(settings: ImageSettings, view: int | None) -> str:

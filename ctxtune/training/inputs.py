@@ -9,7 +9,7 @@ import torch
 
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data import EvaluationImages, Split, TrainingImages
-from ctxtune.data.features import EvaluationFeatures, Features, Reporter, TrainingFeatures, open_features
+from ctxtune.data.features import EvaluationFeatures, Features, Reporter, TrainingFeatures, have_features, open_features
 from ctxtune.data.split import ImageTable
 from ctxtune.training.backbone_features import FrozenBackbone
 from ctxtune.training.precision import Precision
@@ -108,6 +108,20 @@ class FeatureInputs:
         """The features of a part (this process's share), in order."""
         features = self._features(part.table, None)
         return EvaluationFeatures(_own_share(part, self._reading.world), features, device=self._reading.device)
+
+    def missing(self, part: Split, *, training: bool) -> list[tuple[ImageTable, int | None]]:
+        """The tables and views whose features a run on a part needs and that are not kept yet."""
+        views = [None, *(self._views() if training else [])]
+        return [
+            (part.table, view)
+            for view in dict.fromkeys(views)
+            if not have_features(part.table, self._trial.images, view, self._backbone, self._reading.cache_dir)
+        ]
+
+    def make(self, part: Split, *, training: bool) -> None:
+        """Compute what is `missing`."""
+        for table, view in self.missing(part, training=training):
+            self._features(table, view)
 
     def _features(self, table: ImageTable, view: int | None) -> Features:
         if (table.name, view) not in self._open:

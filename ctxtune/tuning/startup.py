@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ctxtune.config import TrialFile
+from ctxtune.config import TrialFile, TrialSettings
 from ctxtune.errors import ConfigError
+from ctxtune.models.weights import weight_file, weight_record
 from ctxtune.tracking import Tracker, absolute_uri
 from ctxtune.tracking.addresses import sqlite_path
 from ctxtune.tuning.backend.checkpoints import lost_checkpoints
@@ -37,7 +38,17 @@ def checked_place(file: TrialFile, root: Path, address: str | None, storage: str
     """Look for what can be wrong before anything is opened; see `check_before`."""
     _check_lasting(file, root)
     address = cluster_address(address)
+    if address is None:
+        weight_file(file.trial.model)
     return Place(address, *check_before(file, address, storage))
+
+
+def recorded_weights(trial: TrialSettings) -> dict[str, str]:
+    """Tags that say which weights the runs start from; none where they lie on the nodes of a cluster only."""
+    try:
+        return weight_record(trial.model)
+    except ConfigError:
+        return {}
 
 
 def _check_lasting(file: TrialFile, root: Path) -> None:

@@ -17,13 +17,15 @@ from ctxtune.tuning.backend.runner import run_stage
 from ctxtune.tuning.backend.scheduler import RungScheduler, build_scheduler
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.callbacks import Watcher, end_stage, identity, interrupts, tell_link, with_precision
+from ctxtune.tuning.features import features_ahead
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder, sweep_folder
 from ctxtune.tuning.search.multi_objective import SeveralObjectives
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
-from ctxtune.tuning.startup import checked_place, opened
+from ctxtune.tuning.stages import start_configuration
+from ctxtune.tuning.startup import checked_place, opened, recorded_weights
 from ctxtune.tuning.summary_files import Outcome, best_file, markdown, outcome, tracked_metrics
 from ctxtune.yaml_text import write_yaml
 
@@ -70,7 +72,7 @@ def run_sweep(
         )
         _start_tracking(space, recorder, connection, resume=resume)
         with interrupts(recorder, watcher):
-            _run_stages(space, recorder, connection.resources, connection.storage, watcher)
+            _run_stages(space, recorder, connection, watcher, alone=place.address is None)
         result = outcome(space, journal)
         _write(space, recorder, folder, result)
         tell_link(space, parts.tracker, f"Trials by {objective}", watcher)
@@ -78,8 +80,12 @@ def run_sweep(
 
 
 def _run_stages(
-    space: SweepConfig, recorder: Recorder, resources: RunResources, storage: str, watcher: Watcher
+    space: SweepConfig, recorder: Recorder, connection: Connection, watcher: Watcher, *, alone: bool
 ) -> None:
+    """Search, select, confirm. `alone`: on this machine, where features are computed before a stage."""
+    resources, storage = connection.resources, connection.storage
+    if alone:
+        features_ahead(start_configuration(space)[1], "train", resources, recorder, watcher)
     if "chosen" not in recorder.journal.decisions:
         _search(space, recorder, resources, storage, watcher)
         selection = list(stages.selection_specs(space, recorder.journal))
@@ -98,6 +104,8 @@ def _run_stages(
     _fix_confirmation(space, recorder.journal)
     confirmation = list(stages.confirmation_specs(space, recorder.journal, recorder.journal.decisions["chosen"]))
     if confirmation:
+        if alone:
+            features_ahead(confirmation[0].trial, "test", resources, recorder, watcher)
         watcher.on_stage(recorder, "confirmation", len(confirmation))
         run_stage(
             "confirmation",
@@ -168,6 +176,7 @@ def _start_tracking(space: SweepConfig, recorder: Recorder, connection: Connecti
         params=flatten({key: tree[key] for key in ("search", "select", "confirm", "validation")}),
         tags={
             **connection.environment,
+            **recorded_weights(space.trial),
             "data_set": space.trial.dataset.name,
             "data.train_fingerprint": connection.fingerprint,
         },

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
@@ -42,14 +43,27 @@ def next_trial(ablation: Ablation, recorder: Recorder, searches: Searches) -> Ru
     for run in recorder.journal.stage("cell_search"):
         if recorder.may_start(run.key):
             return run.spec
-    turns = itertools.product(range(tune.trials), range(tune.repeats), searches.cells)
-    new = (turn for turn in turns if search_key(turn[2], turn[1], turn[0]) not in recorder.journal.runs)
-    turn = next(new, None)
-    if turn is None:
-        return None
-    number, repeat, cell = turn
+    for number, repeat, cell in itertools.product(range(tune.trials), range(tune.repeats), searches.cells):
+        key = search_key(cell, repeat, number)
+        if key in recorder.journal.runs:
+            continue
+        suggested = searches.ask(cell, repeat, key)
+        if suggested is not None:  # a small space comes to its end before its trials do
+            return _trial_spec(ablation, cell, repeat, number, suggested, searches.memory(key))
+    return None
+
+
+def _trial_spec(
+    ablation: Ablation,
+    cell: Cell,
+    repeat: int,
+    number: int,
+    suggested: tuple[dict[str, Any], TrialSettings],
+    memory: dict[str, Any],
+) -> RunSpec:
+    assert ablation.tune_each is not None
+    point, trial = suggested
     key = search_key(cell, repeat, number)
-    point, trial = searches.ask(cell, repeat, key)
     return RunSpec(
         key=key,
         stage="cell_search",
@@ -57,11 +71,11 @@ def next_trial(ablation: Ablation, recorder: Recorder, searches: Searches) -> Ru
         point=point,
         trial=trial,
         validation=ablation.validation,
-        folds=tune.folds or ablation.validation.use,
+        folds=ablation.tune_each.folds or ablation.validation.use,
         seed_index=repeat,
         seed=stage_seed("cell_search", repeat),
         tags={**_tags(cell, repeat), "trial": str(number)},
-        memory=searches.memory(key),
+        memory=memory,
     )
 
 

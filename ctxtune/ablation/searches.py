@@ -26,16 +26,16 @@ class Searches:
                 self._samplers[cell.name, repeat] = Sampler(space.model_copy(update={"search": search}))
         self._owners: dict[str, Sampler] = {}
 
-    def ask(self, cell: Cell, repeat: int, key: str) -> tuple[dict[str, Any], TrialSettings]:
-        """The next point of a cell's search, and its configuration; ``key`` names its run.
+    def ask(self, cell: Cell, repeat: int, key: str) -> tuple[dict[str, Any], TrialSettings] | None:
+        """The next point of a cell's search, and its configuration; ``key`` names its run. None: its space is at its end.
 
         Raises:
             ConfigError: suggestion after suggestion cannot be run.
         """
         sampler, space = self._samplers[cell.name, repeat], self._spaces[cell.name]
         suggested = suggestion(space, sampler, key)
-        assert suggested is not None, "tune_each has no grid, which alone comes to an end"
-        self._owners[key] = sampler
+        if suggested is not None:
+            self._owners[key] = sampler
         return suggested
 
     def memory(self, key: str) -> dict[str, Any]:

@@ -77,6 +77,8 @@ def expression_problem(space: SweepConfig) -> tuple[Location, str] | None:
             if path not in known and not other_loss and not _stands(tree, path):
                 hint = did_you_mean(path, known)
                 return place, f"the trial has no {path} (paths here start inside `trial`){hint}"
+    if space.search.sampler.name == "grid" and all_points(space) is None:
+        return ("search", "sampler"), f"a grid has {MOST_ENUMERATED:,} points at most; take sampler random or tpe"
     if space.search.constraints and not _has_a_point(space):
         return ("search", "constraints"), (
             f"no point was found that meets {list(space.search.constraints)} (of a finite space all are tried, of another "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ctxtune.config.expressions import parse
 from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
@@ -107,9 +107,20 @@ def lookup(space: SweepConfig, point: Point) -> Any:
             return point[path]
         if path.startswith("loss.") and point.get("loss.name", own_loss) != own_loss:
             raise KeyError(path)
-        return get_path(space.trial.tree(), path)
+        return _standing(space.trial, path)
 
     return find
+
+
+def _standing(trial: TrialSettings, path: str) -> Any:
+    """The value at a dotted path of the trial. Raises KeyError where nothing stands."""
+    node: Any = trial
+    for part in path.split("."):
+        inner = node.__dict__ | (node.__pydantic_extra__ or {}) if isinstance(node, BaseModel) else node
+        if not isinstance(inner, Mapping) or part not in inner:
+            raise KeyError(path)
+        node = inner[part]
+    return list(node) if isinstance(node, tuple) else node
 
 
 def start_points(space: SweepConfig) -> dict[str, dict[str, Any]]:

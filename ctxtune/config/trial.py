@@ -19,7 +19,7 @@ from ctxtune.data.settings import DatasetSettings, ImageSettings, SamplerSetting
 from ctxtune.losses.settings import LossSettings, RegularizerSettings
 from ctxtune.models.pixels import pixel_format
 from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
-from ctxtune.settings import Settings
+from ctxtune.settings import Settings, refuse
 
 _LATER: dict[tuple[str, str], Any] = {
     ("model", "train"): "full",
@@ -162,6 +162,14 @@ class TrialSettings(Settings):
         """Side in px of the images that the backbone sees in training."""
         seen_as_in_tests = self.trains_on_features and self.image.views is None
         return (self.image.test_crop if seen_as_in_tests else None) or self.image.train_crop
+
+    @model_validator(mode="after")
+    def _memory_holds_a_batch(self) -> "TrialSettings":
+        memory, batch = self.loss.memory, self.sampler.batch_size
+        if memory is not None and memory.size < batch:
+            message = f"the memory must hold a batch at least, which has {batch} images; found {memory.size}"
+            refuse(type(self), ("loss", "memory", "size"), message)
+        return self
 
     def tree(self) -> dict[str, Any]:
         """The resolved block as plain data (dicts, lists, numbers, strings), every default filled in."""

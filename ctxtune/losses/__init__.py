@@ -5,6 +5,7 @@ from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.contextual.similarity import contextual_similarity
 from ctxtune.losses.memory import CrossBatchMemory
 from ctxtune.losses.registry import loss_names
+from ctxtune.losses.self_supervised import SelfSupervisedLoss
 from ctxtune.losses.settings import LossSettings, RegularizerSettings
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CrossBatchMemory",
     "LossSettings",
     "RegularizerSettings",
+    "SelfSupervisedLoss",
     "TrainingLoss",
     "build_loss",
     "contextual_similarity",

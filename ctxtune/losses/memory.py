@@ -21,6 +21,24 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         """The names of the classes that can be wrapped."""
         return [*losses.CrossBatchMemory.supported_losses(), ContextualLoss.__name__, _Remembered.__name__]
 
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Tensor:
+        """As the library's, which only asserts what is checked here.
+
+        Raises:
+            ValueError: the batch is larger than the memory, or the mask has another length than the batch.
+        """
+        if enqueue_mask is not None and len(enqueue_mask) != len(embeddings):
+            raise ValueError(f"enqueue_mask has {len(enqueue_mask)} entries for {len(embeddings)} embeddings")
+        check_fits(self, len(embeddings) if enqueue_mask is None else int(enqueue_mask.sum()))
+        loss: Tensor = super().forward(embeddings, labels, indices_tuple, enqueue_mask)
+        return loss
+
     def get_extra_state(self) -> dict[str, Any]:
         """Position and fill of the memory."""
         return {"queue_idx": self.queue_idx, "has_been_filled": self.has_been_filled}
@@ -28,6 +46,15 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
         self.queue_idx, self.has_been_filled = state["queue_idx"], state["has_been_filled"]
+
+
+def check_fits(memory: losses.CrossBatchMemory, items: int) -> None:
+    """Raise ValueError where a batch of so many items is larger than a memory."""
+    if items > memory.memory_size:
+        raise ValueError(
+            f"the memory holds {memory.memory_size} embeddings, fewer than the batch: {items}; make memory_size (in a file "
+            "loss.memory.size) at least as large"
+        )
 
 
 class _Remembered(nn.Module):
@@ -58,8 +85,7 @@ class ReferenceMemory(CrossBatchMemory):
         Raises:
             ValueError: the batch is larger than the memory.
         """
-        if len(embeddings) > self.memory_size:
-            raise ValueError(f"the memory holds {self.memory_size} embeddings, fewer than the batch: {len(embeddings)}")
+        check_fits(self, len(embeddings))
         self.steps += 1
         if self.steps <= self.start_step:
             return None

@@ -36,7 +36,12 @@ class FiniteFlag:
     def check(self, epoch: int) -> None:
         """Raise `RunFailed` if any step since the start was not finite. Waits for the device."""
         if not bool(self._finite):
-            raise RunFailed("non_finite", f"the loss or an embedding was not finite in epoch {epoch + 1}")
+            raise non_finite(epoch)
+
+
+def non_finite(epoch: int) -> RunFailed:
+    """The failure of a run whose loss or embeddings were not finite in an epoch, counted from 0."""
+    return RunFailed("non_finite", f"the loss or an embedding was not finite in epoch {epoch + 1}")
 
 
 def check_scale(scaler: torch.amp.GradScaler, epoch: int) -> None:

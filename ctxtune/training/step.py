@@ -14,7 +14,7 @@ from ctxtune.losses import TrainingLoss
 from ctxtune.losses.numerics import at_least_float32
 from ctxtune.models import EmbeddingModel
 from ctxtune.training.compilation import CompiledWithFallback
-from ctxtune.training.health import FiniteFlag
+from ctxtune.training.health import FiniteFlag, non_finite
 from ctxtune.training.optimization import all_parameters
 from ctxtune.training.precision import Precision, autocast, channels_last
 from ctxtune.training.process_group import ProcessGroup
@@ -60,12 +60,14 @@ class TrainingStep:
         self._parallel: DistributedDataParallel | None = None
         self._parallel_over: list[int] = []
         self._loss_randomness = self._generators()
+        self._epoch = 0
 
     def seed(self, seed: int, epoch: int) -> None:
         """What model and loss draw from here on (dropout, miners) follows from seed and epoch, not from the past.
 
         Each process draws numbers of its own for its images, but all of them the same for the loss: it is one loss.
         """
+        self._epoch = epoch
         torch.manual_seed(_drawn_from(seed, epoch, 0))
         self._loss_randomness = self._generators()
         torch.manual_seed(_drawn_from(seed, epoch, self.world.rank))
@@ -97,7 +99,7 @@ class TrainingStep:
         pieces = [images] if self._micro_batch is None else list(images.split(self._micro_batch))
         if len(pieces) == 1 and not self.world.together:
             embeddings = self._embed(images)
-            total, terms = self.loss(embeddings, labels)
+            total, terms = self._loss_of(embeddings, labels)
             self.finite.update(total, embeddings)
             self.scaler.scale(total).backward()
         else:
@@ -142,9 +144,9 @@ class TrainingStep:
     def _whole_loss(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over all processes' images: equal in all of them, what it draws at random included."""
         if not self.world.together:
-            return self.loss(embeddings, labels)
+            return self._loss_of(embeddings, labels)
         with self._drawing_from(self._loss_randomness):
-            result: tuple[Tensor, dict[str, Tensor]] = self.loss(embeddings, labels)
+            result: tuple[Tensor, dict[str, Tensor]] = self._loss_of(embeddings, labels)
             self._loss_randomness = self._generators()
         return result
 
@@ -163,6 +165,20 @@ class TrainingStep:
     def _gradients_stay(self, *, until_last: bool) -> AbstractContextManager[object]:
         """Gradients are exchanged between processes with the last piece only."""
         return nullcontext() if until_last or self._parallel is None else self._parallel.no_sync()
+
+    def _loss_of(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss; what a miner or a loss says of embeddings that are not finite is told as what it is.
+
+        Raises:
+            RunFailed: an embedding is not finite, and the loss cannot be computed for that.
+        """
+        try:
+            result: tuple[Tensor, dict[str, Tensor]] = self.loss(embeddings, labels)
+        except Exception as error:
+            if bool(torch.isfinite(embeddings.detach()).all()):
+                raise
+            raise non_finite(self._epoch) from error
+        return result
 
     def _generators(self) -> Randomness:
         """Where the generators stand: the CPU's and, on a GPU, the device's."""

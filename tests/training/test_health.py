@@ -90,9 +90,11 @@ def test_other_errors_of_the_device_are_left_alone():
 
 
 def test_a_model_too_large_for_the_memory_ends_the_run_with_its_reason(parts):
-    # More than any machine's address space: real memory is not touched.
+    # More than any machine's address space, and than a file may ask for: real memory is not touched.
+    trial = trial_of()
+    trial = trial.model_copy(update={"model": trial.model.model_copy(update={"embedding_dim": 2**40})})
     with pytest.raises(RunFailed, match=r"model\.backbone small_conv; take a smaller one, or more") as caught:
-        run_of(parts, trial_of(model__embedding_dim=2**40))
+        run_of(parts, trial)
     assert caught.value.reason == "out_of_memory"
 
 
@@ -184,3 +186,32 @@ def test_a_training_batch_goes_on_without_its_unreadable_image(tmp_path):
     run = FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache")
     assert run.advance()["train/steps"] == 4
     assert few_classes(parts.fit, 2).labels.size == 12
+
+
+@pytest.mark.parametrize(
+    "miner", ["distance_weighted", "multi_similarity", "batch_hard", "batch_easy_hard", "triplet_margin", "pair_margin"]
+)
+@pytest.mark.parametrize("loss", ["triplet", "multi_similarity", "contextual"])
+@pytest.mark.parametrize("memory", [None, {"size": 64}])
+def test_a_run_that_diverges_ends_with_its_reason_whoever_meets_it_first(parts, loss, miner, memory):
+    """Miners sort and draw by distances, and some of them fail on what is not a number before the flag is read."""
+    run = run_of(parts, trial_of(loss={"name": loss, "miner": miner, "memory": memory}))
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(RunFailed) as caught:
+        run.advance()
+    assert caught.value.reason == "non_finite" and "epoch 1" in str(caught.value)
+    run.close()
+
+
+def test_an_error_of_a_loss_on_sound_embeddings_stays_what_it_is(parts):
+    run = run_of(parts)
+
+    def fails(embeddings, labels):
+        raise IndexError("of one's own")
+
+    run.step.loss.forward = fails
+    with pytest.raises(IndexError, match="of one's own"):
+        run.advance()
+    run.close()

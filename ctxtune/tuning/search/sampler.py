@@ -1,6 +1,5 @@
 """The sampler: Optuna, asked and told, over a define-by-run search space."""
 
-import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,15 +9,20 @@ import optuna
 from optuna.trial import TrialState
 
 from ctxtune.config import Dimension, SweepConfig, start_points
+from ctxtune.config.points import MOST_ENUMERATED, all_points, point_key, random_point
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
+from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.search.multi_objective import told_scores
-from ctxtune.tuning.search.rounding import RoundingSampler
+from ctxtune.tuning.search.rounding import RoundingSampler, rounded
 
 MOST_REJECTIONS = 200
 """Suggestions that may break a constraint before we draw at random among the feasible."""
+MOST_REPEATS = 20
+"""Suggestions that may have been made before, until one of those that have not is drawn at random."""
+MOST_DRAWS = 20_000
 
-_ASKED = "asked"
+_ASKED, _REFUSED = "asked", "refused"
 _TOLD = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -26,14 +30,15 @@ class Sampler:
     """Suggests points of a search space and learns from their scores.
 
     Start points come first, unaltered. A suggestion depends on the seed, its number and what was told before, on
-    nothing else: a sampler rebuilt from the journal goes on as the first one would have.
+    nothing else: a sampler rebuilt from the journal goes on as the first one would have. No point is suggested twice: all
+    trials share one seed, so the same point is the same run. A finite space comes to its end.
     """
 
     def __init__(self, space: SweepConfig) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
         self._order = dimension_order(space)
-        self._starts = list(start_points(space).values())
+        self._starts = list({point_key(point): point for point in start_points(space).values()}.values())
         self._study = optuna.create_study(
             directions=["maximize" if each.mode == "max" else "minimize" for each in space.search.objective.all],
             sampler=self._fresh_sampler(0),
@@ -41,12 +46,15 @@ class Sampler:
         self._several = bool(space.search.objective.beside)
         self._open: dict[str, optuna.Trial] = {}
         self._asked = 0
-        self._grid = _grid(space) if space.search.sampler.name == "grid" else None
+        self._tried: set[tuple[Any, ...]] = set()
+        self._refused: list[dict[str, Any]] = []
+        self._pending: dict[str, dict[str, Any]] = {}
+        self._untried = _shuffled(space)
 
     @property
     def exhausted(self) -> bool:
-        """Whether there is nothing left to suggest (a grid comes to its end)."""
-        return self._grid is not None and self._asked >= len(self._starts) + len(self._grid)
+        """Whether there is nothing left to suggest: every point of a finite space has been."""
+        return self._untried is not None and self._asked >= len(self._starts) and not self._untried
 
     def ask(self, key: str) -> dict[str, Any]:
         """The next point; ``key`` names its run when its score is told."""
@@ -55,22 +63,43 @@ class Sampler:
         self._forget_parents()
         if number < len(self._starts):
             return self._suggest_fixed(key, self._starts[number])
-        if self._grid is not None:
-            return self._suggest_fixed(key, self._grid[number - len(self._starts)])
+        if self._untried is not None and self._space.search.sampler.name == "grid":
+            return self._suggest_fixed(key, next(iter(self._untried.values())))
+        repeats = 0
         for _ in range(MOST_REJECTIONS):
             trial = self._study.ask()
             point = self._suggest(trial)
-            if is_feasible(self._space, point):
-                self._open[key] = trial
+            repeated = point_key(point) in self._tried
+            if not repeated and is_feasible(self._space, point):
+                self._note(key, trial, point)
                 return point
             self._study.tell(trial, state=TrialState.FAIL)
-        return self._suggest_fixed(key, self._random_feasible(number))
+            repeats += repeated
+            if repeats == MOST_REPEATS:
+                break
+        return self._suggest_fixed(key, self._random_untried(number))
+
+    def _note(self, key: str, trial: optuna.Trial, point: dict[str, Any]) -> None:
+        self._open[key] = trial
+        self._pending[key] = point
+        self._try(point)
+
+    def _try(self, point: dict[str, Any]) -> None:
+        self._tried.add(point_key(point))
+        if self._untried is not None:
+            self._untried.pop(point_key(point), None)
 
     def memory(self, key: str) -> dict[str, Any]:
         """What to know again of an open suggestion, for `replay`: how many there had been, those that no run can take among
         them, and what the sampler noted (generations of nsga-ii and cma-es)."""
         attributes = self._open[key].storage.get_trial_system_attrs(self._open[key]._trial_id)
-        return {_ASKED: self._asked, **{name: value for name, value in attributes.items() if name != "fixed_params"}}
+        refused, self._refused = self._refused, []
+        self._pending.pop(key, None)
+        return {
+            _ASKED: self._asked,
+            **({_REFUSED: refused} if refused else {}),
+            **{name: value for name, value in attributes.items() if name != "fixed_params"},
+        }
 
     def report(self, key: str, epoch: int, score: float) -> None:
         """An evaluation of a running trial. With several objectives nothing is learned before the end."""
@@ -83,6 +112,8 @@ class Sampler:
         A score that is not finite is told as a failure: the sampler never sees a NaN.
         """
         trial = self._open.pop(key)
+        if key in self._pending and state == "failed":  # nobody asked for its memory: no run could take it
+            self._refused.append(self._pending.pop(key))
         told = _TOLD[state]
         if score is None or not np.isfinite(score).all() or (self._several and told == TrialState.PRUNED):
             told = TrialState.FAIL
@@ -96,7 +127,10 @@ class Sampler:
             point = run.spec.point
             memory = dict(run.spec.memory)
             self._asked = memory.pop(_ASKED, self._asked + 1)
+            for refused in memory.pop(_REFUSED, ()):
+                self._try(refused)
             self._suggest_fixed(run.key, point)
+            self._pending.pop(run.key, None)
             self._remember(run.key, memory)
             for report in run.reports:
                 if metric in report.metrics:
@@ -131,17 +165,40 @@ class Sampler:
             trial = self._study.ask()
             for path in point:
                 _suggest_one(trial, path, self._space.search.space[path])
-        self._open[key] = trial
+        self._note(key, trial, dict(point))
         return dict(point)
 
-    def _random_feasible(self, number: int) -> dict[str, Any]:
-        random = RoundingSampler(optuna.samplers.RandomSampler(seed=self._seed(number)))
-        study = optuna.create_study(sampler=random)
-        for _ in range(100_000):
-            point = self._suggest(study.ask())
+    def _random_untried(self, number: int) -> dict[str, Any]:
+        """A point that was not suggested before; of a space so large that none is found, one that was.
+
+        Raises:
+            ConfigError: no point meets the constraints.
+        """
+        random = np.random.default_rng(self._seed(number))
+        if self._untried is not None:
+            return list(self._untried.values())[int(random.integers(len(self._untried)))]
+        repeated: dict[str, Any] | None = None
+        for _ in range(MOST_DRAWS):
+            point = self._rounded(random_point(self._space, random))
             if is_feasible(self._space, point):
-                return point
-        raise ValueError(f"no point of the space meets the constraints {list(self._space.search.constraints)}")
+                if point_key(point) not in self._tried:
+                    return point
+                repeated = point
+        if repeated is None:
+            raise ConfigError(
+                f"search.constraints: none of {MOST_DRAWS:,} random points of the space meets "
+                f"{list(self._space.search.constraints)}; loosen them"
+            )
+        return repeated
+
+    def _rounded(self, point: dict[str, Any]) -> dict[str, Any]:
+        space = self._space.search.space
+        return {
+            path: rounded(value, float(space[path].low), float(space[path].high))
+            if space[path].count() is None
+            else value
+            for path, value in point.items()
+        }
 
     def _seed(self, number: int) -> int:
         return int(np.random.SeedSequence([self._space.search.sampler.seed, number]).generate_state(1)[0])
@@ -186,27 +243,18 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
     return trial.suggest_float(path, low, high, log=dimension.kind == "loguniform")
 
 
-def _grid(space: SweepConfig) -> list[dict[str, Any]]:
-    """Every feasible point of a finite space, in a seeded order (so that a part of the grid is a fair sample)."""
-    points: list[dict[str, Any]] = []
-    seen: set[tuple[tuple[str, Any], ...]] = set()
-    order = dimension_order(space)
-    for values in itertools.product(*(_values(space.search.space[path]) for path in order)):
-        point: dict[str, Any] = {}
-        for path, value in zip(order, values, strict=True):
-            if is_active(space, path, point):
-                point[path] = value
-        if tuple(point.items()) not in seen and is_feasible(space, point):
-            seen.add(tuple(point.items()))
-            points.append(point)
+def _shuffled(space: SweepConfig) -> dict[tuple[Any, ...], dict[str, Any]] | None:
+    """Every feasible point of a finite space by its key, in a seeded order: a part of a grid is a fair sample. None: endless.
+
+    Raises:
+        ConfigError: a grid has too many points.
+    """
+    points = all_points(space)
+    if points is None:
+        if space.search.sampler.name == "grid":
+            raise ConfigError(
+                f"search.sampler: a grid has {MOST_ENUMERATED:,} points at most; take sampler random or tpe"
+            )
+        return None
     shuffle = np.random.default_rng(space.search.sampler.seed).permutation(len(points))
-    return [points[index] for index in shuffle]
-
-
-def _values(dimension: Dimension) -> list[Any]:
-    if dimension.kind in ("choice", "fixed"):
-        return list(dimension.choices)
-    if dimension.kind == "quniform":
-        count = int((dimension.high - dimension.low) / (dimension.step or 1) + 1e-9) + 1
-        return [float(dimension.low + index * (dimension.step or 1)) for index in range(count)]
-    return list(range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1)))
+    return {point_key(points[index]): points[index] for index in shuffle}

@@ -5,7 +5,9 @@ import math
 import pytest
 
 from ctxtune.config import SweepConfig
+from ctxtune.config.points import point_key
 from ctxtune.config.resolve import is_active, is_feasible
+from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.search.sampler import Sampler
@@ -118,9 +120,8 @@ def test_a_grid_is_walked_once_and_ends():
         points.append(sampler.ask(str(len(points))))
         assert is_feasible(space, points[-1])
         sampler.tell(str(len(points) - 1), "completed", 0.0)
-    # The start point, then 3 x 2: a negative margin of 0.8 breaks the constraint (0.75).
-    assert len(points) == 1 + 6
-    assert len({tuple(sorted(point.items())) for point in points[1:]}) == 6
+    # 3 x 2, the start among them: a negative margin of 0.8 breaks the constraint (0.75).
+    assert len(points) == len({point_key(point) for point in points}) == 6
 
 
 @pytest.mark.parametrize("name", ["grid", "tpe", "random"])
@@ -257,3 +258,77 @@ def test_a_list_of_objectives_is_written_back_as_a_list():
     assert space.model_dump(mode="json")["search"]["objective"] == objectives
     assert SweepConfig.model_validate(space.model_dump(mode="json")) == space
     assert space_of().model_dump(mode="json")["search"]["objective"] == {"metric": METRIC, "mode": "max"}
+
+
+SMALL = {"loss.k": {"choice": [2, 4, 8]}, "loss.negative_margin": {"quniform": [0.4, 0.6, 0.1]}}
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "gp", "grid"])
+def test_no_point_of_a_small_space_is_suggested_twice_and_it_ends(name):
+    space = space_of(space=SMALL, sampler={"name": name, "startup_trials": 2}, constraints=[])
+    sampler, keys = Sampler(space), []
+    while not sampler.exhausted:
+        point = sampler.ask(str(len(keys)))
+        keys.append(point_key(point))
+        sampler.tell(str(len(keys) - 1), "completed", float(point["loss.k"]))
+    assert keys[0] == point_key({"loss.k": 4, "loss.negative_margin": 0.6})  # the start is among them, once
+    assert len(keys) == len(set(keys)) == 9
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "grid"])
+def test_a_small_space_goes_on_after_a_restart_without_repeats(name):
+    space = space_of(space=SMALL, sampler={"name": name, "startup_trials": 2}, constraints=[])
+
+    def ask(sampler: Sampler, first: int, count: int) -> list[RunRecord]:
+        runs = []
+        for number in range(first, first + count):
+            key = f"trial-{number}"
+            point = sampler.ask(key)
+            runs.append(run_record(key, state="completed", point=point, memory=sampler.memory(key)))
+            runs[-1].reports.append(TrialReport(1, {METRIC: 0.1 * point["loss.k"]}))
+            sampler.tell(key, "completed", 0.1 * point["loss.k"])
+        return runs
+
+    first = Sampler(space)
+    runs = ask(first, 0, 5)
+    second = Sampler(space)
+    second.replay(runs, METRIC)
+    following = [run.spec.point for run in ask(first, 5, 4)]
+    assert [run.spec.point for run in ask(second, 5, 4)] == following and first.exhausted and second.exhausted
+    assert len({point_key(run.spec.point) for run in runs} | {point_key(point) for point in following}) == 9
+
+
+def test_start_points_that_are_the_same_run_once():
+    space = space_of(space=SMALL, constraints=[], start_from=["trial", {"loss.k": 4}, {"loss.k": 8}])
+    sampler = Sampler(space)
+    assert [sampler.ask(str(number))["loss.k"] for number in range(2)] == [4, 8]
+
+
+def test_points_under_conditions_are_counted_once():
+    space = space_of(
+        space={"loss.name": {"choice": ["contextual", "contrastive"]}, "loss.k": {"choice": [2, 4, 8]}},
+        conditions={"loss.k": "loss.name == 'contextual'"},
+        constraints=[],
+    )
+    sampler, points = Sampler(space), []
+    while not sampler.exhausted:
+        points.append(sampler.ask(str(len(points))))
+        sampler.tell(str(len(points) - 1), "completed", 0.0)
+    assert len(points) == 3 + 1
+
+
+def test_of_a_narrow_space_points_are_found_at_random_or_it_is_said_that_there_are_none():
+    narrow = space_of(
+        constraints=["loss.negative_margin > 0.899", "loss.negative_margin < loss.positive_margin"], start_from=[]
+    )
+    for number in range(2):
+        assert is_feasible(narrow, Sampler(narrow).ask(str(number)))
+    empty = space_of(constraints=["loss.negative_margin > 5"], start_from=[])
+    with pytest.raises(ConfigError, match="none of 20,000 random points"):
+        Sampler(empty).ask("trial-0")
+
+
+def test_a_grid_that_nobody_could_walk_is_refused():
+    space = space_of(space={"loss.k": {"int": [2, 90_000]}}, sampler={"name": "grid"}, constraints=[])
+    with pytest.raises(ConfigError, match="a grid has 20,000 points at most"):
+        Sampler(space)

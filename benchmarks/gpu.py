@@ -11,13 +11,15 @@ take turns, medians are printed; launches are counted by torch.profiler. The sec
     tests      the tests marked `gpu`
     loss       the contextual loss against its direct form: time, launches, memory, values, CUDA graphs
     scores     retrieval scores against a product with topk, and against the CPU's values
-    step       training ResNet-50 at 224 px: ours, the bare step and a plain loop (benchmarks/training.py)
+    step       training ResNet-50 at 224 px: ours, the bare step and a plain loop (benchmarks/training.py), with CUDA
+               graphs and without
     images     from the decoded cache to the device
     share      what the loss takes of a training step
-    precision  float32, tf32, bfloat16, float16 with scaling, torch.compile
+    precision  float32, tf32, bfloat16, float16 with scaling
+    compiled   torch.compile
     omniglot   a short training that has to reach the CPU's score (glyphs where --data is missing)
-    features   features of a frozen network
-    head       a head on features in the device's memory
+    features   features of a frozen network, and the cache of them
+    head       heads on features in the device's memory
 
 Needs torch, torchvision, timm, pytest (with timeout and xdist) and what ctxtune's lower rooms import: pydantic,
 pytorch-metric-learning, PyYAML, matplotlib, and for the tests hypothesis and rich. No Ray, Optuna or MLflow.
@@ -48,7 +50,7 @@ from gpu_checks.omniglot import omniglot
 from gpu_checks.report import Report, Scale, collect, lines_of
 from gpu_checks.scores import scores
 from gpu_checks.suite import tests
-from gpu_checks.training import images, precision, step
+from gpu_checks.training import compiled, images, precision, step
 
 # Asking whether there is a GPU must not start CUDA in this process, or no child could be forked.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -59,13 +61,14 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "tests": (tests, 150),
     "loss": (loss, 60),
     "scores": (scores, 70),
-    "step": (step, 90),
+    "step": (step, 120),
     "images": (images, 40),
     "share": (share, 50),
     "omniglot": (omniglot, 90),
     "features": (features, 50),
-    "head": (head, 30),
-    "precision": (precision, 150),
+    "head": (head, 60),
+    "precision": (precision, 60),
+    "compiled": (compiled, 130),
 }
 """Name to the section and the most seconds that it may take."""
 REASON_LENGTH = 2000

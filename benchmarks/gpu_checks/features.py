@@ -1,4 +1,4 @@
-"""Features of a frozen network made on the GPU, and a head trained on features that lie in its memory."""
+"""Features of a frozen network made and kept on the GPU, and heads trained on features that lie in its memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import time
 from collections.abc import Callable
 
 import losses
+import numpy as np
 import torch
+import training as step_benchmark
 from torch import Tensor, nn
 
-from ctxtune.data import EvaluationImages
+from ctxtune.data import EvaluationImages, ValidationSettings, load_dataset
+from ctxtune.data.features import open_features
 from ctxtune.losses import ContextualLoss
+from ctxtune.training import FoldTrainer, fold_splits
+from ctxtune.training.backbone_features import FrozenBackbone
 from ctxtune.training.embedding import embed
 from ctxtune.training.precision import allow_tf32, autocast
-from gpu_checks.measuring import compare
-from gpu_checks.photographs import photograph_folder, photograph_run
+from gpu_checks.measuring import compare, relative, synchronize
+from gpu_checks.photographs import head_trial, photograph_folder, photograph_run
 from gpu_checks.report import Report, Scale
 
 
@@ -42,8 +47,33 @@ def features(scale: Scale, report: Report) -> None:
             to_bare=rate / bare,
         )
     run.close()
+    _kept_features(scale, report)
     if not scale.tiny:
         _vision_transformer(scale, report)
+
+
+def _kept_features(scale: Scale, report: Report) -> None:
+    """Filling the feature cache, and what bfloat16 makes of the features."""
+    trial = head_trial(scale)
+    table = load_dataset(trial.dataset).train.table
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        backbone = FrozenBackbone(trial, device=scale.device, precision=precision)  # type: ignore[arg-type]
+        backbone.width  # noqa: B018 - the network is built and warm before the clock starts
+        started = time.perf_counter()
+        kept = open_features(table, trial.images, None, backbone, directory=photograph_folder(scale) / "cache")
+        taken = time.perf_counter() - started
+        again = time.perf_counter()
+        open_features(table, trial.images, None, backbone, directory=photograph_folder(scale) / "cache")
+        found[precision] = kept.values.float()
+        report.row(
+            f"the feature cache of {len(table)} images, {trial.model.backbone}",
+            precision=precision,
+            images_per_second=len(table) / taken,
+            seconds=taken,
+            seconds_once_it_is_there=time.perf_counter() - again,
+        )
+    report.check("features in bfloat16 beside float32's", relative(found["bfloat16"], found["float32"]), most=0.02)
 
 
 @torch.no_grad()
@@ -109,3 +139,46 @@ def head(scale: Scale, report: Report) -> None:
             images_per_second=128 / taken,
             share_of_step=1 - seconds["none"] / taken,
         )
+    _trained_head(scale, report)
+
+
+def _trained_head(scale: Scale, report: Report) -> None:
+    """An epoch of a run on kept features beside a bare loop over tensors in memory with the same loss and optimiser."""
+    trial = head_trial(scale)
+    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
+    run = FoldTrainer(trial, parts, seed=0, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
+    steps, batch = run.batches_per_epoch, run.trial.sampler.batch_size
+    orders = torch.from_numpy(run._sampler.epoch(0)).to(scale.device)
+    values = torch.cat([found for found, _ in run._images.batches(np.arange(len(parts.fit))[:, None], 0)])
+    labels = run._labels.to(scale.device)
+    layer = nn.Linear(values.shape[1], trial.model.embedding_dim, device=scale.device)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3, fused=True)
+    losses_of = {"bare loop": ContextualLoss(), "bare loop, recorded loss": ContextualLoss().use_cuda_graphs()}
+
+    def bare(form: losses.Loss) -> Callable[[], float]:
+        def epoch() -> float:
+            for chosen in orders:
+                optimizer.zero_grad(set_to_none=True)
+                form(layer(values[chosen].float()), labels[chosen]).backward()
+                optimizer.step()
+            synchronize(scale.device)
+            return float("nan")
+
+        return epoch
+
+    ways = {name: bare(form) for name, form in losses_of.items()} | {"ours": step_benchmark.Ours(run)}
+    measured = step_benchmark.measure(ways, scale.pick(3, 1), steps * batch)
+    for name, each in measured.items():
+        report.row(
+            f"epochs of a head on kept features of {trial.model.backbone}, batch {batch}, {run.precision}",
+            way=name,
+            steps_per_second=each.rate / batch,
+            images_per_second=each.rate,
+            cpu_ms_a_step=each.least_work * batch,
+        )
+    ratio = measured["ours"].rate / measured["bare loop"].rate
+    report.check("head on kept features: ours / a bare loop in memory", ratio, least=0.8)
+    if scale.on_gpu:
+        recorder = run.step.recorder
+        report.check("head on kept features: its step is recorded", recorder is not None and recorder.recorded)
+    run.close()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import training as step_benchmark
 
+from ctxtune.config import TrialSettings
 from ctxtune.training import FoldTrainer
 from gpu_checks.report import Scale
 
@@ -42,6 +43,15 @@ def photograph_run(scale: Scale, *, backbone: str = "resnet50", batch: int = 128
     (run,) = photograph_runs(scale, arguments_for(scale, backbone, batch), 1, **changes)
     run.step.prepare()
     return run
+
+
+def head_trial(scale: Scale) -> TrialSettings:
+    """A linear head on the frozen network's features of the pictures, seen as in tests."""
+    arguments = arguments_for(scale, steps=200)
+    tree = step_benchmark.build_trial(photograph_folder(scale) / "data", arguments).tree()
+    tree["model"] |= {"train": "head"}
+    tree["image"] = {name: tree["image"][name] for name in ("test_resize", "test_crop")}
+    return TrialSettings.model_validate(tree)
 
 
 def first_batch(run: FoldTrainer) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ctxtune.data import EvaluationImages, TrainingImages
 from ctxtune.data.batching import PackingBatcher
+from ctxtune.losses import ContextualLoss
 from ctxtune.training import FoldTrainer
 from ctxtune.training.precision import autocast
 from gpu_checks.measuring import activity, compare, relative, seconds_of, synchronize
@@ -24,14 +26,18 @@ TO_BARE, TO_PLAIN = 0.95, 2.5
 
 
 def step(scale: Scale, report: Report) -> None:
-    """`benchmarks/training.py` with ResNet-50 at 224 px and batches of 128."""
-    arguments = arguments_for(scale, steps=24)
-    runs = photograph_runs(scale, arguments, 3)
+    """`benchmarks/training.py` with ResNet-50 at 224 px and batches of 128, the steps recorded and not."""
+    arguments = arguments_for(scale, steps=48)
+    runs = photograph_runs(scale, arguments, 5)
     workers = scale.pick(16, 0)
+    for run in runs[3:]:
+        unrecorded(run)
     ways: dict[str, Callable[[], float]] = {
         "bare": step_benchmark.Bare(runs[0], arguments.steps),
         "ours": step_benchmark.Ours(runs[1]),
         "plain": step_benchmark.Plain(runs[2], photograph_folder(scale) / "data", arguments.crop, workers),
+        "bare, not recorded": step_benchmark.Bare(runs[3], arguments.steps),
+        "ours, not recorded": step_benchmark.Ours(runs[4]),
     }
     found = step_benchmark.measure(ways, scale.pick(3, 1), arguments.steps * arguments.batch)
     for name, each in found.items():
@@ -46,7 +52,10 @@ def step(scale: Scale, report: Report) -> None:
         )
     report.check("ours / bare", found["ours"].rate / found["bare"].rate, least=TO_BARE)
     report.check("ours / plain", found["ours"].rate / found["plain"].rate, least=TO_PLAIN)
-    for name in ("bare", "ours"):
+    if scale.on_gpu:
+        recorders = [run.step.recorder for run in runs[:2]]
+        report.check("steps are recorded", all(each is not None and each.recorded for each in recorders))
+    for name in ("bare", "ours", "ours, not recorded"):
         work = activity(ways[name], scale.device)
         if work is not None:
             report.row(
@@ -60,19 +69,37 @@ def step(scale: Scale, report: Report) -> None:
         run.close()
 
 
+def unrecorded(run: FoldTrainer) -> None:
+    """Have a run take its steps without CUDA graphs."""
+    run.step.recorder = None
+    for part in run.loss.modules():
+        if isinstance(part, ContextualLoss):
+            part.use_cuda_graphs(False)
+
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "float32": {"precision": "float32", "tf32": False},
+    "tf32": {"precision": "float32", "tf32": True},
+    "bfloat16": {"precision": "bfloat16"},
+    "float16": {"precision": "float16"},
+}
+COMPILED: dict[str, dict[str, Any]] = {
+    "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
+    "tf32, compiled": {"precision": "float32", "tf32": True, "compile": True},
+}
+
+
 def precision(scale: Scale, report: Report) -> None:
     """Each number format on one batch: speed, memory, embeddings and losses beside those of plain float32."""
-    formats = {
-        "float32": {"precision": "float32", "tf32": False},
-        "tf32": {"precision": "float32", "tf32": True},
-        "bfloat16": {"precision": "bfloat16"},
-        "float16": {"precision": "float16"},
-    }
-    if scale.on_gpu:
-        formats |= {
-            "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
-            "tf32, compiled": {"precision": "float32", "tf32": True, "compile": True},
-        }
+    _formats(scale, report, FORMATS)
+
+
+def compiled(scale: Scale, report: Report) -> None:
+    """The same with torch.compile, which takes most of a minute for each."""
+    _formats(scale, report, {"float32": FORMATS["float32"]} | (COMPILED if scale.on_gpu else {}))
+
+
+def _formats(scale: Scale, report: Report, formats: dict[str, dict[str, Any]]) -> None:
     wanted: Tensor | None = None
     expected: list[float] = []
     images: Tensor | None = None
@@ -87,7 +114,8 @@ def precision(scale: Scale, report: Report) -> None:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             started = time.perf_counter()
-            curve = [float(run.step(images, labels)["loss"]) for _ in range(scale.pick(8, 2))]
+            # float16 leaves out its first few steps, until the loss scale has come down.
+            curve = [float(run.step(images, labels)["loss"]) for _ in range(scale.pick(30, 2))]
             first = time.perf_counter() - started
         expected = expected or curve
         again = partial(run.step, images, labels)
@@ -106,6 +134,9 @@ def precision(scale: Scale, report: Report) -> None:
         )
         report.check(f"{name}: first loss beside float32's", abs(curve[0] / expected[0] - 1), most=0.05)
         report.check(f"{name}: the loss falls", curve[-1] < curve[0])
+        if scale.on_gpu and not changes.get("compile"):
+            recorder = run.step.recorder
+            report.check(f"{name}: the step is recorded", recorder is not None and recorder.recorded)
         if changes.get("compile"):
             report.check(f"{name}: the compiler did not fail", not run.step._call.fell_back)
         run.step.finite.check(0)

@@ -157,6 +157,21 @@ def _weights(axis: Tensor, source: int, interpolation: str) -> Tensor:
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
+def _half_weights(axis: Tensor, source: int, interpolation: str) -> Tensor:
+    """`_weights` in float16, for GPUs: what counts there is how many bytes move, and how often.
+
+    Distances are rounded after they are taken, which shifts a pixel's weight by less than 1/2000 of it.
+    """
+    if interpolation != "bilinear":
+        return _weights(axis, source, interpolation).half()
+    centre, (width, start, stop) = axis[:, :-3, None], axis[:, -3:, None, None].unbind(dim=1)
+    pixel = torch.arange(source, dtype=torch.float32, device=axis.device).add_(0.5)
+    place = torch.where((pixel > start) & (pixel < stop), pixel / width, torch.inf)  # infinitely far: weight 0
+    weights = torch.empty(len(axis), centre.shape[1], source, dtype=torch.float16, device=axis.device)
+    torch.sub(place, centre / width, out=weights).abs_().neg_().add_(1.0).clamp_(min=0.0)
+    return weights.div_(weights.sum(dim=2, keepdim=True, dtype=torch.float32))
+
+
 def _cubic(distance: Tensor) -> Tensor:
     """Keys' cubic (1981, equation 4) with a = -0.5, of distances in pixels."""
     near = (1.5 * distance - 2.5) * distance * distance + 1.0
@@ -164,19 +179,24 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, 0.0))
 
 
-def crop_and_resize(pixels: Tensor, crops: Crops, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+def crop_and_resize(
+    pixels: Tensor, crops: Crops, size: tuple[int, int], interpolation: str = "bilinear", *, half: bool = False
+) -> Tensor:
     """Cut `crops` from `pixels` (b, channels, h, w), any dtype, and resize them to `size` (height, width): float32.
 
     What lies outside a crop never enters, so images of different sizes may be padded to a common one with anything.
+    With `half` float16 in the computation and in the result: within 0.3 of 255 grey levels, and several times quicker
+    on a GPU.
     """
     down = _axis(crops.top, crops.height, size[0])
     across = _axis(crops.left, crops.width, size[1])
     # All that the device has to know in one copy.
     table = _to_device(np.hstack([down, across, crops.flip[:, None].astype(np.float32)]), pixels.device)
-    rows = _weights(table[:, : down.shape[1]], pixels.shape[2], interpolation)
-    columns = _weights(table[:, down.shape[1] : -1], pixels.shape[3], interpolation)
+    weights = _half_weights if half else _weights
+    rows = weights(table[:, : down.shape[1]], pixels.shape[2], interpolation)
+    columns = weights(table[:, down.shape[1] : -1], pixels.shape[3], interpolation)
     columns = torch.where(table[:, -1, None, None] > 0, columns.flip(1), columns)
-    return _apply(pixels, rows, columns, interpolation)
+    return (_apply_half if half else _apply)(pixels, rows, columns, interpolation)
 
 
 def evaluation_view(pixels: Tensor, settings: ImageSettings) -> Tensor:
@@ -218,6 +238,16 @@ def _apply(pixels: Tensor, rows: Tensor, columns: Tensor, interpolation: str) ->
     return rows[:, None] @ pixels.float() @ columns[:, None].transpose(2, 3)
 
 
+def _apply_half(pixels: Tensor, rows: Tensor, columns: Tensor, interpolation: str) -> Tensor:
+    """Across, then down, as PIL does it, with one copy of the pixels in the order that the products want."""
+    batch, channels, height, width = pixels.shape
+    flat = pixels.to(torch.float16, memory_format=torch.contiguous_format).view(batch, channels * height, width)
+    across = torch.bmm(flat, columns.transpose(1, 2)).view(batch, channels, height, -1)
+    if interpolation != "bicubic":
+        return rows[:, None] @ across
+    return (rows[:, None] @ across.clamp_(0.0, 255.0)).clamp_(0.0, 255.0)
+
+
 def normalise(
     pixels: Tensor,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -225,6 +255,11 @@ def normalise(
 ) -> Tensor:
     """Values in [0, 255], (b, 1 or 3, h, w), to three channels of mean 0 and deviation 1 under these statistics, float32."""
     shift, scale = _shift_and_scale(mean, deviation, pixels.device)
+    if pixels.dtype == torch.float16:
+        # Raised to float32 and laid out as convolutions want it while it is read: each further pass costs as much.
+        shape = (len(pixels), 3, *pixels.shape[2:])
+        result = torch.empty(shape, device=pixels.device, memory_format=torch.channels_last)
+        return torch.mul(pixels, scale, out=result).add_(shift)
     return torch.addcmul(shift, pixels.float(), scale)
 
 

@@ -35,6 +35,10 @@ class HostBatch:
     crops: Crops | None = None
 
 
+SIDES_BY = 16
+"""Packed crops have sides of a multiple of so many pixels."""
+
+
 class Batcher(Protocol):
     """One way to make batches. `host` may run in another thread than `device`."""
 
@@ -222,7 +226,10 @@ def _sides(sizes: Integers) -> tuple[Integers, Integers]:
 
 
 class PackingBatcher:
-    """From the decoded cache to a GPU: the host copies the bare crops into one padded buffer, the device does the rest."""
+    """From the decoded cache to a GPU: the host copies the bare crops into one padded buffer, the device does the rest.
+
+    `half`: whether the device resizes in float16 (None: on a GPU).
+    """
 
     def __init__(
         self,
@@ -232,9 +239,12 @@ class PackingBatcher:
         device: torch.device,
         spread: SpreadOver,
         unreadable: Unreadable,
+        *,
+        half: bool | None = None,
     ) -> None:
         self._table, self._reader, self._settings = table, reader, settings
         self._device, self._spread, self._unreadable = device, spread, unreadable
+        self._half = device.type == "cuda" if half is None else half
 
     def host(self, rows: Integers, rng: np.random.Generator) -> HostBatch:
         """Copy crops. Raises DataError where too many images are unreadable."""
@@ -247,14 +257,17 @@ class PackingBatcher:
             self._unreadable.record(path, OSError(self._reader.unreadable.get(path, "unreadable")))
         heights, widths = sizes[kept].T
         crops = place_crops(draws.select(kept), heights, widths, self._settings.ratio)
-        shape = (len(kept), int(crops.height.max(initial=1)), int(crops.width.max(initial=1)), 3)
+        sides = (int(side.max(initial=1)) for side in (crops.height, crops.width))
+        # Sides that the tensor cores take whole: an odd one makes the products several times slower.
+        shape = (len(kept), *(-(-side // SIDES_BY) * SIDES_BY for side in sides), 3)
         packed = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         target = packed.numpy()
+        # As plain integers, at once: what a thread does in Python keeps the one that trains from its own work.
+        boxes = np.stack([rows[kept], crops.top, crops.left, crops.height, crops.width], axis=1).astype(int).tolist()
 
         def one(position: int) -> None:
-            top, left = int(crops.top[position]), int(crops.left[position])
-            height, width = int(crops.height[position]), int(crops.width[position])
-            pixels = self._reader.pixels(int(rows[kept[position]]))
+            row, top, left, height, width = boxes[position]
+            pixels = self._reader.pixels(row)
             target[position, :height, :width] = pixels[top : top + height, left : left + width]
 
         self._spread.each(one, len(kept))
@@ -266,4 +279,5 @@ class PackingBatcher:
         assert batch.crops is not None
         size = self._settings.train_crop
         pixels = batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-        return normalised(crop_and_resize(pixels, batch.crops, (size, size), self._settings.filter), self._settings)
+        cropped = crop_and_resize(pixels, batch.crops, (size, size), self._settings.filter, half=self._half)
+        return normalised(cropped, self._settings)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctxtune.data.augmentation import evaluation_view, normalised, resized_shape
 from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, SpreadOver, UniformBatcher
-from ctxtune.data.prefetching import ahead
+from ctxtune.data.prefetching import DeviceAhead, ahead
 from ctxtune.data.reading import Unreadable, evaluation_pixels, processors
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.split import Integers, Split
@@ -19,6 +19,8 @@ from ctxtune.data.stores import Building, DecodedReader, open_reader, uniform_st
 from ctxtune.errors import DataError
 
 BATCHES_AHEAD = 3
+COPYING_THREADS = 8
+"""Threads that only copy pixels are soon limited by memory; more of them only take Python from the one that trains."""
 
 
 def reading_threads(
@@ -68,6 +70,7 @@ class TrainingImages:
         self.settings = settings
         self.device = torch.device(device)
         self.seed = seed
+        self._device_ahead = DeviceAhead(self.device)
         building = Building(None if cache_dir is None else Path(cache_dir))
         if _held_whole(part, settings):
             self._unreadable = Unreadable(part.table)
@@ -77,8 +80,9 @@ class TrainingImages:
         threads = reading_threads(workers, settings, self.device)
         reader = open_reader(part.table, settings, building)
         self._unreadable = Unreadable(part.table, reader.unreadable)
-        self._spread, self._depth = SpreadOver(threads), BATCHES_AHEAD if threads else 0
         packs = isinstance(reader, DecodedReader) and self.device.type != "cpu"
+        self._depth = BATCHES_AHEAD if threads else 0
+        self._spread = SpreadOver(min(threads, COPYING_THREADS) if packs else threads)
         kind = PackingBatcher if packs else CroppingBatcher
         self._batcher = kind(part.table, reader, settings, self.device, self._spread, self._unreadable)
 
@@ -96,9 +100,10 @@ class TrainingImages:
             batch = self._batcher.host(self.part.rows[indices], rng)
             return indices[batch.kept], batch
 
-        for indices, batch in ahead(host, range(first_batch, len(index_batches)), self._depth):
-            if len(indices):
-                yield self._batcher.device(batch), torch.from_numpy(indices)
+        found = ahead(host, range(first_batch, len(index_batches)), self._depth)
+        readable = (entry for entry in found if len(entry[0]))
+        for (indices, _), images in self._device_ahead.each(lambda entry: self._batcher.device(entry[1]), readable):
+            yield images, torch.from_numpy(indices)
 
     def close(self) -> None:
         """End the background threads."""
@@ -124,6 +129,7 @@ class EvaluationImages:
         self.part = part
         self.settings = settings
         self.device = torch.device(device)
+        self._device_ahead = DeviceAhead(self.device)
         self._threads = reading_threads(workers, settings, self.device)
         building = Building(None if cache_dir is None else Path(cache_dir))
         self._unreadable = Unreadable(part.table)
@@ -195,14 +201,14 @@ class EvaluationImages:
             kept, pixels = self._read(self.part.rows[indices])
             return indices[kept], pixels.pin_memory() if self.device.type == "cuda" and len(kept) else pixels
 
-        for indices, pixels in ahead(host, range(0, len(self.part), batch_size), self._depth):
-            if not len(indices):
-                continue
-            images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            yield (
-                normalised(images if self._ready else evaluation_view(images, self.settings), self.settings),
-                torch.from_numpy(indices),
-            )
+        def on_device(entry: tuple[Integers, Tensor]) -> Tensor:
+            images = entry[1].to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            return normalised(images if self._ready else evaluation_view(images, self.settings), self.settings)
+
+        found = ahead(host, range(0, len(self.part), batch_size), self._depth)
+        readable = (entry for entry in found if len(entry[0]))
+        for (indices, _), images in self._device_ahead.each(on_device, readable):
+            yield images, torch.from_numpy(indices)
 
     def close(self) -> None:
         """End the background threads."""

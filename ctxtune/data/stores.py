@@ -89,13 +89,15 @@ class DecodedReader:
     def __init__(self, table: ImageTable, store: Store) -> None:
         self.unreadable = store.unreadable
         self._table, self._store = table, store
+        # A view of class memmap runs Python for each slice, with which many threads keep each other waiting.
+        self._data = np.asarray(store.data).view(np.ndarray)
 
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
         """A view, nothing is copied."""
         offset, height, width = self._store.index[row].tolist()
         if not height:
             raise OSError(self.unreadable.get(self._table.paths[row], "unreadable"))
-        return self._store.data[offset : offset + 3 * height * width].reshape(height, width, 3)
+        return self._data[offset : offset + 3 * height * width].reshape(height, width, 3)
 
     def sizes(self, rows: Integers) -> Integers:
         """From the index."""

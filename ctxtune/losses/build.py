@@ -52,7 +52,8 @@ def build_loss(
 class TrainingLoss(nn.Module):
     """What a run minimises: the loss of its settings plus the similarity regularizer.
 
-    Proxies are among its parameters; a memory is part of its state_dict.
+    Proxies are among its parameters; a memory is part of its state_dict. On a GPU the contextual loss is recorded as
+    CUDA graphs: a run's batches have one shape.
 
     Args:
         loss: the YAML block `loss`.
@@ -78,6 +79,9 @@ class TrainingLoss(nn.Module):
         self.loss = assemble(
             loss, regularizer, num_classes=num_classes, embedding_dim=embedding_dim, num_images=num_images
         )
+        for part in self.loss.modules():
+            if isinstance(part, ContextualLoss):
+                part.use_cuda_graphs()
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total (float32 or float64, differentiable), and what to log, detached.

@@ -21,11 +21,11 @@ def resolve_precision(asked: str, device: torch.device) -> Precision:
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The autocast context of a precision."""
+def autocast(precision: Precision, device: torch.device, *, cached: bool = True) -> AbstractContextManager[object]:
+    """The autocast context of a precision; `cached`: weights are cast once within it, not at each use."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, precision))
+    return torch.autocast(device.type, dtype=getattr(torch, precision), cache_enabled=cached)
 
 
 def channels_last(batch: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ class SharedTrainingImages(TrainingImages):
             draws: Any = _ShareOfDraws(whole, index_batches.shape[1], share)
             return indices, self._batcher.host(self.part.rows[indices], draws)
 
-        for indices, batch in ahead(host, range(first_batch, len(index_batches)), self._depth):
-            images = self._batcher.device(batch)
+        found = ahead(host, range(first_batch, len(index_batches)), self._depth)
+        for (indices, batch), images in self._device_ahead.each(lambda entry: self._batcher.device(entry[1]), found):
             if len(batch.kept) < len(indices):
                 images, indices = _filled_up(images, indices, batch.kept)
             yield images, torch.from_numpy(indices)

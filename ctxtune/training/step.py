@@ -13,11 +13,13 @@ from ctxtune.config.trial import TrialSettings
 from ctxtune.losses import TrainingLoss
 from ctxtune.losses.numerics import at_least_float32
 from ctxtune.models import EmbeddingModel
+from ctxtune.models.settings import is_own_class
 from ctxtune.training.compilation import CompiledWithFallback
 from ctxtune.training.health import FiniteFlag, non_finite
 from ctxtune.training.optimization import all_parameters
 from ctxtune.training.precision import Precision, autocast, channels_last
 from ctxtune.training.process_group import ProcessGroup
+from ctxtune.training.recording import Recorder, recording_allowed
 
 Randomness = tuple[Tensor, Tensor | None]
 
@@ -29,6 +31,10 @@ class TrainingStep:
     several processes. Then the embeddings are computed first, the gradient of the loss with respect to them is taken,
     and handed back to the model piece by piece (Gao et al., "Scaling deep contrastive learning batch size under
     memory limited setup", 2021); micro-batches are computed a second time for that, with the same random numbers.
+
+    On a GPU, where the batch goes through the model in one piece, the model's passes are recorded as CUDA graphs after
+    a few steps and replayed from then on (`recorder`; None where they are not). Not with torch.compile, and not with a
+    backbone of one's own, whose Python may do something else at each call.
 
     Args:
         trial: the resolved configuration.
@@ -61,6 +67,10 @@ class TrainingStep:
         self._parallel_over: list[int] = []
         self._loss_randomness = self._generators()
         self._epoch = 0
+        self.recorder: Recorder | None = None
+        alone = not (self._compile or world.together or self._micro_batch or is_own_class(trial.model.backbone))
+        if alone and device.type == "cuda" and recording_allowed():
+            self.recorder = Recorder(self._forward, self._embed_to_record)
 
     def seed(self, seed: int, epoch: int) -> None:
         """What model and loss draw from here on (dropout, miners) follows from seed and epoch, not from the past.
@@ -94,21 +104,39 @@ class TrainingStep:
         Returns:
             The loss's terms over the whole batch, detached, on the device.
         """
-        images = channels_last(images)
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = [images] if self._micro_batch is None else list(images.split(self._micro_batch))
-        if len(pieces) == 1 and not self.world.together:
-            embeddings = self._embed(images)
-            total, terms = self._loss_of(embeddings, labels)
-            self.finite.update(total, embeddings)
-            self.scaler.scale(total).backward()
-        else:
-            terms = self._in_pieces(pieces, labels)
+        terms = self._replayed(images, labels)
+        if terms is None:
+            images = channels_last(images)
+            pieces = [images] if self._micro_batch is None else list(images.split(self._micro_batch))
+            alone = len(pieces) == 1 and not self.world.together
+            terms = self._whole(images, labels) if alone else self._in_pieces(pieces, labels)
         if self._clip is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(all_parameters(self.optimizer), self._clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return terms
+
+    def _whole(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The gradients of a batch in one piece."""
+        embeddings = self._embed(images)
+        total, terms = self._loss_of(embeddings, labels)
+        self.finite.update(total, embeddings)
+        self.scaler.scale(total).backward()
+        return terms
+
+    def _replayed(self, images: Tensor, labels: Tensor) -> dict[str, Tensor] | None:
+        """The same by a recording of the model's passes; None where there is none (yet)."""
+        found = None if self.recorder is None else self.recorder.find(images)
+        if found is None:
+            return None
+        embeddings = found.forward(images).requires_grad_()
+        total, terms = self._loss_of(embeddings, labels)
+        self.finite.update(total, embeddings)
+        self.scaler.scale(total).backward()
+        if embeddings.grad is not None:
+            found.backward(embeddings.grad)
         return terms
 
     def _compiled(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -118,6 +146,11 @@ class TrainingStep:
     def _embed(self, images: Tensor) -> Tensor:
         with autocast(self.precision, self.device):
             embeddings = self._call(images)
+        return at_least_float32(embeddings)
+
+    def _embed_to_record(self, images: Tensor) -> Tensor:
+        with autocast(self.precision, self.device, cached=False):
+            embeddings = self._forward(images)
         return at_least_float32(embeddings)
 
     def _in_pieces(self, pieces: list[Tensor], labels: Tensor) -> dict[str, Tensor]:

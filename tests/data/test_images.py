@@ -84,13 +84,15 @@ def test_every_way_of_keeping_images_gives_the_same_batches(part, cache, kept, w
         assert grey_levels(images, expected) <= 1.2
 
 
-def test_the_way_to_a_gpu_gives_the_same_batches(part, cache):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("half", [False, True])
+def test_the_way_to_a_gpu_gives_the_same_batches(part, cache, half, interpolation):
     """The packed path is device-independent code; here it runs on the CPU."""
-    reference = training(part, cache, variant(exact=True))
+    reference = training(part, cache, variant(exact=True, interpolation=interpolation))
     table = part.table
-    chosen = variant(cache_short_side=500)
+    chosen = variant(cache_short_side=500, interpolation=interpolation)
     reader = DecodedReader(table, decoded_store(table, chosen, Building(cache)))
-    batcher = PackingBatcher(table, reader, chosen, torch.device("cpu"), SpreadOver(2), Unreadable(table))
+    batcher = PackingBatcher(table, reader, chosen, torch.device("cpu"), SpreadOver(2), Unreadable(table), half=half)
     for number, (expected, _) in enumerate(reference):
         batch = batcher.host(part.rows[BATCHES[number]], np.random.default_rng((7, 2, number)))
         assert grey_levels(batcher.device(batch), expected) <= 1.2

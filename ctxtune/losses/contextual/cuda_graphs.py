@@ -1,5 +1,6 @@
 """The closed form recorded as CUDA graphs: one launch in place of about a hundred."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +30,12 @@ class CudaGraphs:
     """`closed_form` for small whole batches on a GPU, recorded at the first call with a shape and replayed after it.
 
     Anything else (a CPU, a reference set, mined pairs, large batches, whose sparse forms look at the data) goes to
-    `closed_form` itself. Copies and pickles start without recordings.
+    `closed_form` itself, as does everything once a recording has failed. Copies and pickles start without recordings.
     """
 
     def __init__(self) -> None:
         self._recordings: dict[tuple[object, ...], _Recording] = {}
+        self._failed = False
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return CudaGraphs, ()
@@ -50,14 +52,22 @@ class CudaGraphs:
         """See `closed_form`."""
         small = embeddings.is_cuda and len(embeddings) < sparse_from(embeddings.device)
         whole = rows == len(embeddings) and allowed is None
-        if not (small and whole) or torch.cuda.is_current_stream_capturing():
+        if self._failed or not (small and whole) or torch.cuda.is_current_stream_capturing():
             return closed_form(embeddings, labels, terms, rows, allowed, with_gradient)
         key = (embeddings.shape, embeddings.dtype, embeddings.device, labels.dtype, terms, with_gradient)
         recording = self._recordings.get(key)
         if recording is None:
             if len(self._recordings) >= _MOST_RECORDINGS:
                 self._recordings.clear()
-            recording = self._recordings[key] = _record(embeddings, labels, terms, with_gradient)
+            try:
+                recording = _record(embeddings, labels, terms, with_gradient)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the loss itself does not need a recording
+                self._failed = True
+                self._recordings.clear()
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                warnings.warn(f"the loss could not be recorded ({reason}); going on without", stacklevel=2)
+                return closed_form(embeddings, labels, terms, rows, allowed, with_gradient)
+            self._recordings[key] = recording
         recording.embeddings.copy_(embeddings)
         recording.labels.copy_(labels)
         recording.graph.replay()

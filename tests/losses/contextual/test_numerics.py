@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 
 from ctxtune.losses import ContextualLoss
+from ctxtune.losses.contextual import closed_form, cuda_graphs
 from tests.helpers.loss_strategies import BATCHES, OPTIONS, WEIGHTS, far_from_edges, least_outside
 from tests.helpers.losses import batch, relative, value_and_gradient
 
@@ -176,6 +177,28 @@ class TestGpu:
                 found = value_and_gradient(loss, embeddings.cuda(), labels.cuda())
                 assert relative(found[0].cpu(), wanted[0]) < 1e-9
                 assert relative(found[1].cpu(), wanted[1]) < 1e-9
+
+    @pytest.mark.parametrize("items", [300, 1200])
+    def test_sparse_forms_equal_the_cpu(self, monkeypatch: pytest.MonkeyPatch, items: int) -> None:
+        embeddings, labels = batch(items, dim=64)
+        wanted = value_and_gradient(ContextualLoss(), embeddings, labels)
+        monkeypatch.setattr(closed_form, "sparse_from", lambda device: 0)
+        found = value_and_gradient(ContextualLoss(), embeddings.cuda(), labels.cuda())
+        assert relative(found[0].cpu(), wanted[0]) < 1e-9
+        assert relative(found[1].cpu(), wanted[1]) < 1e-9
+
+    def test_goes_on_where_a_recording_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("no graphs here")
+
+        monkeypatch.setattr(cuda_graphs, "_record", fail)
+        embeddings, labels = batch(64)
+        loss = ContextualLoss().use_cuda_graphs()
+        wanted = value_and_gradient(ContextualLoss(), embeddings, labels)
+        with pytest.warns(UserWarning, match="could not be recorded"):
+            found = value_and_gradient(loss, embeddings.cuda(), labels.cuda())
+        assert relative(found[1].cpu(), wanted[1]) < 1e-9
+        assert relative(value_and_gradient(loss, embeddings.cuda(), labels.cuda())[1].cpu(), wanted[1]) < 1e-9
 
     def test_replays_do_not_share_their_results(self) -> None:
         loss = ContextualLoss().use_cuda_graphs()

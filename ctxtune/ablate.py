@@ -48,7 +48,7 @@ def main() -> int:
     from ctxtune.ablation.display import ablation_display, print_results
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
-    from ctxtune.resume_hints import resume_hints_told
+    from ctxtune.resume_hints import go_on_with, resume_hints_told
 
     console = Console(highlight=False)
     if arguments.dry_run:
@@ -56,7 +56,7 @@ def main() -> int:
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
     with (
-        resume_hints_told("ablate"),
+        resume_hints_told("ablate", folder),
         ablation_display(progress, ablation) as display,
     ):  # told when the display is closed
         result = run_ablation(
@@ -65,7 +65,7 @@ def main() -> int:
             resume=arguments.resume,
             address=arguments.address,
             storage=arguments.storage,
-            watcher=display.watcher(),
+            watcher=display.watcher(go_on_with("ablate")),
         )
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -40,13 +41,14 @@ def run_command(main: Callable[[], int | None]) -> None:
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         _write_any_text(stream)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(main() or 0)
     except CtxtuneError as error:
         _say(f"error: {error}")
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except KeyboardInterrupt as interrupt:
+        _say(f"interrupted by {interrupt}" if str(interrupt) else "interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be written goes nowhere
@@ -54,6 +56,11 @@ def run_command(main: Callable[[], int | None]) -> None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a message and not a traceback
         _say(_unforeseen(error))
         sys.exit(EXIT_PROGRAM_ERROR)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM as Ctrl-C: what was begun is closed in order."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _write_any_text(stream: TextIO | None) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shlex
 import shutil
 import sys
 import tempfile
@@ -173,7 +174,8 @@ def _ledger(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[d
             shutil.rmtree(spool, ignore_errors=True)
         else:
             warnings.warn(
-                f"not all was delivered; python -m ctxtune.tracking replay {spool} does it later", stacklevel=2
+                f"not all was delivered; python -m ctxtune.tracking replay {shlex.quote(str(spool))} does it later",
+                stacklevel=2,
             )
     warnings.warn(f"{BY_HAND}; entered in the ledger of {redact(arguments.tracking_uri)}", stacklevel=2)
 

@@ -14,8 +14,8 @@ from ctxtune.terminal import (
     add_driver_arguments,
     add_file_arguments,
     all_overrides,
-    program,
     report_command,
+    shell_command,
     tracking_places,
     writable_folder,
 )
@@ -44,7 +44,7 @@ def main() -> int:
 
     space = load_search_space(arguments.file, all_overrides(arguments))
     folder = writable_folder(Path(arguments.results) / space.name, "--results")
-    from ctxtune.resume_hints import resume_hints_told
+    from ctxtune.resume_hints import go_on_with, resume_hints_told
     from ctxtune.tuning.display import print_outcome, sweep_display
     from ctxtune.tuning.plan import print_plan
     from ctxtune.tuning.sweep import run_sweep
@@ -54,20 +54,24 @@ def main() -> int:
         print_plan(console, space, arguments.address, arguments.storage)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
-    with resume_hints_told("sweep"), sweep_display(progress, space) as display:  # told when the display is closed
+    with (
+        resume_hints_told("sweep", folder),
+        sweep_display(progress, space) as display,
+    ):  # told when the display is closed
         result = run_sweep(
             space,
             root=Path(arguments.results),
             resume=arguments.resume,
             address=arguments.address,
             storage=arguments.storage,
-            watcher=display.watcher(),
+            watcher=display.watcher(go_on_with("sweep")),
         )
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
         return 0
+    best = folder / "best.yaml"
     files = {
-        "best configuration": f"{folder / 'best.yaml'}   ({program('python')} -m ctxtune.train {folder / 'best.yaml'})",
+        "best configuration": f"{best}   ({shell_command('python', '-m', 'ctxtune.train', best)})",
         "report": report_command(space.name, space.tracking.uri),
         **tracking_places(space.tracking.uri, display.link),
     }

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,11 @@ def program(name: str) -> str:
     return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
+def shell_command(name: str, *arguments: str | Path) -> str:
+    """A command for copying: a program of this Python's environment and its arguments, quoted for the shell."""
+    return shlex.join([program(name), *map(str, arguments)])
+
+
 def writable_folder(folder: Path, option: str) -> Path:
     """A folder that can be made and written, though nothing is made yet.
 
@@ -59,8 +65,8 @@ def report_command(name: str, tracking_uri: str) -> str:
     from ctxtune.tracking import redact
 
     usual = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING)
-    where = "" if tracking_uri == usual else f" --tracking {redact(tracking_uri)}"
-    return f"{program('python')} -m ctxtune.report {name}{where}"
+    where = [] if tracking_uri == usual else ["--tracking", redact(tracking_uri)]
+    return shell_command("python", "-m", "ctxtune.report", name, *where)
 
 
 def tracking_places(tracking_uri: str, link: str | None) -> dict[str, str]:
@@ -69,7 +75,7 @@ def tracking_places(tracking_uri: str, link: str | None) -> dict[str, str]:
 
     if tracking_uri.startswith(("http://", "https://")):
         return {"all runs in MLflow": link or redact(tracking_uri)}
-    places = {"all runs in MLflow": f"{program('mlflow')} ui --backend-store-uri {redact(tracking_uri)}"}
+    places = {"all runs in MLflow": shell_command("mlflow", "ui", "--backend-store-uri", redact(tracking_uri))}
     return places | ({"  and then open": link} if link else {})
 
 

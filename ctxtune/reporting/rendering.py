@@ -23,6 +23,9 @@ _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"
           "–": "--", "▲": r"$\uparrow$", "▼": r"$\downarrow$", "●": r"$\bullet$", "†": r"$\dagger$"}  # fmt: skip
 
 
+_FIGURES = re.compile(r"[+-](inf|nan|[\d.,eE%±()\[\]; +-]*)")
+
+
 @dataclass(frozen=True)
 class ReportFiles:
     """What a report left on disk."""
@@ -54,21 +57,22 @@ def write_document(document: Document, folder: Path, *, processes: int = 1) -> R
 
 def markdown(document: Document) -> str:
     """The document as Markdown, with figures by reference."""
-    lines = [f"# {document.title}", "", document.subtitle, ""]
-    lines += [f"- {name}: {value}" for name, value in document.facts.items()]
-    lines += ["", *(f"> {finding}\n>" for finding in document.findings)]
+    lines = [f"# {_without_html(document.title)}", "", _without_html(document.subtitle), ""]
+    lines += [f"- {_without_html(name)}: {_without_html(value)}" for name, value in document.facts.items()]
+    lines += ["", *(f"> {_without_html(finding)}\n>" for finding in document.findings)]
     for section in document.sections:
-        lines += ["", f"## {section.title}"]
+        lines += ["", f"## {_without_html(section.title)}"]
         for item in section.items:
             lines += ["", _markdown_item(item)]
-    return "\n".join([*lines, "", *document.notes, ""])
+    return "\n".join([*lines, "", *map(_without_html, document.notes), ""])
 
 
 def _markdown_item(item: str | Table | Picture) -> str:
     if isinstance(item, str):
-        return item
+        return _without_html(item)
     if isinstance(item, Picture):
-        return f"![{item.caption}]({FIGURES}/{item.name}.png)\n\n{item.caption}"
+        caption = _without_html(item.caption)
+        return f"![{caption}]({FIGURES}/{item.name}.png)\n\n{caption}"
     return markdown_table(item)
 
 
@@ -80,9 +84,15 @@ def markdown_table(table: Table) -> str:
         [f"**{cell}**" if index in table.strong and cell else cell for cell in row]
         for index, row in enumerate(table.rows)
     ]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+    lines = ["| " + " | ".join(_without_html(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
              for row in [table.header, rule, *rows]]  # fmt: skip
-    return "\n".join([table.caption, "", *lines, *(["", table.note] if table.note else [])])
+    note = ["", _without_html(table.note)] if table.note else []
+    return "\n".join([_without_html(table.caption), "", *lines, *note])
+
+
+def _without_html(text: str) -> str:
+    """Markdown passes HTML on: a name or value of the user's that looks like a tag is to be seen, not obeyed."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def latex_table(table: Table, study: str = "") -> str:
@@ -104,9 +114,9 @@ def latex_table(table: Table, study: str = "") -> str:
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        " & ".join(_latex(title) for title in table.header) + r" \\",
+        _latex_row([_latex(title) for title in table.header]),
         r"\midrule",
-        *(" & ".join(row) + r" \\" for row in rows),
+        *map(_latex_row, rows),
         r"\bottomrule",
         r"\end{tabular}}",
         *([rf"\par\smallskip\footnotesize {_latex(table.note)}"] if table.note else []),
@@ -124,8 +134,21 @@ def csv_table(table: Table) -> str:
     else:
         names, rows = list(table.header), table.rows
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([names, *rows])
+    writer.writerows([[_without_formula(cell) for cell in row] for row in [names, *rows]])
     return buffer.getvalue()
+
+
+def _without_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would compute is marked as text; figures with a sign are left as they are."""
+    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _FIGURES.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    row = " & ".join(cells) + r" \\"
+    # After the rule or the end of the row above, these would be read as its argument.
+    return "{}" + row if row.lstrip().startswith(("[", "*")) else row
 
 
 def _latex(text: str) -> str:

@@ -1,5 +1,6 @@
 """What the drivers of sweeps and ablations share: how they stop, what they tell, what they fix once."""
 
+import _thread
 import contextlib
 import dataclasses
 import os
@@ -15,11 +16,13 @@ from ctxtune.errors import CtxtuneError
 from ctxtune.tracking import SpoolFullError, Tracker, redact
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.nodes import worker_precision
+from ctxtune.tuning.backend.watch import watching_ray
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder
 
 File = TypeVar("File", bound=TrialFile)
+RAY_LOST = "ray_lost"
 FLUSH_SECONDS = 60.0
 OUTAGE_SECONDS = 15.0
 _MLFLOW_UI = "http://127.0.0.1:5000"
@@ -27,7 +30,8 @@ _MLFLOW_UI = "http://127.0.0.1:5000"
 
 
 class SweepStopped(CtxtuneError):
-    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures or disk_full."""
+    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures, disk_full or
+    ray_lost."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -44,6 +48,7 @@ class Watcher:
         on_note: something worth a line.
         on_link: where MLflow's UI shows the trials, if it is started on this machine.
         on_alert: what must be said in any case, also where nothing else is shown.
+        go_on: how to go on later, said where there is no time for anything else.
     """
 
     on_stage: Callable[[Recorder, str, int], None] = lambda recorder, stage, runs: None
@@ -51,6 +56,7 @@ class Watcher:
     on_note: Callable[[str], None] = lambda text: None
     on_link: Callable[[str], None] = lambda link: None
     on_alert: Callable[[str], None] = lambda text: None
+    go_on: str = ""
 
 
 def ui_server(tracking_uri: str) -> str:
@@ -137,12 +143,18 @@ def close_tracker(tracker: Tracker, watcher: Watcher) -> None:
 
 @contextlib.contextmanager
 def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way)."""
+    """What ends a sweep or an ablation from outside, while its stages run.
 
+    Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way). Where Ray is
+    lost the stage is stopped and left at once: it may be waiting for an answer that never comes.
+
+    Raises:
+        SweepStopped: Ray was lost.
+    """
     asked: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
-        if asked:
+        if asked or recorder.stop.reason == RAY_LOST:
             raise KeyboardInterrupt
         asked.append(number)
         name = signal.Signals(number).name
@@ -151,9 +163,22 @@ def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[Non
             f"{name}: stopping; everything is saved, the trials' processes are being ended (again: at once)"
         )
 
+    def lost(what: str) -> None:
+        recorder.request_stop(RAY_LOST, f"{what}; everything is saved", resumable=True)
+        _thread.interrupt_main(signal.SIGTERM)
+
+    def leave() -> None:
+        watcher.on_alert(f"stopped: {recorder.stop.message}\n{watcher.go_on}")
+        os._exit(1)
+
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with watching_ray(lost, leave):
+            yield
+    except KeyboardInterrupt:
+        if recorder.stop.reason == RAY_LOST:
+            end_stage(recorder)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -57,9 +57,9 @@ class RunDisplay:
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
-    def watcher(self) -> Watcher:
-        """What to hand to the driver."""
-        return Watcher(self._on_stage, self._on_change, self._on_note, self._on_link, self._on_alert)
+    def watcher(self, go_on: str = "") -> Watcher:
+        """What to hand to the driver; ``go_on``: how to go on if it is stopped."""
+        return Watcher(self._on_stage, self._on_change, self._on_note, self._on_link, self._on_alert, go_on)
 
     def _on_stage(self, recorder: Recorder, stage: str, runs: int) -> None:
         self._stage, self._runs = stage, runs

@@ -17,9 +17,15 @@ import ctxtune
 from ctxtune.config.search import ResourcesSettings
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.backend.client import require_token
-from ctxtune.tuning.backend.local_ray import local_ray
+from ctxtune.tuning.backend.local_ray import local_ray, own_sigterm
 from ctxtune.tuning.backend.private_folders import private_folder
-from ctxtune.tuning.backend.ray_internals import connected_from_outside, keep_aws_keys_here, staging_in
+from ctxtune.tuning.backend.ray_internals import (
+    connected_from_outside,
+    keep_aws_keys_here,
+    nothing_printed_by_ray,
+    staging_in,
+)
+from ctxtune.tuning.backend.watch import shut_down
 
 _ENVIRONMENT = {
     # We handle signals, logs and metrics ourselves.
@@ -88,7 +94,14 @@ def cluster_address(asked: str | None) -> str | None:
 
     `ray job submit` names its cluster to the job by RAY_ADDRESS.
     """
-    return asked or os.environ.get("RAY_ADDRESS") or None
+    address = asked or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address  # Ray's word for one of our own
+
+
+def _named(address: str) -> str:
+    """An address as the user gave it: by the option, or by the environment, which is easily forgotten."""
+    inherited = os.environ.get("RAY_ADDRESS") == address
+    return f"RAY_ADDRESS={address} (in the environment)" if inherited else f"--address {address}"
 
 
 @contextlib.contextmanager
@@ -117,14 +130,15 @@ def running_ray(
         yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "error"}
-    if address is None:
-        with local_ray(options, on_note):
-            yield
-        return
     with contextlib.ExitStack() as opened:
+        opened.enter_context(nothing_printed_by_ray())
+        if address is None:
+            opened.enter_context(local_ray(options, on_note))
+            yield
+            return
         if address.startswith("ray://"):
             opened.enter_context(staging_in(opened.enter_context(private_folder())))
-        opened.callback(ray.shutdown)
+        opened.callback(shut_down)
         _join(address, {**options, "runtime_env": _runtime_env(modules)})
         yield
 
@@ -133,14 +147,15 @@ def _join(address: str, options: dict[str, Any]) -> None:
     _require_answer(address)
     try:
         require_token(address)
-        ray.init(address=address, ignore_reinit_error=True, **options)
+        with own_sigterm():
+            ray.init(address=address, ignore_reinit_error=True, **options)
     except AuthenticationError:
         raise ConfigError(
-            f"--address {address}: the cluster wants a token. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file that "
+            f"{_named(address)}: the cluster wants a token. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file that "
             "holds the cluster's token) or RAY_AUTH_TOKEN; on Kubernetes it lies in the secret that KubeRay made"
         ) from None
     except (ConnectionError, RpcError, RuntimeError, ValueError, TimeoutError) as error:
-        raise CtxtuneError(f"--address {address}: {_why_not(address, error)}") from None
+        raise CtxtuneError(f"{_named(address)}: {_why_not(address, error)}") from None
 
 
 def _why_not(address: str, error: Exception) -> str:
@@ -165,12 +180,12 @@ def _require_answer(address: str) -> None:
     except ValueError:
         port = None
     if not parts.hostname or port is None or parts.scheme not in ("", "ray"):
-        raise ConfigError(f"--address {address}: expected auto, HOST:PORT or ray://HOST:PORT")
+        raise ConfigError(f"{_named(address)}: expected auto, HOST:PORT or ray://HOST:PORT")
     try:
         socket.create_connection((parts.hostname, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
         raise CtxtuneError(
-            f"--address {address}: no Ray cluster answers there; is it up, is its port forwarded? ({error})"
+            f"{_named(address)}: no Ray cluster answers there; is it up, is its port forwarded? ({error})"
         ) from None
 
 

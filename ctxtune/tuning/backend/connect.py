@@ -93,7 +93,8 @@ def connect(
         run_resources(file.resources, max_concurrent), price_per_gpu_hour=file.resources.price_per_gpu_hour
     )
     place = storage or str(checkpoints.absolute())
-    if address is None:
+    if address is None:  # no node will join
+        resources = replace(resources, follows=False)
         return Connection(resources, place, fingerprint, run_environment())
     if storage is None and (connected_from_outside() or sum(kind.most for kind in node_kinds()[0]) > 1):
         raise ConfigError(

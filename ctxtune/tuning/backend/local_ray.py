@@ -7,9 +7,11 @@ loopback interface.
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,12 +22,19 @@ import ray
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
 from ctxtune.tuning.backend.ray_internals import listening_on_loopback, read_authentication_anew
+from ctxtune.tuning.backend.watch import shut_down
 
 _SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 # What follows the parent folder: ours, Ray's session, the longest name of a socket.
 _LONGEST_REST = "/ctxtune-12345678/ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store"
 _SPARE_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
-_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+STARTS = 3
+"""How often Ray's start is tried: on a loaded machine one of its processes may be late."""
+_PATIENCE = {
+    # Of a loaded machine: seconds for the control service to start and for a worker to register, 20 and 60 otherwise.
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_worker_register_timeout_seconds": "300",
+}
 
 
 @contextlib.contextmanager
@@ -38,24 +47,18 @@ def local_ray(options: Mapping[str, Any], on_note: Callable[[str], None] = lambd
 
     Raises:
         ConfigError: no folder for its files.
-        CtxtuneError: Ray of this version cannot be closed to others.
+        CtxtuneError: Ray does not start, or one of this version cannot be closed to others.
     """
     remove_abandoned()
     with _ray_folder(on_note) as folder, _environment(_closed(folder)):
-        read_authentication_anew()
         try:
-            with listening_on_loopback():
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    _temp_dir=str(folder / "ray"),  # which Ray opens to everybody, unlike the folder around it
-                    **options,
-                )
+            _start(
+                {**options, "_temp_dir": str(folder / "ray")}, on_note
+            )  # which Ray opens to all, unlike the one around it
             _require_closed(on_note)
             yield
         finally:
-            ray.shutdown()
+            shut_down()
             remove_abandoned()  # of this sweep's workers that were killed
     read_authentication_anew()
 
@@ -67,6 +70,7 @@ def _closed(folder: Path) -> dict[str, str | None]:
     file.write_text(secrets.token_hex(32), encoding="ascii")
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     return {
+        **{name: os.environ.get(name, value) for name, value in _PATIENCE.items()},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": None,  # a cluster's; Ray would prefer it
         "RAY_AUTH_TOKEN_PATH": str(file),
@@ -74,6 +78,45 @@ def _closed(folder: Path) -> dict[str, str | None]:
         "NCCL_SOCKET_IFNAME": loopback,
         "GLOO_SOCKET_IFNAME": loopback,
     }
+
+
+def _start(options: Mapping[str, Any], on_note: Callable[[str], None]) -> None:
+    read_authentication_anew()
+    for attempt in range(1, STARTS + 1):
+        try:
+            with listening_on_loopback(), own_sigterm():
+                ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            return
+        except Exception as error:  # noqa: BLE001 - Ray raises what it likes where one of its processes is late
+            ray.shutdown()
+            why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            if attempt == STARTS:
+                raise CtxtuneError(
+                    f"Ray could not be started on this machine, tried {STARTS} times ({why}). Is it very busy, out of memory "
+                    "or out of processes (ulimit -u)? Nothing is lost: try again"
+                ) from None
+            on_note(f"Ray has not started in time ({why}); trying again ({attempt + 1} of {STARTS})")
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces by one that leaves without a word.
+
+    Raises:
+        KeyboardInterrupt: a SIGTERM came while Ray's was there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as left:
+        if left.code in (signal.SIGTERM, -signal.SIGTERM):
+            raise KeyboardInterrupt("SIGTERM") from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,17 @@ def test_a_submitted_job_finds_its_own_cluster(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert cluster_address(None) == "10.0.0.1:6379"
     assert cluster_address("auto") == "auto"
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert cluster_address(None) is None
+
+
+def test_an_address_of_the_environment_is_called_that(monkeypatch, refusing_port):
+    address = f"127.0.0.1:{refusing_port}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(
+        CtxtuneError, match=f"^RAY_ADDRESS={address} .in the environment.: no Ray cluster answers there"
+    ):
+        running_ray(address).__enter__()
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def _closed(folder: Path) -> dict[str, str | None]:
 
 def _start(options: Mapping[str, Any], on_note: Callable[[str], None]) -> None:
     read_authentication_anew()
+    before = _children()
     for attempt in range(1, STARTS + 1):
         try:
             with listening_on_loopback(), own_sigterm():
@@ -89,6 +90,9 @@ def _start(options: Mapping[str, Any], on_note: Callable[[str], None]) -> None:
             return
         except Exception as error:  # noqa: BLE001 - Ray raises what it likes where one of its processes is late
             ray.shutdown()
+            for process in _children() - before:  # those that did start; Ray would end them with this process only
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             if attempt == STARTS:
                 raise CtxtuneError(
@@ -96,6 +100,15 @@ def _start(options: Mapping[str, Any], on_note: Callable[[str], None]) -> None:
                     "or out of processes (ulimit -u)? Nothing is lost: try again"
                 ) from None
             on_note(f"Ray has not started in time ({why}); trying again ({attempt + 1} of {STARTS})")
+
+
+def _children() -> set[int]:
+    """The processes that this one has started; none where the system does not say."""
+    found: set[int] = set()
+    for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found.update(map(int, file.read_text().split()))
+    return found
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ AWS_KEYS = "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE"
 CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
 REGISTRY = "ray.tune.registry:_Registry"
 CALLBACK_USAGE = "ray.air._internal.usage"
-PRINTED = "ray._private.ray_logging:global_worker_stdstream_dispatcher"
+PRINTING = "ray._private.worker"
 STAGING = "ray.train._internal.storage"
 CONSTANTS = "ray._private.ray_constants"
 GCS_CLIENT = "ray._raylet:GcsClient"
@@ -91,7 +91,7 @@ def listening_on_loopback() -> Iterator[None]:
 @contextmanager
 def nothing_printed_by_ray() -> Iterator[None]:
     """Keep what Ray prints about its processes (pages of a raylet's state, if that dies) out of our output."""
-    with _replaced(PRINTED, emit=lambda data: None):
+    with _replaced(PRINTING, print_to_stdstream=lambda data, ignore_prefix: None):
         yield
 
 

@@ -50,7 +50,7 @@ USES = {
     f"{ray_internals.CALLBACK_USAGE}:tag_callbacks": lambda: entered(thrifty_tune()),
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),
     f"{ray_internals.CONSTANTS}:ENABLE_RAY_CLUSTER": lambda: entered(ray_internals.listening_on_loopback()),
-    ray_internals.PRINTED: lambda: entered(ray_internals.nothing_printed_by_ray()),
+    f"{ray_internals.PRINTING}:print_to_stdstream": lambda: entered(ray_internals.nothing_printed_by_ray()),
     "ray._raylet:Config": ray_internals.read_authentication_anew,
     "ray._raylet:AuthenticationTokenLoader": ray_internals.read_authentication_anew,
     ray_internals.GCS_CLIENT: lambda: ray_internals.ask_cluster("127.0.0.1:1"),

@@ -180,7 +180,10 @@ def departure(case: dict[str, Any], trial: TrialSettings, steps: int) -> float:
     for step, loss, rates, tensors in zip(
         case["steps"], trainer.losses, trainer.learning_rates, trainer.tensors, strict=False
     ):
-        pairs = [(loss, step["loss"]), *zip(sorted(rates), sorted(step["learning_rates"]), strict=True)]
+        published = sorted(step["learning_rates"])
+        if case["settings"]["proj"] is None:  # their group of the projector is there, and empty
+            published.pop()
+        pairs = [(loss, step["loss"]), *zip(sorted(rates), published, strict=True)]
         pairs += [
             (ours, theirs)
             for name, values in step["after"].items()

@@ -27,6 +27,12 @@ RUNS = {
     "gamma": (0, 35),
     "batch_size": (16, 20),
     "embedding_size": (0, 20),
+    "grocery_parts": (48, 120),
+    "grocery_losses": (96, 60),
+    "grocery_label_noise": (90, 75),
+    "grocery_data_withheld": (48, 40),
+    "grocery_full_noise": (16, 24),
+    "grocery_confirmation": (960, 160),
 }
 """Tuning trials and runs, as docs/ablations.md and the files' heads say."""
 
@@ -57,14 +63,15 @@ def test_all_are_there_and_cost_what_they_say():
         ablation = load_ablation(file)
         assert run_count(ablation, len(cells_of(ablation))) == RUNS[file.stem]
     spaces = {"quickstart", "glyphs", "omniglot", "cub", "cars", "sop", "inshop", "inaturalist"}
+    spaces |= {"grocery", "grocery_full"}
     assert {file.stem for file in SPACES} == spaces
 
 
 @pytest.mark.parametrize("data", ["as shipped", "cub", "cars"])
 @pytest.mark.parametrize("file", ABLATIONS, ids=lambda file: file.stem)
 def test_arms_resolve_and_differ(file, data):
-    if file.stem == "quickstart" and data != "as shipped":
-        pytest.skip("quickstart is for glyphs")
+    if data != "as shipped" and (file.stem == "quickstart" or file.stem.startswith("grocery")):
+        pytest.skip("for its own data set")
     ablation = load_ablation(file, [] if data == "as shipped" else overrides_for(file, data))
     cells = cells_of(ablation)
     assert len({configuration_hash(cell) for cell in cells}) == len(cells) >= 3

@@ -45,7 +45,7 @@ def main() -> int:
     space = load_search_space(arguments.file, all_overrides(arguments))
     folder = writable_folder(Path(arguments.results) / space.name, "--results")
     from ctxtune.resume_hints import go_on_with, resume_hints_told
-    from ctxtune.tuning.display import print_outcome, sweep_display
+    from ctxtune.tuning.display import print_results, sweep_display
     from ctxtune.tuning.plan import print_plan
     from ctxtune.tuning.sweep import run_sweep
 
@@ -75,7 +75,7 @@ def main() -> int:
         "report": report_command(space.name, space.tracking.uri),
         **tracking_places(space.tracking.uri, display.link),
     }
-    print_outcome(console, space, result, files)
+    print_results(console, result, files)
     return 0
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
-from ctxtune.results.ranking import Objective, best
+from ctxtune.results.ranking import best
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
-from ctxtune.tuning.record.runs import run_of
 
 UNTUNED = "own configuration"
 
@@ -126,9 +125,7 @@ def best_search_trial(ablation: Ablation, cell: Cell, repeat: int, journal: Jour
     """The best completed trial of a cell's search, by its last score; the earlier one of equals."""
     assert ablation.tune_each is not None
     keys = [search_key(cell, repeat, number) for number in range(ablation.tune_each.trials)]
-    runs = [run_of(journal.runs[key]) for key in keys if key in journal.runs]
-    found = best(runs, Objective(metric=ablation.compare.metric, mode=ablation.compare.mode))
-    return journal.runs[found.key] if found else None
+    return best([journal.runs[key] for key in keys if key in journal.runs], [ablation.compare])
 
 
 def search_key(cell: Cell, repeat: int, number: int) -> str:

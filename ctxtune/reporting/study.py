@@ -66,7 +66,6 @@ def run_of(tracked: TrackedRun) -> Run:
         folds=tuple(folds.split(",")) if folds else (),
         repeat=int(tags.get("repeat") or 0),
         number=int(tags.get("trial") or 0),
-        configuration=tags.get("config_hash", ""),
         metrics=tracked.metrics,
         settings=tracked.params,
     )
@@ -130,7 +129,7 @@ def read_design(study: Study, artifact: str, model: type[Plan]) -> Plan:
 def bill(runs: Iterable[Run]) -> dict[str, float]:
     """GPU-hours and money of runs, by what a table calls them; of each only where runs have logged it."""
     cost = spent(runs)
-    found = {"GPU-hours": cost.gpu_hours, "money": cost.money}
+    found = {"GPU-hours": cost.gpu_hours or None, "money": cost.money}
     return {title: value for title, value in found.items() if value is not None}
 
 

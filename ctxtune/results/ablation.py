@@ -82,7 +82,7 @@ class AblationResults:
 
     def tuned(self, cell: str, repeat: int) -> Run | None:
         """The best completed trial of a cell's own search; None where nothing was tuned or no trial came to its end."""
-        return best(self.searches.get((cell, repeat), []), self.design.search_objective)
+        return best(self.searches.get((cell, repeat), []), [self.design.search_objective])
 
     def tuned_values(self, cell: str, repeat: int) -> dict[str, object]:
         """What a cell's own search found best: the settings that it varied; empty where nothing was tuned."""
@@ -143,7 +143,7 @@ class AblationResults:
 
     @staticmethod
     def _mean(runs: list[Run], metric: str) -> float | None:
-        values = [value for run in runs if (value := run.value(metric)) is not None]
+        values = [value for run in runs if (value := run.last(metric)) is not None]
         return sum(values) / len(values) if values and len(values) == len(runs) else None
 
     def interval(self, cell: str, metric: str | None = None) -> Interval | None:

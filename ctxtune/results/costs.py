@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ctxtune.results.runs import Run
+from ctxtune.results.runs import Measured
 
 GPU_HOURS = "cost/gpu_hours"
 MONEY = "cost/money"
@@ -31,27 +31,26 @@ class Rate:
 
 @dataclass(frozen=True)
 class Spent:
-    """What several runs have cost, as they last reported; None where none of them has logged it."""
+    """What several runs have cost, as they last reported; ``money`` is None without a price."""
 
-    gpu_hours: float | None = None
-    money: float | None = None
+    gpu_hours: float
+    money: float | None
 
     def __str__(self) -> str:
         money = "" if self.money is None else f" for {self.money:.2f}"
-        return f"{self.gpu_hours or 0.0:.3g} GPU-hours{money}"
+        return f"{self.gpu_hours:.3g} GPU-hours{money}"
 
 
-def spent(runs: Iterable[Run]) -> Spent:
+def spent(runs: Iterable[Measured]) -> Spent:
     """What runs have cost so far, those that are under way up to their last report."""
-    totals: dict[str, float] = {}
+    hours, money = 0.0, None
     for run in runs:
-        for metric in (GPU_HOURS, MONEY):
-            value = run.value(metric)
-            if value is not None:
-                totals[metric] = totals.get(metric, 0.0) + value
-    return Spent(totals.get(GPU_HOURS), totals.get(MONEY))
+        hours += run.last(GPU_HOURS) or 0.0
+        paid = run.last(MONEY)
+        money = money if paid is None else (money or 0.0) + paid
+    return Spent(hours, money)
 
 
-def hours_of(runs: Iterable[Run]) -> float:
+def hours_of(runs: Iterable[Measured]) -> float:
     """Wall hours of work of all runs together."""
-    return sum(run.hours for run in runs)
+    return sum(run.last("time/seconds") or 0.0 for run in runs) / 3600

@@ -29,13 +29,20 @@ class SamplerDesign(_Read):
     name: str = "tpe"
 
 
+class ScheduleDesign(_Read):
+    """The block `search.schedule`: trials that are shorter than full length."""
+
+    epochs: int
+
+
 class SearchDesign(_Read):
     """The block `search`; `objective` is always a list here."""
 
     objective: tuple[Objective, ...] = (Objective(),)
     space: dict[str, dict[str, Any]] = {}
     conditions: dict[str, str] = {}
-    start_from: list[Any] = []
+    start_from: list[Any] = ["trial"]
+    schedule: ScheduleDesign | None = None
     sampler: SamplerDesign = SamplerDesign()
     scheduler: SchedulerDesign = SchedulerDesign()
     trials: int = 0
@@ -76,8 +83,25 @@ class SweepDesign(_Read):
 
     @property
     def epochs(self) -> int:
-        """Epochs of a trial at full length."""
+        """Epochs of a run at full length."""
         return int(self.trial.get("schedule", {}).get("epochs", 0))
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs of a trial of the search that runs to its end."""
+        return self.search.schedule.epochs if self.search.schedule else self.epochs
+
+    @property
+    def own_values(self) -> dict[str, object]:
+        """The trial's own values at the searched paths."""
+        found: dict[str, object] = {}
+        for path in self.search.space:
+            value: Any = self.trial
+            for key in path.split("."):
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if value is not None:
+                found[path] = value
+        return found
 
     @property
     def dataset(self) -> str:

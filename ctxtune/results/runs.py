@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import yaml
 
@@ -37,7 +37,6 @@ class Run:
         seed_index: which repetition; runs of one index share all randomness.
         folds: of validation that it was scored on; none for a run on all train classes.
         repeat, number: of an ablation: which repeat of its search, and which trial of it.
-        configuration: the hash of what it ran; "" where that was not recorded.
         epoch: the last one that it reported, where that is known.
         metrics: the last value of each.
         settings: its configuration by path, as numbers and texts.
@@ -52,7 +51,6 @@ class Run:
     folds: tuple[str, ...] = ()
     repeat: int = 0
     number: int = 0
-    configuration: str = ""
     epoch: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict, repr=False)
@@ -65,9 +63,9 @@ class Run:
     @property
     def hours(self) -> float:
         """Wall hours of work, as last reported."""
-        return (self.value("time/seconds") or 0.0) / 3600
+        return (self.last("time/seconds") or 0.0) / 3600
 
-    def value(self, metric: str) -> float | None:
+    def last(self, metric: str) -> float | None:
         """The last value of a metric; None where there is none or it is not finite."""
         found = self.metrics.get(metric, math.nan)
         return found if math.isfinite(found) else None
@@ -92,6 +90,13 @@ def read_setting(text: str) -> object:
         return text
 
 
+class Measured(Protocol):
+    """A run of which the last value of each metric is known: `Run`, or a run of the journal itself."""
+
+    def last(self, metric: str) -> float | None:
+        """The last value of a metric; None where there is none."""
+
+
 def in_stage(runs: Iterable[Run], stage: Stage) -> tuple[Run, ...]:
     """The runs of one stage, in their order."""
     return tuple(run for run in runs if run.stage == stage)
@@ -112,7 +117,7 @@ def by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 def by_seed(runs: Iterable[Run], metric: str) -> dict[int, float]:
     """The score of each seed that has one, in the order of the seeds."""
-    scored = ((run.seed_index, run.value(metric)) for run in runs)
+    scored = ((run.seed_index, run.last(metric)) for run in runs)
     return dict(sorted((seed, value) for seed, value in scored if value is not None))
 
 

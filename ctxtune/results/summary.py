@@ -1,10 +1,13 @@
-"""Results as plain data, for `summary.json` and `--json`."""
+"""Results as plain data: `summary.json`, `--json`, and the metrics of a sweep's own run in MLflow."""
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from ctxtune.results.ablation import AblationResults
-from ctxtune.results.costs import hours_of
+from ctxtune.results.costs import GPU_HOURS, MONEY, hours_of, spent
+from ctxtune.results.sweep import SweepResults
+from ctxtune.statistics import t_interval
 
 
 def ablation_summary(results: AblationResults) -> dict[str, Any]:
@@ -41,3 +44,55 @@ def ablation_summary(results: AblationResults) -> dict[str, Any]:
         "states": dict(Counter(run.state for run in results.runs)),
         "hours": hours_of(results.runs),
     }
+
+
+def sweep_summary(results: SweepResults) -> dict[str, Any]:
+    """What a sweep found; stages that have not run are empty."""
+    cost = spent(results.runs)
+    return {
+        "chosen": results.chosen,
+        "point": results.chosen_point,
+        "start_point": results.start_point,
+        "states": dict(Counter(run.state for run in results.trials)),
+        "epochs": list(results.epochs),
+        "search_scores": {arm: [score, epoch] for arm, (score, epoch) in results.search_scores.items()},
+        "selection": {arm: asdict(t_interval(scores)) for arm, scores in results.selection_with_start.items()},
+        "confirmed": [
+            {
+                "metric": score.metric,
+                "chosen": asdict(score.chosen_interval),
+                "start": score.start_interval and asdict(score.start_interval),
+                "difference": score.difference and asdict(score.difference.interval),
+                "floor": score.floor,
+                "verdict": score.verdict and asdict(score.verdict),
+            }
+            for score in results.confirmed
+        ],
+        "steps": {arm: int(runs[-1].last("train/steps") or 0) for arm, runs in results.confirmations.items()},
+        "hours": hours_of(results.runs),
+        "front": [
+            {"trial": run.key, "values": results.objective_values(run), "point": results.point(run)}
+            for run in results.front
+        ],
+        "same": results.same,
+        "lost": [asdict(each) for each in results.lost],
+        "gpu_hours": cost.gpu_hours,
+        "money": cost.money,
+    }
+
+
+def sweep_metrics(results: SweepResults) -> dict[str, float]:
+    """What a sweep found, as metrics of its own run in MLflow."""
+    cost = spent(results.runs)
+    metrics: dict[str, float] = {"time/hours": hours_of(results.runs)}
+    if cost.gpu_hours:
+        metrics[GPU_HOURS] = cost.gpu_hours
+    if cost.money is not None:
+        metrics[MONEY] = cost.money
+    for score in results.confirmed:
+        name = score.metric.partition("/")[2]
+        metrics[score.metric] = score.chosen_interval.mean
+        metrics[f"floor/{name}"] = score.floor
+        if score.difference:
+            metrics[f"difference/{name}"] = score.difference.interval.mean
+    return metrics

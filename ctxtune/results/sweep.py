@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ctxtune.results.designs import SweepDesign
-from ctxtune.results.ranking import pareto_front, ranked
+from ctxtune.results.ranking import ranked, sign, value_of, values_of
 from ctxtune.results.runs import (
     START,
     LostRuns,
@@ -74,7 +74,6 @@ class SweepResults:
         runs: all of them, in the order in which they began.
         ended: no run is to come.
         decided: the arm that the sweep decided on, where that is known.
-        start_configuration: the hash of the start's configuration, where that is known.
         planned_seeds: of confirmation, where they are not those of the design.
     """
 
@@ -82,7 +81,6 @@ class SweepResults:
     runs: tuple[Run, ...]
     ended: bool
     decided: str | None = None
-    start_configuration: str | None = None
     planned_seeds: int | None = None
 
     @cached_property
@@ -93,9 +91,7 @@ class SweepResults:
     @cached_property
     def ranking(self) -> list[Run]:
         """The completed trials, the best first; with several objectives those of the Pareto front, by the first one."""
-        if len(self.design.objectives) > 1:
-            return pareto_front(self.trials, self.design.objectives)
-        return ranked(self.trials, self.design.objective)
+        return ranked(self.trials, self.design.objectives)
 
     @cached_property
     def best(self) -> Run | None:
@@ -104,19 +100,38 @@ class SweepResults:
 
     @cached_property
     def front(self) -> tuple[Run, ...]:
-        """The Pareto front of a search for several objectives; empty of a search for one."""
+        """The Pareto front of a search for several objectives, the best by the first one first; empty of a search for one."""
         return tuple(self.ranking) if len(self.design.objectives) > 1 else ()
+
+    def point(self, run: Run) -> dict[str, object]:
+        """The searched values of a run, by path."""
+        return {path: run.setting(path) for path in self.design.search.space if path in run.settings}
+
+    @cached_property
+    def start_point(self) -> dict[str, object]:
+        """The searched values of the start: of its runs, else of the first trial where the search began at a start point."""
+        beside = next((run for run in self.runs if run.arm == START), None)
+        if beside is None and self.design.search.start_from and self.trials:
+            beside = self.trials[0]
+        return self.point(beside) if beside else self.design.own_values
 
     @cached_property
     def start_trial(self) -> Run | None:
         """The trial that began at the unaltered start point; None where there is none."""
-        known = self.start_configuration or next(
-            (run.configuration for run in self.runs if run.arm == START and run.configuration), None
-        )
-        if known:
-            return next((run for run in self.trials if run.configuration == known), None)
-        # Records without hashes: a search begins at its start points.
-        return self.trials[0] if self.trials else None
+        return next((run for run in self.trials if self.point(run) == self.start_point), None)
+
+    @cached_property
+    def chosen_point(self) -> dict[str, object]:
+        """The searched values of the chosen configuration."""
+        if self.chosen == START:
+            return self.start_point
+        run = next((run for run in self.runs if run.arm == self.chosen), None)
+        return self.point(run) if run else {}
+
+    @cached_property
+    def chosen_trial(self) -> Run | None:
+        """The trial of the chosen configuration."""
+        return next((run for run in self.trials if run.arm == self.chosen), self.start_trial if self.same else None)
 
     @cached_property
     def chosen(self) -> str | None:
@@ -126,19 +141,13 @@ class SweepResults:
         arms = list(by_arm(in_stage(self.runs, "confirmation")))
         return next((arm for arm in arms if arm != START), arms[0] if arms else None)
 
-    @property
+    @cached_property
     def same(self) -> bool:
         """Whether the chosen configuration is the start itself."""
         beside = any(run.arm == START for run in in_stage(self.runs, "confirmation"))
         if self.chosen in (None, START) or beside:  # the start is confirmed beside others only
             return self.chosen == START
-        trial = self.start_trial
-        if trial is None:
-            return False
-        if trial.key == self.chosen:
-            return True
-        chosen = next((run for run in self.runs if run.arm == self.chosen and run.configuration), None)
-        return chosen is not None and chosen.configuration == trial.configuration
+        return self.chosen_point == self.start_point
 
     @cached_property
     def selection(self) -> dict[str, list[float]]:
@@ -146,11 +155,41 @@ class SweepResults:
         objective = self.design.objective
         found = {}
         for arm, runs in by_arm(in_stage(self.runs, "selection")).items():
-            values = [objective.of(run) if run.state == "completed" else None for run in runs]
+            values = [value_of(run, objective) if run.state == "completed" else None for run in runs]
             scores = [value for value in values if value is not None]
             if len(scores) == len(values):
                 found[arm] = scores
         return found
+
+    @cached_property
+    def selection_with_start(self) -> dict[str, list[float]]:
+        """The selection, with the start as such where it is one of the best trials itself."""
+        found = dict(self.selection)
+        if START not in found and self.start_trial is not None and self.start_trial.arm in found:
+            found[START] = found[self.start_trial.arm]
+        return found
+
+    @cached_property
+    def search_scores(self) -> dict[str, tuple[float, int]]:
+        """The objective in the search, and after which epoch, of chosen and start (of a pruned one its last score)."""
+        found = {}
+        for name, run in (("chosen", self.chosen_trial), (START, self.start_trial)):
+            score = value_of(run, self.design.objective) if run else None
+            if run is not None and score is not None:
+                found[name] = (score, run.epoch)
+        return found
+
+    @cached_property
+    def changes(self) -> list[tuple[str, object, object]]:
+        """Each searched path with the start's value and the chosen one."""
+        paths = self.design.search.space
+        return [(path, self.start_point.get(path), self.chosen_point.get(path)) for path in paths]
+
+    def objective_values(self, run: Run) -> dict[str, float]:
+        """What a run reaches in all objectives, by metric; empty where a value is missing."""
+        found = values_of(run, self.design.objectives)
+        metrics = (objective.metric for objective in self.design.objectives)
+        return dict(zip(metrics, found, strict=True)) if found else {}
 
     @cached_property
     def confirmations(self) -> dict[str, list[Run]]:
@@ -192,7 +231,7 @@ class SweepResults:
     @property
     def epochs(self) -> tuple[int, int]:
         """Epochs that the search trained, and those of all its trials at full length."""
-        return sum(run.epoch for run in self.trials), self.design.epochs * len(self.trials)
+        return sum(run.epoch for run in self.trials), self.design.search_epochs * len(self.trials)
 
 
 def select(results: SweepResults) -> str | None:
@@ -203,5 +242,5 @@ def select(results: SweepResults) -> str | None:
     if results.selection:
         most = max(map(len, results.selection.values()))
         means = {arm: sum(scores) / most for arm, scores in results.selection.items() if len(scores) == most}
-        return max(means, key=lambda arm: results.design.objective.sign * means[arm])
+        return max(means, key=lambda arm: sign(results.design.objective) * means[arm])
     return results.best.key if results.best else None

@@ -1,51 +1,5 @@
-"""What runs cost: GPU-hours and, where a price is known, money."""
+"""What runs cost; see `ctxtune.results.costs`."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from ctxtune.results.costs import GPU_HOURS, MONEY, Rate, Spent, spent
 
-from ctxtune.tuning.record.journal import RunRecord
-
-GPU_HOURS = "cost/gpu_hours"
-MONEY = "cost/money"
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What an hour of one run takes.
-
-    Attributes:
-        gpus: GPUs of one run, fractions allowed.
-        price: of an hour of one GPU, in any currency; None where nobody has said.
-    """
-
-    gpus: float
-    price: float | None = None
-
-    def of(self, seconds: float) -> dict[str, float]:
-        """So many seconds of a run as metrics; none where it has no GPU."""
-        if not self.gpus:
-            return {}
-        hours = self.gpus * seconds / 3600
-        return {GPU_HOURS: hours} | ({MONEY: hours * self.price} if self.price is not None else {})
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What several runs have cost, as they last reported; ``money`` is None without a price."""
-
-    gpu_hours: float
-    money: float | None
-
-    def __str__(self) -> str:
-        money = "" if self.money is None else f" for {self.money:.2f}"
-        return f"{self.gpu_hours:.3g} GPU-hours{money}"
-
-
-def spent(runs: Iterable[RunRecord]) -> Spent:
-    """What runs have cost so far, those that are under way up to their last report."""
-    hours, money = 0.0, None
-    for run in runs:
-        hours += run.last(GPU_HOURS) or 0.0
-        paid = run.last(MONEY)
-        money = money if paid is None else (money or 0.0) + paid
-    return Spent(hours, money)
+__all__ = ["GPU_HOURS", "MONEY", "Rate", "Spent", "spent"]

@@ -11,6 +11,7 @@ from rich.table import Table
 from ctxtune.config import SweepConfig, TrialFile, TrialSettings
 from ctxtune.config.search import ResourcesSettings
 from ctxtune.data import load_dataset
+from ctxtune.results.formatting import setting
 from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import FoldTrainer, fold_splits
@@ -26,7 +27,6 @@ from ctxtune.tuning.backend.cluster import (
 from ctxtune.tuning.backend.connect import usable_storage
 from ctxtune.tuning.search.warm_start import check_warm_starts
 from ctxtune.tuning.stages import fold_count, start_configuration
-from ctxtune.tuning.summary_files import show
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def print_plan(console: Console, space: SweepConfig, address: str | None = None,
         kind, arguments = next(iter(dimension.model_dump().items()))
         condition = space.search.conditions.get(path)
         table.add_row(
-            path, f"{kind} {arguments}" + (f" if {condition}" if condition else ""), show(start.get(path, "-"))
+            path, f"{kind} {arguments}" + (f" if {condition}" if condition else ""), setting(start.get(path, "-"))
         )
     console.print(table)
     scheduler = space.search.scheduler

@@ -10,11 +10,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ctxtune.results.costs import spent
+from ctxtune.results.formatting import setting
 from ctxtune.tuning.callbacks import Watcher
-from ctxtune.tuning.costs import spent
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.summary_files import show
 
 _STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "killed": "red", "running": "cyan"}
 
@@ -127,4 +127,4 @@ class RunDisplay:
 
 def show_point(point: Mapping[str, Any]) -> str:
     """Searched values in a line."""
-    return " ".join(f"{path.split('.')[-1]}={show(value)}" for path, value in point.items())
+    return " ".join(f"{path.split('.')[-1]}={setting(value)}" for path, value in point.items())

@@ -8,13 +8,13 @@ from pydantic import ValidationError
 
 from ctxtune.config import SweepConfig, TrialSettings, resolve_trial, stage_seed, start_points
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.results.ranking import best, ranked
+from ctxtune.results.runs import START
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec, Stage
-from ctxtune.tuning.search.multi_objective import pareto_front
 from ctxtune.tuning.search.sampler import Sampler
 
-START = "start"
 MOST_UNRESOLVABLE = 20
 """So many suggestions in a row that no run can take are one too many."""
 
@@ -75,20 +75,7 @@ def next_of(specs: Sequence[RunSpec], recorder: Recorder) -> RunSpec | None:
 
 def best_trial(space: SweepConfig, journal: Journal) -> RunRecord | None:
     """The best completed trial so far, by its last score."""
-    sign = 1 if space.search.objective.mode == "max" else -1
-    return max(_scored(space, journal), key=lambda item: sign * item[0], default=(0.0, None))[1]
-
-
-def _ranked(space: SweepConfig, journal: Journal) -> list[RunRecord]:
-    """The completed trials, the best first; with several objectives those of the Pareto front, by the first objective."""
-    sign = 1 if space.search.objective.mode == "max" else -1
-    return [run for _, run in sorted(_scored(space, journal), key=lambda item: -sign * item[0])]
-
-
-def _scored(space: SweepConfig, journal: Journal) -> list[tuple[float, RunRecord]]:
-    metric = space.search.objective.metric
-    runs = pareto_front(space, journal) if space.search.objective.beside else journal.completed("search")
-    return [(score, run) for run in runs if (score := run.last(metric)) is not None]
+    return best(journal.completed("search"), space.search.objective.all)
 
 
 def candidates(space: SweepConfig, journal: Journal) -> dict[str, RunRecord]:
@@ -96,7 +83,7 @@ def candidates(space: SweepConfig, journal: Journal) -> dict[str, RunRecord]:
     wanted = space.select.top if space.select else 1
     chosen: dict[str, RunRecord] = {}
     seen: set[str] = set()
-    for run in _ranked(space, journal):
+    for run in ranked(journal.completed("search"), space.search.objective.all):
         configuration = run.spec.trial.hash()
         if configuration not in seen and len(chosen) < wanted:
             seen.add(configuration)
@@ -147,10 +134,10 @@ def select(space: SweepConfig, journal: Journal) -> str:
     if scores:
         sign = 1 if space.search.objective.mode == "max" else -1
         return max(scores, key=lambda arm: sign * float(np.mean(scores[arm])))
-    best = best_trial(space, journal)
-    if best is None:
+    found = best_trial(space, journal)
+    if found is None:
         raise CtxtuneError("no trial came to its last epoch: there is nothing to select from")
-    return best.key
+    return found.key
 
 
 def confirmation_specs(space: SweepConfig, journal: Journal, chosen: str) -> Iterator[RunSpec]:

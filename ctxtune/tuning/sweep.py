@@ -1,13 +1,15 @@
 """A sweep from start to end: check, search, select, confirm, write down."""
 
 import contextlib
-import dataclasses
 import shutil
 from functools import partial
 from pathlib import Path
 
 from ctxtune.config import SweepConfig
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.results.note import sweep_note
+from ctxtune.results.summary import sweep_metrics, sweep_summary
+from ctxtune.results.sweep import SweepResults
 from ctxtune.tracking import flatten
 from ctxtune.tuning import stages
 from ctxtune.tuning.backend.checkpoints import state_file
@@ -26,7 +28,8 @@ from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
 from ctxtune.tuning.stages import start_configuration
 from ctxtune.tuning.startup import checked_place, opened, recorded_weights
-from ctxtune.tuning.summary_files import Outcome, best_file, markdown, outcome, tracked_metrics
+from ctxtune.tuning.summary_files import best_file
+from ctxtune.tuning.sweep_results import results_of
 from ctxtune.yaml_text import write_yaml
 
 
@@ -38,7 +41,7 @@ def run_sweep(
     address: str | None = None,
     storage: str | None = None,
     watcher: Watcher | None = None,
-) -> Outcome:
+) -> SweepResults:
     """Run a sweep to its end, or go on with one.
 
     Args:
@@ -73,7 +76,7 @@ def run_sweep(
         _start_tracking(space, recorder, connection, resume=resume)
         with interrupts(recorder, watcher):
             _run_stages(space, recorder, connection, watcher, alone=place.address is None)
-        result = outcome(space, journal)
+        result = results_of(space, journal, ended=True)
         _write(space, recorder, folder, result)
         tell_link(space, parts.tracker, f"Trials by {objective}", watcher)
         return result
@@ -190,17 +193,17 @@ def _start_tracking(space: SweepConfig, recorder: Recorder, connection: Connecti
     )
 
 
-def _write(space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepConfig], result: Outcome) -> None:
-    text = best_file(space, recorder.journal, result)
+def _write(space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepConfig], result: SweepResults) -> None:
+    text = best_file(space, recorder.journal, result.chosen)
     folder.best.write_text(text, encoding="utf-8")
     _keep_checkpoint(recorder, folder)
-    folder.write_summary(dataclasses.asdict(result))
+    folder.write_summary(sweep_summary(result))
     recorder.tracker.log_text(recorder.sweep_id, text, "best.yaml")
     recorder.tracker.log_artifact(recorder.sweep_id, folder.path / "summary.json")
-    recorder.tracker.log_metrics(recorder.sweep_id, tracked_metrics(result), step=0)
-    for point in result.front:
-        recorder.tracker.set_tags(recorder.tracked(point.trial), {"pareto_front": "true"})
-    recorder.tracker.set_tags(recorder.sweep_id, {"mlflow.note.content": markdown(space, result)})
+    recorder.tracker.log_metrics(recorder.sweep_id, sweep_metrics(result), step=0)
+    for run in result.front:
+        recorder.tracker.set_tags(recorder.tracked(run.key), {"pareto_front": "true"})
+    recorder.tracker.set_tags(recorder.sweep_id, {"mlflow.note.content": sweep_note(result)})
     recorder.tracker.end_run(recorder.sweep_id, "completed")
 
 

@@ -5,7 +5,6 @@ from ctxtune.results.designs import SweepDesign
 from ctxtune.results.sweep import SweepResults
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.runs import runs_of
-from ctxtune.tuning.stages import start_configuration
 
 
 def results_of(space: SweepConfig, journal: Journal, *, ended: bool) -> SweepResults:
@@ -15,5 +14,4 @@ def results_of(space: SweepConfig, journal: Journal, *, ended: bool) -> SweepRes
         runs=runs_of(journal),
         ended=ended,
         decided=journal.decisions.get("chosen"),
-        start_configuration=start_configuration(space)[1].hash(),
     )

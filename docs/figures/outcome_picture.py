@@ -8,9 +8,9 @@ import yaml
 from rich.console import Console
 
 from ctxtune.config import SweepConfig
-from ctxtune.tuning.display import print_outcome
+from ctxtune.tuning.display import print_results
 from ctxtune.tuning.record.journal import Journal
-from ctxtune.tuning.summary_files import outcome
+from ctxtune.tuning.sweep_results import results_of
 
 
 def main(folder: Path, picture: Path) -> None:
@@ -20,8 +20,7 @@ def main(folder: Path, picture: Path) -> None:
     precision = journal.decisions["precision"]
     space = space.model_copy(update={"trial": space.trial.model_copy(update={"precision": precision})})
     console = Console(record=True, width=104, file=io.StringIO())
-    result = outcome(space, journal)
-    print_outcome(console, space, result, {})
+    print_results(console, results_of(space, journal, ended=True), {})
     picture.write_text(console.export_svg(title="python -m ctxtune.sweep search_spaces/quickstart.yaml"))
 
 

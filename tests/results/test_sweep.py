@@ -22,21 +22,24 @@ START_SCORES = [0.40, 0.42, 0.41, 0.43]
 def trial(number: int, score: float | None, state: Any = "completed", **metrics: float) -> Run:
     key = f"trial-{number:04d}"
     scores = {} if score is None else {METRIC: score}
-    return Run(key, "search", key, state, configuration=f"hash {number}", metrics={**scores, **metrics})
+    return Run(key, "search", key, state, metrics={**scores, **metrics}, settings={"loss.k": str(number)})
 
 
 def confirmation(arm: str, seed: int, score: float | None, **metrics: float) -> Run:
-    configuration = "hash 0" if arm == START else f"hash {int(arm[-4:])}"
+    settings = {"loss.k": 0 if arm == START else int(arm[-4:])}
     key, state = f"confirmation-{arm}-seed{seed}", "failed" if score is None else "completed"
     scores = {} if score is None else {TEST: score, "floor/map_at_r": 0.02}
     reason = "not_finite: the loss is not finite\nmore of it" if score is None else ""
-    return Run(
-        key, "confirmation", arm, state, reason, seed, configuration=configuration, metrics={**scores, **metrics}
-    )
+    return Run(key, "confirmation", arm, state, reason, seed, metrics={**scores, **metrics}, settings=settings)
 
 
 def design_of(**search: Any) -> SweepDesign:
-    tree = {"name": "sweep", "trial": {"schedule": {"epochs": 9}}, "search": search, "confirm": {"seeds": 4}}
+    tree = {
+        "name": "sweep",
+        "trial": {"schedule": {"epochs": 9}},
+        "search": {"space": {"loss.k": {"choice": [0, 1]}}, **search},
+        "confirm": {"seeds": 4},
+    }
     return SweepDesign.model_validate(tree)
 
 
@@ -54,9 +57,9 @@ class TestRanking:
             trial(4, 0.7),
             trial(5, float("nan")),
         ]
-        assert [run.key[-1] for run in ranked(runs, Objective())] == ["2", "4", "0"]
-        assert best(runs, Objective(mode="min")) == runs[0]
-        assert best(runs[1:2], Objective()) is None
+        assert [run.key[-1] for run in ranked(runs, [Objective()])] == ["2", "4", "0"]
+        assert best(runs, [Objective(mode="min")]) == runs[0]
+        assert best(runs[1:2], [Objective()]) is None
 
     @settings(deadline=None, max_examples=60)
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
@@ -145,11 +148,9 @@ class TestConfirmation:
 
     def test_a_chosen_start_has_nothing_to_be_compared_with(self) -> None:
         runs = [trial(0, 0.5), *(confirmation("trial-0000", seed, 0.4) for seed in range(4))]
-        results = results_of(*runs, start_configuration="hash 0")
+        results = results_of(*runs)
         assert results.same and "itself was chosen" in confirmation_sentence(results)
-        other = results_of(
-            trial(0, 0.5), trial(1, 0.6), confirmation("trial-0001", 0, 0.4), start_configuration="hash 0"
-        )
+        other = results_of(trial(0, 0.5), trial(1, 0.6), confirmation("trial-0001", 0, 0.4))
         assert not other.same and "The start has no test scores" in confirmation_sentence(other)
 
     @pytest.mark.parametrize(
@@ -164,8 +165,17 @@ class TestConfirmation:
         assert words in confirmation_sentence(results_of(*self.runs(list(scores))))
 
 
-def test_the_start_is_found_by_its_configuration_not_by_its_place() -> None:
-    runs = [trial(0, 0.5), trial(1, 0.6)]
-    assert results_of(*runs, start_configuration="hash 1").start_trial == runs[1]
-    assert results_of(*runs, start_configuration="another").start_trial is None
-    assert results_of(*runs, confirmation("trial-0001", 0, 0.4), confirmation(START, 0, 0.4)).start_trial == runs[0]
+def test_the_start_is_found_by_its_values_not_by_its_place() -> None:
+    trials = [trial(1, 0.6), trial(0, 0.5)]
+    assert results_of(*trials, confirmation("trial-0001", 0, 0.4), confirmation(START, 0, 0.4)).start_trial == trials[1]
+    assert results_of(*trials).start_trial == trials[0]  # a search begins at its start points
+    nowhere = design_of(start_from=[])  # but not this one: the start is the file's own trial
+    assert results_of(*trials, design=nowhere).start_trial is None
+    own = nowhere.model_copy(update={"trial": {**nowhere.trial, "loss": {"k": 0}}})
+    assert results_of(*trials, design=own).start_trial == trials[1]
+
+
+def test_a_search_of_shorter_trials_is_counted_by_their_own_length() -> None:
+    run = Run("trial-0000", "search", "trial-0000", "completed", epoch=3, metrics={METRIC: 0.5})
+    assert results_of(run, design=design_of(schedule={"epochs": 3})).epochs == (3, 3)
+    assert results_of(run).epochs == (3, 9)

@@ -13,16 +13,17 @@ from scipy import stats
 
 from ctxtune.config import load_trial_file, resolve_trial
 from ctxtune.errors import RunFailed
+from ctxtune.results.note import sweep_note
+from ctxtune.results.ranking import pareto_front
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.devices import run_device
 from ctxtune.tuning.budget import Budget
-from ctxtune.tuning.display import print_outcome
+from ctxtune.tuning.display import print_results
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import sweep_folder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import TrialFailure, TrialReport
-from ctxtune.tuning.search.multi_objective import pareto_front
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import (
     START,
@@ -31,7 +32,8 @@ from ctxtune.tuning.stages import (
     select,
     selection_specs,
 )
-from ctxtune.tuning.summary_files import best_file, markdown, outcome
+from ctxtune.tuning.summary_files import best_file
+from ctxtune.tuning.sweep_results import results_of
 from tests.helpers.runs import silent_recorder, trials
 from tests.helpers.search_spaces import METRIC, space_of
 
@@ -109,19 +111,21 @@ def test_the_outcome_holds_paired_differences_with_their_t_interval(space, journ
         (ours if spec.arm == "trial-0003" else start)[spec.seed_index] = score
         names = ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r"]
         finish(journal, spec, 9, {f"test/{name}": score for name in names} | {f"floor/{name}": 0.1 for name in names})
-    result = outcome(space, journal)
+    result = results_of(space, journal, ended=True)
     last = result.confirmed[-1]
     pairs = np.array([[ours[seed], start[seed]] for seed in range(4)])
     test = stats.ttest_rel(pairs[:, 0], pairs[:, 1])
     low, high = test.confidence_interval(0.95)
     assert last.metric == "test/map_at_r"
-    assert last.difference is not None and last.start is not None
-    assert (last.difference.low, last.difference.high) == pytest.approx((low, high))
-    assert last.chosen.mean == pytest.approx(pairs[:, 0].mean())
-    assert last.difference.half_width < last.chosen.half_width / 3  # pairing takes the luck of the seed out
+    assert last.difference is not None and last.start
+    assert (last.difference.interval.low, last.difference.interval.high) == pytest.approx((low, high))
+    assert last.chosen_interval.mean == pytest.approx(pairs[:, 0].mean())
+    assert (
+        last.difference.interval.half_width < last.chosen_interval.half_width / 3
+    )  # pairing takes the luck of the seed out
     assert last.floor == pytest.approx(0.1)
-    page = markdown(space, result)
-    assert f"{100 * last.difference.mean:.2f} ± {100 * last.difference.half_width:.2f}" in page
+    page = sweep_note(result)
+    assert f"{100 * last.difference.interval.mean:.2f} ± {100 * last.difference.interval.half_width:.2f}" in page
     assert "| loss.k | 4 |" in page
 
 
@@ -129,7 +133,7 @@ def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):
     score_selection(space, journal, {"trial-0003": 0.5, "trial-0005": 0.4, START: 0.2})
     journal.decided("chosen", "trial-0003")
     path = tmp_path / "best.yaml"
-    path.write_text(best_file(space, journal, outcome(space, journal)))
+    path.write_text(best_file(space, journal, journal.decisions["chosen"]))
     point = journal.runs["trial-0003"].spec.point
     assert load_trial_file(path).trial.hash() == resolve_trial(space, point).hash()
     assert yaml.safe_load(path.read_text())["name"] == "quick-best"
@@ -215,22 +219,25 @@ def test_several_objectives_leave_a_pareto_front_and_its_best_by_the_first_is_ch
         and (scores[other], seconds[other]) != (scores[one], seconds[one])
     }
     assert 0 < len(beaten) < 8
-    front = {run.key for run in pareto_front(space, journal)}
+    front = {run.key for run in pareto_front(journal.stage("search"), space.search.objective.all)}
     assert front == {f"trial-{number:04d}" for number in set(range(8)) - beaten}
     assert set(candidates(space, journal)) <= front
     chosen = select(space, journal)
     assert journal.runs[chosen].last(METRIC) == max(scores)
     journal.decided("chosen", chosen)
-    result = outcome(space, journal)
+    result = results_of(space, journal, ended=True)
     expected = sorted(sorted(front), key=lambda key: -journal.runs[key].last(METRIC))
-    assert [point.trial for point in result.front] == expected
+    assert [run.key for run in result.front] == expected
     best = result.front[0]
-    assert best.values == {METRIC: max(scores), "time/seconds": journal.runs[chosen].last("time/seconds")}
+    assert result.objective_values(best) == {
+        METRIC: max(scores),
+        "time/seconds": journal.runs[chosen].last("time/seconds"),
+    }
     console = Console(record=True, width=120, file=io.StringIO())
-    print_outcome(console, space, result, {})
+    print_results(console, result, {})
     text = console.export_text()
     assert "Pareto front" in text and all(key in text for key in front)
-    page = markdown(space, result)
+    page = sweep_note(result)
     assert "Pareto front" in page and all(f"| {key} |" in page for key in front)
 
 
@@ -243,7 +250,9 @@ def test_an_objective_can_be_a_number_of_the_configuration(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     for spec in trials(space, journal, Sampler(space)):
         finish(journal, spec, 9, {METRIC: 0.5 if spec.trial.model.embedding_dim > 16 else 0.4})
-    front = [run.spec.trial.model.embedding_dim for run in pareto_front(space, journal)]
+    front = [
+        run.spec.trial.model.embedding_dim for run in pareto_front(journal.stage("search"), space.search.objective.all)
+    ]
     assert sorted(front) == [16, 32]  # 64 scores no better than 32
 
 

@@ -6,6 +6,7 @@ from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.document import Table
 from ctxtune.results.formatting import MISSING, percent
+from ctxtune.results.ranking import value_of
 
 
 def tuning_table(data: AblationData) -> Table | None:
@@ -18,7 +19,7 @@ def tuning_table(data: AblationData) -> Table | None:
         for repeat in range(data.design.repeats):
             trials, tuned = results.searches.get((cell, repeat), []), results.tuned(cell, repeat)
             first = trials[0] if trials and trials[0].state == "completed" else None
-            own, best = (math.nan if run is None else objective.of(run) or math.nan for run in (first, tuned))
+            own, best = (math.nan if run is None else value_of(run, objective) or math.nan for run in (first, tuned))
             chosen = results.tuned_values(cell, repeat)
             words = ", ".join(f"{path} = {value}" for path, value in chosen.items()) or MISSING
             rows.append(

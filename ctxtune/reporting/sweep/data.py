@@ -9,6 +9,7 @@ from typing import Any
 
 from ctxtune.reporting.study import Study, read_design
 from ctxtune.results.designs import SweepDesign
+from ctxtune.results.ranking import sign, value_of
 from ctxtune.results.runs import Run, by_arm, completed
 from ctxtune.results.sweep import SweepResults
 from ctxtune.tracking import MetricPoint, metric_histories
@@ -77,7 +78,7 @@ class SweepData:
     @property
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""
-        return self.design.objective.sign
+        return sign(self.design.objective)
 
     @cached_property
     def results(self) -> SweepResults:
@@ -110,7 +111,7 @@ class SweepData:
     def _trial(self, run: Run, number: int) -> Trial:
         paths = [dimension.path for dimension in self.dimensions if dimension.path in run.settings]
         curve = self._curves[run.key]
-        score = self.design.objective.of(run)
+        score = value_of(run, self.design.objective)
         ended = self.study.by_key[run.key].end_time or math.inf
         values = {path: run.setting(path) for path in paths}
         return Trial(run, number, values, math.nan if score is None else score, curve, ended)
@@ -136,7 +137,7 @@ class SweepData:
     @cached_property
     def rungs(self) -> tuple[int, ...]:
         """Epochs at which trials may be stopped; none without a scheduler that has rungs."""
-        scheduler, epochs = self.design.search.scheduler, self.design.epochs
+        scheduler, epochs = self.design.search.scheduler, self.design.search_epochs
         if scheduler.name != "asha" or scheduler.reduction_factor < 2:
             return ()
         grace = scheduler.grace_epochs + int(self.design.trial.get("schedule", {}).get("head_warmup_epochs", 0))
@@ -154,7 +155,7 @@ class SweepData:
     def selection(self) -> dict[str, list[float]]:
         """The objective in selection by arm, of the runs that are completed by now."""
         arms = by_arm(completed(self.study.in_stage("selection")))
-        found = {arm: [self.design.objective.of(run) for run in runs] for arm, runs in arms.items()}
+        found = {arm: [value_of(run, self.design.objective) for run in runs] for arm, runs in arms.items()}
         scores = {arm: [value for value in values if value is not None] for arm, values in found.items()}
         return {arm: values for arm, values in scores.items() if values}
 

@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ctxtune.errors import CtxtuneError, RunFailed
+from ctxtune.results.costs import Rate
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.process_group import ProcessGroup
@@ -27,7 +28,6 @@ from ctxtune.tuning.backend.devices import LOGICAL_GPUS, run_device
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
 from ctxtune.tuning.backend.storage import checkpoint_address
 from ctxtune.tuning.backend.trial import CHECKPOINT, disk_is_full, told
-from ctxtune.tuning.costs import Rate
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import DISK_FULL, TrialFailure
 from ctxtune.tuning.run_trainer import open_trainer

@@ -14,12 +14,12 @@ from ray import tune
 from ray.tune import Checkpoint
 
 from ctxtune.errors import CtxtuneError, RunFailed
+from ctxtune.results.costs import Rate
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.trainer import Report
 from ctxtune.tuning.backend.devices import leave_broken_process, run_device
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
-from ctxtune.tuning.costs import Rate
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import DISK_FULL, EPOCH, TrialFailure, TrialReport
 from ctxtune.tuning.run_trainer import open_trainer

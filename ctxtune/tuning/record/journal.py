@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ctxtune.config.paths import get_path
 from ctxtune.durable_files import sync_folder, write_durably
 from ctxtune.errors import CtxtuneError
 from ctxtune.text import counted
@@ -73,6 +74,14 @@ class RunRecord:
     def seconds(self) -> float:
         """Wall seconds of work, as last reported."""
         return self.last("time/seconds") or 0.0
+
+    def setting(self, path: str) -> object:
+        """The value of its configuration at a path; None where there is none."""
+        try:
+            found: object = get_path(self.spec.trial.tree(), path)
+        except (KeyError, TypeError):
+            return None
+        return found
 
     def last(self, metric: str) -> float | None:
         """The last reported value of a metric."""

@@ -21,7 +21,6 @@ def run_of(record: RunRecord) -> Run:
         folds=tuple(map(str, spec.folds)),
         repeat=int(spec.tags.get("repeat") or 0),
         number=int(spec.tags.get("trial") or 0),
-        configuration=spec.trial.hash(),
         epoch=record.epoch,
         metrics=metrics,
         settings=flatten(spec.trial.tree()),

@@ -246,7 +246,7 @@ def test_a_seed_is_whole_when_all_folds_of_the_design_are_there(tmp_path: Path) 
     uri = write("first fold", finished_folds=("0",))
     running = read_ablation(read_study(uri, "first fold"))
     assert running.results.scores("a", "validation/map_at_r") == {}
-    assert [each.words for each in running.results.contrasts] == ["not finished yet"]
+    assert [each.words for each in running.results.contrasts] == ["no pairs"]
     document = ablation_document(running)
     assert document.subtitle.startswith("6 of 12 runs completed")
     assert any("Nothing is finished yet" in str(item) for section in document.sections for item in section.items)

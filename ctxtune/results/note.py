@@ -1,0 +1,35 @@
+"""The page of a sweep's run in MLflow, as Markdown."""
+
+from ctxtune.metric_names import metric_title
+from ctxtune.results.formatting import MISSING, percent, percent_interval, setting
+from ctxtune.results.sweep import SweepResults
+from ctxtune.results.wording import confirmation_sentence, lost_sentences, seeds_words
+
+
+def sweep_note(results: SweepResults) -> str:
+    """What a sweep found, in tables and sentences."""
+    lines = [f"**Chosen configuration: {results.chosen}**", "", "| | start | chosen |", "|---|---|---|"]
+    lines += [f"| {path} | {setting(start)} | {setting(chosen)} |" for path, start, chosen in results.changes]
+    if results.front:
+        names = [objective.metric for objective in results.design.objectives]
+        lines += ["", "Pareto front (the best by the first objective goes on):", ""]
+        lines += [f"| trial | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for run in results.front:
+            lines.append(f"| {run.key} | {' | '.join(map(setting, results.objective_values(run).values()))} |")
+    if results.confirmed:
+        over = seeds_words(results.confirmed[0])
+        lines += ["", f"Test classes, percent, mean and 95 % t-interval over {over}:", ""]
+        lines += ["| | untrained | start | chosen | chosen − start |", "|---|---|---|---|---|"]
+    missing = "same" if results.same else MISSING
+    for score in results.confirmed:
+        start, difference = score.start_interval, score.difference
+        texts = [
+            percent(score.floor),
+            percent_interval(start) if start else missing,
+            percent_interval(score.chosen_interval),
+            percent_interval(difference.interval, sign=True) if difference else missing,
+        ]
+        lines.append(f"| {metric_title(score.metric).removeprefix('test ')} | {' | '.join(texts)} |")
+    lines += ["", confirmation_sentence(results)]
+    lines += ["", *(f"- {sentence}" for sentence in lost_sentences(results.lost))] if results.lost else []
+    return "\n".join(lines)

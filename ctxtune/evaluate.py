@@ -35,7 +35,7 @@ from ctxtune.evaluation import (
 )
 from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page
 from ctxtune.retrieval import nearest
-from ctxtune.terminal import named_device
+from ctxtune.terminal import named_device, use_threads
 
 NAMES = ("label", "name")
 SHORT_TITLES = {"map_at_r": "MAP@R", "r_precision": "R-prec", "mean_reciprocal_rank": "MRR"}
@@ -92,8 +92,7 @@ def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
     _check_arguments(arguments)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     device = named_device(arguments.device)
     checkpoint = read_checkpoint(arguments.checkpoint, arguments.overrides, arguments.data, arguments.fold)
     if (arguments.export or arguments.gallery_report) and len(checkpoint.runs) > 1:

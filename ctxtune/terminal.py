@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ctxtune.config.source import Override
 
+MOST_THREADS = 1024
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 DRIVER_EXITS = (
     "Exit status: 0 done, 1 stopped (too many failures, full disk) or 130 interrupted: go on with --resume; 2 wrong input, "
@@ -100,6 +101,21 @@ def named_device(asked: str) -> "torch.device":
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {asked}: torch sees {torch.cuda.device_count()} CUDA devices on this machine")
     return device
+
+
+def use_threads(count: int | None) -> None:
+    """Have torch use so many CPU threads; None: as many as it takes.
+
+    Raises:
+        ConfigError: of ``--threads``, that cannot be.
+    """
+    if count is None:
+        return
+    if not 1 <= count <= MOST_THREADS:
+        raise ConfigError(f"--threads {count}: expected a number from 1 to {MOST_THREADS}")
+    import torch  # as above
+
+    torch.set_num_threads(count)
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, what: str) -> None:

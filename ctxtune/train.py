@@ -21,7 +21,7 @@ from ctxtune.config import TrialFile, load_trial_file, stage_seed
 from ctxtune.data.features import Reporter
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.models.weights import weight_record
-from ctxtune.terminal import add_file_arguments, all_overrides, named_device
+from ctxtune.terminal import add_file_arguments, all_overrides, named_device, use_threads
 from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_splits
 from ctxtune.training import progress as standing
 from ctxtune.training.progress_bars import progress_bars
@@ -86,10 +86,7 @@ def _train(arguments: argparse.Namespace, world: ProcessGroup) -> int:
     file = load_trial_file(arguments.file, all_overrides(arguments))
     if arguments.seed_index < 0:
         raise ConfigError(f"--seed-index {arguments.seed_index}: counts from 0")
-    if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ConfigError(f"--threads {arguments.threads}: at least 1")
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     device = _device(arguments.device, world)
     folder = Path(arguments.results) / file.name / f"train-seed{arguments.seed_index}"
     with _processes(world, device), _own_folder(folder, world):

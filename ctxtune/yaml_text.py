@@ -33,6 +33,7 @@ _PREFIX = "tag:yaml.org,2002:"
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d+)[eE][-+]?\d+$", re.ASCII)
 _TRUE, _FALSE = {"yes", "true", "on"}, {"no", "false", "off"}
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+_KEY = re.compile(r"\s*(?:- )?([\w.-]+):")
 _PLACEHOLDER = re.compile(r"\{\{|\{%")
 
 
@@ -74,7 +75,9 @@ def read_yaml(text: str) -> YamlText:
     if len(text) > MOST_CHARACTERS:
         raise YamlError(f"{len(text):,} characters are too many; settings have {MOST_CHARACTERS:,} at most")
     if found := _CONTROL.search(text):
-        raise YamlError(_control_character(text, found), 1 + text.count("\n", 0, found.start()))
+        before = text[: found.start()]
+        key = _KEY.match(before.rpartition("\n")[2])
+        raise YamlError(_control_character(text, found), 1 + before.count("\n"), (key[1],) if key else ())
     loader = None
     try:
         loader = _Composer(text)

@@ -1,9 +1,8 @@
 """`base: {best_of: SWEEP}`: the configuration that an earlier sweep chose by validation."""
 
+import os
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ctxtune.config import BestOf, SweepConfig, resolve_trial
 from ctxtune.config.load_ablation import FindBest
@@ -12,6 +11,7 @@ from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs, find_sweep, read_text
 from ctxtune.tuning.record.results_folder import ABLATION_FILE
 from ctxtune.tuning.search.warm_start import searched_values
+from ctxtune.yaml_text import YamlError, parse_value
 
 
 def finder(root: Path, *, resume: bool) -> FindBest:
@@ -23,9 +23,8 @@ def finder(root: Path, *, resume: bool) -> FindBest:
 
     def find(request: BestOf, data: dict[str, Any]) -> dict[str, Any]:
         stored = root / str(data.get("name")) / ABLATION_FILE
-        if resume and stored.exists():
-            tree = yaml.safe_load(stored.read_text(encoding="utf-8"))
-            return {"trial": tree["trial"], "validation": tree["validation"]}
+        if resume and os.path.exists(stored):  # noqa: PTH110  # Path raises for names that are too long
+            return _chosen(stored.read_text(encoding="utf-8"), str(stored))
         tracking = data.get("tracking")
         uri = str(tracking.get("uri")) if isinstance(tracking, dict) and "uri" in tracking else TrackingSettings().uri
         return best_configuration(uri, request.best_of)
@@ -42,17 +41,28 @@ def best_configuration(uri: str, sweep: str) -> dict[str, Any]:
     """
     parent = find_sweep(uri, sweep)
     try:
-        chosen = yaml.safe_load(read_text(uri, parent.run_id, "best.yaml"))
+        chosen = _chosen(read_text(uri, parent.run_id, "best.yaml"), f"best.yaml of {sweep}")
     except TrackingError:
         chosen = _best_so_far(uri, sweep, parent)
     return {"trial": chosen["trial"], "validation": chosen["validation"], "tracking": {"uri": uri}}
+
+
+def _chosen(text: str, where: str) -> dict[str, Any]:
+    """`trial` and `validation` of a file that was written by a sweep or an ablation. Raises ConfigError."""
+    try:
+        tree = parse_value(text)
+        return {"trial": tree["trial"], "validation": tree["validation"]}
+    except (YamlError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{where}: not as it was written: no trial and validation can be read from it ({error})"
+        ) from None
 
 
 def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
     """Before a sweep has chosen: its best completed trial."""
     if parent.kind != "sweep":
         raise ConfigError(f"{sweep} is no sweep; only a sweep has a best configuration")
-    space: dict[str, Any] = yaml.safe_load(read_text(uri, parent.run_id, "space.yaml"))
+    space: dict[str, Any] = parse_value(read_text(uri, parent.run_id, "space.yaml"))
     stated = space["search"]["objective"]
     objective = stated[0] if isinstance(stated, list) else stated  # of several, the first one chooses
     runs = best_runs(uri, sweep, objective["metric"], objective["mode"], 1)

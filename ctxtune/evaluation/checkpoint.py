@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,9 +116,9 @@ def recorded_scores(checkpoint: Checkpoint) -> Record:
 
 
 def _read_state(path: Path) -> tuple[dict[str, Any], Path]:
-    if path.is_file() and not zipfile.is_zipfile(path):
+    if os.path.isfile(path) and not zipfile.is_zipfile(path):  # noqa: PTH113  # Path raises for long names
         raise CtxtuneError(f"{path}: not a checkpoint")
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112
         return load_checkpoint(path), path
     if (path / STATE_FILE).is_file():
         return load_checkpoint(path / STATE_FILE), path / STATE_FILE

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ def load_exported(path: Path | str) -> ExportedModel:
     code while it is read, as with every TorchScript or torch.export file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  # Path raises for long names
         raise ConfigError(f"there is no exported model {path}")
     text, run = _read_archive(path) if zipfile.is_zipfile(path) else _read_onnx(path)
     metadata = json.loads(text)

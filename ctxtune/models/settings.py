@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ctxtune.settings import Settings
+from ctxtune.yaml_text import YamlError, parse_value
 
 SMALL_CONV = "small_conv"
 TIMM = "timm/"
@@ -128,8 +128,8 @@ class ModelSettings(Settings):
         if isinstance(value, (LastBlocks, Adapters)):
             return value
         try:
-            meant = yaml.safe_load(value) if isinstance(value, str) else value
-        except yaml.YAMLError:
+            meant = parse_value(value) if isinstance(value, str) else value
+        except YamlError:
             meant = value
         block = isinstance(meant, dict) and len(meant) == 1 and next(iter(meant))
         if block in ("last_blocks", "lora"):
@@ -209,7 +209,7 @@ class ModelSettings(Settings):
         """`train`, read: text as the block that it means."""
         if self.train in ("full", "head"):
             return self.train  # type: ignore[return-value]
-        block = yaml.safe_load(self.train) if isinstance(self.train, str) else self.train
+        block = parse_value(self.train) if isinstance(self.train, str) else self.train
         if not isinstance(block, dict):
             return block  # type: ignore[no-any-return]
         if "lora" in block:

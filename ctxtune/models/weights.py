@@ -1,6 +1,7 @@
 """Weights of a backbone: those of torchvision or timm, or a local file of tensors. No file is ever unpickled."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def weight_file(settings: ModelSettings) -> WeightFile | None:
         return None
     if is_weight_file(settings.weights):
         path = Path(settings.weights).expanduser()
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  # Path raises for long names
             raise ConfigError(f"model.weights: there is no file {path} (seen from {Path.cwd()})")
         return WeightFile(path, path.name)
     if settings.backbone.startswith(TIMM):

@@ -103,7 +103,7 @@ def read_file(study: Study, artifact: str) -> Any:
     """
     try:
         return yaml.safe_load(read_text(study.uri, study.parent.run_id, artifact))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise TrackingError(f"{study.name}: the artifact {artifact} is no YAML: {error}") from None
     except TrackingError as error:
         raise TrackingError(

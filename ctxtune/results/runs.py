@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol, get_args
 
-import yaml
+from ctxtune.yaml_text import YamlError, parse_value
 
 Stage = Literal["search", "selection", "confirmation", "cell_search", "cell"]
 State = Literal["running", "completed", "pruned", "failed", "killed"]
@@ -85,8 +85,8 @@ def read_setting(text: str) -> object:
         except ValueError:
             continue
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_value(text)
+    except YamlError:
         return text
 
 

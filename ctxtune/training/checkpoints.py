@@ -36,7 +36,16 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CtxtuneError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise CtxtuneError(f"{path}: not a checkpoint that can be read ({_first_line(error)})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CtxtuneError(f"{path}: not a checkpoint of this version of ctxtune")

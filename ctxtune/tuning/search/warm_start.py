@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ctxtune.config import SweepConfig, start_points
-from ctxtune.config.search import WarmStart
+from ctxtune.config.search import Dimension, WarmStart
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs
 from ctxtune.tuning.record.journal import Journal
-from ctxtune.yaml_text import parse_value
+from ctxtune.yaml_text import YamlError, parse_value
 
 DECISION = "warm_starts"
 
@@ -68,4 +68,19 @@ def _points(space: SweepConfig, warm_start: WarmStart) -> list[dict[str, Any]]:
 
 def searched_values(space: SweepConfig, run: TrackedRun) -> dict[str, Any]:
     """The point of the space that a tracked run had."""
-    return {path: parse_value(run.params[path]) for path in space.search.space if path in run.params}
+    return {
+        path: _value(dimension, run.params[path])
+        for path, dimension in space.search.space.items()
+        if path in run.params
+    }
+
+
+def _value(dimension: Dimension, text: str) -> Any:
+    """What a parameter's text means to a dimension: one of its choices as it is written, else what YAML reads."""
+    for choice in dimension.choices:
+        if isinstance(choice, str) and choice == text:
+            return choice
+    try:
+        return parse_value(text)
+    except YamlError:
+        return text

@@ -65,3 +65,12 @@ def test_a_sweep_that_is_not_there_is_named(store, tmp_path):
     for ask in (check_warm_starts, lambda space: with_warm_starts(space, Journal(tmp_path / "j"))):
         with pytest.raises(ConfigError, match=r"search\.start_from: best_of: .*'eralier'.*did you mean \"earlier\""):
             ask(space)
+
+
+@pytest.mark.parametrize("text", ["no", "0200", "2026-25-11", "1e5", "[", "x"])
+def test_a_choice_of_an_earlier_sweep_is_known_by_its_text(text):
+    from ctxtune.config import Dimension
+    from ctxtune.tuning.search.warm_start import _value
+
+    assert _value(Dimension.model_validate({"choice": ["a", text]}), text) == text
+    assert _value(Dimension.model_validate({"choice": [True, 4]}), "true") is True

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, run_command, wh
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
 from ctxtune.data.features import Reporter
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
+from ctxtune.locks import try_lock
 from ctxtune.models.weights import weight_record
 from ctxtune.terminal import add_file_arguments, all_overrides, named_device, use_threads
 from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_splits
@@ -212,10 +212,8 @@ def _own_folder(folder: Path, world: ProcessGroup) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training in {folder}; give this one another --name") from None
+        if not try_lock(lock):
+            raise ConfigError(f"another process is training in {folder}; give this one another --name")
         CheckpointFolder(folder).remove_leftovers()
         yield
 

@@ -9,7 +9,6 @@ opened, and a stale, half-built or damaged cache is made again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from ctxtune.data.reading import Unreadable, in_threads
 from ctxtune.data.split import ImageTable, Integers
 from ctxtune.errors import DataError
+from ctxtune.locks import lock
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -80,8 +80,8 @@ def default_cache_directory() -> Path:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock for `path` (in a file beside it); a second process waits. Freed when a holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with path.with_name(path.name + ".lock").open("w") as file:
+        lock(file)
         yield
 
 

@@ -3,7 +3,6 @@
 Delivery is a process of its own so that neither MLflow's imports nor its requests cost the driver time or memory.
 """
 
-import fcntl
 import json
 import signal
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctxtune.errors import TrackingError
+from ctxtune.locks import try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact, sqlite_path
 from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment, import_client, usable
 from ctxtune.tracking.delivery import Delivery
@@ -35,18 +35,7 @@ _FILES = 10
 def exclusive(path: Path) -> Iterator[bool]:
     """Hold a lock file for the block; yields False if another process holds it."""
     with path.open("a") as file:
-        yield try_lock(file.fileno())
-
-
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file until it is closed; False if another holder has it. A file system without locks is trusted."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+        yield try_lock(file)
 
 
 class Drain:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ctxtune.errors import TrackingError
+from ctxtune.locks import try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
-from ctxtune.tracking.delivery_process import WRITER_LOCK, try_lock
+from ctxtune.tracking.delivery_process import WRITER_LOCK
 from ctxtune.tracking.errors import SpoolFullError
 from ctxtune.tracking.processes import process_environment, tracking_command
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, now_ms
@@ -47,7 +48,7 @@ class Tracker:
         self._folder = Path(spool).absolute()
         self._spool = Spool(self._folder)
         self._lock_file = (self._folder / WRITER_LOCK).open("a")
-        if not try_lock(self._lock_file.fileno()):
+        if not try_lock(self._lock_file):
             self._spool.close()
             self._lock_file.close()
             raise TrackingError(

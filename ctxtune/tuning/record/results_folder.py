@@ -1,6 +1,5 @@
 """The results folder of a sweep or an ablation: who may use it, and what lies in it."""
 
-import fcntl
 import json
 import math
 import shlex
@@ -13,6 +12,7 @@ import yaml
 from ctxtune.config import SweepConfig, TrialFile
 from ctxtune.config.paths import leaves
 from ctxtune.errors import ConfigError
+from ctxtune.locks import try_lock
 from ctxtune.redaction import redact_argument
 
 Resolved = TypeVar("Resolved", bound=TrialFile)
@@ -59,10 +59,8 @@ class ResultsFolder(Generic[Resolved]):
         self._may_change = tuple(may_change)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{self.path}: this {self.kind} is running in another process") from None
+        if not try_lock(self._lock):
+            raise ConfigError(f"{self.path}: this {self.kind} is running in another process")
         self.file = self.path / file
         for other, kind in _KINDS.items():
             if other != file and (self.path / other).exists():

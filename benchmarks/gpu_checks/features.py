@@ -59,7 +59,9 @@ def _kept_features(scale: Scale, report: Report) -> None:
     found = {}
     for precision in ("float32", "bfloat16"):
         backbone = FrozenBackbone(trial, device=scale.device, precision=precision)  # type: ignore[arg-type]
-        backbone.width  # noqa: B018 - the network is built and warm before the clock starts
+        crop = trial.image.test_crop or 224
+        backbone(torch.zeros(64, 3, crop, crop, device=scale.device))  # built and warm before the clock starts
+        synchronize(scale.device)
         started = time.perf_counter()
         kept = open_features(table, trial.images, None, backbone, directory=photograph_folder(scale) / "cache")
         taken = time.perf_counter() - started

@@ -5,6 +5,7 @@ What a step costs the host then is next to nothing, so that the threads that rea
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,11 @@ SWITCH = "CTXTUNE_CUDA_GRAPHS"
 """Environment variable: 0 keeps every step unrecorded."""
 STEPS_BEFORE = 3
 """Steps that are taken as usual before a recording, and set up all that must not be set up during one."""
+
+
+_LIVING: weakref.WeakSet["RecordedPass"] = weakref.WeakSet()
+"""All recordings of this process. Those on one device share their memory: a step is over, its gradients used, before
+another run's begins, so that folds trained in turn take the activations' memory once, as they do without recordings."""
 
 
 def recording_allowed() -> bool:
@@ -35,7 +41,7 @@ class RecordedPass:
         embed: images to embeddings, without autocast's cache of weights, which a replay would find stale.
         images: of the shape to record, on the device.
         parameters: whose gradients are taken.
-        pool: of memory, from `torch.cuda.graph_pool_handle`.
+        pool: of memory, from `torch.cuda.graph_pool_handle` or another recording on the device.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class RecordedPass:
     ) -> None:
         self._images = channels_last(images.detach().clone())
         self._parameters = parameters
+        self.device, self.pool = images.device, pool
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # thread_local: other threads (image loading, say) go on using the device meanwhile.
         with torch.cuda.graph(self._forward, pool=pool, capture_error_mode="thread_local"):
@@ -59,6 +66,7 @@ class RecordedPass:
                 for parameter, gradient in zip(parameters, found, strict=True)
             ]
         self._embeddings = embeddings.detach()
+        _LIVING.add(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings (n, d) in memory of their own, detached."""
@@ -124,7 +132,9 @@ class Recorder:
             return None
         if images.device.type != "cuda":
             return self._kind(self._embed, images, trained, None)
-        pool, random = torch.cuda.graph_pool_handle(), torch.cuda.get_rng_state(images.device)
+        shared = next((each.pool for each in _LIVING if each.device == images.device), None)
+        pool = torch.cuda.graph_pool_handle() if shared is None else shared
+        random = torch.cuda.get_rng_state(images.device)
         try:
             # The stream of now is set again afterwards, also where a recording ends in the middle.
             with torch.cuda.device(images.device), torch.cuda.stream(torch.cuda.current_stream(images.device)):

@@ -107,6 +107,18 @@ def test_a_replay_gives_the_embeddings_and_gradients_of_the_plain_pass(parts, pr
             assert (parameter.grad - other).norm() <= PRECISIONS[precision] * other.norm() + rounding
 
 
+def test_runs_in_turn_share_the_memory_of_recordings_and_do_not_disturb_each_other(parts):
+    trial = trial_of(precision="float32", tf32=False, sampler__batches_per_epoch=6, schedule__epochs=2)
+    alone = [run_of(parts, trial, seed, "cuda") for seed in (1, 2)]
+    wanted = [[run.advance(until=epoch)["train/loss"] for epoch in (1, 2)] for run in alone]
+    del alone
+    runs = [run_of(parts, trial, seed, "cuda") for seed in (1, 2)]
+    found = [[run.advance(until=epoch)["train/loss"] for run in runs] for epoch in (1, 2)]
+    recorded = [run.step.recorder._recorded for run in runs]
+    assert recorded[0].pool == recorded[1].pool
+    assert [list(curve) for curve in zip(*found, strict=True)] == [pytest.approx(curve, rel=0.02) for curve in wanted]
+
+
 def test_a_recording_follows_what_is_trained(parts):
     trial = trial_of(schedule__head_warmup_epochs=1, sampler__batches_per_epoch=6)
     run = run_of(parts, trial, device="cuda")

@@ -19,6 +19,7 @@ from ctxtune.tracking import read_runs
 from ctxtune.training import load_checkpoint
 from ctxtune.tuning.record.results_folder import resume_command
 from tests.helpers.clusters import mlflow_server, s3_keys, s3_server
+from tests.helpers.processes import PATIENCE
 from tests.helpers.sweeps import SMALL, start_sweep
 
 URI_PASSWORD = "uripass-5c1e77"
@@ -184,7 +185,7 @@ def test_the_images_pins_have_no_known_vulnerability(repository):
     audit = Path(sys.executable).parent / "pip-audit"
     done = subprocess.run(
         [audit, "--no-deps", "--disable-pip", "-r", "docker/requirements.txt", "-r", "docker/requirements-torch.txt"],
-        cwd=repository, capture_output=True, text=True, timeout=250,
+        cwd=repository, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     output = done.stdout + done.stderr
     if "Dependency not found on PyPI" in output or "ConnectionError" in output or "timed out" in output:

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,35 +15,11 @@ from ctxtune.config import load_ablation, load_search_space
 from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker, count_test_scorings, find_sweep, flatten, read_runs, read_text
 from ctxtune.tuning.record.journal import Journal
-from tests.helpers.processes import environment
+from tests.helpers.ablations import NAME, SMALL, ablation_command, run_ablation
+from tests.helpers.processes import PATIENCE, environment
 
-NAME = "quickstart-ablation"
-SMALL = [
-    "trial.dataset.image_size=16",
-    "trial.image.train_crop=16",
-    "trial.model.width=8",
-    "trial.model.embedding_dim=16",
-    "trial.sampler.batch_size=32",
-    "trial.sampler.batches_per_epoch=2",
-    "trial.schedule.epochs=2",
-    "trial.evaluation.every=1",
-    "variants.no_query_expansion=null",
-    "seeds=2",
-    "tune_each={trials: 2, folds: [1], space: {optimizer.lr: {loguniform: [1.0e-4, 1.0e-2]}}}",
-]
+pytestmark = pytest.mark.ray
 CELLS = ["full", "contrastive_only"]
-
-
-def command(repository: Path, *arguments: str, overrides: list[str] = SMALL) -> list[str]:
-    sets = [part for override in overrides for part in ("--set", override)]
-    return [sys.executable, "-m", "ctxtune.ablate", str(repository / "ablations/quickstart.yaml"), *sets, *arguments]
-
-
-def run(repository: Path, folder: Path, *arguments: str, overrides: list[str] = SMALL):
-    return subprocess.run(
-        command(repository, *arguments, overrides=overrides),
-        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=250,
-    )  # fmt: skip
 
 
 def start_and_signal(
@@ -59,23 +34,22 @@ def start_and_signal(
     """Start, and send a signal when so many runs have ended; exit status and error output."""
     arguments = ["--resume"] if resume else []
     process = subprocess.Popen(
-        command(repository, *arguments, overrides=overrides),
+        ablation_command(repository, *arguments, overrides=overrides),
         cwd=folder, env=environment(repository), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    journal, deadline = folder / "results" / NAME / "journal.jsonl", time.monotonic() + 150
+    journal, deadline = folder / "results" / NAME / "journal.jsonl", time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if journal.exists() and journal.read_bytes().count(b'"event":"ended"') >= ended:
             break
         time.sleep(0.02)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, errors
 
 
 @pytest.fixture(scope="module")
-def finished(repository, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ablation")
-    done = run(repository, folder)
+def finished(finished_ablation):
+    folder, done = finished_ablation
     assert done.returncode == 0, done.stderr + done.stdout
     return folder, done
 
@@ -107,7 +81,7 @@ def test_every_run_ends_once(finished):
 def test_killed_twice_and_resumed_nothing_is_lost_or_done_twice(repository, finished, tmp_path):
     start_and_signal(repository, tmp_path, 3, signal.SIGKILL)
     start_and_signal(repository, tmp_path, 6, signal.SIGKILL, resume=True)
-    done = run(repository, tmp_path, "--resume")
+    done = run_ablation(repository, tmp_path, "--resume")
     assert done.returncode == 0, done.stderr + done.stdout
     check_nothing_is_lost_or_done_twice(tmp_path)
     ours, theirs = journal_of(tmp_path).runs, journal_of(finished[0]).runs
@@ -250,7 +224,7 @@ def test_a_confirmatory_ablation_enters_each_run_in_the_ledger_and_ctrl_c_names_
     status, errors = start_and_signal(repository, tmp_path, 1, signal.SIGINT, overrides)
     assert status == 130, errors
     assert "--resume" in errors and "ctxtune.ablate" in errors and "Traceback" not in errors
-    done = run(repository, tmp_path, "--resume", "--json", overrides=overrides)
+    done = run_ablation(repository, tmp_path, "--resume", "--json", overrides=overrides)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["metric"] == "test/map_at_r" and set(summary["cells"]) == set(CELLS)
@@ -267,7 +241,7 @@ def test_a_confirmatory_ablation_enters_each_run_in_the_ledger_and_ctrl_c_names_
 
 @pytest.mark.slow
 def test_a_dry_run_prints_arms_and_hours_and_starts_nothing(repository, tmp_path):
-    done = run(repository, tmp_path, "--dry-run")
+    done = run_ablation(repository, tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
     for words in (
         "contrastive_only",

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.processes import PATIENCE
+
 
 @pytest.fixture(scope="module")
 def benchmark(repository):
@@ -89,7 +91,7 @@ def test_all_sections_run_in_small_on_a_cpu(repository, tmp_path):
     command = [sys.executable, "benchmarks/gpu.py", "--tiny", "--device", "cpu", "--json", str(written)]
     done = subprocess.run(
         # What `tests` collects is collected here already, and takes long.
-        [*command, "--skip", "tests"], cwd=repository, capture_output=True, text=True, timeout=280, check=False,
+        [*command, "--skip", "tests"], cwd=repository, capture_output=True, text=True, timeout=PATIENCE, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)},
     )  # fmt: skip
     found = json.loads(written.read_text())

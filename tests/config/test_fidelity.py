@@ -1,7 +1,7 @@
 """Cheaper trials: what `search.schedule`, `search.images` and `search.crop` make of a configuration, and what they refuse."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxtune.config import load_search_space, resolve_trial, start_points
@@ -26,7 +26,6 @@ def test_a_short_trial_has_the_learning_rates_of_the_full_one_at_each_share_of_i
     assert space.search_epochs == 40
 
 
-@settings(max_examples=60, deadline=None)
 @given(epochs=st.integers(2, 160), warmup=st.integers(0, 30), crop=st.integers(32, 224), images=st.floats(0.05, 0.95))
 def test_every_cheaper_form_is_sound_and_no_longer(repository, epochs, warmup, crop, images):
     full = cars(repository, f"trial.schedule.warmup_epochs={warmup}", "trial.schedule.head_warmup_epochs=1").trial

@@ -24,6 +24,7 @@ from ctxtune.data.stores import (
 )
 from ctxtune.errors import DataError
 from tests.helpers import trees
+from tests.helpers.processes import PATIENCE
 
 SETTINGS = ImageSettings(train_crop=32, min_scale=0.25, test_resize=40, test_crop=32)
 
@@ -144,7 +145,9 @@ def builder(table, building, how="lives"):
 
 
 def test_of_two_processes_one_builds_and_the_other_waits(table, building):
-    outputs = [process.communicate(timeout=60)[0].split() for process in [builder(table, building) for _ in range(2)]]
+    outputs = [
+        process.communicate(timeout=PATIENCE)[0].split() for process in [builder(table, building) for _ in range(2)]
+    ]
     sums, counts = zip(*outputs, strict=True)
     assert sums[0] == sums[1]
     assert sorted(map(int, counts))[0] == 0 and max(map(int, counts)) >= 20
@@ -152,7 +155,7 @@ def test_of_two_processes_one_builds_and_the_other_waits(table, building):
 
 def test_when_a_builder_dies_the_next_one_builds(table, building):
     process = builder(table, building, "dies")
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     assert process.returncode == 9
     store = decoded_store(table, SETTINGS, building)
     assert len(store.index) == 20

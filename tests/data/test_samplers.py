@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -158,7 +157,6 @@ def test_what_cannot_fit_is_refused():
         SamplerSettings(batch_size=60, super_classes=2)
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=6, max_size=60),
     folds=st.integers(2, 6),

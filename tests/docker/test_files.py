@@ -16,6 +16,8 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from tests.helpers.processes import PATIENCE
+
 KUBERNETES = "1.33"
 
 
@@ -43,7 +45,9 @@ def docker(repository) -> Path:
 
 def test_the_dockerfile_passes_hadolint(docker):
     hadolint = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run([hadolint, "--no-color", docker / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [hadolint, "--no-color", docker / "Dockerfile"], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0 and not done.stdout, done.stdout
 
 
@@ -51,7 +55,7 @@ def test_hadolint_finds_what_is_wrong(tmp_path):
     """The check above is not blind."""
     (tmp_path / "Dockerfile").write_text("FROM python\nRUN cd /x && pip install torch\n")
     hadolint = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run([hadolint, tmp_path / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([hadolint, tmp_path / "Dockerfile"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0 and "DL3006" in done.stdout
 
 

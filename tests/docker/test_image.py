@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import PATIENCE
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -113,6 +115,6 @@ def test_the_commands_of_the_dockerfile_make_an_environment_that_works(repositor
         assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
     where = subprocess.run(
         [str(image / "opt/ctxtune/bin/python"), "-c", "import ctxtune; print(ctxtune.__file__)"],
-        cwd=image, env=environment, capture_output=True, text=True, timeout=60,
+        cwd=image, env=environment, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert where.stdout.startswith(str(image / "opt/ctxtune"))  # the wheel, not the checkout

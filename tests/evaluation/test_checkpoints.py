@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ctxtune import evaluate, train
+from ctxtune.command_line import run_command
 from ctxtune.data import ValidationSettings, load, split
 from ctxtune.errors import CtxtuneError, TrackingError
 from ctxtune.models.exported import load_exported
-from ctxtune.terminal import run_command
 from ctxtune.tracking import all_test_scorings
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.precision import allow_tf32

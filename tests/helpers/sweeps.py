@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ctxtune.tuning.record.trial_report import TrialReport
-from tests.helpers.processes import environment
+from tests.helpers.processes import PATIENCE, environment, run_here
 
 TINY = [
     "trial.model.width=8",
@@ -61,13 +61,26 @@ def run_sweep(
     file: str = "quickstart.yaml",
     overrides: Sequence[str] = SMALL,
     variables: Mapping[str, str] | None = None,
-    timeout: float = 280,
+    timeout: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a sweep in ``folder`` to its end."""
     return subprocess.run(
         sweep_command(repository, *arguments, file=file, overrides=overrides),
         cwd=folder, env={**environment(repository), **(variables or {})}, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
+
+
+def sweep_here(
+    repository: Path,
+    folder: Path,
+    *arguments: str,
+    file: str = "quickstart.yaml",
+    overrides: Sequence[str] = SMALL,
+) -> subprocess.CompletedProcess[str]:
+    """The same in this process: for sweeps that end before Ray is started."""
+    from ctxtune.sweep import main
+
+    return run_here(main, folder, *sweep_command(repository, *arguments, file=file, overrides=overrides)[3:])
 
 
 def start_sweep(
@@ -88,7 +101,7 @@ def start_sweep(
 
 def wait_for_checkpoints(journal_file: Path, count: int, process: subprocess.Popen[str], trials: int = 1) -> None:
     """Until so many checkpoints of each of the first trials are in the journal."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     content = ""
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()

@@ -1,38 +1,32 @@
 """What the tests of the tracking room share: MLflow stores, read without ctxtune."""
 
-import atexit
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from functools import lru_cache
 from pathlib import Path
 
 from ctxtune.tracking import Tracker
+from tests.helpers.once import once
+from tests.helpers.processes import PATIENCE
 
 
-@lru_cache(maxsize=1)
-def _template() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="ctxtune-tracking-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+def _make_template(folder: Path) -> None:
     tracker = Tracker(f"sqlite:///{folder}/template.db", "template", folder / "spool")
-    start = time.monotonic()
-    tracker.check()  # says yes before the tables are there
+    tracker.check()
     tracker.start_run("first", name="first", kind="sweep")
-    assert time.monotonic() - start < 3
-    assert tracker.close(timeout=60), tracker.last_error
-    return folder / "template.db"
+    assert tracker.close(timeout=PATIENCE), tracker.last_error
 
 
 def new_store(folder: Path) -> str:
     """The URI of an MLflow store in `folder` whose tables exist already (making them takes seconds)."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(_template(), folder / "mlflow.db")
+    template, _ = once("template", _make_template)
+    shutil.copy(template / "template.db", folder / "mlflow.db")
     return f"sqlite:///{folder}/mlflow.db"
 
 
@@ -64,7 +58,7 @@ def start_server(store: str, port: int, artifacts: Path) -> subprocess.Popen:
     server = subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()

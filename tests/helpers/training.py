@@ -57,6 +57,29 @@ def reports_of(run: FoldTrainer) -> list[dict[str, float]]:
     return reports
 
 
+def first_batch(run: FoldTrainer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels of the first batch of the first epoch, on the run's device."""
+    images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
+    return images, run._labels[indices].to(run.device)
+
+
+def losses_of(run: FoldTrainer, steps: int = 6) -> list[float]:
+    """The losses of so many steps on one batch.
+
+    Steps that loss scaling leaves out do not count: whether the first ones overflow depends on how the processor adds
+    numbers up, and they change nothing.
+    """
+    batch, losses = first_batch(run), []
+    for _ in range(steps + 64):
+        scale = run.scaler.get_scale()
+        loss = float(run.step(*batch)["loss"])
+        if run.scaler.get_scale() >= scale:
+            losses.append(loss)
+        if len(losses) == steps:
+            return losses
+    raise AssertionError(f"{len(losses)} of {steps + 64} steps were taken")
+
+
 def weights(run: FoldTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in run.model.state_dict().items()}
 
@@ -115,15 +138,17 @@ def freeze_statistics(run: FoldTrainer) -> None:
     run.model.train()
 
 
-def trained_together(world: ProcessGroup) -> dict[str, tuple[dict[str, torch.Tensor], float, float]]:
-    """Weights, loss and score of each case, after two epochs of four steps with frozen batch norm."""
+def trained_together(world: ProcessGroup) -> dict[str, tuple[dict[str, torch.Tensor], float, float, float]]:
+    """Weights, how far they moved at most, loss and score of each case, after four steps with frozen batch norm."""
     parts, result = small_parts(), {}
     for name, changes in TOGETHER.items():
         trial = trial_of(**SGD, evaluation__every=2, schedule__epochs=2, **changes)
         run = FoldTrainer(trial, parts, seed=1, world=world)
         freeze_statistics(run)
+        named = dict([*run.model.named_parameters(), *run.loss.named_parameters("loss")])
+        start = {key: value.detach().clone() for key, value in named.items()}
         metrics, scores = run.advance(), run.evaluate()
-        named = [*run.model.named_parameters(), *run.loss.named_parameters("loss")]
-        moved = {key: value.detach() for key, value in named}
-        result[name] = moved, metrics["train/loss"], scores["validation/map_at_r"]
+        trained = {key: value.detach() for key, value in named.items()}
+        moved = max(float((value - start[key]).abs().max()) for key, value in trained.items())
+        result[name] = trained, moved, metrics["train/loss"], scores["validation/map_at_r"]
     return result

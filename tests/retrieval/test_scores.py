@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
@@ -69,7 +69,6 @@ def clusters(number, classes, dimension, noise, seed=0):
     return (centres[labels] + noise * generator.standard_normal((number, dimension))).astype(np.float32), labels
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     kind=st.sampled_from(["random", "ties", "duplicates", "one point"]),
     number=st.integers(2, 40),

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxtune.retrieval import nearest, score
@@ -17,7 +17,6 @@ def normalised(values):
     return normalise(rows, euclidean_norms(rows))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     dimension=st.sampled_from([1, 2, 3, 15, 16, 17, 64, 200]),
     spread=st.sampled_from([0.0, 3.0, 20.0]),

@@ -21,7 +21,7 @@ from ctxtune.tracking import (
 from ctxtune.tracking.__main__ import main
 from ctxtune.tracking.spool import Spool
 from tests.helpers.disks import fill, tiny_disk
-from tests.helpers.processes import free_port, wait_for
+from tests.helpers.processes import PATIENCE, free_port, wait_for
 from tests.helpers.tracking import expected_rows, kill_server, metric_rows, new_store, rows, start_server
 
 METRICS = ["train/loss", "validation/map_at_r"]
@@ -45,19 +45,21 @@ def test_a_server_that_comes_back_has_every_metric_once(tmp_path) -> None:
         for key in keys:
             tracker.start_run(key, name=key, kind="trial", parent="sweep", params={"loss.k": 4})
         log_steps(tracker, keys, range(10))
-        wait_for(lambda: tracker.pending < 30, 60, "the delivery", step=0.02)  # killed in the middle of the delivery
+        wait_for(
+            lambda: tracker.pending < 30, PATIENCE, "the delivery", step=0.02
+        )  # killed in the middle of the delivery
         kill_server(server)
         log_steps(tracker, keys, range(10, 20))
         tracker.start_run("late", name="late", kind="trial", parent="sweep")
         log_steps(tracker, ["late"], range(5))
         tracker.end_run("late", "completed")
-        wait_for(lambda: tracker.last_error is not None, 60, "the error")
+        wait_for(lambda: tracker.last_error is not None, PATIENCE, "the error")
         assert not tracker.flush(timeout=0.3)
         server = start_server(store, port, tmp_path / "artifacts")
         log_steps(tracker, keys, range(20, 22))
         for key in keys:
             tracker.end_run(key, "completed")
-        assert tracker.flush(timeout=60), tracker.last_error
+        assert tracker.flush(timeout=PATIENCE), tracker.last_error
         assert tracker.last_error is None
         assert tracker.close()
 
@@ -180,7 +182,7 @@ def test_a_delivery_killed_in_the_middle_doubles_nothing(tmp_path, deaths: int) 
             [sys.executable, "-m", "ctxtune.tracking", "replay", str(tmp_path / "spool")], stderr=subprocess.PIPE
         )
         left = everything * (deaths - death - 0.5) / deaths
-        wait_for(lambda left=left: spool.pending() < left, 60, "the delivery", step=0.02)
+        wait_for(lambda left=left: spool.pending() < left, PATIENCE, "the delivery", step=0.02)
         delivery.kill()
         delivery.wait()
     assert 0 < spool.pending() < everything

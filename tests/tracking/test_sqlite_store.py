@@ -11,6 +11,7 @@ import pytest
 
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.connection import check_file_store
+from tests.helpers.processes import PATIENCE
 
 MAKE = """
 import sys
@@ -20,34 +21,48 @@ print(client.create_experiment(sys.argv[2]))
 """
 
 
-def make(path, name="one"):
+KILLED_BEFORE_IT_IS_THERE = """
+import os, signal, sys
+
+
+def note(event, arguments):
+    if event in ("os.rename", "os.link") and os.fspath(arguments[1]) == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+sys.addaudithook(note)
+"""
+
+
+def make(path, name="one", before=""):
     return subprocess.Popen(
-        [sys.executable, "-c", MAKE, str(path), name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", before + MAKE, str(path), name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
 def test_a_maker_that_is_killed_leaves_nothing_that_the_next_stumbles_over(tmp_path):
     path = tmp_path / "mlflow.db"
-    first = make(path)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".mlflow.db-*/mlflow.db")):  # its tables are being made
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
+    first = make(path, before=KILLED_BEFORE_IT_IS_THERE)
+    _, errors = first.communicate(timeout=PATIENCE)
+    assert first.returncode == -signal.SIGKILL, errors
+    assert list(tmp_path.glob(".mlflow.db-*/mlflow.db"))  # its tables were made
     assert not path.exists()
     path.touch()  # as somebody's `touch`, or a full disk, leaves it
     second = make(path)
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, errors
     assert check_file_store(path)
 
 
+@pytest.mark.slow
 def test_two_that_make_it_at_once_have_one_store(tmp_path):
     path = tmp_path / "folder/mlflow.db"
     makers = [make(path, name) for name in ("one", "two")]
     for maker in makers:
-        _, errors = maker.communicate(timeout=60)
+        _, errors = maker.communicate(timeout=PATIENCE)
         assert maker.returncode == 0, errors
     with sqlite3.connect(path) as database:
         names = {name for (name,) in database.execute("SELECT name FROM experiments")}

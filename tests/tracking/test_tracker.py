@@ -2,17 +2,18 @@ import base64
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 import zlib
-from pathlib import Path
 
 import pytest
 
 from ctxtune.errors import TrackingError
 from ctxtune.tracking import Tracker, check_store, read_runs, replay
+from tests.helpers.processes import PATIENCE, command_lines, wait_for
 from tests.helpers.tracking import expected_rows, metric_rows, new_store, rows
 
 
@@ -56,7 +57,7 @@ def test_a_sweep_arrives_whole(tmp_path) -> None:
     tracker = Tracker(uri, "cars", tmp_path / "spool")
     tracker.check()
     tracker.start_run("sweep", name="cars", kind="sweep", tags={"origin": "test"})
-    assert tracker.flush(30)
+    assert tracker.flush(PATIENCE)
     assert tracker._process is not None
     os.kill(tracker._process.pid, 9)  # the delivery process dies and is replaced
     tracker._process.wait()
@@ -72,7 +73,7 @@ def test_a_sweep_arrives_whole(tmp_path) -> None:
     tracker.log_artifact("trial-1", plot, "plots")
     plot.unlink()
     tracker.end_run("trial-1", "pruned", "asha at epoch 2")
-    assert tracker.flush(30), tracker.last_error
+    assert tracker.flush(PATIENCE), tracker.last_error
     assert tracker.last_error is None
     assert tracker.pending == 0
     assert tracker.close()
@@ -327,26 +328,22 @@ def test_a_store_is_checked_without_making_anything(tmp_path) -> None:
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
-def test_a_server_that_is_away_costs_nothing_and_learns_no_secrets_of_ours(tmp_path, refusing_port) -> None:
+def test_a_server_that_is_away_costs_nothing_and_learns_no_secrets_of_ours(
+    tmp_path, refusing_port, monkeypatch
+) -> None:
     tracker = Tracker(f"http://ada:lovelace@127.0.0.1:{refusing_port}", "away", tmp_path / "spool")
-    start = time.monotonic()
     with pytest.raises(TrackingError) as caught:
         tracker.check()
-    assert time.monotonic() - start < 60
     assert f"http://127.0.0.1:{refusing_port} cannot be used" in str(caught.value)
     with pytest.raises(TrackingError, match=f"http://127.0.0.1:{refusing_port} cannot be used"):
         check_store(f"http://ada:lovelace@127.0.0.1:{refusing_port}", "away")
-    durations = []
-    for number in range(300):
-        begin = time.perf_counter()
-        log_trial(tracker, f"trial-{number}", range(3), parent=None)
-        tracker.end_run(f"trial-{number}", "completed")
-        durations.append((time.perf_counter() - begin) / 5)
-    assert sorted(durations)[150] < 0.001
-    deadline = time.monotonic() + 10
-    while tracker.last_error is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    commands = " ".join(path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+    with monkeypatch.context() as patch:  # nothing that is logged waits for a server: this process asks none
+        patch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a call connected to the server"))
+        for number in range(300):
+            log_trial(tracker, f"trial-{number}", range(3), parent=None)
+            tracker.end_run(f"trial-{number}", "completed")
+    wait_for(lambda: tracker.last_error is not None, PATIENCE, "the error")
+    commands = " ".join(command_lines())
     assert str(tmp_path / "spool") in commands
     assert tracker.pending == 300 * 6
     assert not tracker.close(timeout=0.5)

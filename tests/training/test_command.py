@@ -12,18 +12,11 @@ import pytest
 import torch
 
 from ctxtune.errors import CtxtuneError
-from ctxtune.train import _device, build_parser
+from ctxtune.train import _device, build_parser, main
 from ctxtune.training import load_checkpoint, scored_weights
 from ctxtune.training.process_group import ProcessGroup
-from tests.helpers.processes import environment
+from tests.helpers.processes import PATIENCE, environment, run_here
 from tests.helpers.training import TRAIN_FILE, equal, train_command, train_here
-
-
-def run(repository: Path, folder: Path, *arguments: str, tree=TRAIN_FILE) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        train_command(folder, *arguments, tree=tree),
-        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
 
 
 def results(folder: Path) -> Path:
@@ -61,7 +54,7 @@ def check_kills(repository: Path, folder: Path, whole: Path, waits: list[float])
             train_command(folder, *(["--resume"] if number else [])),
             cwd=folder, env=environment(repository), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             if {path.name for path in results(folder).glob("epoch-*.pt")} - seen:
                 break
@@ -69,8 +62,9 @@ def check_kills(repository: Path, folder: Path, whole: Path, waits: list[float])
         time.sleep(wait)
         process.kill()
         process.wait()
+    ended = (results(folder) / "result.json").exists()  # on a fast machine before the last kill
     status, output = train_here(folder, "--resume")
-    assert status == 0 and "going on after epoch" in output
+    assert status == 0 and (ended or "going on after epoch" in output)
     ours, theirs = (load_checkpoint(results(each) / "epoch-00006.pt") for each in (folder, whole))
     for part in ("model", "averaged", "loss"):
         assert equal(ours["runs"][0][part], theirs["runs"][0][part])
@@ -148,8 +142,8 @@ def test_what_is_wrong_is_said_in_one_message(tmp_path, arguments, words):
     assert len(str(caught.value).splitlines()) <= 3
 
 
-def test_an_error_is_one_line_on_stderr_and_status_2(repository, tmp_path):
-    done = run(repository, tmp_path, "--set", "trial.optimizer.ema=1.0")
+def test_an_error_is_one_line_on_stderr_and_status_2(tmp_path):
+    done = run_here(main, tmp_path, *train_command(tmp_path, "--set", "trial.optimizer.ema=1.0")[3:])
     assert done.returncode == 2
     assert "trial.optimizer.ema" in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
@@ -166,7 +160,7 @@ def test_torchrun_with_two_processes_gives_one_result(repository, tmp_path):
     one = train_command(tmp_path, "--device", "cpu", tree=tree)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *one[1:]]
     done = subprocess.run(
-        launch, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=200
+        launch, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("result.json in") == 1

@@ -8,7 +8,7 @@ from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.precision import resolve_precision
 from ctxtune.training.trainer import Trainer
 from tests.helpers.losses import relative
-from tests.helpers.training import reports_of, run_of, small_parts, train_here, trial_of
+from tests.helpers.training import losses_of, reports_of, run_of, small_parts, train_here, trial_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,12 +19,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def parts():
     return small_parts()
-
-
-def losses_of(run, steps: int = 6) -> list[float]:
-    images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
-    labels = run._labels[indices].to(run.device)
-    return [float(run.step(images, labels)["loss"]) for _ in range(steps)]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

@@ -12,7 +12,18 @@ from ctxtune.data import ValidationSettings
 from ctxtune.errors import DataError, RunFailed
 from ctxtune.training import FoldTrainer, fold_splits
 from ctxtune.training.health import FiniteFlag, check_embeddings, memory_errors_named
-from tests.helpers.training import TREE, equal, few_classes, reports_of, run_of, small_parts, trial_of, weights
+from tests.helpers.training import (
+    TREE,
+    equal,
+    few_classes,
+    first_batch,
+    losses_of,
+    reports_of,
+    run_of,
+    small_parts,
+    trial_of,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +43,15 @@ def test_gradients_that_overflow_under_loss_scaling_are_normal_and_leave_the_ste
     run.step.finite.check(0)
 
 
-def test_float16_with_scaling_trains_as_float32_does(parts):
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**16, 2.0**40])
+def test_float16_with_scaling_trains_as_float32_does(parts, scale):
+    """From a scale at which nothing overflows, from PyTorch's own, at which it depends, and from one at which all does."""
     exact, half = run_of(parts), run_of(parts, trial_of(precision="float16"))
-    losses = [[float(run.step(*first_batch(run))["loss"]) for _ in range(6)] for run in (exact, half)]
+    half.scaler.load_state_dict({**half.scaler.state_dict(), "scale": scale})
+    losses = [losses_of(run) for run in (exact, half)]
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
     assert losses[0][-1] < losses[0][0]
+    assert half.scaler.get_scale() == scale or scale >= 2.0**16
 
 
 def test_a_loss_scale_below_one_ends_the_run(parts):
@@ -139,11 +154,6 @@ def test_during_head_warm_up_proxies_and_head_move_and_the_backbone_does_not(par
 def test_a_run_to_the_end_with_bfloat16_learns(parts):
     last = reports_of(run_of(parts, trial_of(precision="bfloat16")))[-1]
     assert np.isfinite(list(last.values())).all()
-
-
-def first_batch(run):
-    images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
-    return images, run._labels[indices]
 
 
 def picture_trial(folder, unreadable: float) -> TrialSettings:

@@ -12,7 +12,7 @@ from ctxtune.config import TrialSettings
 from ctxtune.training import ProcessGroup
 from ctxtune.training.compilation import CompiledWithFallback
 from ctxtune.training.splits import RunSplits
-from tests.helpers.processes import environment
+from tests.helpers.processes import PATIENCE, environment
 from tests.helpers.training import (
     SGD,
     equal,
@@ -41,7 +41,16 @@ def trained(parts: RunSplits, trial: TrialSettings, steps: int = 3, *, frozen_st
 
 def largest_difference(first, second) -> float:
     theirs = dict(second.named_parameters())
-    return max(float((value - theirs[name]).detach().abs().max()) for name, value in first.named_parameters())
+    return max(
+        (float((value - theirs[name]).detach().abs().max()) for name, value in first.named_parameters()), default=0
+    )
+
+
+def as_near_as_rounding_lets(first, second, start) -> bool:
+    """Whether two that began as ``start`` moved alike, by how far they moved: what rounding does to float32 in a few
+    steps depends on the processor, a gradient that lacks something or counts it twice is wrong by far more.
+    """
+    return largest_difference(first, second) < 0.01 * largest_difference(first, start)
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 31, 32, 64])
@@ -50,10 +59,9 @@ def test_micro_batches_give_the_undivided_step(parts, size, loss):
     plain = trial_of(loss={"name": loss}, optimizer__gradient_clip=1.0, **SGD)
     divided = trial_of(loss={"name": loss}, optimizer__gradient_clip=1.0, optimizer__micro_batch=size, **SGD)
     steps = 3 if size > 1 else 1
-    one, other = trained(parts, plain, steps), trained(parts, divided, steps)
-    assert largest_difference(one.model, other.model) < 1e-6
-    assert largest_difference(one.loss, other.loss) < 1e-6 if list(one.loss.parameters()) else True
-    assert largest_difference(one.model, run_of(parts, plain).model) > 1e-4
+    one, other, start = trained(parts, plain, steps), trained(parts, divided, steps), run_of(parts, plain)
+    assert as_near_as_rounding_lets(one.model, other.model, start.model)
+    assert as_near_as_rounding_lets(one.loss, other.loss, start.loss) if list(one.loss.parameters()) else True
 
 
 def test_the_second_pass_draws_the_same_random_numbers(parts):
@@ -136,7 +144,7 @@ def test_an_error_of_the_model_itself_is_not_taken_for_the_compilers():
 @pytest.mark.slow
 def test_a_compiled_run_learns_as_the_plain_one(parts):
     plain, compiled = (trained(parts, trial_of(compile=flag, **SGD)) for flag in (False, True))
-    assert largest_difference(plain.model, compiled.model) < 1e-4
+    assert as_near_as_rounding_lets(plain.model, compiled.model, run_of(parts, trial_of(**SGD)).model)
 
 
 @pytest.mark.slow
@@ -150,7 +158,8 @@ def test_compiled_micro_batches_drop_in_both_passes_what_the_plain_model_drops(p
         run.step.seed(1, 0)
         images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
         run.step(images, run._labels[indices])
-    assert largest_difference(plain.model, compiled.model) < 1e-5
+    start = run_of(parts, trial_of(optimizer__micro_batch=16, **SGD))
+    assert as_near_as_rounding_lets(plain.model, compiled.model, start.model)
 
 
 def test_two_processes_train_as_one_does(tmp_path, repository):
@@ -168,14 +177,15 @@ def test_two_processes_train_as_one_does(tmp_path, repository):
     ]
     one = trained_together(ProcessGroup())
     for process in processes:
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    for name, (parameters, loss, score) in one.items():
+    for name, (parameters, moved, loss, score) in one.items():
         for there in (first, second):
-            weights_there, loss_there, score_there = there[name]
+            weights_there, _, loss_there, score_there = there[name]
             assert parameters.keys() == weights_there.keys()
-            assert max(float((value - weights_there[key]).abs().max()) for key, value in parameters.items()) < 1e-5
-            assert loss_there == pytest.approx(loss, abs=1e-5)
-            assert score_there == pytest.approx(score, abs=2e-3)
+            apart = max(float((value - weights_there[key]).abs().max()) for key, value in parameters.items())
+            assert apart < 0.02 * moved  # rounding, which a few steps enlarge
+            assert loss_there == pytest.approx(loss, rel=1e-3)
+            assert score_there == pytest.approx(score, abs=0.01)
         assert equal(first[name][0], second[name][0])

@@ -4,7 +4,6 @@ They were recorded with the version before journals had checksums. ``@FOLDER@`` 
 """
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from ctxtune.report import main as report
+from ctxtune.sweep import main as sweep
 from ctxtune.tracking import read_runs
 from ctxtune.tuning.record.journal import Journal
+from tests.helpers.processes import PATIENCE, environment, run_here
 
 RECORDED = Path(__file__).parents[1] / "data/recorded/recorded.tar.gz"
 KILLED = "results/recorded-killed/journal.jsonl"
@@ -39,13 +41,7 @@ def recorded(tmp_path_factory) -> Path:
     return folder
 
 
-def run(repository: Path, folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"ctxtune.{module}", *arguments], cwd=folder, capture_output=True, text=True, timeout=280,
-        env={**os.environ, "PYTHONPATH": str(repository), "COLUMNS": "160"},
-    )  # fmt: skip
-
-
+@pytest.mark.ray
 def test_a_sweep_that_was_killed_goes_on_where_it_was(repository, recorded):
     before = Journal(recorded / KILLED)
     old_lines = (recorded / KILLED).read_bytes()
@@ -55,7 +51,10 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(repository, recorded):
     assert set(states.values()) == {"completed", "pruned", "running"}
     # The resolved file that lies there is the sweep's own; shorter than it was, so that the test is.
     short = ["--set", "search.trials=5", "--set", "select=null", "--set", "confirm=null"]
-    done = run(repository, recorded, "sweep", "results/recorded-killed/space.yaml", *short, "--resume")
+    done = subprocess.run(
+        [sys.executable, "-m", "ctxtune.sweep", "results/recorded-killed/space.yaml", *short, "--resume"],
+        cwd=recorded, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     after = Journal(recorded / KILLED)
     assert (recorded / KILLED).read_bytes().startswith(old_lines)
@@ -76,10 +75,10 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(repository, recorded):
     assert sum(summary["states"].values()) == 5
 
 
-def test_what_had_finished_is_reported(repository, recorded):
+def test_what_had_finished_is_reported(recorded):
     old = json.loads((recorded / "results/recorded-finished/summary.json").read_text())
     for name in ("recorded-finished", "recorded-ablation"):
-        done = run(repository, recorded, "report", name, "--out", str(recorded / "reports" / name))
+        done = run_here(report, recorded, name, "--out", str(recorded / "reports" / name))
         assert done.returncode == 0, done.stderr
         texts = [path.read_text(errors="replace") for path in (recorded / "reports" / name).rglob("*.md")]
         assert any(name in text for text in texts)
@@ -87,10 +86,10 @@ def test_what_had_finished_is_reported(repository, recorded):
             assert any(old["chosen"] in text for text in texts)
 
 
-def test_a_finished_sweep_is_resumed_to_the_same_outcome(repository, recorded):
+def test_a_finished_sweep_is_resumed_to_the_same_outcome(recorded):
     summary = recorded / "results/recorded-finished/summary.json"
     old = json.loads(summary.read_text())
-    done = run(repository, recorded, "sweep", "results/recorded-finished/space.yaml", "--resume", "--json")
+    done = run_here(sweep, recorded, "results/recorded-finished/space.yaml", "--resume", "--json")
     assert done.returncode == 0, done.stderr
     new = json.loads(summary.read_text())
     for name in ("chosen", "point", "start_point", "states", "search_scores", "selection"):

@@ -1,47 +1,24 @@
 """What goes wrong in trials, provoked for real: the sweep goes on and nothing is lost."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from ctxtune.tracking import read_runs
 from ctxtune.tuning.record.journal import Journal
-from tests.helpers import trees
 from tests.helpers.disks import fill, tiny_disk
-from tests.helpers.processes import environment, free_port
+from tests.helpers.processes import PATIENCE, environment, free_port
 from tests.helpers.sweeps import (
-    CARS_CLASSES,
     GRID,
-    SMALL_CARS,
     run_sweep,
     start_sweep,
+    sweep_here,
     wait_for_checkpoints,
-    without_times,
 )
 from tests.helpers.tracking import kill_server, metric_rows, new_store, start_server
-
-
-def workers(mark: str) -> list[int]:
-    """The processes of Ray that train, among those that a sweep with this mark in its environment has started."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (
-                    b"ray::ImplicitFunc" in (entry / "cmdline").read_bytes()
-                    and mark.encode() in (entry / "environ").read_bytes()
-                ):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
 
 ABSURD = """
 import torch
@@ -53,10 +30,12 @@ class Absurd(torch.nn.Module):
 """
 
 
+@pytest.mark.ray
 def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_the_sweep_goes_on(repository, tmp_path):
     (tmp_path / "absurd.py").write_text(ABSURD)
     space = "{optimizer.lr: {choice: [2.0e-3, 1.0e+30]}, loss.name: {choice: [contextual, 'absurd:Absurd']}}"
     variables = {"PYTHONPATH": f"{repository}:{tmp_path}"}
+    new_store(tmp_path)
     done = run_sweep(repository, tmp_path, overrides=[*GRID, f"search.space={space}"], variables=variables)
     assert done.returncode == 0, done.stderr
     trials = Journal(tmp_path / "results/quickstart/journal.jsonl").stage("search")
@@ -71,105 +50,6 @@ def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_
     tracked = {run.name: run for run in read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart", "trial")}
     for trial in trials:
         assert (tracked[trial.key].state, tracked[trial.key].reason) == (trial.state, trial.reason)
-
-
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(repository, tmp_path):
-    overrides = [
-        *GRID,
-        "trial.schedule.epochs=12",
-        "trial.sampler.batches_per_epoch=8",
-        "search.trials=1",
-        "search.space={optimizer.lr: {choice: [2.0e-3]}}",
-    ]
-    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
-    process = start_sweep(repository, tmp_path, overrides=overrides, variables={"CTXTUNE_TEST_MARK": mark})
-    journal_file = tmp_path / "results/quickstart/journal.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if journal_file.exists() and journal_file.read_bytes().count(b"checkpointed") >= 2:
-            break
-        time.sleep(0.05)
-    killed = workers(mark)
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    _, errors = process.communicate(timeout=200)
-    assert killed
-    assert process.returncode == 0, errors
-    (trial,) = Journal(journal_file).stage("search")
-    assert trial.state == "completed"
-    assert [report.epoch for report in trial.reports] == list(range(1, 13))
-    assert trial.reports[-1].metrics["train/steps"] == 12 * 8
-
-
-AUDIT = """
-import os, sys
-
-
-def note(event, arguments):
-    if event == "open" and isinstance(arguments[0], str) and "car_ims" in arguments[0]:
-        with_descriptor = os.open(os.environ["CTXTUNE_TEST_AUDIT"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-        os.write(with_descriptor, (os.path.basename(arguments[0]) + chr(10)).encode())
-        os.close(with_descriptor)
-
-
-sys.addaudithook(note)
-"""
-
-
-def cars_with_test_part(folder: Path, *, readable: bool) -> set[str]:
-    """A tiny Cars196 tree in ``folder``; the names of the test classes' images."""
-    from scipy.io import loadmat
-
-    root = folder / "data/cars196"
-    trees.cars196(root, "original", CARS_CLASSES, images=6)
-    rows = loadmat(root / "cars_annos.mat", squeeze_me=True)["annotations"]
-    paths = [root / str(row["relative_im_path"]) for row in rows if int(row["class"]) > 98]
-    for path in paths:
-        if not readable:
-            path.write_bytes(b"not an image")
-    return {path.name for path in paths}
-
-
-def audited(repository: Path, folder: Path, *overrides: str) -> tuple[Journal, set[str]]:
-    """Run a tiny sweep; its journal, and the images that any of its processes (driver, workers) opened."""
-    (folder / "site").mkdir()
-    (folder / "site/sitecustomize.py").write_text(AUDIT)
-    sets = [*SMALL_CARS, "search.max_concurrent=1", "search.trials=3", *overrides]
-    variables = {
-        "PYTHONPATH": f"{folder / 'site'}:{repository}",
-        "CTXTUNE_TEST_AUDIT": str(folder / "opened"),
-        "CTXTUNE_CACHE": str(folder / "cache"),
-    }
-    done = run_sweep(repository, folder, file="cars.yaml", overrides=sets, variables=variables)
-    assert done.returncode == 0, done.stderr
-    return Journal(folder / "results/cars-contextual/journal.jsonl"), set((folder / "opened").read_text().split())
-
-
-def test_the_test_classes_are_not_read_before_confirmation(repository, tmp_path):
-    """Test images that are no images at all: search and selection do not notice, nor does any process open one."""
-    test_images = cars_with_test_part(tmp_path, readable=False)
-    journal, opened = audited(repository, tmp_path, "confirm=null")
-    assert {run.state for run in journal.runs.values()} <= {"completed", "pruned"}
-    assert journal.stage("selection") and not journal.stage("confirmation")
-    assert opened and not opened & test_images
-
-
-@pytest.mark.slow
-def test_trials_are_the_same_whether_the_test_part_can_be_read_or_not(repository, tmp_path):
-    scores = {}
-    for name, readable in (("readable", True), ("garbage", False)):
-        folder = tmp_path / name
-        test_images = cars_with_test_part(folder, readable=readable)
-        # The audit is no empty one: a confirmation opens test images.
-        journal, opened = audited(repository, folder, *([] if readable else ["confirm=null"]))
-        assert bool(opened & test_images) == readable
-        scores[name] = [
-            (run.key, run.state, run.spec.point, [without_times(report) for report in run.reports])
-            for run in journal.runs.values()
-            if run.stage != "confirmation"
-        ]
-    assert len(scores["readable"]) >= 4  # three trials and what was selected from
-    assert scores["readable"] == scores["garbage"]
 
 
 LONG = ["trial.schedule.epochs=12", "trial.sampler.batches_per_epoch=8", "search.trials=2"]
@@ -195,7 +75,7 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(reposi
         journal_file = tmp_path / "results/quickstart/journal.jsonl"
         wait_for_checkpoints(journal_file, 2, process, trials=2)
         cluster.remove_node(second, allow_graceful=False)  # each node had one of the two trials
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
     finally:
         cluster.shutdown()
@@ -242,7 +122,7 @@ def test_a_tracking_server_that_is_away_for_a_while_has_every_metric_of_the_swee
         wait_for_checkpoints(journal_file, 6, process)  # the sweep goes on without it
         assert len(found_in_tracking(store)) < len(expected_in_tracking(journal_file))
         server = start_server(store, port, tmp_path / "artifacts")
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
         assert found_in_tracking(store) == expected_in_tracking(journal_file)
         runs = read_runs(f"http://127.0.0.1:{port}", "quickstart")
@@ -261,7 +141,7 @@ def test_a_tracking_server_that_never_comes_back_costs_nothing_but_a_replay(repo
         wait_for_checkpoints(journal_file, 2, process)
     finally:
         kill_server(server)
-    printed, errors = process.communicate(timeout=280)
+    printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     told = " ".join((printed + errors).split())
     spool = Path("results/quickstart/spool")
@@ -269,14 +149,14 @@ def test_a_tracking_server_that_never_comes_back_costs_nothing_but_a_replay(repo
     elsewhere = new_store(tmp_path / "elsewhere")
     done = subprocess.run(
         [sys.executable, "-m", "ctxtune.tracking", "replay", str(spool), "--uri", f"http://127.0.0.1:{port}"],
-        cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 2 and "stay spooled" in done.stderr
     server = start_server(store, port, tmp_path / "artifacts")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "ctxtune.tracking", "replay", str(spool)],
-            cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=120,
+            cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     finally:
@@ -294,7 +174,7 @@ def test_a_full_disk_stops_the_sweep_and_a_resume_finishes_it(repository, tmp_pa
         journal_file = disk / "quickstart/journal.jsonl"
         wait_for_checkpoints(journal_file, 2, process)
         fill(disk / "ballast")
-        printed, errors = process.communicate(timeout=120)
+        printed, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1, printed + errors
         assert "--resume" in errors and "Traceback" not in errors + printed
         assert "full" in errors or "No space" in errors
@@ -320,10 +200,10 @@ def test_a_damaged_journal_and_a_second_start_are_told_before_ray_is_asked(repos
     sweep_folder(tmp_path / "results", space, resume=False).close()
     events = [{"event": "decided", "name": "precision", "value": "float32"}, {"event": "asked"}, {"event": "decided"}]
     (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    damaged = run_sweep(repository, tmp_path, "--resume", overrides=sets)
+    damaged = sweep_here(repository, tmp_path, "--resume", overrides=sets)
     assert damaged.returncode == 2
     assert "journal.jsonl:2: damaged" in damaged.stderr and "Traceback" not in damaged.stderr
-    again = run_sweep(repository, tmp_path, overrides=sets)
+    again = sweep_here(repository, tmp_path, overrides=sets)
     assert again.returncode == 2
     said = again.stderr.splitlines()[-1]
     assert "ctxtune.sweep" in said and "quickstart.yaml" in said and "--set" in said and said.endswith("--resume")

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 
 from ctxtune.losses import ContextualLoss, contextual_similarity
 from ctxtune.losses.contextual import closed_form, neighborhoods
@@ -22,7 +21,6 @@ def matrix_loss(embeddings: torch.Tensor, labels: torch.Tensor, **options: Any) 
 
 
 class TestFormula:
-    @settings(deadline=None, derandomize=True, max_examples=150)
     @given(data=BATCHES, options=OPTIONS)
     def test_value_and_gradient_of_every_combination(self, data: Any, options: dict[str, Any]) -> None:
         embeddings, labels = data
@@ -32,7 +30,6 @@ class TestFormula:
         assert relative(found[0], wanted[0]) < 1e-9
         assert relative(found[1], wanted[1]) < 1e-8
 
-    @settings(deadline=None, derandomize=True, max_examples=60)
     @given(data=BATCHES, options=OPTIONS, seed=st.integers(0, 100))
     def test_similarity_as_a_function_of_similarities(self, data: Any, options: dict[str, Any], seed: int) -> None:
         units = torch.nn.functional.normalize(data[0], dim=1)
@@ -63,12 +60,6 @@ class TestFormula:
         assert relative(found[1], wanted[1]) < 1e-9
 
     @pytest.mark.parametrize("form", ["dense", "gathered rows", "lists"])
-    @settings(
-        deadline=None,
-        derandomize=True,
-        max_examples=60,
-        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-    )
     @given(
         data=BATCHES,
         options=CLOSED_FORM_OPTIONS,

@@ -5,7 +5,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 
 from ctxtune.losses import ContextualLoss
 from ctxtune.losses.contextual import closed_form, cuda_graphs
@@ -14,7 +14,6 @@ from tests.helpers.losses import batch, relative, value_and_gradient
 
 
 class TestNumerics:
-    @settings(deadline=None, derandomize=True, max_examples=60)
     @given(data=BATCHES, options=OPTIONS, seed=st.integers(0, 1000))
     def test_order_of_the_batch_does_not_matter(self, data: Any, options: dict[str, Any], seed: int) -> None:
         embeddings, labels = data
@@ -26,7 +25,6 @@ class TestNumerics:
         assert relative(permuted[0], plain[0]) < 1e-9
         assert relative(permuted[1], plain[1][order]) < 1e-8
 
-    @settings(deadline=None, derandomize=True, max_examples=60)
     @given(data=BATCHES, options=OPTIONS)
     def test_float32_against_float64(self, data: Any, options: dict[str, Any]) -> None:
         embeddings, labels = data[0].float(), data[1]

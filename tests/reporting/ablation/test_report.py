@@ -21,6 +21,7 @@ from ctxtune.reporting.style import look, new_figure
 from ctxtune.reporting.writing import write_report
 from ctxtune.statistics import t_interval
 from ctxtune.tracking import read_runs, read_text
+from tests.helpers.processes import PATIENCE
 from tests.helpers.reports import FakeAblation
 
 
@@ -153,7 +154,7 @@ def test_latex_tables_compile_and_none_is_wider_than_the_text(noise, tmp_path: P
     preamble = [r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
     (tmp_path / "tables.tex").write_text("\n".join([*preamble, *inputs, r"\end{document}"]))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert f"({len(paths)} pages" in done.stdout
     assert "Overfull" not in done.stdout

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ctxtune.reporting.study import read_study
 from ctxtune.reporting.sweep.data import read_sweep
 from ctxtune.reporting.sweep.report import sweep_document
 from ctxtune.reporting.writing import write_comparison, write_report
+from tests.helpers.processes import run_here
 from tests.helpers.reports import FakeAblation, FakeSweep
 
 
@@ -206,8 +206,7 @@ def test_what_has_no_common_sum_is_left_out_and_said(
 
 def test_mistakes_are_told_in_one_message(sweep, tmp_path: Path, monkeypatch, capsys) -> None:
     _, uri, _ = sweep
-    command = [sys.executable, "-m", "ctxtune.report", "swep", "--tracking", uri, "--out", str(tmp_path / "out")]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = run_here(main, tmp_path, "swep", "--tracking", uri, "--out", str(tmp_path / "out"))
     assert found.returncode == 2
     assert "No sweep or ablation is named 'swep'" in found.stderr and 'did you mean "sweep"?' in found.stderr
     assert "Traceback" not in found.stderr and not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from ctxtune.tuning.backend.nodes import NodeReport, report_node, require_alike
 from tests.helpers.sweeps import run_sweep
 
 
+@pytest.mark.ray
 def test_a_run_that_this_machine_can_never_hold_is_refused_with_exit_2_and_leaves_nothing(repository, tmp_path):
     done = run_sweep(repository, tmp_path, overrides=["resources={gpus: 3, cpus: 1}"])
     assert done.returncode == 2
@@ -80,6 +81,7 @@ def test_the_launchers_own_file_says_what_the_cluster_may_grow_to(repository, fi
     assert kinds["gpu_on_demand"].most == 2
 
 
+@pytest.mark.ray
 def test_a_node_says_in_words_what_it_lacks(tmp_path):
     with running_ray():
         missing = report_node({"name": "cars196", "root": str(tmp_path / "nowhere")}, str(tmp_path))

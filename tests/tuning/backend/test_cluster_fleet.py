@@ -44,7 +44,7 @@ from ctxtune import sweep
 from ctxtune.tuning.backend import runner as engine
 engine.PROCESS_RESTARTS = 0
 sys.argv[0] = "sweep"
-from ctxtune.terminal import run_command
+from ctxtune.command_line import run_command
 run_command(sweep.main)
 """
 

@@ -8,7 +8,7 @@ import pytest
 
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers.clusters import journal_events, running_cluster
-from tests.helpers.processes import BIN, environment, wait_for
+from tests.helpers.processes import BIN, PATIENCE, environment, wait_for
 from tests.helpers.sweeps import TINY, run_sweep
 
 SETTINGS = [*TINY, "search.trials=2", "select=null", "confirm=null", "resources.cpus=1"]
@@ -46,7 +46,7 @@ def test_over_ray_client_and_as_a_submitted_job_on_a_cluster_with_a_token(reposi
         ]  # fmt: skip
         open_door = subprocess.run(
             submit, cwd=tmp_path, env={**environment(repository), "RAY_AUTH_MODE": "disabled"},
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert open_door.returncode != 0
         job = subprocess.run(
@@ -82,7 +82,7 @@ def status(cluster, variables) -> str:
     """What `ray status` says, once it sees a worker with cores."""
     done = subprocess.run(
         [str(BIN / "ray"), "status", "--address", cluster.address],
-        env={**cluster.environment, **variables}, capture_output=True, text=True, timeout=60,
+        env={**cluster.environment, **variables}, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     return done.stdout if "2.0 CPU" in done.stdout else ""
 
@@ -102,7 +102,7 @@ def test_a_submitted_job_that_is_stopped_has_saved_its_state_and_goes_on(reposit
             return subprocess.run(
                 [str(BIN / "ray"), "job", arguments[0], "--address", jobs, *arguments[1:]],
                 cwd=tmp_path, env={**environment(repository), "RAY_AUTH_MODE": "disabled"},
-                capture_output=True, text=True, timeout=120,
+                capture_output=True, text=True, timeout=PATIENCE,
             )  # fmt: skip
 
         work = ["--working-dir", str(repository / "search_spaces"), "--", *job_command(tmp_path, overrides, storage)]

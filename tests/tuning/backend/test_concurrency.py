@@ -7,6 +7,7 @@ import pytest
 from ctxtune.tuning.backend import concurrency
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.concurrency import Concurrency
+from tests.helpers.processes import PATIENCE
 from tests.helpers.sweeps import GRID, start_sweep, wait_for_checkpoints
 
 
@@ -40,7 +41,7 @@ def test_a_node_that_joins_gets_runs(repository, tmp_path, monkeypatch):
         wait_for_checkpoints(journal_file, 2, process)
         before = len(journal_file.read_text().splitlines())
         cluster.add_node(num_cpus=1)
-        _, errors = process.communicate(timeout=250)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
     finally:
         cluster.shutdown()

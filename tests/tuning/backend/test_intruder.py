@@ -18,11 +18,12 @@ from tests.helpers.intruder import (
     pages_answered,
     reachable,
 )
+from tests.helpers.processes import PATIENCE
 from tests.helpers.sweeps import SMALL, start_sweep, wait_for_checkpoints
 
 LONG = [
     *SMALL,
-    "trial.schedule.epochs=500",
+    "trial.schedule.epochs=100000",
     "search.trials=1",
     "search.scheduler.name=none",
     "select=null",
@@ -35,6 +36,7 @@ ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1",
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
+pytestmark = pytest.mark.ray
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 
 
@@ -74,7 +76,7 @@ def sweep(repository, tmp_path_factory):
         assert process.poll() is None  # all that was tried did it no harm
     finally:
         process.send_signal(signal.SIGINT)
-        output = "".join(process.communicate(timeout=120))
+        output = "".join(process.communicate(timeout=PATIENCE))
     assert process.returncode == 130, output
     assert [*ray_folder.iterdir(), *temporary.glob("*ctxtune*")] == []
     ray_folder.rmdir()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.helpers.processes import environment
+from tests.helpers.processes import PATIENCE, environment
 
 SCRIPT = """
 import json, os, sys
@@ -76,7 +76,7 @@ def played(repository, tmp_path_factory):
     file = str(repository / "search_spaces/quickstart.yaml")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), file, *TINY],
-        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=200,
+        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     processes = dict(line.split() for line in (folder / "processes").read_text().splitlines())

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxtune.errors import CtxtuneError
@@ -118,7 +118,6 @@ def check_recovered(path: Path, states: list[tuple]) -> bool:
     return False
 
 
-@settings(max_examples=80, deadline=None)
 @given(share=st.floats(0, 1))
 def test_cut_anywhere_it_holds_the_whole_events_before_the_cut_and_can_be_written_on(
     tmp_path_factory, whole, states, share
@@ -135,7 +134,6 @@ def test_cut_anywhere_it_holds_the_whole_events_before_the_cut_and_can_be_writte
     assert pieces[1:] == ([torn] if torn else [])
 
 
-@settings(max_examples=300, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_becomes_another_value(tmp_path_factory, whole, states, place, bit):
     path = tmp_path_factory.mktemp("journal") / "j"
@@ -164,7 +162,6 @@ def test_no_bit_of_all_becomes_another_value(tmp_path, whole, states):
             folder.rmdir()
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_lines_that_are_lost_doubled_or_moved_are_noticed(tmp_path_factory, whole, states, data):
     path = tmp_path_factory.mktemp("journal") / "j"

@@ -49,7 +49,7 @@ class StringTable(Sequence[str]):
         return f"StringTable({len(self)} strings)"
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Where the images of a table come from. Nothing is opened before `read` or `encoded` is called."""
 
     @property
@@ -92,7 +92,7 @@ class ImageTable:
     """
 
     name: str
-    source: Source
+    source: ImageSource
     paths: StringTable
     max_unreadable: float = 0.001
 
@@ -205,7 +205,7 @@ class Benchmark:
 
 def make_part(
     name: str,
-    source: Source,
+    source: ImageSource,
     paths: Sequence[str],
     labels: npt.ArrayLike,
     super_labels: npt.ArrayLike | None = None,

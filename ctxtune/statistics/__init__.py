@@ -12,7 +12,7 @@ from ctxtune.statistics.aggregate import (
 )
 from ctxtune.statistics.equivalence import PracticalProbabilities, equivalence_p_value, practical_probabilities
 from ctxtune.statistics.families import LEVEL, Verdict, holm, judge_family
-from ctxtune.statistics.hierarchical import ClassScores, hierarchical_interval
+from ctxtune.statistics.hierarchical import ArmClassScores, hierarchical_interval
 from ctxtune.statistics.intervals import (
     FEWEST_FOR_BOOTSTRAP,
     Description,
@@ -41,7 +41,7 @@ from ctxtune.statistics.variance import CrossedComponents, NestedComponents, cro
 __all__ = [
     "FEWEST_FOR_BOOTSTRAP",
     "LEVEL",
-    "ClassScores",
+    "ArmClassScores",
     "CrossedComponents",
     "Description",
     "Interval",

@@ -12,7 +12,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class ClassScores:
+class ArmClassScores:
     """Scores of one arm on one validation fold (or on the test classes).
 
     Attributes:
@@ -25,8 +25,8 @@ class ClassScores:
 
 
 def hierarchical_interval(
-    ours: Sequence[ClassScores],
-    theirs: Sequence[ClassScores],
+    ours: Sequence[ArmClassScores],
+    theirs: Sequence[ArmClassScores],
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
@@ -79,7 +79,7 @@ def _weights(generator: np.random.Generator, items: int, resamples: int) -> Floa
     return generator.multinomial(items, np.full(items, 1 / items), size=resamples).astype(float)
 
 
-def _score(fold: ClassScores, weights: Floats) -> Floats:
+def _score(fold: ArmClassScores, weights: Floats) -> Floats:
     """(resamples, units): the mean over queries under class weights; a draw of classes without any query is left at 0."""
     counts = weights @ fold.counts.T
     return np.divide(weights @ fold.sums.T, counts, out=np.zeros_like(counts), where=counts > 0)

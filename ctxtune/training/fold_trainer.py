@@ -30,7 +30,7 @@ from ctxtune.training.inputs import FeatureInputs, Reading, TrainingInputs, open
 from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from ctxtune.training.precision import allow_tf32, gradient_scaler, resolve_precision
 from ctxtune.training.process_group import ProcessGroup
-from ctxtune.training.progress import Interval, Progress
+from ctxtune.training.progress import EvaluationInterval, Progress
 from ctxtune.training.splits import RunSplits, scaled_sampler
 from ctxtune.training.step import TrainingStep
 
@@ -84,7 +84,7 @@ class FoldTrainer:
         self.precision = resolve_precision(trial.precision, self.device)
         self._weights = _record(trial.model)
         self.epoch = self.steps = 0
-        self._interval = Interval()
+        self._interval = EvaluationInterval()
         self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
         workers = reading_threads(None, trial.images, self.device, cores)
         with memory_errors_named("model.backbone", trial.model.backbone, SMALLER_MODEL):
@@ -264,7 +264,7 @@ class FoldTrainer:
             raise CtxtuneError("the checkpoint belongs to another configuration or seed; give the new run another name")
         check_weights(state, self.trial.model)
         self.epoch, self.steps = state["epoch"], state["steps"]
-        self._interval = Interval(**state.get("interval", {}))
+        self._interval = EvaluationInterval(**state.get("interval", {}))
         self.model.load_trained_state(state["model"])
         if self.averaged is not None:
             self.averaged.model.load_trained_state(state["averaged"])
@@ -305,7 +305,7 @@ class FoldTrainer:
     def _train_epoch(self, on_progress: Callable[[Progress], None] | None) -> None:
         schedule, started = self.trial.schedule, time.perf_counter()
         # Kept until the next one begins: another fold may still be training, and the report is due after that.
-        before = Interval() if self.epoch % self.trial.evaluation.every == 0 else self._interval
+        before = EvaluationInterval() if self.epoch % self.trial.evaluation.every == 0 else self._interval
         if schedule.head_warmup_epochs:
             self.model.set_backbone_trainable(self.epoch >= schedule.head_warmup_epochs)
         self.step.prepare()
@@ -337,8 +337,8 @@ class FoldTrainer:
         self.step.finite.check(self.epoch)
         check_scale(self.scaler, self.epoch)
 
-    def _count(self, before: Interval, done: np.ndarray, sums: dict[str, Tensor], started: float) -> None:
-        self._interval = Interval(
+    def _count(self, before: EvaluationInterval, done: np.ndarray, sums: dict[str, Tensor], started: float) -> None:
+        self._interval = EvaluationInterval(
             before.images + done.size,
             before.seconds + time.perf_counter() - started,
             {name: float(value) / len(done) for name, value in sums.items()},

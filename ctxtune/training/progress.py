@@ -22,7 +22,7 @@ class Progress:
 
 
 @dataclass
-class Interval:
+class EvaluationInterval:
     """What was trained since the last evaluation."""
 
     images: int = 0

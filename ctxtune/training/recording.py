@@ -82,7 +82,7 @@ class RecordedPass:
             parameter.grad = its
 
 
-class Recorder:
+class StepRecorder:
     """Records a module's passes once a few equal steps have been taken; goes on without where that fails.
 
     Args:

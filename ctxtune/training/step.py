@@ -19,7 +19,7 @@ from ctxtune.training.health import FiniteFlag, non_finite
 from ctxtune.training.optimization import all_parameters
 from ctxtune.training.precision import Precision, autocast, channels_last
 from ctxtune.training.process_group import ProcessGroup
-from ctxtune.training.recording import Recorder, recording_allowed
+from ctxtune.training.recording import StepRecorder, recording_allowed
 
 Randomness = tuple[Tensor, Tensor | None]
 
@@ -67,10 +67,10 @@ class TrainingStep:
         self._parallel_over: list[int] = []
         self._loss_randomness = self._generators()
         self._epoch = 0
-        self.recorder: Recorder | None = None
+        self.recorder: StepRecorder | None = None
         alone = not (self._compile or world.together or self._micro_batch or is_own_class(trial.model.backbone))
         if alone and device.type == "cuda" and recording_allowed():
-            self.recorder = Recorder(self._forward, self._embed_to_record)
+            self.recorder = StepRecorder(self._forward, self._embed_to_record)
 
     def seed(self, seed: int, epoch: int) -> None:
         """What model and loss draw from here on (dropout, miners) follows from seed and epoch, not from the past.

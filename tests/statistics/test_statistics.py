@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ctxtune.statistics import (
-    ClassScores,
+    ArmClassScores,
     bootstrap_interval,
     compare_pairs,
     describe,
@@ -152,14 +152,14 @@ def test_the_whole_judgement_keeps_its_level_when_there_is_no_effect() -> None:
 
 def _crossed(
     generator: np.random.Generator, seeds: int, classes: int, effect: float
-) -> tuple[ClassScores, ClassScores]:
+) -> tuple[ArmClassScores, ArmClassScores]:
     """Two arms whose difference varies from class to class and from seed to seed."""
     by_class, by_seed = generator.normal(0, 0.06, classes), generator.normal(0, 0.01, (seeds, 1))
     noise = generator.normal(0, 0.05, (2, seeds, classes))
     counts = np.full((seeds, classes), 20.0)
     base = 0.5 + generator.normal(0, 0.2, classes)
     ours = (base + effect + by_class + by_seed + noise[0]) * counts
-    return ClassScores(ours, counts), ClassScores((base + noise[1]) * counts, counts)
+    return ArmClassScores(ours, counts), ArmClassScores((base + noise[1]) * counts, counts)
 
 
 def test_resampling_seeds_and_classes_covers_the_true_difference() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ctxtune.statistics import ClassScores, crossed_components, hierarchical_interval, nested_components
+from ctxtune.statistics import ArmClassScores, crossed_components, hierarchical_interval, nested_components
 
 
 def test_crossed_components_are_recovered_on_average():
@@ -40,8 +40,8 @@ def test_the_interval_over_seeds_and_classes_holds_its_level(of_seeds, of_classe
     for experiment in range(400):
         by_seed, by_class = generator.normal(0, of_seeds, (5, 1)), generator.normal(0, of_classes, (1, 40))
         counts = np.full((5, 40), 20.0)
-        ours = ClassScores((0.6 + 0.03 + by_seed + by_class + generator.normal(0, 0.03, (5, 40))) * counts, counts)
-        theirs = ClassScores(np.full((5, 40), 0.6) * counts, counts)
+        ours = ArmClassScores((0.6 + 0.03 + by_seed + by_class + generator.normal(0, 0.03, (5, 40))) * counts, counts)
+        theirs = ArmClassScores(np.full((5, 40), 0.6) * counts, counts)
         found = hierarchical_interval([ours], [theirs], resamples=400, seed=experiment)
         held += found.low <= 0.03 <= found.high
     assert 0.92 <= held / 400 <= 0.99

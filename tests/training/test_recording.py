@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctxtune.training.recording import STEPS_BEFORE, Recorder, recording_allowed
+from ctxtune.training.recording import STEPS_BEFORE, StepRecorder, recording_allowed
 from ctxtune.training.splits import RunSplits
 from tests.helpers.training import equal, run_of, small_parts, trial_of, weights
 
@@ -35,7 +35,7 @@ class ComputedPass:
 
 def recording(run):
     step = run.step
-    step.recorder = Recorder(step._forward, step._embed_to_record, ComputedPass)
+    step.recorder = StepRecorder(step._forward, step._embed_to_record, ComputedPass)
     return run
 
 

@@ -10,7 +10,7 @@ from ctxtune.reporting.study import Study, read_design
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.designs import AblationDesign
 from ctxtune.results.runs import Run
-from ctxtune.statistics import FEWEST_FOR_BOOTSTRAP, ClassScores, Interval, hierarchical_interval
+from ctxtune.statistics import FEWEST_FOR_BOOTSTRAP, ArmClassScores, Interval, hierarchical_interval
 from ctxtune.tracking import read_texts
 
 CLASS_FILE = "per_class_scores.json"
@@ -57,7 +57,9 @@ class AblationData:
         texts = read_texts(self.study.uri, tracked, CLASS_FILE)
         return {keys[run_id]: json.loads(text) for run_id, text in texts.items()}
 
-    def class_arms(self, cell: str, against: str, metric: str) -> tuple[list[ClassScores], list[ClassScores]] | None:
+    def class_arms(
+        self, cell: str, against: str, metric: str
+    ) -> tuple[list[ArmClassScores], list[ArmClassScores]] | None:
         """Both cells' class scores by fold over their shared replications; None where they were not kept.
 
         With repeats a replication's sums are over its seeds.
@@ -66,7 +68,7 @@ class AblationData:
         shared = [unit for unit in ours if unit in theirs]
         if len(shared) < 2:
             return None
-        arms: tuple[list[ClassScores], list[ClassScores]] = ([], [])
+        arms: tuple[list[ArmClassScores], list[ArmClassScores]] = ([], [])
         for fold in self.results.folds:
             tables = [
                 [self._table([run for run in units[unit] if run.fold == fold], metric) for unit in shared]
@@ -79,7 +81,7 @@ class AblationData:
             for arm, rows in zip(arms, tables, strict=True):
                 sums = np.array([[row[label][0] for label in classes] for row in rows])
                 counts = np.array([[row[label][1] for label in classes] for row in rows])
-                arm.append(ClassScores(sums, counts))
+                arm.append(ArmClassScores(sums, counts))
         return arms
 
     def _table(self, runs: list[Run], metric: str) -> dict[str, tuple[float, float]]:

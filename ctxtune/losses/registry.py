@@ -90,9 +90,10 @@ def _contextual(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
 
 
 def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
-    return losses.ContrastiveLoss(
+    loss: nn.Module = losses.ContrastiveLoss(
         pos_margin=options["positive_margin"], neg_margin=options["negative_margin"], distance=CosineSimilarity()
     )
+    return loss
 
 
 _LOSSES: Mapping[str, LossEntry] = {

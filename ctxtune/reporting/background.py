@@ -27,13 +27,14 @@ def begin(task: Callable[[], Result], processes: int) -> Callable[[], Result]:
     def result() -> Result:
         with receiver:
             try:
-                done, value = receiver.recv()
+                done, value = receiver.recv()  # of any type: what the task returns, or raises
             except (EOFError, OSError, pickle.UnpicklingError):  # it was killed
                 return task()
         process.join()
         if not done:
             raise value
-        return value
+        found: Result = value
+        return found
 
     return result
 

@@ -81,7 +81,7 @@ def _record(embeddings: Tensor, labels: Tensor, terms: HybridTerms, with_gradien
     inputs = embeddings.detach().clone(), labels.clone()
     arguments = (*inputs, terms, len(embeddings), None, with_gradient)
     with torch.cuda.device(embeddings.device), torch.no_grad():
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):

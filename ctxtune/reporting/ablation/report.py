@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from itertools import combinations
 
+from matplotlib.figure import Figure
+
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation import figures, tables
 from ctxtune.reporting.ablation.data import AblationData
@@ -125,7 +127,7 @@ def _factor_sections(data: AblationData, contrasts: Sequence[JudgedContrast]) ->
             "are 95 % t-intervals of each point (not corrected)."
         )
 
-        def draw(factor: str = factor, series: dict[str, dict[int, str]] = series) -> figures.Figure:
+        def draw(factor: str = factor, series: dict[str, dict[int, str]] = series) -> Figure:
             return figures.factor_curves(data, factor, series, contrasts)
 
         items: list[str | Table | Picture] = [tables.factor_table(data, factor, series, contrasts)]
@@ -137,7 +139,7 @@ def _factor_sections(data: AblationData, contrasts: Sequence[JudgedContrast]) ->
 
         def draw_pair(
             first: str = first, second: str = second, crossed: dict[str, dict[tuple[int, int], str]] = crossed
-        ) -> figures.Figure:
+        ) -> Figure:
             return figures.interaction(data, first, second, crossed)
 
         caption = (

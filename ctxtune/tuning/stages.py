@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from ctxtune.config import SweepConfig, TrialSettings, resolve_trial, stage_seed, start_points
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.results.ranking import best, ranked
-from ctxtune.results.runs import START
+from ctxtune.results.runs import START, Stage
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.record.run_spec import RunSpec, Stage
+from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.sampler import Sampler
 
 MOST_UNRESOLVABLE = 20

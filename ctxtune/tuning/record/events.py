@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ctxtune.results.runs import Stage, State
 from ctxtune.settings import Settings
-from ctxtune.tuning.record.run_spec import RunSpec, Stage
+from ctxtune.tuning.record.run_spec import RunSpec
 
 FORMAT = 2
-State = Literal["running", "completed", "pruned", "failed", "killed"]
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\Z')
 
 

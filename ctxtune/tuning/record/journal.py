@@ -19,9 +19,10 @@ from typing import Any
 from ctxtune.config.paths import get_path
 from ctxtune.durable_files import sync_folder, write_durably
 from ctxtune.errors import CtxtuneError
+from ctxtune.results.runs import State
 from ctxtune.text import counted
 from ctxtune.tuning.record import events
-from ctxtune.tuning.record.events import DamagedLine, Event, ForeignLine, State
+from ctxtune.tuning.record.events import DamagedLine, Event, ForeignLine
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import EPOCH, TrialReport
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ctxtune.results.runs import KINDS, State
 from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
-from ctxtune.tuning.record.events import State
 from ctxtune.tuning.record.journal import DiskFullError, Journal, RunRecord
-from ctxtune.tuning.record.run_spec import KINDS, RunSpec
+from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import MACHINE_FAILURES, TrialFailure, TrialReport
 
 MOST_FAILURES_IN_A_ROW = 5

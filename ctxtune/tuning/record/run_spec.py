@@ -1,20 +1,11 @@
 """What a process needs to start a run, as plain data that travels through Ray and lies in the journal."""
 
-from typing import Any, Literal
+from typing import Any
 
 from ctxtune.config import TrialSettings
 from ctxtune.data import ValidationSettings
+from ctxtune.results.runs import Stage
 from ctxtune.settings import Settings
-
-Stage = Literal["search", "selection", "confirmation", "cell_search", "cell"]
-KINDS: dict[str, str] = {
-    "search": "trial",
-    "selection": "selection",
-    "confirmation": "confirmation",
-    "cell_search": "cell_search",
-    "cell": "cell",
-}
-"""The `kind` of each stage's runs in MLflow (DESIGN section 6)."""
 
 
 class RunSpec(Settings):

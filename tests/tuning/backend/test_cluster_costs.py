@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from ctxtune.results.costs import Rate, Spent
 from ctxtune.tracking import find_sweep, read_runs
-from ctxtune.tuning.costs import Rate, Spent
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers.sweeps import SMALL, run_sweep
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MOST_THREADS = 1024
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 DRIVER_EXITS = (
-    "Exit status: 0 done, 1 stopped (too many failures, full disk) or 130 interrupted: go on with --resume; 2 wrong input, "
-    "nothing was started; "
+    "Exit status: 0 done, 1 stopped (too many failures, full disk, Ray has died) or 130 interrupted: go on with --resume; "
+    "2 wrong input, nothing was started; "
     f"{PROGRAM_ERROR}."
 )
 

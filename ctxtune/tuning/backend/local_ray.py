@@ -28,6 +28,8 @@ _SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 # What follows the parent folder: ours, Ray's session, the longest name of a socket.
 _LONGEST_REST = "/ctxtune-12345678/ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store"
 _SPARE_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+LOCAL_RAY = "CTXTUNE_LOCAL_RAY"
+"""Set for the processes of a Ray of our own: the private folder of its files."""
 STARTS = 3
 """How often Ray's start is tried: on a loaded machine one of its processes may be late."""
 _PATIENCE = {
@@ -74,6 +76,7 @@ def _closed(folder: Path) -> dict[str, str | None]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": None,  # a cluster's; Ray would prefer it
         "RAY_AUTH_TOKEN_PATH": str(file),
+        LOCAL_RAY: str(folder),
         # Runs on several GPUs of this machine: their processes talk to each other here, too.
         "NCCL_SOCKET_IFNAME": loopback,
         "GLOO_SOCKET_IFNAME": loopback,

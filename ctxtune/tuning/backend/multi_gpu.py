@@ -5,14 +5,18 @@ The processes see one global batch (`ctxtune.training.ProcessGroup`), so the res
 
 import os
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import train, tune
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -25,6 +29,7 @@ from ctxtune.training.trainer import Report
 from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS
 from ctxtune.tuning.backend.cluster import process_count
 from ctxtune.tuning.backend.devices import LOGICAL_GPUS, run_device
+from ctxtune.tuning.backend.local_ray import LOCAL_RAY
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
 from ctxtune.tuning.backend.storage import checkpoint_address
 from ctxtune.tuning.backend.trial import CHECKPOINT, disk_is_full, told
@@ -43,8 +48,7 @@ def run_together(config: dict[str, Any]) -> None:
     trainer = TorchTrainer(
         _train_share,
         train_loop_config=config,
-        # Ray Train takes nccl for GPUs; this process, on the head, may see none.
-        torch_config=TorchConfig(backend="gloo" if os.environ.get(LOGICAL_GPUS) else None),
+        torch_config=_torch_config(),
         scaling_config=ScalingConfig(
             num_workers=count,
             use_gpu=True,
@@ -65,6 +69,39 @@ def run_together(config: dict[str, Any]) -> None:
         if not reason:
             raise
         tune.report(TrialFailure(0, reason, message).plain())
+
+
+def _torch_config() -> TorchConfig:
+    # Ray Train takes nccl for GPUs; this process, on the head, may see none.
+    backend = "gloo" if os.environ.get(LOGICAL_GPUS) else "nccl"
+    return _OnThisMachine(backend) if os.environ.get(LOCAL_RAY) else TorchConfig(backend)
+
+
+class _OnThisMachine(TorchConfig):
+    """Processes of one machine find each other by a file: torch's server for that listens to everybody, without a token."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What Ray Train calls when the processes are up."""
+        return _MeetingByFile
+
+
+class _MeetingByFile(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Join the processes to one group."""
+        file = Path(os.environ[LOCAL_RAY]) / f"meeting-{uuid.uuid4().hex}"
+        size = len(worker_group)
+        joined = [
+            worker_group.execute_single_async(rank, _join_group, backend_config.backend, file, rank, size)
+            for rank in range(size)
+        ]
+        ray.get(joined)
+
+
+def _join_group(backend: str, file: Path, rank: int, size: int) -> None:
+    torch.distributed.init_process_group(
+        backend, init_method=file.as_uri(), rank=rank, world_size=size, timeout=timedelta(minutes=30)
+    )
 
 
 def _of_the_run_itself(error: WorkerGroupError) -> tuple[str, str]:

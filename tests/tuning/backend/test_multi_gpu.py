@@ -16,6 +16,7 @@ from ctxtune.tuning.record.journal import Journal
 
 SWEEP = """
 import os, signal, subprocess, sys
+import psutil
 from pathlib import Path
 from ctxtune.config import load_search_space
 from ctxtune.tuning.sweep import Watcher, run_sweep
@@ -27,10 +28,15 @@ SETS = [
     "trial.precision=float32", f"tracking.uri=sqlite:///{sys.argv[1]}/mlflow.db",
 ]
 space = load_search_space(Path(sys.argv[2]) / "search_spaces/quickstart.yaml", SETS)
-killed = []
+killed, heard = [], {}
 
 def on_change(recorder, run):
     print(run.key, run.state, run.epoch, flush=True)
+    if run.epoch == 1:
+        for process in psutil.Process().children(recursive=True):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    heard[process.pid, connection.laddr.port] = connection.laddr.ip
     if run.epoch == 2 and not killed:
         found = subprocess.run(["pgrep", "-f", "RayTrainWorker"], capture_output=True, text=True).stdout.split()
         mine = [int(pid) for pid in found if os.environ["CTXTUNE_TEST"] in Path(f"/proc/{pid}/environ").read_text()]
@@ -39,6 +45,7 @@ def on_change(recorder, run):
 
 run_sweep(space, root=Path(sys.argv[1]) / "results", watcher=Watcher(on_change=on_change))
 print("killed one of", len(killed[0]))
+assert len(heard) >= 4 and set(heard.values()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, heard
 """
 
 
@@ -47,7 +54,7 @@ def test_two_processes_train_one_run_and_one_of_them_is_killed(tmp_path, reposit
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "CTXTUNE_TEST": str(tmp_path)}
     environment["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 2, "GPU": 2}'
     command = [sys.executable, "-c", SWEEP, str(tmp_path), str(repository)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "killed one of" in done.stdout
     (run,) = Journal(tmp_path / "results/together/journal.jsonl").runs.values()

@@ -50,6 +50,7 @@ assert len(heard) >= 4 and set(heard.values()) <= {"127.0.0.1", "::1", "::ffff:1
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 def test_two_processes_train_one_run_and_one_of_them_is_killed(tmp_path, repository):
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "CTXTUNE_TEST": str(tmp_path)}
     environment["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 2, "GPU": 2}'

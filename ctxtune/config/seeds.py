@@ -1,4 +1,4 @@
-"""Where every random number starts: one seed per stage and index, so that no two stages ever share one (DESIGN 5.6)."""
+"""Where every random number starts: one seed per stage and index, so that no two stages ever share one."""
 
 import zlib
 

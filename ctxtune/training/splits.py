@@ -1,4 +1,4 @@
-"""Which images a run learns from and which it is scored on (DESIGN section 5)."""
+"""Which images a run learns from and which it is scored on."""
 
 from dataclasses import dataclass
 from typing import Literal

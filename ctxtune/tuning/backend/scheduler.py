@@ -31,7 +31,7 @@ class RungScheduler(FIFOScheduler):
     """Asks one of Ray's stopping rules, one instance for each loss, whether a trial goes on.
 
     A rule's whole memory is the sequence of reports that it was shown, so `replay` rebuilds the rungs of an earlier
-    process exactly. With ``loss.name`` in the space each loss has its own rungs (DESIGN 5.2).
+    process exactly. With ``loss.name`` in the space each loss has its own rungs.
     """
 
     def __init__(self, space: SweepConfig) -> None:

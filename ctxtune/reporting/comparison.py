@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -142,7 +141,7 @@ def _score_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
     for cell in shared:
         found = [list(data.results.scores(cell, data.design.metric).values()) for data in each]
         rows.append([cell, *(percent_interval(t_interval(values)) if values else MISSING for values in found)])
-        record: dict[str, Any] = {"cell": cell}
+        record: dict[str, object] = {"cell": cell}
         for data, values in zip(each, found, strict=True):
             record[data.study.name] = float(np.mean(values)) if values else math.nan
         records.append(record)

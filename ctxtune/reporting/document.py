@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-Record: TypeAlias = Mapping[str, Any]
+Record: TypeAlias = Mapping[str, object]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """How often test classes were scored, for a report."""
 
-from typing import Any
-
 from ctxtune.reporting.document import Section, Table
 from ctxtune.reporting.provenance import moment
 from ctxtune.reporting.study import Study
@@ -17,7 +15,7 @@ def ledger_section(study: Study, dataset: str) -> Section:
 def ledger_table(parent: TrackedRun, scored: dict[str, list[TrackedRun]], dataset: str) -> Table:
     """How often the test classes of each data set were scored, on the whole server and by this study."""
     rows: list[list[str]] = []
-    records: list[dict[str, Any]] = []
+    records: list[dict[str, object]] = []
     strong: list[int] = []
     for name, runs in sorted(scored.items()):
         own = sum(run.parent == parent.run_id for run in runs)

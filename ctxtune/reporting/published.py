@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ctxtune.recipes import published_results
 
@@ -57,7 +56,7 @@ def published_scores(dataset: str, label_noise: float = 0.0) -> list[Published]:
     return found + _by_method(results["state_of_the_art"], dataset, "published, ResNet-50, 512 dimensions")
 
 
-def _by_method(table: Mapping[str, Any], dataset: str, source: str) -> list[Published]:
+def _by_method(table: Mapping[str, object], dataset: str, source: str) -> list[Published]:
     return [
         Published(_name(method), source, _shares({"recall_at_1": scores[dataset]}))
         for method, scores in table.items()

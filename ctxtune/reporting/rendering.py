@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ctxtune.reporting.background import begin
 from ctxtune.reporting.document import Document, Picture, Table, file_stem
@@ -130,7 +129,7 @@ def csv_table(table: Table) -> str:
     buffer = io.StringIO()
     if table.records:
         names = list(dict.fromkeys(name for record in table.records for name in record))
-        rows: Sequence[Sequence[Any]] = [[record.get(name, "") for name in names] for record in table.records]
+        rows: Sequence[Sequence[object]] = [[record.get(name, "") for name in names] for record in table.records]
     else:
         names, rows = list(table.header), table.rows
     writer = csv.writer(buffer, lineterminator="\n")
@@ -138,7 +137,7 @@ def csv_table(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _without_formula(cell: Any) -> Any:
+def _without_formula(cell: object) -> object:
     """A text that a spreadsheet would compute is marked as text; figures with a sign are left as they are."""
     if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _FIGURES.fullmatch(cell):
         return f"'{cell}"

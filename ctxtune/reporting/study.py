@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -95,7 +95,7 @@ def begin_reading(uri: str, name: str, processes: int) -> Callable[[], Study]:
     return study
 
 
-def read_file(study: Study, artifact: str) -> Any:
+def read_file(study: Study, artifact: str) -> object:
     """A YAML or JSON artifact of the parent run as plain data.
 
     Raises:

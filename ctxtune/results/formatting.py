@@ -1,7 +1,6 @@
 """Numbers as a reader wants them: scores in percent and p-values with a bound."""
 
 import math
-from typing import Any
 
 from ctxtune.statistics import Interval
 
@@ -49,7 +48,7 @@ def price(amount: float) -> str:
     return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.3g}"
 
 
-def setting(value: Any) -> str:
+def setting(value: object) -> str:
     """A value of the configuration, short enough for a table."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
 
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import GPU_HOURS, MONEY, hours_of, spent
@@ -10,7 +9,7 @@ from ctxtune.results.sweep import SweepResults
 from ctxtune.statistics import t_interval
 
 
-def ablation_summary(results: AblationResults) -> dict[str, Any]:
+def ablation_summary(results: AblationResults) -> dict[str, object]:
     """What an ablation found."""
     cells = {}
     for cell in results.cells:
@@ -46,7 +45,7 @@ def ablation_summary(results: AblationResults) -> dict[str, Any]:
     }
 
 
-def sweep_summary(results: SweepResults) -> dict[str, Any]:
+def sweep_summary(results: SweepResults) -> dict[str, object]:
     """What a sweep found; stages that have not run are empty."""
     cost = spent(results.runs)
     return {

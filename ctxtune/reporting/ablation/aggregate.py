@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,7 @@ def _table(each: Sequence[AblationData], shared: Sequence[str], means: Floats) -
         missing = MISSING if compared else "reference"
         rows.append([cell, decimal(float(ranks[index])), percent(found.mean, sign=True) if found else missing,
                      percent_bounds(found, sign=True)])  # fmt: skip
-        record: dict[str, Any] = {"cell": cell, "mean_rank": float(ranks[index])}
+        record: dict[str, object] = {"cell": cell, "mean_rank": float(ranks[index])}
         record |= {key: getattr(found, key, None) for key in ("mean", "low", "high", "count")}
         records.append(record | {"scale": "relative"})
     unit = "percent of the reference's mean score on the same data set"

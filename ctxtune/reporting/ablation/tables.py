@@ -1,7 +1,6 @@
 """The tables of an ablation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.data import AblationData
@@ -93,8 +92,8 @@ def _contrast_note(data: AblationData, contrasts: Sequence[JudgedContrast]) -> s
     return " ".join([*notes, *label_notes(data)])
 
 
-def _record(each: JudgedContrast, classes: Interval | None) -> dict[str, Any]:
-    record: dict[str, Any] = {"cell": each.contrast.cell, "against": each.contrast.against}
+def _record(each: JudgedContrast, classes: Interval | None) -> dict[str, object]:
+    record: dict[str, object] = {"cell": each.contrast.cell, "against": each.contrast.against}
     if each.difference is None:
         return record | {"pairs": 0, "verdict": each.words, "condition": each.condition}
     difference, verdict = each.difference, each.verdict
@@ -169,7 +168,7 @@ def all_scores_table(data: AblationData) -> Table:
     rows, records = [], []
     for cell in data.results.cells:
         row: list[str] = [arm_label(data, cell)]
-        record: dict[str, Any] = {"cell": cell}
+        record: dict[str, object] = {"cell": cell}
         for name in names:
             values = list(data.results.scores(cell, name).values())
             row.append(percent_interval(t_interval(values)) if values else MISSING)
@@ -282,7 +281,7 @@ def cost_table(data: AblationData) -> Table:
 def run_table(data: AblationData) -> Table:
     """Every run with its scores: for a statistician's own tools."""
     names = [*score_names(data.results.cell_runs, "validation"), *score_names(data.results.cell_runs, "test")]
-    records: list[dict[str, Any]] = []
+    records: list[dict[str, object]] = []
     for run in data.results.cell_runs:
         cell = data.results.cells.get(run.arm)
         record = {"cell": run.arm, "variant": cell.variant if cell else "", "repeat": run.repeat}

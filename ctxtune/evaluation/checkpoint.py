@@ -15,6 +15,7 @@ from ctxtune.config import TrialSettings
 from ctxtune.config.paths import Location
 from ctxtune.config.source import Source, apply_overrides
 from ctxtune.data import ValidationSettings
+from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.training import CheckpointFolder, load_checkpoint
@@ -56,7 +57,7 @@ def read_checkpoint(
     """
     state, path = _read_state(path)
     runs = state.get("runs")
-    if not isinstance(runs, list) or not runs or not all({"config", "model", "epoch"} <= set(run) for run in runs):
+    if not isinstance(runs, list) or not runs or not all(map(_is_run, runs)) or not _is_protocol(state.get("protocol")):
         raise CtxtuneError(f"{path}: not a checkpoint of ctxtune.train or of a sweep: it holds no runs")
     # Checkpoints of before carried no protocol: the journal of the sweep around them knows it.
     recipe = dict(state.get("protocol") or {}) or _asked_by_sweep(path)
@@ -77,6 +78,19 @@ def read_checkpoint(
     if fold not in validated.use:
         raise ConfigError(f"--fold {fold}: {path} holds the fold(s) {', '.join(map(str, validated.use))}")
     return replace(checkpoint, runs=[runs[validated.use.index(fold)]], folds=(fold,))
+
+
+def _is_run(run: Any) -> bool:
+    """Whether a run of a checkpoint has the form of one."""
+    kinds = {"config": dict, "model": object, "epoch": int}
+    return isinstance(run, dict) and all(key in run and isinstance(run[key], kind) for key, kind in kinds.items())
+
+
+def _is_protocol(protocol: Any) -> bool:
+    """Whether what a checkpoint says of how it was scored has the form of that; none is said by old ones."""
+    if protocol is None:
+        return True
+    return isinstance(protocol, dict) and isinstance(protocol.get("validation") or {}, dict)
 
 
 def restore_model(checkpoint: Checkpoint, index: int = 0) -> EmbeddingModel:
@@ -157,6 +171,9 @@ def _settings(
         root = None if data[1] == "-" else str(Path(data[1]).expanduser().absolute())
         source.data["trial"]["dataset"] = {**kept, "name": data[0], "root": root}
     apply_overrides(source, overrides)
+    changed: Any = source.data["trial"]
+    if not isinstance(changed, dict):
+        raise source.error(("trial",), f"expected a block of keys; found {changed!r}")
     for block in FIXED_BLOCKS:
         if source.data["trial"].get(block) != trial.get(block):
             raise ConfigError(
@@ -171,7 +188,7 @@ def _settings(
         except ValidationError as error:
             for item in error.errors():
                 location: Location = (block, *item["loc"])
-                problems.append(str(source.error(location, item["msg"].removeprefix("Value error, "))))
+                problems.append(str(source.error(location, in_words([item], source.written.get(location)))))
     if problems:
         raise ConfigError("\n".join(problems))
     return source.data["trial"], source.data["validation"]

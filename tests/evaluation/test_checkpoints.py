@@ -12,9 +12,10 @@ from ctxtune import evaluate, train
 from ctxtune.command_line import run_command
 from ctxtune.data import ValidationSettings, load, split
 from ctxtune.errors import CtxtuneError, TrackingError
+from ctxtune.evaluation import read_checkpoint
 from ctxtune.models.exported import load_exported
 from ctxtune.tracking import all_test_scorings
-from ctxtune.training import load_checkpoint, save_checkpoint
+from ctxtune.training import CheckpointFolder, load_checkpoint, save_checkpoint
 from ctxtune.training.precision import allow_tf32
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.run_spec import RunSpec
@@ -255,6 +256,10 @@ def test_the_gallery_report_is_one_page(run, run_folder, tmp_path):
         (["--set", "trial.model.embedding_dim=8"], "the checkpoint was made with its own model"),
         (["--set", "trial.image.test_crop=few"], "trial.image.test_crop"),
         (["--set", "results=1"], "begin with trial. or validation."),
+        (["--set", "trial=5"], "trial: expected a block of keys; found 5"),
+        (["--set", "trial.image.test_crop=yes"], "trial.image.test_crop: expected a number; found true"),
+        (["--threads", "-1"], "--threads -1"),
+        (["--threads", "100000000"], "--threads 100000000"),
         (["--fold", "3"], "--fold 3"),
         (["--set", "validation.use=[0, 1]"], "names 2 fold"),
         ([*FOLD, "--recall-at", "99999"], "99999"),
@@ -309,3 +314,22 @@ def test_without_the_ledger_asked_for_nothing_is_scored(run, run_folder, tmp_pat
     (tmp_path / "mlflow.db").write_text("not a database")
     with pytest.raises(TrackingError):
         run(run_folder, "--part", "test", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"runs": [5]}, {"runs": {"a": 1}}, {"runs": []}, {"runs": None}, {"protocol": 5}, {"protocol": {"validation": 7}},
+        {"runs": [{"config": 5, "model": {}, "epoch": 1}]}, {"runs": [{"config": {}, "model": {}, "epoch": "x"}]},
+    ],
+)  # fmt: skip
+def test_what_has_not_the_form_of_a_checkpoint_is_told(run_folder, tmp_path, change):
+    state = load_checkpoint(CheckpointFolder(run_folder).paths()[-1])
+    torch.save({**state, **change}, tmp_path / "changed.pt")
+    with pytest.raises(CtxtuneError, match=r"not a checkpoint of ctxtune\.train or of a sweep"):
+        read_checkpoint(tmp_path / "changed.pt", [])
+
+
+def test_a_long_name_is_told(tmp_path):
+    with pytest.raises(CtxtuneError, match="File name too long"):
+        read_checkpoint(tmp_path / ("x" * 300), [])

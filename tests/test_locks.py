@@ -11,6 +11,7 @@ import pytest
 from ctxtune.config import load_search_space
 from ctxtune.locks import lock, try_lock
 from ctxtune.tuning.record.results_folder import sweep_folder
+from tests.helpers.processes import PATIENCE
 
 HOLD = """
 import fcntl, sys
@@ -29,7 +30,7 @@ def test_a_lock_is_another_processes_until_that_ends(tmp_path):
     assert holder.stdout.readline().strip() == "held"
     with path.open("a") as file:
         assert not try_lock(file)
-        holder.communicate("", timeout=30)
+        holder.communicate("", timeout=PATIENCE)
         assert try_lock(file)
 
 

@@ -197,13 +197,13 @@ def test_the_best_of_a_sweep_is_what_it_chose_else_its_best_trial_by_validation(
         tracker.start_run(f"t{number}", name=f"t{number}", kind="trial", parent="sweep", params=flatten(tree))
         tracker.log_metrics(f"t{number}", {"validation/map_at_r": score, "test/map_at_r": 1 - score}, step=9)
         tracker.end_run(f"t{number}", "completed")
-    assert tracker.flush(60)
+    assert tracker.flush(PATIENCE)
     assert best_configuration(uri, "quickstart")["trial"]["loss"]["k"] == 6
     chosen = space.trial.tree()
     chosen["loss"]["k"] = 8
     text = yaml.safe_dump({"trial": chosen, "validation": space.validation.model_dump(mode="json")})
     tracker.log_text("sweep", text, "best.yaml")
-    assert tracker.close(60)
+    assert tracker.close(PATIENCE)
     file = tmp_path / "ablation.yaml"
     file.write_text(
         f"name: after\nbase: {{best_of: quickstart}}\ntracking: {{uri: '{uri}'}}\n"

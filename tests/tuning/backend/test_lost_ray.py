@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.processes import environment, wait_for
+from tests.helpers.processes import PATIENCE, environment, wait_for
 from tests.helpers.sweeps import SMALL, run_sweep, start_sweep, wait_for_checkpoints
 
 psutil = pytest.importorskip("psutil")
@@ -47,7 +47,7 @@ def test_where_a_process_of_rays_dies_the_sweep_stops_in_seconds_and_says_how_to
     sweep = start_sweep(repository, tmp_path, overrides=LONG)
     wait_for_checkpoints(tmp_path / "results/quickstart/journal.jsonl", 1, sweep)
     child(sweep, victim).kill()
-    output, errors = sweep.communicate(timeout=120)
+    output, errors = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 1, errors
     assert f"stopped: Ray does not answer any more: {called}" in errors
     assert "go on with: " in errors and "--resume" in errors
@@ -58,7 +58,7 @@ def test_a_sigterm_while_ray_starts_is_answered(repository, tmp_path):
     sweep = start_sweep(repository, tmp_path, overrides=LONG)
     wait_for(lambda: child(sweep, "gcs_server"), 120, "Ray's first process")
     sweep.send_signal(signal.SIGTERM)
-    _, errors = sweep.communicate(timeout=120)
+    _, errors = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 130, errors
     assert "interrupted by SIGTERM: nothing was started yet; start it again as before" in errors
     assert "Traceback" not in errors and not (tmp_path / "results/quickstart/space.yaml").exists()
@@ -69,7 +69,7 @@ def test_a_second_signal_leaves_at_once_and_still_says_how_to_go_on(repository, 
     wait_for_checkpoints(tmp_path / "results/quickstart/journal.jsonl", 1, sweep)
     for number in (signal.SIGTERM, signal.SIGINT):
         sweep.send_signal(number)
-    _, errors = sweep.communicate(timeout=120)
+    _, errors = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 130, errors
     assert "go on with: " in errors and "--resume" in errors and "Traceback" not in errors
 
@@ -90,7 +90,7 @@ def test_commands_for_copying_are_quoted(repository, tmp_path):
     sweep = start_sweep(repository, tmp_path, "--results", str(odd), overrides=LONG)
     wait_for_checkpoints(odd / "quickstart/journal.jsonl", 1, sweep)
     sweep.send_signal(signal.SIGINT)
-    _, errors = sweep.communicate(timeout=120)
+    _, errors = sweep.communicate(timeout=PATIENCE)
     (line,) = [line for line in errors.splitlines() if line.startswith("go on with: ")]
     printed = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {line.removeprefix('go on with: ')}"], capture_output=True, text=True, timeout=30
@@ -106,7 +106,7 @@ def test_where_ray_does_not_start_it_is_tried_again_and_then_told(repository):
             env=environment(repository),
             capture_output=True,
             text=True,
-            timeout=250,
+            timeout=PATIENCE,
         )
     assert done.stdout.count("Ray has not started in time") == 2 and "trying again (3 of 3)" in done.stdout, done.stderr
     assert "error: Ray could not be started on this machine, tried 3 times" in done.stdout

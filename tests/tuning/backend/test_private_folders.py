@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
-from tests.helpers.processes import environment
+from tests.helpers.processes import PATIENCE, environment
 
 HOLD = """
 import sys
@@ -44,7 +44,7 @@ def test_that_of_a_killed_process_is_removed_and_that_of_a_living_one_stays(repo
     assert folders[0].exists()
     assert remove_abandoned(tmp_path) == [folders[0]]
     assert not folders[0].exists() and (folders[1] / "checkpoint/state.pt").exists()
-    holders[1].communicate("", timeout=30)
+    holders[1].communicate("", timeout=PATIENCE)
     assert list(tmp_path.iterdir()) == []
 
 

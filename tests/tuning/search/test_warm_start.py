@@ -9,6 +9,7 @@ from ctxtune.errors import ConfigError
 from ctxtune.tracking import Tracker
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
+from tests.helpers.processes import PATIENCE
 from tests.helpers.search_spaces import METRIC, space_of
 
 
@@ -31,7 +32,7 @@ def store(tmp_path_factory) -> str:
         tracker.start_run(f"run-{number}", name=f"trial-{number}", kind="trial", parent="earlier", params=params)
         tracker.log_metrics(f"run-{number}", {METRIC: score}, step=9)
         tracker.end_run(f"run-{number}", state)
-    assert tracker.close(60)
+    assert tracker.close(PATIENCE)
     return uri
 
 

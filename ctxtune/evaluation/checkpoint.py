@@ -19,8 +19,8 @@ from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.training import CheckpointFolder, load_checkpoint
+from ctxtune.training.backbone_features import check_frozen
 from ctxtune.training.checkpoints import STATE_FILE, scored_weights
-from ctxtune.training.fold_trainer import check_weights
 
 FIXED_BLOCKS = ("model", "loss", "regularizer", "sampler", "optimizer", "schedule")
 RESULT_FILE = "result.json"
@@ -102,7 +102,7 @@ def restore_model(checkpoint: Checkpoint, index: int = 0) -> EmbeddingModel:
         CtxtuneError: the stored weights do not fit the stored configuration, or what was frozen is not here as it was.
     """
     trial = checkpoint.trial
-    check_weights(checkpoint.runs[index], trial.model)
+    check_frozen(checkpoint.runs[index], trial.model)
     model = build_model(trial.model, image_size=trial.image_size, load_pretrained=trial.model.train != "full")
     try:
         model.load_trained_state(scored_weights({"runs": checkpoint.runs}, index))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from ctxtune.errors import ConfigError
@@ -11,6 +12,8 @@ from ctxtune.models.timm_models import TimmFeatures
 
 ADAPTER = "lora_"
 """In the names of the parameters that peft adds."""
+PROBE_SIZE = 224
+"""Side in px of an image by which it is found out what a network calls, where it is not made for another size."""
 
 
 def prepare_training(settings: ModelSettings, backbone: nn.Module) -> frozenset[str] | None:
@@ -95,23 +98,52 @@ def _add_adapters(backbone: nn.Module, lora: LoraSettings, name: str) -> None:
 
 
 def _targets(backbone: nn.Module, lora: LoraSettings, name: str) -> list[str]:
-    linear = [path for path, module in backbone.named_modules() if isinstance(module, nn.Linear)]
-    dense = [path for path, module in backbone.named_modules() if isinstance(module, nn.Conv2d) and module.groups == 1]
-    known = linear + dense
+    called = _called(backbone)
+    linear = [path for path, module in called.items() if isinstance(module, nn.Linear)]
+    known = list(called)
     if lora.targets is None:
         if not known:
             raise ConfigError(
                 f"model.train: lora: {name} has no linear layer and no convolution that could take an adapter"
             )
-        return linear or dense
+        return linear or known
     chosen = []
     for target in lora.targets:
         matching = [path for path in known if path == target or path.endswith(f".{target}")]
         if not matching:
             endings = sorted({path.rpartition(".")[2] for path in known})
             raise ConfigError(
-                f"model.train.lora.targets: no linear layer or convolution of {name} is called {target!r}; the last parts of "
-                f"their names are {', '.join(endings[:12])}{', ...' if len(endings) > 12 else ''}"
+                f"model.train.lora.targets: no linear layer or convolution that {name} calls is named {target!r}; the last "
+                f"parts of their names are {', '.join(endings[:12])}{', ...' if len(endings) > 12 else ''}"
             )
         chosen += matching
     return chosen
+
+
+def _called(backbone: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers and dense convolutions that a forward pass calls, by name.
+
+    Some attention modules compute with the weights of their layers without calling these (torch's MultiheadAttention,
+    torchvision's Swin, timm's BEiT): an adapter there would never take part.
+    """
+    candidates = {
+        path: module
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    }
+    seen: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output, path=path: seen.add(path))
+        for path, module in candidates.items()
+    ]
+    modes = {module: module.training for module in backbone.modules()}
+    size = getattr(backbone, "image_size", None) or PROBE_SIZE
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]):
+            backbone.eval()(torch.zeros(1, 3, size, size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    return {path: module for path, module in candidates.items() if path in seen}

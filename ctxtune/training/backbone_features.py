@@ -4,11 +4,13 @@ import hashlib
 import importlib.metadata
 import inspect
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
+from ctxtune.errors import CtxtuneError
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.models.own_backbone import own_class
 from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
@@ -78,6 +80,24 @@ def backbone_identity(settings: ModelSettings) -> str:
     code = f"{library} {importlib.metadata.version(library)}"
     # Weights that are drawn depend on torch's generators, too.
     return f"{content}, {code}" + ("" if file else f", torch {torch.__version__}")
+
+
+def check_frozen(state: dict[str, Any], model: ModelSettings) -> None:
+    """See that what a checkpoint leaves out, because it was frozen, is here as it was.
+
+    Raises:
+        CtxtuneError: `model.weights` has another content than that of the run.
+    """
+    theirs, ours = state.get("weights"), frozen_identity(model)
+    if theirs is not None and theirs != ours:
+        raise CtxtuneError(
+            f"the checkpoint was trained on frozen weights of other content: {theirs}; here {model.weights} is {ours}"
+        )
+
+
+def frozen_identity(model: ModelSettings) -> str | None:
+    """The identity of what is frozen and in no checkpoint; None where everything trains."""
+    return None if model.train == "full" else backbone_identity(model)
 
 
 def _own_code(name: str) -> str:

@@ -19,10 +19,9 @@ from ctxtune.data.images import reading_threads
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.losses import TrainingLoss
 from ctxtune.models import EmbeddingModel, build_head, build_model
-from ctxtune.models.settings import ModelSettings
 from ctxtune.retrieval import RetrievalScores
 from ctxtune.training.averaging import AveragedModel
-from ctxtune.training.backbone_features import backbone_identity
+from ctxtune.training.backbone_features import check_frozen, frozen_identity
 from ctxtune.training.by_class import ClassSums
 from ctxtune.training.evaluating import Evaluator
 from ctxtune.training.health import CHECK_EVERY, SMALLER_MODEL, check_scale, memory_errors_named
@@ -82,7 +81,7 @@ class FoldTrainer:
         self.world = world or ProcessGroup()
         _check_share(trial, self.world)
         self.precision = resolve_precision(trial.precision, self.device)
-        self._weights = _record(trial.model)
+        self._weights = frozen_identity(trial.model)
         self.epoch = self.steps = 0
         self._interval = EvaluationInterval()
         self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
@@ -262,7 +261,7 @@ class FoldTrainer:
         ours = {**self.trial.tree(), "dataset": None}
         if theirs != ours or state["seed"] != self.seed:
             raise CtxtuneError("the checkpoint belongs to another configuration or seed; give the new run another name")
-        check_weights(state, self.trial.model)
+        check_frozen(state, self.trial.model)
         self.epoch, self.steps = state["epoch"], state["steps"]
         self._interval = EvaluationInterval(**state.get("interval", {}))
         self.model.load_trained_state(state["model"])
@@ -354,24 +353,6 @@ class FoldTrainer:
             self.world.spread_buffers(self.model)
             if self.averaged is not None:
                 self.world.spread_buffers(self.averaged.model)
-
-
-def check_weights(state: dict[str, Any], model: ModelSettings) -> None:
-    """See that what a checkpoint leaves out, because it was frozen, is here as it was.
-
-    Raises:
-        CtxtuneError: `model.weights` has another content than that of the run.
-    """
-    theirs, ours = state.get("weights"), _record(model)
-    if theirs is not None and theirs != ours:
-        raise CtxtuneError(
-            f"the checkpoint was trained on frozen weights of other content: {theirs}; here {model.weights} is {ours}"
-        )
-
-
-def _record(model: ModelSettings) -> str | None:
-    """The identity of what is frozen and in no checkpoint; None where everything trains."""
-    return None if model.train == "full" else backbone_identity(model)
 
 
 def _read_settings(tree: dict[str, Any]) -> TrialSettings:

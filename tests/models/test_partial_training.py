@@ -12,6 +12,9 @@ from ctxtune.config import TrialSettings
 from ctxtune.config.trial import OptimizerSettings
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models import EmbeddingModel, ModelSettings, build_model
+from ctxtune.models.export import export_model
+from ctxtune.models.exported import load_exported
+from ctxtune.models.preprocessing import Preprocessing
 from ctxtune.training.optimization import build_optimizer
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft not installed")
@@ -102,6 +105,32 @@ def test_fresh_adapters_change_nothing_yet(tmp_path: Path) -> None:
     assert all(".attn.qkv.lora_" in name for name in names)
 
 
+@needs_peft
+@pytest.mark.parametrize("backbone", ["vit_b_32", "timm/test_vit", "swin_t"])
+def test_every_adapter_takes_part(backbone: str) -> None:
+    # torchvision's attention modules use weights of layers that they never call.
+    size = {"timm/test_vit": 160, "swin_t": 64}.get(backbone, 32)
+    settings = {"pooling": "average", "weights": None, "train": "lora: {rank: 1}", "embedding_dim": 2}
+    model = build_model(ModelSettings(backbone=backbone, **settings), image_size=size)
+    model(torch.randn(2, 3, size, size)).sum().backward()
+    adapters = {name: p.grad for name, p in model.named_parameters() if "lora_B" in name}
+    assert len(adapters) > 6
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in adapters.values())
+
+
+@needs_peft
+def test_adapters_are_exported(tmp_path: Path) -> None:
+    model = model_of("timm/test_vit", "lora: {rank: 2}")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    path = export_model(model, tmp_path / "model.pt", preprocessing=Preprocessing(resize=160, crop=160))
+    images = images_for("timm/test_vit")
+    with torch.no_grad():
+        assert torch.allclose(load_exported(path)(images), model.eval()(images), atol=1e-4)
+
+
 @pytest.mark.parametrize("backbone", SIZE)
 def test_rates_fall_block_by_block_towards_the_input(backbone: str) -> None:
     model = model_of(backbone, "full")
@@ -148,7 +177,7 @@ def test_bad_ways_are_refused(options: dict[str, Any], message: str) -> None:
 def test_what_a_network_does_not_have_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match="resnet18 has 9 blocks; take fewer"):
         model_of("resnet18", {"last_blocks": 9})
-    with pytest.raises(ConfigError, match=r"called 'qkv'; the last parts of their names are 0, conv1, conv2"):
+    with pytest.raises(ConfigError, match=r"named 'qkv'; the last parts of their names are 0, conv1, conv2"):
         model_of("resnet18", {"lora": {"targets": ["qkv"]}})
 
 

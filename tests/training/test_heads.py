@@ -338,3 +338,25 @@ def test_heads_train_in_bfloat16(photographs: Path, weights: Path, cache: Path) 
     assert reports[-1]["validation/map_at_r"] == pytest.approx(
         trained(open_run(trial_on(photographs, weights), cache))[-1]["validation/map_at_r"], abs=0.1
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("views", [None, 2])
+def test_heads_train_with_features_in_gpu_memory(
+    photographs: Path, weights: Path, cache: Path, views: int | None
+) -> None:
+    trial = trial_on(photographs, weights, image={"views": views}).model_copy(
+        update={"precision": "float32", "tf32": False}
+    )
+    on_cpu = open_run(trial, cache / "cpu")
+    trained(on_cpu)
+    on_gpu = open_run(trial, cache / "gpu", device="cuda")
+    batch, _ = next(on_gpu._images.batches(np.arange(8)[None], 0))
+    assert batch.device.type == "cuda"
+    assert all(values.device.type == "cuda" for values in on_gpu._images._values)
+    trained(on_gpu)
+    for name, value in head_of(on_gpu).items():
+        assert torch.allclose(value.cpu(), head_of(on_cpu)[name], atol=2e-2), name
+    for precision in ("bfloat16", "float16"):
+        half = trial.model_copy(update={"precision": precision, "compile": True})
+        assert np.isfinite(trained(open_run(half, cache / "gpu", device="cuda"))[-1]["train/loss"])

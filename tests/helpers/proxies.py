@@ -3,10 +3,11 @@
 import contextlib
 import http.client
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.helpers.processes import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,13 @@ class Fault:
     """What happens to one request.
 
     Attributes:
-        late: seconds after which the server hears of it.
+        until: the server hears of it when this is set.
         status: what is answered in the server's place, which never hears of it.
         drop: "before" or "after" the server has heard of it the connection is closed without an answer.
         location: of a redirection.
     """
 
-    late: float = 0.0
+    until: threading.Event | None = None
     status: int | None = None
     drop: str = ""
     location: str = ""
@@ -49,14 +50,15 @@ def faulty_proxy(port: int, faults: Faults) -> Iterator[str]:
                     fault.status, b"<html>trouble</html>", {"Location": fault.location} if fault.location else {}
                 )
                 return
-            time.sleep(fault.late)
+            if fault.until is not None:
+                fault.until.wait(PATIENCE)
             status, content, kind = self._forward(body)
             if fault.drop != "after":
                 with contextlib.suppress(OSError):  # the client waits no longer
                     self._answer(status, content, {"Content-Type": kind})
 
         def _forward(self, body: bytes) -> tuple[int, bytes, str]:
-            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             headers = {
                 name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
             }

@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 
 import pytest
 
@@ -10,7 +9,7 @@ from ctxtune.errors import TrackingError
 from ctxtune.tracking import Tracker, all_test_scorings, find_sweep, read_runs, record_test_scoring, replay
 from ctxtune.tracking.__main__ import main
 from ctxtune.tracking.spool import Spool
-from tests.helpers.processes import free_port
+from tests.helpers.processes import PATIENCE, free_port, wait_for
 from tests.helpers.proxies import Fault, faulty_proxy
 from tests.helpers.tracking import expected_rows, kill_server, metric_rows, new_store, rows, start_server
 
@@ -35,10 +34,11 @@ def impatient(monkeypatch):
 
 
 class LateCreates:
-    """Lets some requests for a run reach the server only when their client waits no longer."""
+    """Lets some requests for a run reach the server only when `now` is set: when their client waits no longer."""
 
-    def __init__(self, late: float, which: range) -> None:
-        self.late, self.which = late, which
+    def __init__(self, which: range) -> None:
+        self.which = which
+        self.now = threading.Event()
         self.seen = 0
         self._lock = threading.Lock()
 
@@ -47,7 +47,7 @@ class LateCreates:
             return None
         with self._lock:
             self.seen += 1
-            return Fault(late=self.late) if self.seen in self.which else None
+            return Fault(until=self.now) if self.seen in self.which else None
 
 
 def active(store: str, experiment: str) -> list[tuple]:
@@ -80,14 +80,13 @@ def log_sweep(tracker: Tracker, keys: list[str]) -> None:
 def test_runs_that_the_server_makes_after_the_client_has_given_up_are_there_once(server, tmp_path, impatient):
     port, store = server
     keys = [f"late-{number}" for number in range(2)]
-    late = LateCreates(6.0, range(1, 3))
+    late = LateCreates(range(1, 3))
     with faulty_proxy(port, late) as uri:
         tracker = Tracker(uri, "late", tmp_path / "spool")
         log_sweep(tracker, keys)
-        assert tracker.flush(120), tracker.last_error
-        deadline = time.monotonic() + 60
-        while made(store, "late") < late.seen and time.monotonic() < deadline:
-            time.sleep(0.1)  # the last of the late ones arrives
+        assert tracker.flush(PATIENCE), tracker.last_error
+        late.now.set()
+        wait_for(lambda: made(store, "late") >= late.seen, PATIENCE, "the late ones")
         tracker.end_run("sweep", "completed")
         assert tracker.close(), tracker.last_error
         assert made(store, "late") == late.seen > 1 + len(keys)  # the server did make some twice
@@ -102,9 +101,9 @@ def test_runs_that_the_server_makes_after_the_client_has_given_up_are_there_once
     assert found == expected_rows(keys, METRICS, range(3))
 
 
-def test_a_doubt_outlives_the_process_that_had_it(server, tmp_path, impatient):
+def test_a_doubt_outlives_the_process_that_had_it(server, tmp_path, impatient, monkeypatch):
     port, store = server
-    late = LateCreates(12.0, range(1, 2))
+    late = LateCreates(range(1, 2))
     with faulty_proxy(port, late) as uri:
         tracker = Tracker(uri, "outlived", tmp_path / "spool", deliver=False)
         log_sweep(tracker, ["outlived-0"])
@@ -112,10 +111,10 @@ def test_a_doubt_outlives_the_process_that_had_it(server, tmp_path, impatient):
         with pytest.raises(TrackingError, match="cannot be reached"):
             replay(tmp_path / "spool")  # its only try is given up, and its process ends
         assert len(Spool(tmp_path / "spool").doubtful()) == 1
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
         replay(tmp_path / "spool")  # makes the run before the server has made the first one
-        deadline = time.monotonic() + 60
-        while made(store, "outlived") < 3 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        late.now.set()
+        wait_for(lambda: made(store, "outlived") >= 3, PATIENCE, "the late one")
         assert len(active(store, "outlived")) == 3
         replay(tmp_path / "spool")
         assert active(store, "outlived") == [("outlived-0", "FINISHED"), ("sweep", "RUNNING")]
@@ -177,7 +176,9 @@ def test_a_duplicate_with_data_of_its_own_is_marked_and_kept(tmp_path, capsys):
     assert {run.key: run.run_id for run in read_runs(uri, "data")} == counts
 
 
-@pytest.mark.parametrize("kind", ["status", "before", "after"])
+@pytest.mark.parametrize(
+    "kind", ["after", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("status", "before"))]
+)
 def test_a_server_that_stumbles_at_two_requests_in_five_takes_everything_once_and_soon(server, tmp_path, kind):
     port, store = server
     luck, lock = random.Random(1), threading.Lock()
@@ -194,7 +195,7 @@ def test_a_server_that_stumbles_at_two_requests_in_five_takes_everything_once_an
         tracker = Tracker(uri, name, tmp_path / "spool")
         log_sweep(tracker, keys)
         tracker.end_run("sweep", "completed")
-        assert tracker.flush(150), f"{tracker.pending} pending, {tracker.last_error}"
+        assert tracker.flush(PATIENCE), f"{tracker.pending} pending, {tracker.last_error}"
         tracker.close()
     assert [row for row in metric_rows(store) if row[0].startswith(name)] == expected_rows(keys, METRICS, range(3))
     assert [status for _, status in active(store, name)] == ["FINISHED"] * (1 + len(keys))

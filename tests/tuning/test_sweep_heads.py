@@ -2,6 +2,7 @@
 
 import sqlite3
 
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
@@ -13,6 +14,8 @@ from tests.helpers.sweeps import CARS_CLASSES, run_sweep
 CLASSES = 16
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_trains_is_searched_and_features_are_made_before_the_runs_that_need_them(repository, tmp_path):
     trees.class_folders(tmp_path / "photographs", {"train": CLASSES, "test": 6}, images=4)
     torch.manual_seed(0)
@@ -37,7 +40,7 @@ def test_what_trains_is_searched_and_features_are_made_before_the_runs_that_need
     ]
     cache = tmp_path / "cache"
     variables = {"CTXTUNE_CACHE": str(cache)}
-    done = run_sweep(repository, tmp_path, file="grocery.yaml", overrides=overrides, variables=variables)
+    done = run_sweep(repository, tmp_path, file="grocery.yaml", overrides=overrides, variables=variables, timeout=1100)
     assert done.returncode == 0, done.stderr
     assert "computing the features of timm/test_efficientnet on the train side" in done.stdout
     journal = Journal(tmp_path / "results/grocery/journal.jsonl")

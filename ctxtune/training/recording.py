@@ -3,11 +3,12 @@
 What a step costs the host then is next to nothing, so that the threads that read images no longer hold it up.
 """
 
+import gc
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ STEPS_BEFORE = 3
 _LIVING: weakref.WeakSet["RecordedPass"] = weakref.WeakSet()
 """All recordings of this process. Those on one device share their memory: a step is over, its gradients used, before
 another run's begins, so that folds trained in turn take the activations' memory once, as they do without recordings."""
+
+
+_SPOILT: set[Any] = set()
+"""Pools of recordings that failed: an allocator that takes one to be under way refuses to begin another there."""
 
 
 def recording_allowed() -> bool:
@@ -132,19 +137,36 @@ class StepRecorder:
             return None
         if images.device.type != "cuda":
             return self._kind(self._embed, images, trained, None)
-        shared = next((each.pool for each in _LIVING if each.device == images.device), None)
+        living = (each.pool for each in _LIVING if each.device == images.device)
+        shared = next((pool for pool in living if pool not in _SPOILT), None)
         pool = torch.cuda.graph_pool_handle() if shared is None else shared
         random = torch.cuda.get_rng_state(images.device)
         try:
             # The stream of now is set again afterwards, also where a recording ends in the middle.
-            with torch.cuda.device(images.device), torch.cuda.stream(torch.cuda.current_stream(images.device)):
+            stream = torch.cuda.stream(torch.cuda.current_stream(images.device))
+            with _nothing_freed_meanwhile(images.device), torch.cuda.device(images.device), stream:
                 return self._kind(self._embed, images, trained, pool)
         except Exception as error:  # noqa: BLE001 - whatever it is, the step itself does not need a recording
             self.failed = True
+            _SPOILT.add(pool)
             _clear_up(images.device, pool, random)
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             warnings.warn(f"the training step could not be recorded ({reason}); going on without", stacklevel=2)
             return None
+
+
+@contextmanager
+def _nothing_freed_meanwhile(device: torch.device) -> Iterator[None]:
+    """No garbage collection during a recording: recordings of an earlier run that it would free end one that is under way."""
+    gc.collect()
+    torch.cuda.synchronize(device)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _laid_out_as(parameter: nn.Parameter, gradient: Tensor) -> Tensor:

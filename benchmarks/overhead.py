@@ -1,6 +1,7 @@
 """What a sweep costs besides training: no-op trials of 3 reports through our engine and through stock Ray Tune.
 
     python benchmarks/overhead.py [--trials 1000] [--stock 100] [--sampler tpe] [--profile FILE]
+        [--checkpoints] [--without-savings]
 
 In one run, two trials at a time on a CPU core each, processes reused:
 (ours) `ctxtune.tuning.backend.runner.run_stage` with journal, sampler, budget and tracking (parent and child runs, 3 reports of
@@ -22,7 +23,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,24 @@ def no_op(config: dict[str, Any]) -> None:
     for number in range(1, REPORTS + 1):
         score = number * point["loss.contextual_weight"] / REPORTS
         tune.report({"epoch": float(3 * number), **dict.fromkeys(METRICS, score)})
+
+
+def no_op_with_checkpoints(config: dict[str, Any]) -> None:
+    """The same with a checkpoint of a few bytes at each report: Tune keeps a record of those."""
+    from ray import tune
+
+    report = tune.report
+
+    def with_checkpoint(metrics: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "checkpoint.pt").write_bytes(b"x")
+            report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    tune.report = with_checkpoint
+    try:
+        no_op(config)
+    finally:
+        tune.report = report
 
 
 def stock_no_op(config: dict[str, Any]) -> None:
@@ -97,7 +116,9 @@ def profiled(file: str | None) -> Iterator[None]:
     profile.dump_stats(file)
 
 
-def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[str, Any]:
+def ours(
+    folder: Path, trials: int, sampler: str, profile: str | None, trainable: Callable[[dict[str, Any]], None] = no_op
+) -> dict[str, Any]:
     """Run no-op trials through the engine; seconds at which each ended, memory at each, seconds until delivered."""
     from ctxtune.tracking import Tracker
     from ctxtune.tuning import stages
@@ -114,6 +135,7 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     ended: list[float] = []
     memory: list[float] = []
     worked: list[float] = []
+    processor: list[float] = []
     waiting = Waiting()
 
     def note(recorder: Recorder, run: Any) -> None:
@@ -121,6 +143,7 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
             ended.append(time.perf_counter() - started)
             memory.append(resident_mebibytes())
             worked.append(ended[-1] - waiting.seconds)
+            processor.append(time.thread_time())
 
     journal = Journal(folder / "journal.jsonl")
     tracker = Tracker(f"sqlite:///{folder / 'ours.db'}", "overhead", folder / "spool")
@@ -135,7 +158,7 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     with profiled(profile), waiting.counted():
         run_stage(
             "search", partial(stages.next_trial, space, recorder, sampling), recorder, storage=folder / "checkpoints",
-            resources=resources, check_budget=Budget(space, recorder, resources).check, trainable=no_op,
+            resources=resources, check_budget=Budget(space, recorder, resources).check, trainable=trainable,
         )  # fmt: skip
     pending = tracker.pending
     if not tracker.flush(600):
@@ -143,7 +166,14 @@ def ours(folder: Path, trials: int, sampler: str, profile: str | None) -> dict[s
     drained = time.perf_counter() - started
     tracker.close()
     assert len(journal.completed("search")) == trials
-    return {"ended": ended, "worked": worked, "memory": memory, "drained": drained, "pending": pending}
+    return {
+        "ended": ended,
+        "worked": worked,
+        "processor": processor,
+        "memory": memory,
+        "drained": drained,
+        "pending": pending,
+    }
 
 
 def stock(folder: Path, trials: int) -> dict[str, Any]:
@@ -196,11 +226,19 @@ def main() -> None:
     parser.add_argument("--stock", type=int, default=100, help="trials of stock Ray Tune (0: leave it out)")
     parser.add_argument("--sampler", default="tpe", help="of ours; the stock side has OptunaSearch's, tpe")
     parser.add_argument("--profile", help="write a profile of our control loop, for pstats")
+    parser.add_argument("--checkpoints", action="store_true", help="ours with a checkpoint at each report")
+    parser.add_argument("--without-savings", action="store_true", help="ours without what ray_internals saves")
     arguments = parser.parse_args()
+    if arguments.without_savings:
+        from ctxtune.tuning.backend import runner
+
+        runner.thrifty_tune = contextlib.nullcontext
+        runner.forget_metrics = lambda trial: None
+    trainable = no_op_with_checkpoints if arguments.checkpoints else no_op
     from ctxtune.tuning.backend.cluster import running_ray
 
     with running_ray(), tempfile.TemporaryDirectory() as name:
-        mine = ours(Path(name), arguments.trials, arguments.sampler, arguments.profile)
+        mine = ours(Path(name), arguments.trials, arguments.sampler, arguments.profile, trainable)
         theirs = stock(Path(name), arguments.stock) if arguments.stock else None
     print(json.dumps(figures(mine, theirs, arguments.trials), indent=2))
 
@@ -222,6 +260,7 @@ def figures(mine: dict[str, Any], theirs: dict[str, Any] | None, trials: int) ->
     result = {
         "trials": trials,
         "ours_control_loop_ms_per_trial": per_trial(mine["worked"]),
+        "ours_control_loop_processor_ms_per_trial": per_trial(mine["processor"]),
         "ours_ms_per_trial": per_trial(ended),
         "drained_ms_per_trial": per_trial([*ended[:-1], mine["drained"]]),
         "events_waiting_at_the_end": mine["pending"],

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.registry import TRAINABLE_CLASS, _Registry
 
 from ctxtune.tuning.backend import ray_internals
 from ctxtune.tuning.backend.ray_internals import internal, thrifty_tune
@@ -15,24 +14,12 @@ from tests.helpers.processes import environment
 from tests.helpers.sweeps import TINY
 
 
-def test_a_trainable_is_fetched_once_and_an_unknown_one_is_still_missing():
-    registry = _Registry(prefix="test")
-    registry.register(TRAINABLE_CLASS, "known", {"some": "class"})
-    assert registry.get(TRAINABLE_CLASS, "known") is not registry.get(TRAINABLE_CLASS, "known")
-    with thrifty_tune():
-        assert registry.contains(TRAINABLE_CLASS, "known")
-        assert registry.get(TRAINABLE_CLASS, "known") is registry.get(TRAINABLE_CLASS, "known") == {"some": "class"}
-        registry.register(TRAINABLE_CLASS, "late", 1)
-        assert registry.contains(TRAINABLE_CLASS, "late")
-        assert not registry.contains(TRAINABLE_CLASS, "unknown")
-
-
 def test_tune_is_as_it_was_afterwards_also_after_an_error():
-    before = (TuneController._get_trial_checkpoints, _Registry.get, _Registry.contains)
+    before = TuneController._get_trial_checkpoints
     with pytest.raises(RuntimeError), thrifty_tune():
-        assert TuneController._get_trial_checkpoints is not before[0]
+        assert TuneController._get_trial_checkpoints is not before
         raise RuntimeError
-    assert before == (TuneController._get_trial_checkpoints, _Registry.get, _Registry.contains)
+    assert TuneController._get_trial_checkpoints is before
 
 
 def entered(manager):
@@ -44,9 +31,6 @@ USES = {
     ray_internals.AWS_KEYS: ray_internals.keep_aws_keys_here,
     ray_internals.CONTROLLER: lambda: entered(thrifty_tune()),
     f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
-    ray_internals.REGISTRY: lambda: entered(thrifty_tune()),
-    f"{ray_internals.REGISTRY}.get": lambda: entered(thrifty_tune()),
-    f"{ray_internals.REGISTRY}.contains": lambda: entered(thrifty_tune()),
     f"{ray_internals.CALLBACK_USAGE}:tag_callbacks": lambda: entered(thrifty_tune()),
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),
     f"{ray_internals.CONSTANTS}:ENABLE_RAY_CLUSTER": lambda: entered(ray_internals.listening_on_loopback()),

@@ -33,8 +33,13 @@ class _AveragePrecisionLoss(BaseMetricLossFunction):
         return CosineSimilarity()
 
     def compute_loss(
-        self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
-    ) -> dict[str, dict[str, Any]]:
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> dict[str, dict[str, object]]:
         """Called by `forward`. Reduces by query; takes no indices_tuple (ValueError)."""
         labels_required(labels)
         assert labels is not None

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pytorch_metric_learning import miners
 
@@ -28,6 +27,6 @@ MINERS: Mapping[str, MinerEntry] = {
 }
 
 
-def build_miner(name: str, options: Mapping[str, Any]) -> miners.BaseMiner:
+def build_miner(name: str, options: Mapping[str, object]) -> miners.BaseMiner:
     """A miner from its resolved settings."""
     return MINERS[name].build(**options)

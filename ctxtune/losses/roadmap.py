@@ -1,7 +1,5 @@
 """ROADMAP: SupAP and contrastive loss together (Ramzi et al., NeurIPS 2021)."""
 
-from typing import Any
-
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
@@ -40,8 +38,13 @@ class RoadmapLoss(BaseMetricLossFunction):
         return CosineSimilarity()
 
     def compute_loss(
-        self, embeddings: Tensor, labels: Tensor, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor
-    ) -> dict[str, dict[str, Any]]:
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor,
+    ) -> dict[str, dict[str, object]]:
         """Called by `forward`; see `weighted_terms`."""
         reference = None if ref_emb is embeddings else ref_emb
         total, _ = self.weighted_terms(embeddings, labels, indices_tuple, reference, ref_labels)
@@ -51,7 +54,7 @@ class RoadmapLoss(BaseMetricLossFunction):
         self,
         embeddings: Tensor,
         labels: Tensor,
-        indices_tuple: Any = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:

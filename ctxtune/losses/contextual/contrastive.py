@@ -5,7 +5,6 @@ Mean of margin - s over the positives below `positive_margin`, plus mean of s - 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -65,7 +64,7 @@ class ContrastiveLoss(BaseMetricLossFunction):
         indices_tuple: tuple[Tensor, ...] | None,
         ref_emb: Tensor,
         ref_labels: Tensor | None,
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, dict[str, object]]:
         """Called by `forward`; see `ContextualLoss.weighted_terms` for the arguments."""
         if labels is None:
             raise ValueError("ContrastiveLoss needs labels")

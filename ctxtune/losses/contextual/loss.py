@@ -106,7 +106,7 @@ class ContextualLoss(BaseMetricLossFunction):
         indices_tuple: tuple[Tensor, ...] | None,
         ref_emb: Tensor,
         ref_labels: Tensor | None,
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, dict[str, object]]:
         """Called by `forward`; see `weighted_terms`."""
         reference = None if ref_emb is embeddings else ref_emb
         total, _ = self.weighted_terms(embeddings, labels, indices_tuple, reference, ref_labels)
@@ -177,12 +177,12 @@ def _check_library_arguments(names: Iterable[str]) -> None:
             raise TypeError(unknown("option of ContextualLoss", name, [*ours, *_LIBRARY_ARGUMENTS]))
 
 
-def _check_distance(distance: Any) -> None:
+def _check_distance(distance: object) -> None:
     if not isinstance(distance, CosineSimilarity):
         raise ValueError(f"ContextualLoss is defined for CosineSimilarity, not for {type(distance).__name__}")
 
 
-def _check_reducer(reducer: Any) -> None:
+def _check_reducer(reducer: object) -> None:
     """Refuse reducers that would be passed over in silence: the terms are means over sets that differ from each other.
 
     A loss that is reduced already goes through every reducer of pytorch-metric-learning unchanged.

@@ -45,7 +45,7 @@ class SimilarityOptions(Settings):
     detach_expansion_normalizer: bool = False
 
     @classmethod
-    def of(cls, owner: str, given: Mapping[str, Any]) -> "SimilarityOptions":
+    def of(cls, owner: str, given: Mapping[str, object]) -> "SimilarityOptions":
         """The options from keyword arguments of Python code: numbers as text, say, are refused.
 
         Args:

@@ -57,7 +57,7 @@ class TestOptions:
         [
             ({"k": 1}, "k: expected a number of at least 2; found 1"),
             ({"k": 2.5}, "k: expected a whole number; found 2.5"),
-            ({"k": True}, "k: expected a whole number; found True"),
+            ({"k": True}, "k: expected a number; found true"),
             ({"epsilon": -0.1}, "epsilon: expected a number of at least 0"),
             ({"epsilon": float("nan")}, "epsilon: expected a finite number"),
             ({"epsilon": "0.1"}, "epsilon: expected a number; found '0.1'"),

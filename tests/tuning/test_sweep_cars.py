@@ -66,7 +66,7 @@ def test_a_sweep_over_a_tree_in_the_official_layout_reads_no_test_class_before_c
     assert {run.state for run in journal.runs.values()} <= {"completed", "pruned"}
     assert journal.stage("selection") and not journal.stage("confirmation")
     assert opened and not opened & test_images
-    assert "Best configuration" in printed
+    assert "Chosen configuration" in printed
     assert len(journal.stage("search")) == 3
     # The published recipe is the first trial, unaltered.
     assert journal.stage("search")[0].spec.point == pytest.approx(

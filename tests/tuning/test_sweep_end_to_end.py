@@ -21,12 +21,12 @@ def test_a_sweep_prints_what_it_found(finished_sweep):
     folder, done = finished_sweep
     assert done.returncode == 0, done.stderr
     for words in (
-        "Best configuration",
+        "Chosen configuration",
         "in selection",
-        "recall_at_8",
-        "map_at_r",
+        "Recall@8",
+        "MAP@R",
         "untrained",
-        "best - start",
+        "chosen − start",
         "mlflow ui",
     ):
         assert words in done.stdout
@@ -110,7 +110,7 @@ def test_a_second_start_is_refused_and_resuming_a_finished_sweep_shows_it_again(
     assert "trial.loss.k" in changed.stderr
     shown = sweep_here(repository, folder, "--resume")
     assert shown.returncode == 0, shown.stderr
-    assert "Best configuration" in shown.stdout and "best - start" in shown.stdout
+    assert "Chosen configuration" in shown.stdout and "chosen − start" in shown.stdout
     more = sweep_here(repository, folder, "--resume", overrides=[*SMALL, "confirm.seeds=3"])
     assert more.returncode == 2
     assert "optional stopping" in more.stderr and "Traceback" not in more.stderr

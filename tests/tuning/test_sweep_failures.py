@@ -31,8 +31,11 @@ class Absurd(torch.nn.Module):
 
 
 @pytest.mark.ray
-def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_the_sweep_goes_on(repository, tmp_path):
+def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_the_sweep_goes_on(
+    repository, tmp_path, monkeypatch
+):
     (tmp_path / "absurd.py").write_text(ABSURD)
+    monkeypatch.syspath_prepend(str(tmp_path))  # whoever reads the journal checks the losses in it
     space = "{optimizer.lr: {choice: [2.0e-3, 1.0e+30]}, loss.name: {choice: [contextual, 'absurd:Absurd']}}"
     variables = {"PYTHONPATH": f"{repository}:{tmp_path}"}
     new_store(tmp_path)

@@ -29,7 +29,8 @@ def _holds_stray_truth(value: Any, annotation: Any) -> bool:
     """Whether true or false stands where the annotation knows numbers and nothing else."""
     if isinstance(value, (list, tuple)):
         return any(_holds_stray_truth(item, annotation) for item in value)
-    return isinstance(value, bool) and bool(kinds := _kinds(annotation)) and kinds <= {int, float, Literal, type(None)}
+    kinds = _kinds(annotation)
+    return isinstance(value, bool) and bool(kinds & {int, float}) and kinds <= {int, float, Literal, type(None)}
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.command_line import run_command
+from ctxtune.command_line import EXIT_INCOMPLETE, run_command
 from ctxtune.errors import no_such_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
@@ -67,15 +67,16 @@ def main() -> int:
             storage=arguments.storage,
             watcher=display.watcher(go_on_with("ablate")),
         )
+    status = 0 if display.complete else EXIT_INCOMPLETE
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)
-        return 0
+        return status
     files = {
         "report": report_command(ablation.name, ablation.tracking.uri),
         **tracking_places(ablation.tracking.uri, display.link),
     }
     print_results(console, result, files)
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from ctxtune.text import shortened
 
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
+EXIT_INCOMPLETE = 3
+"""Done, but tracking has not everything, or a file is missing."""
 EXIT_PROGRAM_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
 EXIT_INTERRUPTED = 130

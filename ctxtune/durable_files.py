@@ -1,20 +1,20 @@
 """Files that survive a power cut: whole or not at all."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_durably(path: Path, content: bytes | str) -> None:
+def write_durably(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a file beside its place and put it there once the disk holds it, then have the disk hold its name.
 
     Raises:
         OSError: it cannot be written; what was there before is unchanged, and nothing half-written is left.
     """
-    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

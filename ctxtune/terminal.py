@@ -22,7 +22,7 @@ MOST_THREADS = 1024
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 DRIVER_EXITS = (
     "Exit status: 0 done, 1 stopped (too many failures, full disk, Ray has died) or 130 interrupted: go on with --resume; "
-    "2 wrong input, nothing was started; "
+    "2 wrong input, nothing was started; 3 done, but tracking has not everything or a file is missing, as told; "
     f"{PROGRAM_ERROR}."
 )
 

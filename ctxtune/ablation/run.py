@@ -67,7 +67,9 @@ def run_ablation(
     if not place.address:
         _check_data(ablation)
     folder = ablation_folder(root, ablation, resume=resume)
-    with opened(ablation, folder, place, max_concurrent=ablation.max_concurrent, watcher=watcher) as parts:
+    with opened(
+        ablation, folder, place, max_concurrent=ablation.max_concurrent, watcher=watcher, resume=resume
+    ) as parts:
         journal, connection = parts.journal, parts.connection
         ablation = with_precision(ablation, journal, connection.resources)
         recorder = Recorder(
@@ -157,6 +159,6 @@ def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connecti
 
 def _write(recorder: Recorder, folder: ResultsFolder[Ablation], result: AblationResults) -> None:
     folder.write_summary(ablation_summary(result))
-    recorder.tracker.log_artifact(recorder.sweep_id, folder.path / "summary.json")
+    recorder.tracker.log_artifact(recorder.sweep_id, folder.summary)
     recorder.tracker.log_metrics(recorder.sweep_id, {"time/hours": hours_of(result.runs)}, step=0)
     recorder.tracker.end_run(recorder.sweep_id, "completed")

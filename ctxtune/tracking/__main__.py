@@ -79,7 +79,9 @@ def _status(folder: Path) -> None:
     spool = Spool(folder, create=False)
     counts = spool.counts()
     _say(f"experiment {spool.state('experiment')!r} at {spool.state('uri')}")
-    _say(f"{counts['runs']} runs, {counts['pending']} events pending, {counts['refused']} refused")
+    _say(
+        f"{counts.runs} runs, {counts.delivered} events delivered, {counts.pending} events pending, {counts.refused} refused"
+    )
     error = spool.state("last_error")
     if error:
         _say(f"last error: {error}")

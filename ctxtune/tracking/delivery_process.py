@@ -136,7 +136,7 @@ def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None]
         except (Unreachable, Refused) as error:
             raise TrackingError(_not_replayed(spool, target, str(error), with_uri=uri is not None)) from None
         spool.set_state(last_error=None)
-        refused = spool.counts()["refused"]
+        refused = spool.counts().refused
         if refused:
             raise TrackingError(
                 f"{before - refused} events were delivered, {refused} are refused by {redact(target)}; "

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS logged (
 DATABASE = "spool.db"
 EXPERIMENT = 0  # in the place of a run's number: the event is the experiment's
 FILES = "files"
+_DELIVERED = "delivered"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,20 @@ class SpooledRun:
     run_id: str | None
     adopted: bool
     doubt: int | None = None
+
+
+@dataclass(frozen=True)
+class SpoolCounts:
+    """How many runs a spool knows and how many of its events were delivered, wait, and were refused by the server.
+
+    `doubtful`: runs that a slow server was asked for without an answer, so that it may still make them a second time.
+    """
+
+    runs: int
+    delivered: int
+    pending: int
+    refused: int
+    doubtful: int
 
 
 class Spool:
@@ -181,7 +196,11 @@ class Spool:
     def delivered(self, events: Iterable[Event], refused: Iterable[tuple[Event, str]] = ()) -> None:
         """Remove delivered events in one transaction; keep what the server refused, with its reason."""
         with self._writing() as database:
-            database.executemany("DELETE FROM events WHERE sequence = ?", [(event.sequence,) for event in events])
+            taken = [(event.sequence,) for event in events]
+            database.executemany("DELETE FROM events WHERE sequence = ?", taken)
+            refused = list(refused)
+            count = int(self.state(_DELIVERED) or 0) + len(taken) - len({event.sequence for event, _ in refused})
+            database.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (_DELIVERED, str(count)))
             database.executemany(
                 "INSERT INTO refused (run, kind, body, reason) VALUES (?, ?, ?, ?)",
                 [(event.run, event.kind, json.dumps(event.body), reason) for event, reason in refused],
@@ -207,10 +226,16 @@ class Spool:
         """The number of events not yet delivered."""
         return int(self._read("SELECT COUNT(*) FROM events")[0][0])
 
-    def counts(self) -> dict[str, int]:
-        """How many runs, pending events and refused events there are."""
-        tables = {"runs": "runs", "pending": "events", "refused": "refused"}
-        return {name: int(self._read(f"SELECT COUNT(*) FROM {table}")[0][0]) for name, table in tables.items()}
+    def counts(self) -> SpoolCounts:
+        """How much of everything there is."""
+        conditions = {
+            "runs": "runs",
+            "pending": "events",
+            "refused": "refused",
+            "doubtful": "runs WHERE doubt IS NOT NULL",
+        }
+        found = {name: int(self._read(f"SELECT COUNT(*) FROM {what}")[0][0]) for name, what in conditions.items()}
+        return SpoolCounts(**found, delivered=int(self.state(_DELIVERED) or 0))
 
     def state(self, name: str) -> str | None:
         """A remembered value: uri, experiment, checked, last_error."""
@@ -282,6 +307,20 @@ class Spool:
                 f"The disk that holds the tracking spool {self.folder} is full ({error}): free some space, then resume"
             )
         return TrackingError(f"The tracking spool {self.folder} cannot be used: {error}")
+
+
+def spooled_keys(folder: Path) -> list[str]:
+    """The keys of the runs that a spool knows, in the order of their start; none where there is no spool.
+
+    Raises TrackingError where there is one that cannot be read.
+    """
+    if not (folder / DATABASE).is_file():
+        return []
+    spool = Spool(folder, create=False)
+    try:
+        return [key for (key,) in spool._read("SELECT key FROM runs ORDER BY number")]
+    finally:
+        spool.close()
 
 
 def now_ms() -> int:

@@ -1,6 +1,7 @@
 """The writing side of tracking: calls that return at once, whatever the server does."""
 
 import contextlib
+import errno
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
 from ctxtune.tracking.delivery_process import WRITER_LOCK
 from ctxtune.tracking.errors import SpoolFullError
 from ctxtune.tracking.processes import process_environment, tracking_command
-from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, now_ms
+from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, SpoolCounts, now_ms
 from ctxtune.tracking.values import clean_name, parameter_texts, tag_texts
 from ctxtune.tracking.views import experiment_link, view_tags
 
@@ -119,6 +120,10 @@ class Tracker:
         """The number of events not yet delivered."""
         return self._spool.pending()
 
+    def counts(self) -> SpoolCounts:
+        """How many events were delivered so far, are not yet, and were refused by the server."""
+        return self._spool.counts()
+
     @property
     def last_error(self) -> str | None:
         """Why the latest delivery failed, None if it did not. Holds no secrets."""
@@ -186,6 +191,10 @@ class Tracker:
         if not self._spool.add_run(key, info):
             self.set_tags(key, texts["tags"])
             self.log_params(key, texts["params"])
+
+    def knows(self, key: str) -> bool:
+        """Whether the run with this key was started."""
+        return self._spool.run_number(key) is not None
 
     def log_metrics(self, key: str, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None) -> None:
         """Log metrics of one step; what was logged for the same run, metric and step before is left out.
@@ -297,10 +306,11 @@ class Tracker:
             yield
         except OSError as error:
             shutil.rmtree(stored.parent, ignore_errors=True)
-            if error.errno in (28, 122):  # no space, quota exceeded
-                message = f"The disk that holds the tracking spool {self._folder} is full: free some space, then resume"
-                raise SpoolFullError(message) from None
-            raise TrackingError(f"An artifact cannot be spooled: {error}") from None
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            state = "is full: free some space" if full else f"cannot be written ({error.strerror}): put that right"
+            raise SpoolFullError(
+                f"The disk that holds the tracking spool {self._folder} {state}, then resume"
+            ) from None
 
     def _add_file(self, number: int, stored: Path, folder: str) -> None:
         relative = stored.relative_to(self._folder / FILES).as_posix()

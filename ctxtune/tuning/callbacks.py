@@ -4,38 +4,25 @@ import _thread
 import contextlib
 import dataclasses
 import os
-import shlex
 import signal
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ctxtune.config import TrialFile
-from ctxtune.errors import CtxtuneError
 from ctxtune.tracking import SpoolFullError, Tracker, redact
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.nodes import worker_precision
 from ctxtune.tuning.backend.watch import watching_ray
+from ctxtune.tuning.ending import Ending, SweepStopped
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder
 
 File = TypeVar("File", bound=TrialFile)
 RAY_LOST = "ray_lost"
-FLUSH_SECONDS = 60.0
-OUTAGE_SECONDS = 15.0
 _MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages if nothing else is said."""
-
-
-class SweepStopped(CtxtuneError):
-    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures, disk_full or
-    ray_lost."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +35,7 @@ class Watcher:
         on_note: something worth a line.
         on_link: where MLflow's UI shows the trials, if it is started on this machine.
         on_alert: what must be said in any case, also where nothing else is shown.
+        on_ending: all is closed.
         go_on: how to go on later, said where there is no time for anything else.
     """
 
@@ -56,6 +44,7 @@ class Watcher:
     on_note: Callable[[str], None] = lambda text: None
     on_link: Callable[[str], None] = lambda link: None
     on_alert: Callable[[str], None] = lambda text: None
+    on_ending: Callable[[Ending], None] = lambda ending: None
     go_on: str = ""
 
 
@@ -109,36 +98,6 @@ def identity(journal: Journal, kind: str) -> str:
     if "sweep_id" not in journal.decisions:
         journal.decided("sweep_id", f"{kind}-{uuid.uuid4().hex[:12]}")
     return str(journal.decisions["sweep_id"])
-
-
-def deliver(tracker: Tracker) -> bool:
-    """Wait until tracking has everything, as long as it gets on; false where the server takes no more.
-
-    A minute without a single event delivered is taken for an outage, `OUTAGE_SECONDS` where the server says so itself.
-    """
-    waiting, since = tracker.pending, time.monotonic()
-    while not tracker.flush(1.0):
-        if tracker.pending < waiting:
-            waiting, since = tracker.pending, time.monotonic()
-        if time.monotonic() - since >= (FLUSH_SECONDS if tracker.last_error is None else OUTAGE_SECONDS):
-            return False
-    return True
-
-
-def not_delivered(tracker: Tracker) -> str:
-    """What to say of events that the tracking server has not taken."""
-    why = f" ({tracker.last_error})" if tracker.last_error else ""
-    return (
-        f"{tracker.pending} tracking events are not delivered yet{why}; they are safe in {tracker.folder}; deliver them with: "
-        f"python -m ctxtune.tracking replay {shlex.quote(os.path.relpath(tracker.folder))}"
-    )
-
-
-def close_tracker(tracker: Tracker, watcher: Watcher) -> None:
-    """Deliver what can be delivered, and say what cannot."""
-    if not deliver(tracker):
-        watcher.on_alert(not_delivered(tracker))
-    tracker.close(0)
 
 
 @contextlib.contextmanager

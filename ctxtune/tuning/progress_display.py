@@ -13,6 +13,7 @@ from rich.text import Text
 from ctxtune.results.costs import spent
 from ctxtune.results.formatting import setting
 from ctxtune.tuning.callbacks import Watcher
+from ctxtune.tuning.ending import Ending
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 
@@ -47,6 +48,8 @@ class RunDisplay:
         self._live = Live(console=console, transient=True, auto_refresh=True, refresh_per_second=4)
         self._stage, self._runs = "", 0
         self.link: str | None = None
+        self.complete = True
+        """Whether tracking has everything and no file is missing, once all is closed."""
         self._began = time.monotonic()
 
     def __enter__(self) -> "RunDisplay":
@@ -59,7 +62,9 @@ class RunDisplay:
 
     def watcher(self, go_on: str = "") -> Watcher:
         """What to hand to the driver; ``go_on``: how to go on if it is stopped."""
-        return Watcher(self._on_stage, self._on_change, self._on_note, self._on_link, self._on_alert, go_on)
+        return Watcher(
+            self._on_stage, self._on_change, self._on_note, self._on_link, self._on_alert, self._on_ending, go_on
+        )
 
     def _on_stage(self, recorder: Recorder, stage: str, runs: int) -> None:
         self._stage, self._runs = stage, runs
@@ -83,6 +88,13 @@ class RunDisplay:
         # Above the live view where there is one; else beside the output, which scripts may read.
         console = self._console if self._console.is_terminal and not self._console.quiet else Console(stderr=True)
         console.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def _on_ending(self, ending: Ending) -> None:
+        self.complete = ending.complete
+        if ending.complete and not ending.doubtful:
+            self._console.print(Text(str(ending), style="dim"), soft_wrap=True)
+        else:
+            self._on_alert(str(ending))
 
     def _on_link(self, link: str) -> None:
         self.link = link

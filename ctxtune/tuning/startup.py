@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ctxtune.config import TrialFile, TrialSettings
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.models.weights import weight_file, weight_record
-from ctxtune.tracking import Tracker, absolute_uri
+from ctxtune.tracking import Tracker, absolute_uri, find_sweep
 from ctxtune.tracking.addresses import sqlite_path
 from ctxtune.tuning.backend.checkpoints import lost_checkpoints
 from ctxtune.tuning.backend.cluster import cluster_address, running_ray
 from ctxtune.tuning.backend.connect import Connection, check_before, connect, own_modules
-from ctxtune.tuning.callbacks import Watcher, close_tracker, forget_unstarted
+from ctxtune.tuning.callbacks import Watcher, forget_unstarted
+from ctxtune.tuning.ending import close_tracker, stopped_by_its_disk
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.results_folder import ResultsFolder
 
@@ -75,6 +76,8 @@ class Opened:
     journal: Journal
     tracker: Tracker
     connection: Connection
+    missing: list[str]
+    """Files that should be there at the end and are not, each with the reason."""
 
 
 @contextlib.contextmanager
@@ -85,20 +88,23 @@ def opened(
     *,
     max_concurrent: int | Literal["auto"],
     watcher: Watcher,
+    resume: bool,
 ) -> Iterator[Opened]:
     """Journal, tracking and Ray for one sweep or ablation, closed in the opposite order: tracking is delivered last."""
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(folder.close)
-        journal = Journal(folder.journal)
+        journal, missing = folder.journal, list[str]()
         cleanup.callback(journal.close)
         cleanup.callback(forget_unstarted, folder, journal)
         if set_aside := journal.repair():
             watcher.on_alert(set_aside)
         tracker = Tracker(file.tracking.uri, file.name, folder.spool)
-        cleanup.callback(close_tracker, tracker, watcher)
+        cleanup.callback(lambda: watcher.on_ending(close_tracker(tracker, file.name, missing)))
         for note in lost_checkpoints(journal):
             watcher.on_alert(note)
         tracker.check()
+        if resume and not folder.begun:
+            _check_unknown(file)
         modules = own_modules(file.model_dump(mode="json"))
         cleanup.enter_context(running_ray(place.address, modules, watcher.on_note))
         connection = connect(
@@ -110,4 +116,18 @@ def opened(
             max_concurrent=max_concurrent,
             on_note=watcher.on_note,
         )
-        yield Opened(journal, tracker, connection)
+        with stopped_by_its_disk(journal, tracker):
+            yield Opened(journal, tracker, connection, missing)
+
+
+def _check_unknown(file: TrialFile) -> None:
+    """What is resumed without any trace of it here must not be known to MLflow either."""
+    try:
+        known = find_sweep(file.tracking.uri, file.name)
+    except TrackingError:
+        return
+    raise ConfigError(
+        f"{file.name}: there is no journal of it here, nor anything else but the file, though MLflow knows a {known.kind} of "
+        f"this name ({known.key}): journal and spool were lost. Restore them and use --resume; or leave out --resume to start "
+        "over (what was tracked stays in MLflow, as an earlier one of this name), or start under another name (--name NAME)"
+    )

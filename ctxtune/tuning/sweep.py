@@ -1,7 +1,5 @@
 """A sweep from start to end: check, search, select, confirm, write down."""
 
-import contextlib
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from ctxtune.tuning.callbacks import Watcher, end_stage, identity, interrupts, t
 from ctxtune.tuning.features import features_ahead
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.record.results_folder import ResultsFolder, sweep_folder
+from ctxtune.tuning.record.results_folder import ResultsFolder, UnreadableCheckpoint, sweep_folder
 from ctxtune.tuning.search.multi_objective import SeveralObjectives
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
@@ -61,7 +59,9 @@ def run_sweep(
     if not resume:
         check_warm_starts(space)
     folder = sweep_folder(root, space, resume=resume)
-    with opened(space, folder, place, max_concurrent=space.search.max_concurrent, watcher=watcher) as parts:
+    with opened(
+        space, folder, place, max_concurrent=space.search.max_concurrent, watcher=watcher, resume=resume
+    ) as parts:
         journal, connection = parts.journal, parts.connection
         space = with_warm_starts(with_precision(space, journal, connection.resources), journal)
         objective = space.search.objective.metric
@@ -77,7 +77,7 @@ def run_sweep(
         with interrupts(recorder, watcher):
             _run_stages(space, recorder, connection, watcher, alone=place.address is None)
         result = results_of(space, journal, ended=True)
-        _write(space, recorder, folder, result)
+        _write(space, recorder, folder, result, parts.missing)
         tell_link(space, parts.tracker, f"Trials by {objective}", watcher)
         return result
 
@@ -193,13 +193,15 @@ def _start_tracking(space: SweepConfig, recorder: Recorder, connection: Connecti
     )
 
 
-def _write(space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepConfig], result: SweepResults) -> None:
+def _write(
+    space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepConfig], result: SweepResults, missing: list[str]
+) -> None:
     text = best_file(space, recorder.journal, result.chosen)
-    folder.best.write_text(text, encoding="utf-8")
-    _keep_checkpoint(recorder, folder)
+    folder.write_best(text)
+    _keep_checkpoint(recorder, folder, missing)
     folder.write_summary(sweep_summary(result))
     recorder.tracker.log_text(recorder.sweep_id, text, "best.yaml")
-    recorder.tracker.log_artifact(recorder.sweep_id, folder.path / "summary.json")
+    recorder.tracker.log_artifact(recorder.sweep_id, folder.summary)
     recorder.tracker.log_metrics(recorder.sweep_id, sweep_metrics(result), step=0)
     for run in result.front:
         recorder.tracker.set_tags(recorder.tracked(run.key), {"pareto_front": "true"})
@@ -207,15 +209,26 @@ def _write(space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepCo
     recorder.tracker.end_run(recorder.sweep_id, "completed")
 
 
-def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig]) -> None:
-    """Copy the chosen configuration's weights (confirmation's first seed, else the trial's) to `best.pt`, and track it."""
+def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig], missing: list[str]) -> None:
+    """Copy the chosen configuration's weights (confirmation's first seed, else the trial's) to `best.pt`, and track it.
+
+    A checkpoint that cannot be read is told as missing: the result stands without it.
+    """
     chosen = recorder.journal.decisions["chosen"]
     confirmed = [run for run in recorder.journal.completed("confirmation") if run.spec.arm == chosen]
     run = confirmed[0] if confirmed else recorder.journal.runs.get(chosen)
-    if run is None or run.checkpoint is None:
+    if run is None:
         return
-    with contextlib.suppress(OSError), state_file(run.checkpoint) as source:
-        temporary = folder.weights.with_suffix(".part")
-        shutil.copyfile(source, temporary)
-        temporary.replace(folder.weights)
+    if run.checkpoint is None:
+        missing.append(f"{folder.weights.name} ({run.key} left no checkpoint)")
+        return
+    try:
+        with state_file(run.checkpoint) as source:
+            folder.keep_weights(source)
+    except (OSError, UnreadableCheckpoint) as error:
+        if not folder.weights.exists():  # an earlier process has kept them
+            missing.append(
+                f"{folder.weights.name} (the checkpoint {run.checkpoint} of {run.key} cannot be read: {error})"
+            )
+    else:
         recorder.tracker.log_artifact(recorder.sweep_id, folder.weights)

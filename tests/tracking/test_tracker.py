@@ -202,7 +202,7 @@ def test_what_mlflow_refuses_is_set_aside_and_the_rest_arrives(tmp_path) -> None
         text=True,
         check=True,
     )
-    assert "1 runs, 0 events pending, 1 refused" in status.stdout
+    assert "0 events pending, 1 refused" in status.stdout
     assert "refused params of trial: INVALID_PARAMETER_VALUE" in status.stdout
 
 

@@ -86,12 +86,26 @@ def test_what_had_finished_is_reported(recorded):
             assert any(old["chosen"] in text for text in texts)
 
 
-def test_a_finished_sweep_is_resumed_to_the_same_outcome(recorded):
-    summary = recorded / "results/recorded-finished/summary.json"
-    old = json.loads(summary.read_text())
-    done = run_here(sweep, recorded, "results/recorded-finished/space.yaml", "--resume", "--json")
-    assert done.returncode == 0, done.stderr
-    new = json.loads(summary.read_text())
+def test_a_last_step_that_fails_is_told_and_taken_again_to_the_same_outcome(recorded):
+    folder = recorded / "results/recorded-finished"
+    best = yaml.safe_load((folder / "best.yaml").read_text())["trial"]
+    old = json.loads((folder / "summary.json").read_text())
+    (folder / "best.yaml").unlink()
+    (folder / "best.yaml").mkdir()  # an error of the file system, when all is done
+    command = ["results/recorded-finished/space.yaml", "--resume"]
+    stopped = run_here(sweep, recorded, *command)
+    assert stopped.returncode == 1, stopped.stderr
+    assert "best.yaml: cannot be written (Is a directory)" in stopped.stderr
+    assert "-m ctxtune.sweep results/recorded-finished/space.yaml --resume" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    (folder / "best.yaml").rmdir()
+    (folder / "best.pt").unlink()  # the checkpoint that it was copied from was not recorded
+    done = run_here(sweep, recorded, *command)
+    assert done.returncode == 3, done.stderr
+    assert "0 pending, 0 refused; files missing: best.pt (the checkpoint" in done.stderr
+    again = yaml.safe_load((folder / "best.yaml").read_text())["trial"]
+    assert all(again[block] | values == again[block] for block, values in best.items() if isinstance(values, dict))
+    new = json.loads((folder / "summary.json").read_text())
     for name in ("chosen", "point", "start_point", "states", "search_scores", "selection"):
         assert new[name] == old[name], name
     confirmed = {each["metric"]: each for each in new["confirmed"]}  # verdicts have other words since

@@ -30,7 +30,14 @@ _KEY = re.compile(r'"key":"([^"]+)"')
 
 
 class DiskFullError(CtxtuneError):
-    """The journal cannot be written: nothing may go on that it would not know of."""
+    """Journal or results cannot be written: what has begun stops, and can be resumed."""
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """What to say of a file that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "make room, then go on with --resume" if full else "once that is put right, go on with --resume"
+    return f"{path}: cannot be written ({error.strerror or error}); {advice}"
 
 
 @dataclass
@@ -162,12 +169,12 @@ class Journal:
                 for number in range(1, len(content) + 2)
                 if not (path := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists()
             )
-            write_durably(aside, content[self._whole :])
+            write_durably(aside, [content[self._whole :]])
             with self.path.open("r+b") as file:
                 file.truncate(self._whole)
                 os.fsync(file.fileno())
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise DiskFullError(unwritable(self.path, error)) from None
         told = f"{self.path}: {self.damage}; it was set aside in {aside.name}, and what it told is done again"
         self.damage = ""
         return told
@@ -183,7 +190,7 @@ class Journal:
                 file = self._opened()
                 start = os.fstat(file.fileno()).st_size
             except OSError as error:
-                raise self._unwritable(error) from None
+                raise DiskFullError(unwritable(self.path, error)) from None
             first = [] if self._checked else [events.Format(version=events.FORMAT, ctxtune=_own_version())]
             lines = [events.encode(each, self._lines + number) for number, each in enumerate([*first, event], start=1)]
             try:
@@ -194,7 +201,7 @@ class Journal:
                     os.fsync(file.fileno())
             except OSError as error:
                 self._undo(start)
-                raise self._unwritable(error) from None
+                raise DiskFullError(unwritable(self.path, error)) from None
             self._checked = True
             self._lines += len(lines)
             self._apply(event)
@@ -209,11 +216,6 @@ class Journal:
             if made:
                 sync_folder(self.path.parent)
         return self._file
-
-    def _unwritable(self, error: OSError) -> DiskFullError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "make room, then go on with --resume" if full else "once that is put right, go on with --resume"
-        return DiskFullError(f"{self.path}: cannot be written ({error.strerror}); {advice}")
 
     def _undo(self, start: int) -> None:
         """Take back a half-written line, so that a later event does not stand behind it."""
@@ -256,9 +258,9 @@ class Journal:
         return (
             f"{self.path}:{number}: damaged ({_why(error)}); the sweep cannot be resumed from here. "
             f"{counted(self.events, 'event')} before this line are whole ({counted(len(self.runs), 'run')}); lost would be "
-            f"this line and {lost}. What was tracked is safe in MLflow. Restore the file from a copy; or keep the first "
-            f"{number - 1} lines only (head -n {number - 1}) and resume, which runs the rest again; or start again under "
-            "another name (--name)"
+            f"this line and {lost}. What was tracked is safe in MLflow. Restore the file from a copy; or start again under "
+            f"another name (--name); or keep the first {number - 1} lines only (head -n {number - 1}), move the folder spool "
+            "away and resume, which runs the rest again (MLflow keeps the values that it has of those runs)"
         )
 
     def _apply(self, event: Event) -> None:

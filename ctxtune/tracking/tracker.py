@@ -111,6 +111,11 @@ class Tracker:
         raise TrackingError(f"The tracking server {redact(self._uri)} gives no answer within {CHECK_SECONDS:.0f} s")
 
     @property
+    def delivers(self) -> bool:
+        """Whether events go to the server from here; otherwise they are only spooled."""
+        return self._deliver
+
+    @property
     def folder(self) -> Path:
         """The spool's folder."""
         return self._folder

@@ -86,18 +86,17 @@ def close_tracker(tracker: Tracker, name: str, missing: list[str]) -> Ending:
     )  # fmt: skip
 
 
-def _deliver(tracker: Tracker) -> bool:
-    """Wait until tracking has everything, as long as it gets on; false where the server takes no more.
+def _deliver(tracker: Tracker) -> None:
+    """Wait until tracking has everything, as long as it gets on.
 
     A minute without a single event delivered is taken for an outage, `OUTAGE_SECONDS` where the server says so itself.
     """
     waiting, since = tracker.pending, time.monotonic()
-    while not tracker.flush(1.0):
+    while not tracker.flush(1.0) and tracker.delivers:
         if tracker.pending < waiting:
             waiting, since = tracker.pending, time.monotonic()
         if time.monotonic() - since >= (FLUSH_SECONDS if tracker.last_error is None else OUTAGE_SECONDS):
-            return False
-    return True
+            return
 
 
 @contextlib.contextmanager

@@ -186,7 +186,8 @@ class Tracker:
         """Start the run with this key (unique in the experiment), or go on with it if it was started before.
 
         `kind`: sweep, ablation, trial, selection, confirmation or cell. `parent`: the key of its parent run.
-        `params` may be nested (see `flatten`). The state of a run that exists is left alone (see `reopen_run`).
+        `params` may be nested (see `flatten`). MLflow never changes one: what a run that exists has otherwise now becomes a
+        tag, ``resumed.NAME``. The state of a run that exists is left alone (see `reopen_run`).
         """
         if not key or not key.isprintable() or set(key) & set("'\"`\\"):
             raise ValueError(f"a run's key must be printable and without quotes, not {key!r}")
@@ -194,8 +195,10 @@ class Tracker:
         texts = {"params": parameter_texts(params or {}), "tags": tag_texts(tags or {})}
         info = {"name": name, "kind": kind, "parent": parent, "start_time": self._time(), **texts}
         if not self._spool.add_run(key, info):
-            self.set_tags(key, texts["tags"])
-            self.log_params(key, texts["params"])
+            known = self._spool.run(self._number(key)).info["params"]
+            changed = {name: text for name, text in texts["params"].items() if known.get(name, text) != text}
+            self.set_tags(key, texts["tags"] | {f"resumed.{name}": text for name, text in changed.items()})
+            self.log_params(key, {name: text for name, text in texts["params"].items() if name not in known})
 
     def knows(self, key: str) -> bool:
         """Whether the run with this key was started."""

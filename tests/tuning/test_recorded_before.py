@@ -71,6 +71,8 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(repository, recorded):
     for key, tracked in tracked_before.items():
         assert tracked_after[key].run_id == tracked.run_id
     assert {tracked.state for tracked in tracked_after.values()} <= {"completed", "pruned"}
+    (parent,) = (tracked for tracked in tracked_after.values() if tracked.kind == "sweep")
+    assert (parent.params["search.trials"], parent.tags["resumed.search.trials"]) == ("8", "5")
     summary = json.loads((recorded / "results/recorded-killed/summary.json").read_text())
     assert sum(summary["states"].values()) == 5
 

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ctxtune.report import main as report
 from ctxtune.sweep import main as sweep

@@ -120,6 +120,7 @@ def test_mlflow_holds_the_design_and_every_run_under_one_parent(finished):
         "metric": "validation/map_at_r",
         "mode": "max",
         "correction": "holm",
+        "equivalence": 0.005,
         "reference": "full",
         "design": "grid",
         "seeds": 2,

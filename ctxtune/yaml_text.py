@@ -16,7 +16,7 @@ from ctxtune.text import shortened
 
 MOST_CHARACTERS = 250_000
 """Of a whole text: a hundred times what the largest of the shipped files has, and seconds for PyYAML."""
-MOST_VALUES = 20_000
+MOST_VALUES = 10_000
 """Of a whole text, aliases written out."""
 MOST_NESTED = 40
 """Blocks and lists inside each other."""

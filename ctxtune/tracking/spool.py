@@ -6,6 +6,7 @@ append one sequential write, which survives the death of the process at once and
 """
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -89,7 +90,7 @@ class Spool:
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.folder = folder
-        if not create and not (folder / DATABASE).is_file():
+        if not create and not os.path.isfile(folder / DATABASE):  # noqa: PTH113  # Path raises for long names
             raise TrackingError(f"There is no tracking spool in {folder} (no {DATABASE})")
         self._lock = threading.RLock()
         self._metric_numbers: dict[str, int] = {}

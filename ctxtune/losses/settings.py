@@ -68,7 +68,7 @@ class LossSettings(_Resolved):
             return data
         name = data.get("name", "contextual")
         if not isinstance(name, str):
-            refuse(cls, ("name",), f"expected the name of a loss; found {shortened(repr(name))}")
+            refuse(cls, ("name",), f"unknown loss: {shortened(repr(name))}; expected the name of a loss")
         common = {key: data[key] for key in ("miner", "contextual", "memory") if key in data}
         given = {key: value for key, value in data.items() if key != "name" and key not in common}
         try:

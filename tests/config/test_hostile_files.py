@@ -109,7 +109,7 @@ def test_hostile_overrides(path, value, quoted, shipped):
         ("name=no", 'YAML reads no as false; put it in quotes: "no"'),
         ("name=20261125", 'YAML reads 20261125 as a number; put it in quotes: "20261125"'),
         ("name=" + "x" * 300, "name: expected at most 100 characters"),
-        ("trial.loss.name=[1]", "trial.loss.name: expected the name of a loss; found [1]"),
+        ("trial.loss.name=[1]", "trial.loss.name: unknown loss: [1]; expected the name of a loss"),
         ("trial.dataset.root=~nobody-of-that-name/x", "trial.dataset.root"),
         ("search.start_from.²=1", "search.start_from is a list of 1"),
         ("a..b=1", "the key is a path"),

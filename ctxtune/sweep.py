@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ctxtune.command_line import EXIT_INCOMPLETE, run_command
-from ctxtune.errors import no_such_file
+from ctxtune.errors import ConfigError, no_such_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
     add_driver_arguments,
@@ -31,6 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_file_arguments(parser, "search-space file, e.g. search_spaces/quickstart.yaml")
     add_driver_arguments(parser, "sweep")
+    parser.add_argument(
+        "--assume",
+        metavar="images_per_second=N,gpus=N",
+        help="with --dry-run: plan for a machine that is not at hand, on which one run trains so many images a second",
+    )
     return parser
 
 
@@ -43,15 +48,19 @@ def main() -> int:
     from ctxtune.config import load_search_space
 
     space = load_search_space(arguments.file, all_overrides(arguments))
+    if arguments.assume and not arguments.dry_run:
+        raise ConfigError("--assume plans only: add --dry-run")
     folder = writable_folder(Path(arguments.results) / space.name, "--results")
     from ctxtune.resume_hints import go_on_with, resume_hints_told
     from ctxtune.tuning.display import print_results, sweep_display
     from ctxtune.tuning.plan import print_plan
     from ctxtune.tuning.sweep import run_sweep
+    from ctxtune.tuning.timing import read_assumed
 
     console = Console(highlight=False)
     if arguments.dry_run:
-        print_plan(console, space, arguments.address, arguments.storage)
+        assumed = read_assumed(arguments.assume) if arguments.assume else None
+        print_plan(console, space, arguments.address, arguments.storage, assumed)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
     with (

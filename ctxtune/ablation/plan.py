@@ -17,7 +17,7 @@ from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import fold_splits
 from ctxtune.tuning.backend.connect import usable_storage
-from ctxtune.tuning.plan import device_name, plan_device, planned_resources, time_epoch
+from ctxtune.tuning.timing import device_name, plan_device, planned_resources, time_epoch
 
 
 @dataclass(frozen=True)

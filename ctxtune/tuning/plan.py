@@ -1,141 +1,321 @@
-"""`--dry-run`: everything is checked and one step is trained; nothing is started or written."""
+"""What a sweep is going to do, by stage, before it begins: `--dry-run`, and the first lines of a run."""
 
-import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.config import SweepConfig, TrialFile, TrialSettings
-from ctxtune.config.search import ResourcesSettings
+from ctxtune.config import SweepConfig
+from ctxtune.config.fidelity import SearchScheduleSettings, shortened
 from ctxtune.data import load_dataset
+from ctxtune.data.official_counts import OFFICIAL_COUNTS
+from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.results.formatting import setting
 from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
-from ctxtune.training import FoldTrainer, fold_splits
-from ctxtune.training.splits import RunSplits
-from ctxtune.tuning.backend.cluster import (
-    NodeKind,
-    RunResources,
-    cluster_address,
-    resources_on,
-    run_resources,
-    running_ray,
-)
+from ctxtune.training import fold_splits
+from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import usable_storage
+from ctxtune.tuning.costs import Rate
+from ctxtune.tuning.estimates import Estimate, fit_share, too_little, work_of
 from ctxtune.tuning.search.warm_start import check_warm_starts
-from ctxtune.tuning.stages import fold_count, start_configuration
+from ctxtune.tuning.simulation import Simulated, plain_score, simulated_sweep
+from ctxtune.tuning.stages import LIMITS, start_configuration
+from ctxtune.tuning.timing import Assumed, device_name, plan_device, planned_resources, time_epoch
+
+FEW_TRIALS = 20
+"""A search of fewer trials than these is warned of."""
+EVALUATION_COST = 1 / 3
+"""Of an image that is only embedded, against one that is learned from: forward without backward."""
+DRAWS = 3
+"""How many sweeps are simulated: how many trials pass ASHA's rungs depends on which come by first."""
+STAGES = ("search", "selection", "confirmation")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a sweep would do.
+class StageForecast:
+    """What a stage is expected to take: its runs, hours of wall time, and hours of work of all runs together."""
+
+    runs: int
+    hours: float
+    work_hours: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a sweep is expected to do with its budget; from a simulated one, with ASHA's rungs as they are.
 
     Attributes:
-        trials: at most; ``selection_runs`` and ``confirmation_runs`` follow.
-        epochs_at_most: of all runs, if nothing were stopped early.
-        seconds_per_epoch: measured on this machine: one batch, times the batches of an epoch, without evaluation.
+        by_stage: every stage, also one that has no runs.
+        finished: trials that run to their end; ``asked``: trials that the file asks for.
+        seeds: of the confirmation; ``asked_seeds``: of the file.
+        cut: whether the budget ends the search before all its trials are done.
     """
 
-    trials: int
-    selection_runs: int
-    confirmation_runs: int
-    epochs_at_most: int
-    batches_per_epoch: int
-    seconds_per_epoch: float
-    fit_images: int
-    fit_classes: int
-    device: str
+    by_stage: dict[str, StageForecast]
+    finished: int
+    asked: int
+    seeds: int
+    asked_seeds: int
+    cut: bool
 
     @property
-    def hours_at_most(self) -> float:
-        """Hours of one device (GPU or CPU core), if nothing were stopped early."""
-        return self.epochs_at_most * self.seconds_per_epoch / 3600
+    def hours(self) -> float:
+        """Wall time in all."""
+        return sum(stage.hours for stage in self.by_stage.values())
+
+    @property
+    def work_hours(self) -> float:
+        """Hours of work of all runs."""
+        return sum(stage.work_hours for stage in self.by_stage.values())
+
+    @property
+    def trials(self) -> int:
+        """Trials of the search."""
+        return self.by_stage["search"].runs
+
+    @property
+    def search_share(self) -> float:
+        """Of the work, what the search gets."""
+        return self.by_stage["search"].work_hours / self.work_hours if self.work_hours else 0.0
 
 
-def make_plan(space: SweepConfig) -> Plan:
-    """Load the data, build the model of the start configuration, and time a training step.
+def forecast(space: SweepConfig, resources: RunResources, full_run_seconds: float) -> Forecast | None:
+    """Simulate the sweep with configurations suggested at random: the median of a few; None: no trial would come to its end.
 
-    Raises:
-        ConfigError, DataError: whatever would stop the sweep at its start.
+    Args:
+        full_run_seconds: of a full-length run on one fold.
     """
-    _, trial = start_configuration(space)
-    benchmark = load_dataset(trial.dataset)
-    parts = fold_splits(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
-    device = plan_device(space)
-    timing = time_epoch(trial, parts, device, space.resources)
-    folds = fold_count(space)
-    selection = 0
-    if space.select:
-        selection = (
-            (space.select.top + 1)
-            * space.select.seeds
-            * (folds if space.select.folds == "all" else len(space.select.folds))
+    sampler = space.search.sampler.model_copy(update={"name": "random"})
+    search = space.search.model_copy(
+        update={
+            "budget": space.search.budget.model_copy(update={"no_improvement_for": None}),
+            **({} if space.search.sampler.name == "grid" else {"sampler": sampler}),
+        }
+    )
+    drawn = [
+        _drawn(space.model_copy(update={"search": search}), resources, full_run_seconds, seed) for seed in range(DRAWS)
+    ]
+    found = sorted((each for each in drawn if each is not None), key=lambda each: each.by_stage["search"].work_hours)
+    return found[len(found) // 2] if len(found) > DRAWS // 2 else None
+
+
+def _drawn(space: SweepConfig, resources: RunResources, full_run_seconds: float, seed: int) -> Forecast | None:
+    try:
+        with simulated_sweep(space, resources, full_run_seconds, score=plain_score(seed)) as simulated:
+            return _summed_up(space, simulated)
+    except CtxtuneError:
+        return None
+
+
+def _summed_up(space: SweepConfig, simulated: Simulated) -> Forecast:
+    journal, executor = simulated.journal, simulated.executor
+    by_stage = {
+        stage: StageForecast(
+            len(journal.stage(stage)), executor.spans.get(stage, 0.0), executor.busy.get(stage, 0.0) / 3600
         )
-    confirmation = (1 + len(space.confirm.also)) * space.confirm.seeds if space.confirm else 0
-    runs = space.search.trials * len(space.validation.use) + selection + confirmation
-    return Plan(
-        trials=space.search.trials,
-        selection_runs=selection,
-        confirmation_runs=confirmation,
-        epochs_at_most=runs * trial.schedule.epochs,
-        batches_per_epoch=timing.batches,
-        seconds_per_epoch=timing.seconds,
-        fit_images=len(parts.fit),
-        fit_classes=len(parts.fit.classes()),
-        device=device_name(device),
+        for stage in STAGES
+    }
+    return Forecast(
+        by_stage,
+        finished=len(journal.completed("search")),
+        asked=space.search.trials,
+        seeds=journal.decisions.get("confirmation", {}).get("seeds", 0),
+        asked_seeds=space.confirm.seeds if space.confirm else 0,
+        cut=journal.decisions["search_ended"]["reason"] in LIMITS,
     )
 
 
 @dataclass(frozen=True)
-class EpochTime:
-    """An epoch without evaluation: its batches, and seconds from one timed step."""
+class FullRun:
+    """A full-length run on one fold.
 
-    batches: int
+    Attributes:
+        images: that it trains on, and embeds at evaluations, counted as training images.
+        seconds: of the whole run.
+        told: where both come from, in words.
+    """
+
+    images: float
     seconds: float
+    told: str
 
 
-def time_epoch(trial: TrialSettings, parts: RunSplits, device: str, resources: ResourcesSettings) -> EpochTime:
-    """Build model and data of a configuration and time a training step, on a CPU with as many threads as a run gets.
+def full_run(space: SweepConfig, assumed: Assumed | None) -> FullRun:
+    """Load the data and time a training step of the start configuration, or take the time that is assumed.
+
+    Where the machine is assumed and the data are not here, either, the official size of the data set is taken.
 
     Raises:
-        ConfigError, DataError, RunFailed: whatever would stop the run at its start.
+        ConfigError, DataError, RunFailed: whatever would stop the sweep at its start.
     """
-    threads, cores = torch.get_num_threads(), None
-    if device == "cpu":
-        cores = 1 if resources.cpus == "auto" else max(1, int(resources.cpus))
-        torch.set_num_threads(cores)
+    _, trial = start_configuration(space)
     try:
-        run = FoldTrainer(trial, parts, seed=0, device=device, cores=cores)
-        try:
-            batches = run.batches_per_epoch
-            return EpochTime(batches, run.time_step() * batches)
-        finally:
-            run.close()
-    finally:
-        torch.set_num_threads(threads)
+        benchmark = load_dataset(trial.dataset)
+    except DataError:
+        if assumed is None or trial.dataset.name not in OFFICIAL_COUNTS:
+            raise
+        total = OFFICIAL_COUNTS[trial.dataset.name]["train"][1]
+        fit = round(total * fit_share(space))
+        batches = trial.sampler.batches_per_epoch or max(1, fit // trial.sampler.batch_size)
+        images = _images(space, batches, total - fit)
+        told = f"{fit:,} images, by the official size of a data set that is not here, {batches} batches an epoch"
+        return FullRun(images, images / assumed.images_per_second, f"{told}; assumed: {assumed}")
+    parts = fold_splits(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
+    device = plan_device(space)
+    learned = f"{len(parts.fit):,} images of {len(parts.fit.classes()):,} classes"
+    if assumed is not None:
+        batches = trial.sampler.batches_per_epoch or max(1, len(parts.fit) // trial.sampler.batch_size)
+        images = _images(space, batches, len(parts.query))
+        return FullRun(
+            images, images / assumed.images_per_second, f"{learned}, {batches} batches an epoch; assumed: {assumed}"
+        )
+    timing = time_epoch(trial, parts, device, space.resources)
+    images = _images(space, timing.batches, len(parts.query))
+    per_image = timing.seconds / (timing.batches * trial.sampler.batch_size)
+    told = f"{learned}, {timing.batches} batches an epoch; {1 / per_image:,.0f} images/s, from a step on {device_name(device)}"
+    return FullRun(images, images * per_image, told)
 
 
-def plan_device(file: TrialFile) -> str:
-    """Where runs would be timed: a CUDA device where there is one and the file wants it."""
-    return "cuda" if torch.cuda.is_available() and file.resources.gpus != 0 else "cpu"
+def _images(space: SweepConfig, batches: int, scored: int) -> float:
+    _, trial = start_configuration(space)
+    epochs, evaluations = trial.schedule.epochs, -(-trial.schedule.epochs // trial.evaluation.every)
+    return epochs * batches * trial.sampler.batch_size + EVALUATION_COST * evaluations * scored
 
 
-def device_name(device: str) -> str:
-    """What a device is called in a plan."""
-    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+def check_holds(space: SweepConfig, resources: RunResources, run: FullRun) -> None:
+    """Refuse a budget that cannot hold the start, a handful of trials and the smallest confirmation.
+
+    Raises:
+        ConfigError: with the number that would do.
+    """
+    for name in LIMITS:
+        told = too_little(space, resources, Estimate(run.seconds), name)
+        if told:
+            raise ConfigError(told)
 
 
-def print_plan(console: Console, space: SweepConfig, address: str | None = None, storage: str | None = None) -> None:
-    """Check everything and print what the sweep would do."""
+def plan_lines(space: SweepConfig, resources: RunResources, full_run_seconds: float) -> Iterator[str]:
+    """The stages with runs, hours, share and cost, and what to change where the search comes off badly."""
+    expected = forecast(space, resources, full_run_seconds)
+    if expected is None:
+        yield "no trial would come to its last epoch within this budget"
+        return
+    rate = Rate(resources.gpus, space.resources.price_per_gpu_hour)
+    for stage, each in expected.by_stage.items():
+        share = each.work_hours / expected.work_hours if expected.work_hours else 0.0
+        yield f"  {stage:<13}{_runs_told(expected, stage):<52}{duration(each.hours):>9}{share:>6.0%}"
+    cost = rate.of(3600 * expected.work_hours)
+    told = ", ".join(f"{value:,.3g} {'GPU-hours' if 'gpu' in name else 'of money'}" for name, value in cost.items())
+    limits = [f"{getattr(space.search.budget, name):g} {name.replace('gpu_hours', 'GPU-hours')}" for name in LIMITS
+              if getattr(space.search.budget, name) is not None]  # fmt: skip
+    yield (
+        f"  {'in all':<65}{duration(expected.hours):>9}"
+        + (f", {told}" if told else "")
+        + (f", of a budget of {' and '.join(limits)}" if limits else "")
+    )
+    yield from _advice(space, resources, full_run_seconds, expected)
+
+
+def _runs_told(expected: Forecast, stage: str) -> str:
+    runs = expected.by_stage[stage].runs
+    if stage == "search":
+        whole = f" of {expected.asked}" if runs < expected.asked else ""
+        return f"about {runs}{whole} trials, {expected.finished} of them to their end"
+    if stage == "confirmation" and runs:
+        fewer = f" of {expected.asked_seeds}" if expected.seeds < expected.asked_seeds else ""
+        return f"{counted(runs, 'run')}, {expected.seeds}{fewer} seeds"
+    return counted(runs, "run")
+
+
+def _advice(space: SweepConfig, resources: RunResources, full_run_seconds: float, expected: Forecast) -> Iterator[str]:
+    budget = space.search.budget
+    thin = expected.cut and (expected.search_share < 0.5 or expected.trials < min(FEW_TRIALS, space.search.trials))
+    if thin:
+        yield (
+            f"warning: the search gets {expected.search_share:.0%} of the work and about {expected.trials} of "
+            f"{space.search.trials} trials. What would give it more:"
+        )
+        for lines, changed in _changes(space):
+            better = forecast(changed, resources, full_run_seconds)
+            if better is not None and better.trials > expected.trials:
+                yield f"  {lines}    # about {better.trials} trials, {better.seeds} seeds"
+    elif not expected.cut and budget.hours and expected.hours < 0.8 * budget.hours:
+        spare = budget.hours - expected.hours
+        more = int(space.search.trials * (1 + spare / max(expected.by_stage["search"].hours, 1e-9)))
+        yield f"the budget holds more: search.trials: {_two_digits(more)} would use its other {duration(spare)}"
+
+
+def _two_digits(number: int) -> int:
+    step = 10 ** max(0, len(str(number)) - 2)
+    return number // step * step
+
+
+def _changes(space: SweepConfig) -> Iterator[tuple[str, SweepConfig]]:
+    """Changes of the file that give the search more trials, as lines of YAML."""
+    search = space.search
+    for part in (2, 4):
+        epochs = space.search_epochs // part
+        if epochs < 4:
+            continue
+        every = shortened(space.trial, epochs=epochs).evaluation.every
+        grace = max(every, round(search.scheduler.grace_epochs / part / every) * every)
+        scheduler = search.scheduler.model_copy(update={"grace_epochs": grace})
+        update = {"schedule": SearchScheduleSettings(epochs=epochs), "scheduler": scheduler}
+        yield (
+            f"search.schedule: {{epochs: {epochs}}}, search.scheduler.grace_epochs: {grace}",
+            space.model_copy(update={"search": search.model_copy(update=update)}),
+        )
+    for name in LIMITS:
+        total = getattr(search.budget, name)
+        if total is not None:
+            budget = search.budget.model_copy(update={name: 2 * total})
+            changed = space.model_copy(update={"search": search.model_copy(update={"budget": budget})})
+            yield f"search.budget.{name}: {2 * total:g}", changed
+
+
+def print_plan(
+    console: Console,
+    space: SweepConfig,
+    address: str | None = None,
+    storage: str | None = None,
+    assumed: Assumed | None = None,
+) -> None:
+    """Check everything and print what the sweep would do.
+
+    Raises:
+        ConfigError, DataError, TrackingError: whatever would stop it at its start, or a budget that cannot hold it.
+    """
     began = time.monotonic()
     place = usable_storage(storage)
-    resources = planned_resources(space, address, space.search.max_concurrent)
+    resources = planned_resources(space, address, space.search.max_concurrent, assumed)
     check_warm_starts(space)
-    plan = make_plan(space)
+    run = full_run(space, assumed)
     check_store(space.tracking.uri, space.name)
+    check_holds(space, resources, run)
+    console.print(_space_table(space))
+    scheduler = space.search.scheduler
+    where = "the assumed machine" if assumed else address or "this machine"
+    cheaper = work_of(space, "search") / len(space.validation.use)
+    for line in (
+        f"{space.search.trials} trials of at most {space.search_epochs} epochs, {space.search.sampler.name} and "
+        f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)",
+        f"a run learns from {run.told}",
+        f"a full-length run takes {duration(run.seconds / 3600)}"
+        + (f", a trial {duration(cheaper * run.seconds / 3600)} at most" if cheaper < 1 else "")
+        + f"; a run gets {counted(resources.cpus, 'CPU core')} and {counted(resources.gpus, 'GPU')}; "
+        f"{resources.concurrent} at a time on {where}",
+        *plan_lines(space, resources, run.seconds),
+        f"tracking: {redact(space.tracking.uri)} can be used"
+        + (f"; {place} can be written from here" if place else ""),
+        f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
+    ):
+        console.print(line, style="yellow" if line.startswith("warning") else None, soft_wrap=True)
+
+
+def _space_table(space: SweepConfig) -> Table:
     table = Table(title=f"{space.name}: the space", title_justify="left")
     for column in ("dimension", "range", "start"):
         table.add_column(column)
@@ -143,39 +323,6 @@ def print_plan(console: Console, space: SweepConfig, address: str | None = None,
     for path, dimension in space.search.space.items():
         kind, arguments = next(iter(dimension.model_dump().items()))
         condition = space.search.conditions.get(path)
-        table.add_row(
-            path, f"{kind} {arguments}" + (f" if {condition}" if condition else ""), setting(start.get(path, "-"))
-        )
-    console.print(table)
-    scheduler = space.search.scheduler
-    for line in (
-        f"{plan.trials} trials of at most {space.search_epochs} epochs, {space.search.sampler.name} and "
-        f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)",
-        f"{plan.selection_runs} selection runs and {plan.confirmation_runs} confirmation runs follow",
-        f"a trial learns from {plan.fit_images} images of {plan.fit_classes} classes, {plan.batches_per_epoch} batches "
-        "an epoch",
-        f"at most {plan.epochs_at_most} epochs; {plan.seconds_per_epoch:.2f} s an epoch on this machine ({plan.device}), "
-        f"evaluation aside: at most {duration(plan.hours_at_most)} of one {'GPU' if resources.gpus else 'core'}",
-        f"resources: a run gets {counted(resources.cpus, 'CPU core')} and {counted(resources.gpus, 'GPU')}; "
-        f"{resources.concurrent} at a time on {address or 'this machine'}: at most "
-        f"{duration(plan.hours_at_most / resources.concurrent)}",
-        f"tracking: {redact(space.tracking.uri)} can be used"
-        + (f"; {place} can be written from here" if place else ""),
-        f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
-    ):
-        console.print(line)
-
-
-def planned_resources(file: TrialFile, address: str | None, max_concurrent: int | str) -> RunResources:
-    """What one run would get here, or on a cluster, which is only asked.
-
-    Raises:
-        ConfigError: nothing there can hold a run; CtxtuneError: there is no cluster at the address.
-    """
-    address = cluster_address(address)
-    if address is None:
-        gpus = float(torch.cuda.device_count())
-        here = NodeKind("this machine", float(len(os.sched_getaffinity(0))), gpus, 1)
-        return resources_on([here], True, file.resources, max_concurrent)
-    with running_ray(address):
-        return run_resources(file.resources, max_concurrent)
+        text = f"{kind} {arguments}" + (f" if {condition}" if condition else "")
+        table.add_row(path, text, setting(start.get(path, "-")))
+    return table

@@ -1,6 +1,6 @@
 """The three stages of a sweep as lists of runs: search, selection, confirmation (DESIGN section 5)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,14 @@ from ctxtune.config import SweepConfig, TrialSettings, resolve_trial, stage_seed
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.results.ranking import best, ranked
 from ctxtune.results.runs import START, Stage
+from ctxtune.tuning.estimates import fold_count
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.sampler import Sampler
 
+LIMITS = ("hours", "gpu_hours")
+"""The limits of a budget, which are also the reasons of a search that one of them ended."""
 MOST_UNRESOLVABLE = 20
 """So many suggestions in a row that no run can take are one too many."""
 
@@ -78,40 +81,43 @@ def best_trial(space: SweepConfig, journal: Journal) -> RunRecord | None:
     return best(journal.completed("search"), space.search.objective.all)
 
 
-def candidates(space: SweepConfig, journal: Journal) -> dict[str, RunRecord]:
-    """The configurations that selection scores again: the best full-length trials, and the start point, by arm."""
-    wanted = space.select.top if space.select else 1
-    chosen: dict[str, RunRecord] = {}
-    seen: set[str] = set()
-    for run in ranked(journal.completed("search"), space.search.objective.all):
-        configuration = run.spec.trial.hash()
-        if configuration not in seen and len(chosen) < wanted:
-            seen.add(configuration)
-            chosen[run.key] = run
-    return chosen
+def arm_count(space: SweepConfig) -> int:
+    """How many configurations selection scores again, at most: the best trials, and the start."""
+    return space.select.top + 1 if space.select else 0
 
 
-def selection_specs(space: SweepConfig, journal: Journal) -> Iterator[RunSpec]:
-    """Each candidate and the start point on every fold with fresh seeds, at full length."""
+def blocks(space: SweepConfig) -> list[tuple[int, int]]:
+    """Seed and fold of each block that selection scores a configuration on, in this order."""
     if space.select is None:
-        return
-    arms = {key: configuration(space, journal, key) for key in candidates(space, journal)}
-    start_point, start_trial = start_configuration(space)
-    if start_trial.hash() not in {trial.hash() for _, trial in arms.values()}:
-        arms[START] = (start_point, start_trial)
+        return []
     folds = range(fold_count(space)) if space.select.folds == "all" else space.select.folds
-    for seed_index in range(space.select.seeds):
-        for fold in folds:
-            for arm, (point, trial) in arms.items():
-                key = f"selection-{arm}-fold{fold}-seed{seed_index}"
-                if not _ended(journal, key):
-                    yield _spec(
-                        space, "selection", key, arm=arm, point=point, trial=trial, folds=(fold,), seed_index=seed_index
-                    )
+    return [(seed_index, fold) for seed_index in range(space.select.seeds) for fold in folds]
+
+
+def candidates(space: SweepConfig, journal: Journal) -> list[str]:
+    """The arms of the selection, the most promising first: the best full-length trials, and the start if not among them."""
+    wanted = space.select.top if space.select else 1
+    arms: dict[str, str] = {}
+    for run in ranked(journal.completed("search"), space.search.objective.all):
+        if len(arms) < wanted:
+            arms.setdefault(configuration(space, journal, run.key)[1].hash(), run.key)
+    arms.setdefault(start_configuration(space)[1].hash(), START)
+    return list(arms.values())
+
+
+def selection_specs(space: SweepConfig, journal: Journal, arms: Sequence[str], block_count: int) -> list[RunSpec]:
+    """Arms on the first blocks (fold and fresh seed), at full length; without the runs that have ended."""
+    configurations = {arm: configuration(space, journal, arm) for arm in arms}
+    return [
+        _spec(space, "selection", key, arm=arm, point=point, trial=trial, folds=(fold,), seed_index=seed_index)
+        for seed_index, fold in blocks(space)[:block_count]
+        for arm, (point, trial) in configurations.items()
+        if not _ended(journal, key := f"selection-{arm}-fold{fold}-seed{seed_index}")
+    ]
 
 
 def selection_scores(space: SweepConfig, journal: Journal) -> dict[str, list[float]]:
-    """The selection scores of each arm that finished all its runs."""
+    """The selection scores of each arm that finished all its runs; arms that fell behind have fewer than the others."""
     metric = space.search.objective.metric
     scores: dict[str, list[float]] = {}
     incomplete: set[str] = set()
@@ -124,37 +130,55 @@ def selection_scores(space: SweepConfig, journal: Journal) -> dict[str, list[flo
     return {arm: values for arm, values in scores.items() if arm not in incomplete}
 
 
+def standings(space: SweepConfig, journal: Journal) -> list[str]:
+    """The arms that are still in the selection's race, the best first: of those with the most blocks, by their mean."""
+    scores = selection_scores(space, journal)
+    most = max(map(len, scores.values()), default=0)
+    sign = 1 if space.search.objective.mode == "max" else -1
+    leading = [arm for arm, values in scores.items() if len(values) == most]
+    return sorted(leading, key=lambda arm: -sign * float(np.mean(scores[arm])))
+
+
 def select(space: SweepConfig, journal: Journal) -> str:
     """The arm to confirm: best mean in selection; without selection the best trial.
 
     Raises:
         CtxtuneError: neither a selection run nor a trial came to its end.
     """
-    scores = selection_scores(space, journal)
-    if scores:
-        sign = 1 if space.search.objective.mode == "max" else -1
-        return max(scores, key=lambda arm: sign * float(np.mean(scores[arm])))
+    leading = standings(space, journal)
+    if leading:
+        return leading[0]
     found = best_trial(space, journal)
     if found is None:
         raise CtxtuneError("no trial came to its last epoch: there is nothing to select from")
     return found.key
 
 
-def confirmation_specs(space: SweepConfig, journal: Journal, chosen: str) -> Iterator[RunSpec]:
-    """The chosen configuration and the start point, on all train classes, over the same fresh seeds."""
+def nothing_but_the_start(space: SweepConfig, journal: Journal) -> bool:
+    """Whether the budget ended the search before any other configuration could show what it is worth."""
+    start, _ = start_configuration(space)
+    ended = journal.decisions.get("search_ended")
+    shown = (run for run in journal.stage("search") if run.state in ("completed", "pruned"))
+    return isinstance(ended, dict) and ended["reason"] in LIMITS and all(run.spec.point == start for run in shown)
+
+
+def confirmation_specs(space: SweepConfig, journal: Journal, chosen: str, seeds: int) -> list[RunSpec]:
+    """The chosen configuration and the start point, on all train classes, over the same fresh seeds; without what has ended."""
+    arms = {arm: configuration(space, journal, arm) for arm in confirmed_arms(space, journal, chosen)}
+    return [
+        _spec(space, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index)
+        for seed_index in range(seeds)
+        for arm, (point, trial) in arms.items()
+        if not _ended(journal, key := f"confirmation-{arm}-seed{seed_index}")
+    ]
+
+
+def confirmed_arms(space: SweepConfig, journal: Journal, chosen: str) -> list[str]:
+    """The chosen configuration, and the start where it is asked for and another one."""
     if space.confirm is None:
-        return
-    start_point, start_trial = start_configuration(space)
-    arms = {chosen: configuration(space, journal, chosen)}
-    if START in space.confirm.also and arms[chosen][1].hash() != start_trial.hash():
-        arms[START] = (start_point, start_trial)
-    for seed_index in range(space.confirm.seeds):
-        for arm, (point, trial) in arms.items():
-            key = f"confirmation-{arm}-seed{seed_index}"
-            if not _ended(journal, key):
-                yield _spec(
-                    space, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index
-                )
+        return []
+    same = configuration(space, journal, chosen)[1].hash() == start_configuration(space)[1].hash()
+    return [chosen] if same or START not in space.confirm.also else [chosen, START]
 
 
 def configuration(space: SweepConfig, journal: Journal, arm: str) -> tuple[dict[str, object], TrialSettings]:
@@ -169,17 +193,6 @@ def start_configuration(space: SweepConfig) -> tuple[dict[str, object], TrialSet
     """The first start point, unaltered; without one the trial of the file as it stands."""
     point = next(iter(start_points(space).values()), None)
     return (point, resolve_trial(space, point)) if point is not None else ({}, space.trial)
-
-
-def fold_count(space: SweepConfig) -> int:
-    """How many folds the validation scheme has."""
-    return 1 if space.validation.scheme == "class_holdout" else space.validation.folds
-
-
-def fit_share(space: SweepConfig) -> float:
-    """The share of the train classes that a trial learns from."""
-    validation = space.validation
-    return 1 - (validation.fraction if validation.scheme == "class_holdout" else 1 / validation.folds)
 
 
 def _ended(journal: Journal, key: str) -> bool:

@@ -1,31 +1,26 @@
 """A sweep from start to end: check, search, select, confirm, write down."""
 
-from functools import partial
 from pathlib import Path
 
-from ctxtune.config import SweepConfig
-from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.config import SweepConfig, TrialSettings
 from ctxtune.results.note import sweep_note
 from ctxtune.results.summary import sweep_metrics, sweep_summary
 from ctxtune.results.sweep import SweepResults
+from ctxtune.text import duration
 from ctxtune.tracking import flatten
-from ctxtune.tuning import stages
+from ctxtune.training.features_ahead import Side
 from ctxtune.tuning.backend.checkpoints import state_file
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import Connection
-from ctxtune.tuning.backend.runner import run_stage
-from ctxtune.tuning.backend.scheduler import RungScheduler, build_scheduler
-from ctxtune.tuning.budget import Budget
-from ctxtune.tuning.callbacks import Watcher, end_stage, identity, interrupts, tell_link, with_precision
+from ctxtune.tuning.backend.runner import RayExecutor
+from ctxtune.tuning.callbacks import Watcher, identity, interrupts, tell_link, with_precision
 from ctxtune.tuning.features import features_ahead
-from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.pipeline import run_stages
+from ctxtune.tuning.plan import plan_lines
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder, UnreadableCheckpoint, sweep_folder
-from ctxtune.tuning.search.multi_objective import SeveralObjectives
-from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
-from ctxtune.tuning.stages import start_configuration
-from ctxtune.tuning.startup import checked_place, opened, recorded_weights
+from ctxtune.tuning.startup import Place, checked_place, opened, recorded_weights
 from ctxtune.tuning.summary_files import best_file
 from ctxtune.tuning.sweep_results import results_of
 from ctxtune.yaml_text import write_yaml
@@ -75,99 +70,32 @@ def run_sweep(
         )
         _start_tracking(space, recorder, connection, resume=resume)
         with interrupts(recorder, watcher):
-            _run_stages(space, recorder, connection, watcher, alone=place.address is None)
+            run_stages(
+                space,
+                recorder,
+                RayExecutor(connection.storage, connection.resources),
+                watcher,
+                on_measured=lambda seconds: _tell_plan(space, connection.resources, seconds, watcher),
+                prepare=lambda trial, side: _prepare(trial, side, place, connection, recorder, watcher),
+            )
         result = results_of(space, journal, ended=True)
         _write(space, recorder, folder, result, parts.missing)
         tell_link(space, parts.tracker, f"Trials by {objective}", watcher)
         return result
 
 
-def _run_stages(
-    space: SweepConfig, recorder: Recorder, connection: Connection, watcher: Watcher, *, alone: bool
+def _prepare(
+    trial: TrialSettings, side: Side, place: Place, connection: Connection, recorder: Recorder, watcher: Watcher
 ) -> None:
-    """Search, select, confirm. `alone`: on this machine, where features are computed before a stage."""
-    resources, storage = connection.resources, connection.storage
-    if alone:
-        features_ahead(start_configuration(space)[1], "train", resources, recorder, watcher)
-    if "chosen" not in recorder.journal.decisions:
-        _search(space, recorder, resources, storage, watcher)
-        selection = list(stages.selection_specs(space, recorder.journal))
-        if selection:
-            watcher.on_stage(recorder, "selection", len(selection))
-            run_stage(
-                "selection",
-                partial(stages.next_of, selection, recorder),
-                recorder,
-                storage=storage,
-                resources=resources,
-            )
-            end_stage(recorder)
-        chosen = stages.select(space, recorder.journal)
-        recorder.journal.decided("chosen", chosen)
-    _fix_confirmation(space, recorder.journal)
-    confirmation = list(stages.confirmation_specs(space, recorder.journal, recorder.journal.decisions["chosen"]))
-    if confirmation:
-        if alone:
-            features_ahead(confirmation[0].trial, "test", resources, recorder, watcher)
-        watcher.on_stage(recorder, "confirmation", len(confirmation))
-        run_stage(
-            "confirmation",
-            partial(stages.next_of, confirmation, recorder),
-            recorder,
-            storage=storage,
-            resources=resources,
-        )
-        end_stage(recorder)
+    """On this machine features are computed before a stage; on a cluster the first run of each node computes them."""
+    if place.address is None:
+        features_ahead(trial, side, connection.resources, recorder, watcher)
 
 
-def _fix_confirmation(space: SweepConfig, journal: Journal) -> None:
-    """What confirms the chosen configuration is settled before a test score is known.
-
-    Raises:
-        ConfigError: a resumed sweep asks for another confirmation than the one that has begun.
-    """
-    if space.confirm is None:
-        return
-    asked = space.confirm.model_dump(mode="json")
-    if "confirm" not in journal.decisions:
-        journal.decided("confirm", asked)
-    begun = journal.decisions["confirm"]
-    if asked != begun:
-        raise ConfigError(
-            f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
-            "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"
-        )
-
-
-def _search(space: SweepConfig, recorder: Recorder, resources: RunResources, storage: str, watcher: Watcher) -> None:
-    earlier = recorder.journal.stage("search")
-    if "search_ended" in recorder.journal.decisions:
-        return
-    sampler = Sampler(space)
-    sampler.replay(earlier, space.search.objective.metric)
-    scheduler = build_scheduler(space)
-    recorder.sampler = SeveralObjectives(space, recorder.journal, sampler) if space.search.objective.beside else sampler
-    if isinstance(scheduler, RungScheduler):
-        for key in scheduler.replay(earlier):
-            recorder.finish(key)
-    budget = Budget(space, recorder, resources)
-    watcher.on_stage(recorder, "search", space.search.trials)
-    run_stage(
-        "search",
-        partial(stages.next_trial, space, recorder, sampler),
-        recorder,
-        storage=storage,
-        resources=resources,
-        scheduler=scheduler,
-        check_budget=budget.check,
-    )
-    if recorder.stop and not recorder.stop.resumable:
-        watcher.on_note(recorder.stop.message)
-    end_stage(recorder)
-    if stages.best_trial(space, recorder.journal) is None:
-        reasons = {run.reason.splitlines()[0] for run in recorder.journal.stage("search") if run.state == "failed"}
-        raise CtxtuneError(f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}")
-    recorder.journal.decided("search_ended", True)
+def _tell_plan(space: SweepConfig, resources: RunResources, seconds: float, watcher: Watcher) -> None:
+    watcher.on_note(f"a full-length run takes {duration(seconds / 3600)} here; what this comes to:")
+    for line in plan_lines(space, resources, seconds):
+        watcher.on_note(line)
 
 
 def _start_tracking(space: SweepConfig, recorder: Recorder, connection: Connection, *, resume: bool) -> None:

@@ -11,7 +11,7 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.sampler import Sampler
-from ctxtune.tuning.stages import next_trial
+from ctxtune.tuning.stages import blocks, candidates, next_trial, selection_specs
 
 
 class Silent:
@@ -33,3 +33,8 @@ def trials(space: SweepConfig, journal: Journal, sampler: Sampler) -> Iterator[R
 def cell_trials(ablation: Ablation, journal: Journal, searches: Searches) -> Iterator[RunSpec]:
     recorder = silent_recorder(journal, ablation.compare.metric)
     return iter(partial(next_cell_trial, ablation, recorder, searches), None)
+
+
+def whole_selection(space: SweepConfig, journal: Journal) -> list[RunSpec]:
+    """All candidates on all blocks."""
+    return selection_specs(space, journal, candidates(space, journal), len(blocks(space)))

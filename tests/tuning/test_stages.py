@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +14,9 @@ from ctxtune.config import load_trial_file, resolve_trial
 from ctxtune.errors import RunFailed
 from ctxtune.results.note import sweep_note
 from ctxtune.results.ranking import pareto_front
-from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.devices import run_device
-from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.display import print_results
 from ctxtune.tuning.record.journal import Journal
-from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import sweep_folder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import TrialFailure, TrialReport
@@ -30,11 +26,10 @@ from ctxtune.tuning.stages import (
     candidates,
     confirmation_specs,
     select,
-    selection_specs,
 )
 from ctxtune.tuning.summary_files import best_file
 from ctxtune.tuning.sweep_results import results_of
-from tests.helpers.runs import silent_recorder, trials
+from tests.helpers.runs import silent_recorder, trials, whole_selection
 from tests.helpers.search_spaces import METRIC, space_of
 
 
@@ -63,13 +58,13 @@ def journal(tmp_path, space) -> Journal:
 
 
 def score_selection(space, journal, values: dict[str, float]) -> None:
-    for spec in list(selection_specs(space, journal)):
+    for spec in whole_selection(space, journal):
         finish(journal, spec, 9, {METRIC: values[spec.arm] + 0.01 * spec.folds[0]})
 
 
 def test_only_full_length_trials_are_candidates_and_the_start_is_always_scored_beside_them(space, journal):
-    assert list(candidates(space, journal)) == ["trial-0003", "trial-0005"]
-    specs = list(selection_specs(space, journal))
+    assert candidates(space, journal) == ["trial-0003", "trial-0005", START]
+    specs = whole_selection(space, journal)
     assert {spec.arm for spec in specs} == {"trial-0003", "trial-0005", START}
     assert {(spec.arm, spec.folds) for spec in specs} == {
         (arm, (fold,)) for arm in ("trial-0003", "trial-0005", START) for fold in (1, 2)
@@ -84,7 +79,7 @@ def test_selection_overrules_a_lucky_winner(space, journal):
 
 
 def test_an_arm_with_a_failed_selection_run_is_not_chosen(space, journal):
-    for spec in list(selection_specs(space, journal)):
+    for spec in whole_selection(space, journal):
         if spec.arm == "trial-0005" and spec.folds == (2,):
             journal.asked(spec)
             journal.ended(spec.key, "failed", "non_finite")
@@ -94,9 +89,9 @@ def test_an_arm_with_a_failed_selection_run_is_not_chosen(space, journal):
 
 
 def test_what_has_ended_is_not_asked_for_again(space, journal):
-    first = next(selection_specs(space, journal))
+    first = whole_selection(space, journal)[0]
     finish(journal, first, 9, {METRIC: 0.5})
-    assert first.key not in {spec.key for spec in selection_specs(space, journal)}
+    assert first.key not in {spec.key for spec in whole_selection(space, journal)}
     assert next(trials(space, journal, Sampler(space)), None) is None
 
 
@@ -105,7 +100,7 @@ def test_the_outcome_holds_paired_differences_with_their_t_interval(space, journ
     journal.decided("chosen", select(space, journal))
     rng = np.random.default_rng(0)
     ours, start = {}, {}
-    for spec in list(confirmation_specs(space, journal, "trial-0003")):
+    for spec in confirmation_specs(space, journal, "trial-0003", 4):
         luck = 0.05 * spec.seed_index  # shared by both arms of a seed
         score = luck + (0.5 if spec.arm == "trial-0003" else 0.4) + 0.01 * rng.random()
         (ours if spec.arm == "trial-0003" else start)[spec.seed_index] = score
@@ -139,33 +134,6 @@ def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):
     assert yaml.safe_load(path.read_text())["name"] == "quick-best"
 
 
-def budgeted(space, journal, **budget) -> Recorder:
-    tree = space.model_dump(mode="json")
-    tree["search"]["budget"] = budget
-    space = type(space).model_validate(tree)
-    recorder = silent_recorder(journal, space.search.objective.metric)
-    Budget(space, recorder, RunResources(cpus=1, gpus=1, concurrent=2)).check()
-    return recorder
-
-
-def test_budgets_end_the_search_and_keep_what_confirmation_needs(space, journal):
-    # Six trials of 36 s: 0.06 GPU-hours spent. To come: 6 selection runs and 8 confirmations of 4/3: 0.167 more.
-    assert budgeted(space, journal, gpu_hours=0.2).stop.reason == "gpu_hours"
-    assert not budgeted(space, journal, gpu_hours=0.25).stop
-    # Wall time: half of that, two at a time.
-    assert budgeted(space, journal, hours=0.11).stop.reason == "hours"
-    assert not budgeted(space, journal, hours=0.125).stop
-
-
-def test_the_reserve_for_confirmation_knows_the_share_that_a_trial_learned_from(space, journal):
-    tree = space.model_dump(mode="json")
-    tree |= {"validation": {"scheme": "class_holdout", "fraction": 0.5}, "select": None}
-    halved = type(space).model_validate(tree)
-    # 0.06 GPU-hours spent, and eight confirmations of twice a trial: 0.16 more.
-    assert budgeted(halved, journal, gpu_hours=0.21).stop.reason == "gpu_hours"
-    assert not budgeted(halved, journal, gpu_hours=0.23).stop
-
-
 def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
     recorder = silent_recorder(journal, METRIC)
     before = journal.events
@@ -175,7 +143,7 @@ def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
 
 
 def test_a_machine_whose_gpu_cannot_be_used_stops_the_sweep_not_the_run(space, journal):
-    spec = next(iter(selection_specs(space, journal)))
+    spec = whole_selection(space, journal)[0]
     journal.asked(spec)
     recorder = silent_recorder(journal, METRIC)
     recorder.report(spec.key, TrialFailure(0, "no_gpu", "Ray counts a GPU on node-7"))
@@ -190,13 +158,6 @@ def test_a_run_that_was_given_a_gpu_never_computes_on_the_cpu_instead(monkeypatc
     with pytest.raises(RunFailed, match=r"PyTorch .* can use none there") as failed:
         run_device(0.5)
     assert failed.value.reason == "no_gpu"
-
-
-def test_patience_counts_trials_since_the_best(space, journal):
-    assert budgeted(space, journal, no_improvement_for=2).stop.reason == "no_improvement"
-    assert not budgeted(space, journal, no_improvement_for=3).stop
-    assert not budgeted(space, journal, no_improvement_for=2).stop.resumable
-    assert isinstance(journal.path, Path)
 
 
 def test_several_objectives_leave_a_pareto_front_and_its_best_by_the_first_is_chosen(tmp_path):
@@ -221,7 +182,7 @@ def test_several_objectives_leave_a_pareto_front_and_its_best_by_the_first_is_ch
     assert 0 < len(beaten) < 8
     front = {run.key for run in pareto_front(journal.stage("search"), space.search.objective.all)}
     assert front == {f"trial-{number:04d}" for number in set(range(8)) - beaten}
-    assert set(candidates(space, journal)) <= front
+    assert set(candidates(space, journal)) <= front | {START}
     chosen = select(space, journal)
     assert journal.runs[chosen].last(METRIC) == max(scores)
     journal.decided("chosen", chosen)

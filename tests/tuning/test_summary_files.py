@@ -12,9 +12,9 @@ from ctxtune.tuning.display import print_results
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.search.sampler import Sampler
-from ctxtune.tuning.stages import START, confirmation_specs, selection_specs
+from ctxtune.tuning.stages import START, confirmation_specs
 from ctxtune.tuning.sweep_results import results_of
-from tests.helpers.runs import trials
+from tests.helpers.runs import trials, whole_selection
 from tests.helpers.search_spaces import METRIC, space_of
 
 CHOSEN = "trial-0003"
@@ -43,11 +43,11 @@ def confirmed(tmp_path, *, failed=(), objective=METRIC, scores=None):
 
     for number, spec in enumerate(trials(space, journal, Sampler(space))):
         run(spec, {objective: 0.1 * number})
-    for spec in list(selection_specs(space, journal)):
+    for spec in whole_selection(space, journal):
         run(spec, {objective: 0.5 if spec.arm == CHOSEN else 0.3})
     journal.decided("chosen", CHOSEN)
     scores = scores or (lambda name, seed: STARTS[seed] + 0.05 + 0.003 * seed)
-    for spec in list(confirmation_specs(space, journal, CHOSEN)):
+    for spec in confirmation_specs(space, journal, CHOSEN, 4):
         own = spec.arm == CHOSEN
         values = {name: scores(name, spec.seed_index) if own else STARTS[spec.seed_index] for name in NAMES}
         run(spec, {f"test/{name}": value for name, value in values.items()})

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def run_stage(
     storage: Path | str,
     resources: RunResources,
     scheduler: FIFOScheduler | None = None,
-    check_budget: Callable[[], None] | None = None,
+    check_budget: Callable[[], object] | None = None,
     cache_dir: Path | None = None,
     trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
@@ -91,6 +92,33 @@ def run_stage(
     _settle(recorder)
 
 
+@dataclass(frozen=True)
+class RayExecutor:
+    """Runs stages on Ray Tune; see `ctxtune.tuning.pipeline.Executor`."""
+
+    storage: Path | str
+    resources: RunResources
+
+    def now(self) -> float:
+        """Seconds of a clock that nobody sets."""
+        return time.monotonic()
+
+    def run(
+        self,
+        stage: str,
+        next_run: Callable[[], RunSpec | None],
+        recorder: Recorder,
+        *,
+        scheduler: FIFOScheduler | None = None,
+        on_event: Callable[[], object] | None = None,
+    ) -> None:
+        """Run a stage; see `run_stage`."""
+        run_stage(
+            stage, next_run, recorder, storage=self.storage, resources=self.resources, scheduler=scheduler,
+            check_budget=on_event,
+        )  # fmt: skip
+
+
 def _unfinished(recorder: Recorder) -> list[RunRecord]:
     return [run for run in recorder.journal.runs.values() if run.state == "running"]
 
@@ -115,7 +143,7 @@ def _tune_config(searcher: Searcher, scheduler: FIFOScheduler | None, *, reuse: 
     )
 
 
-def _run_config(name: str, recorder: Recorder, storage: str, check_budget: Callable[[], None] | None) -> RunConfig:
+def _run_config(name: str, recorder: Recorder, storage: str, check_budget: Callable[[], object] | None) -> RunConfig:
     return RunConfig(
         name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{recorder.journal.events}",
         storage_path=storage,
@@ -210,7 +238,7 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
 class _RecorderStopper(_WithoutState, Stopper):
     """Stops the stage when the recorder says so."""
 
-    def __init__(self, recorder: Recorder, check_budget: Callable[[], None] | None) -> None:
+    def __init__(self, recorder: Recorder, check_budget: Callable[[], object] | None) -> None:
         self._recorder, self._check_budget = recorder, check_budget
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

@@ -66,17 +66,24 @@ class Ended(Settings):
     reason: str = ""
 
 
+class Resumed(Settings):
+    """A run that was killed in good order goes on, from its last checkpoint."""
+
+    event: Literal["resumed"] = "resumed"
+    key: str
+
+
 class Decided(Settings):
-    """A decision between stages, such as the chosen configuration: taken once, never again."""
+    """A decision between stages, such as the chosen configuration; a later one of the name takes its place."""
 
     event: Literal["decided"] = "decided"
     name: str
     value: Any
 
 
-Event: TypeAlias = Asked | Reported | Checkpointed | Ended | Decided
+Event: TypeAlias = Asked | Reported | Checkpointed | Ended | Resumed | Decided
 _LINE: TypeAdapter[Event | Format] = TypeAdapter(Annotated[Event | Format, Field(discriminator="event")])
-_KINDS = {"format", "asked", "reported", "checkpointed", "ended", "decided"}
+_KINDS = {"format", "asked", "reported", "checkpointed", "ended", "resumed", "decided"}
 
 
 class DamagedLine(Exception):

@@ -142,8 +142,12 @@ class Journal:
         """A run came to an end that resuming does not undo."""
         self._write(events.Ended(key=key, state=state, reason=reason))
 
+    def resumed(self, key: str) -> None:
+        """A run that was killed in good order goes on, from its last checkpoint."""
+        self._write(events.Resumed(key=key))
+
     def decided(self, name: str, value: Any) -> None:
-        """A decision between stages, such as the selected configuration: taken once, never again."""
+        """A decision between stages, such as the selected configuration; a later one of the name takes its place."""
         self._write(events.Decided(name=name, value=value))
 
     def stage(self, stage: str) -> list[RunRecord]:
@@ -272,7 +276,9 @@ class Journal:
             self._apply_to(self.runs[event.key], event)
         self.events += 1
 
-    def _apply_to(self, run: RunRecord, event: events.Reported | events.Checkpointed | events.Ended) -> None:
+    def _apply_to(
+        self, run: RunRecord, event: events.Reported | events.Checkpointed | events.Ended | events.Resumed
+    ) -> None:
         if isinstance(event, events.Reported):
             metrics = dict(event.metrics)
             run.reports.append(TrialReport(int(metrics.pop(EPOCH)), metrics))
@@ -280,6 +286,9 @@ class Journal:
         elif isinstance(event, events.Checkpointed):
             run.checkpoints.append(event.path)
             run.folders.add(event.path.rpartition("/")[0])
+        elif isinstance(event, events.Resumed):
+            run.state, run.reason = "running", ""
+            self.ended_runs -= 1
         else:
             run.state, run.reason = event.state, event.reason
             self.ended_runs += 1

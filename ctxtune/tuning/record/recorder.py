@@ -148,6 +148,10 @@ class Recorder:
         self._count_failures(state, reason)
         self._changed(key)
 
+    def decide(self, name: str, value: Any) -> None:
+        """Write down what is settled from now on."""
+        self._guard(lambda: self.journal.decided(name, value))
+
     def tracked(self, key: str) -> str:
         """The key of a run in tracking: unique among all sweeps of the experiment."""
         return f"{self.sweep_id}/{key}"

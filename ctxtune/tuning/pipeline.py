@@ -1,0 +1,267 @@
+"""The course of a sweep over any executor: search, selection, confirmation. What each is given is settled before it begins.
+
+Every decision stands in the journal before the runs that follow from it: a sweep that was killed repeats it when it goes on.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from ctxtune.config import SweepConfig, TrialSettings
+from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.text import counted
+from ctxtune.training.features_ahead import Side
+from ctxtune.tuning import stages
+from ctxtune.tuning.backend.cluster import RunResources
+from ctxtune.tuning.backend.scheduler import RungScheduler, build_scheduler
+from ctxtune.tuning.budget import Budget
+from ctxtune.tuning.callbacks import Watcher, end_stage
+from ctxtune.tuning.race import Round, new_runs
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.search.multi_objective import SeveralObjectives
+from ctxtune.tuning.search.sampler import Sampler
+
+SEARCH_ENDED, SELECTION, CHOSEN, CONFIRMATION = "search_ended", "selection", "chosen", "confirmation"
+"""Decisions in the journal."""
+
+
+class Executor(Protocol):
+    """Who runs what a stage asks for: Ray, or a simulation."""
+
+    @property
+    def resources(self) -> RunResources:
+        """What one run gets, and how many run at a time."""
+
+    def now(self) -> float:
+        """Seconds, from any beginning."""
+
+    def run(
+        self,
+        stage: str,
+        next_run: Callable[[], RunSpec | None],
+        recorder: Recorder,
+        *,
+        scheduler: Any = None,
+        on_event: Callable[[], object] | None = None,
+    ) -> None:
+        """Run what `next_run` says until it says None or the recorder says stop.
+
+        Args:
+            scheduler: who stops runs early; None: nobody.
+            on_event: called at every event, and once a second at least.
+        """
+
+
+def run_stages(
+    space: SweepConfig,
+    recorder: Recorder,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    on_measured: Callable[[float], object] = lambda seconds: None,
+    prepare: Callable[[TrialSettings, Side], object] = lambda trial, side: None,
+) -> None:
+    """Search, select and confirm, or go on where an earlier process was.
+
+    Args:
+        on_measured: told once, where there is a budget, how many seconds a full-length run takes.
+        prepare: called before the runs of the train classes, and before those that score the test classes.
+
+    Raises:
+        ConfigError: a resumed sweep asks for another confirmation than the one that has begun.
+        CtxtuneError: no trial came to its last epoch.
+        SweepStopped: it was interrupted, its budget cannot hold it, the disk is full, or too many runs failed in a row.
+    """
+    journal = recorder.journal
+    budget = Budget(space, recorder, executor.resources, executor.now, on_measured)
+    reopen_search(space, recorder)
+    prepare(stages.start_configuration(space)[1], "train")
+    if not journal.decisions.get(SEARCH_ENDED):
+        _search(space, recorder, executor, budget, watcher)
+    if journal.decisions.get(CHOSEN) is None:
+        _select(space, recorder, executor, budget, watcher)
+    _confirm(space, recorder, executor, budget, watcher, prepare)
+
+
+def reopen_search(space: SweepConfig, recorder: Recorder) -> None:
+    """Go on with a search that its budget ended, where the file now allows more and no confirmation has begun.
+
+    Trials that the budget killed go on from their checkpoints.
+    """
+    journal = recorder.journal
+    ended = journal.decisions.get(SEARCH_ENDED)
+    if not isinstance(ended, dict) or CONFIRMATION in journal.decisions or journal.stage("confirmation"):
+        return
+    budget = space.search.budget
+    more = ended["reason"] in stages.LIMITS and all(
+        now is None or (before is not None and now >= before)
+        for now, before in ((budget.hours, ended["hours"]), (budget.gpu_hours, ended["gpu_hours"]))
+    )
+    unchanged = (budget.hours, budget.gpu_hours, space.search.trials) == (
+        ended["hours"], ended["gpu_hours"], ended["trials"]
+    )  # fmt: skip
+    more_trials = not ended["reason"] and space.search.trials > ended["trials"]
+    if unchanged or not (more or more_trials):
+        return
+    journal.decided(SEARCH_ENDED, None)
+    journal.decided(CHOSEN, None)
+    journal.decided(SELECTION, None)
+    for run in journal.stage("search"):
+        if run.state == "killed" and run.reason in stages.LIMITS:
+            journal.resumed(run.key)
+
+
+def _search(space: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
+    journal, earlier = recorder.journal, recorder.journal.stage("search")
+    sampler = Sampler(space)
+    sampler.replay(earlier, space.search.objective.metric)
+    scheduler = build_scheduler(space)
+    recorder.sampler = SeveralObjectives(space, journal, sampler) if space.search.objective.beside else sampler
+    if isinstance(scheduler, RungScheduler):
+        for key in scheduler.replay(earlier):
+            recorder.finish(key)
+    watcher.on_stage(recorder, "search", space.search.trials)
+    next_run = partial(stages.next_trial, space, recorder, sampler)
+    budget.check_search()  # a process that died when the budget was spent has left nothing to start
+    executor.run("search", next_run, recorder, scheduler=scheduler, on_event=budget.check_search)
+    ended_by = "" if recorder.stop.resumable else recorder.stop.reason
+    if ended_by:
+        watcher.on_note(recorder.stop.message)
+    end_stage(recorder)
+    if stages.best_trial(space, journal) is None:
+        raise CtxtuneError(_nothing_completed(journal, budget, ended_by))
+    limits = space.search.budget
+    journal.decided(
+        SEARCH_ENDED,
+        {"reason": ended_by, "hours": limits.hours, "gpu_hours": limits.gpu_hours, "trials": space.search.trials},
+    )
+
+
+def _nothing_completed(journal: Journal, budget: Budget, ended_by: str) -> str:
+    reasons = {run.reason.splitlines()[0] for run in journal.stage("search") if run.state == "failed"}
+    text = f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}"
+    if ended_by in stages.LIMITS:
+        text += (
+            f"; the budget ended the search before. Go on with --resume --set search.budget.{ended_by}="
+            f"{budget.needed(ended_by):.1f} or more"
+        )
+    return text
+
+
+def _select(space: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
+    journal = recorder.journal
+    settled = _settled_selection(space, recorder, budget, watcher)
+    rounds = [Round(*each) for each in settled["rounds"]]
+    for number, each in enumerate(rounds):
+        racing = _racing(space, recorder, budget, watcher, settled, number)
+        specs = stages.selection_specs(space, journal, racing, each.blocks)
+        if specs:
+            watcher.on_stage(recorder, "selection", sum(new_runs(rounds)))
+            executor.run("selection", partial(stages.next_of, specs, recorder), recorder, on_event=budget.keep_time)
+            end_stage(recorder)
+    journal.decided(CHOSEN, stages.select(space, journal))
+
+
+def _racing(
+    space: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher, settled: dict[str, Any], number: int
+) -> list[str]:
+    """The arms of a round of the selection, settled before its runs; none where the race is over before."""
+    if number < len(settled["racing"]):
+        return list(settled["racing"][number])
+    journal, each = recorder.journal, Round(*settled["rounds"][number])
+    racing = (stages.standings(space, journal) if number else settled["arms"])[: each.arms]
+    runs = len(stages.selection_specs(space, journal, racing, each.blocks))
+    if number and len(racing) < 2:
+        racing = []
+    elif number and not budget.next_round_fits(runs):
+        racing = []
+        watcher.on_note(f"selection ends here: {counted(runs, 'more run')} would not fit in the budget")
+    settled["racing"].append(racing)
+    journal.decided(SELECTION, settled)
+    return racing
+
+
+def _settled_selection(space: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> dict[str, Any]:
+    """``arms`` and ``rounds`` of the selection, settled before any of its runs, and who is ``racing`` in those that have begun.
+
+    A sweep of an earlier version that was in its selection has all candidates on all blocks, as it began.
+    """
+    journal = recorder.journal
+    select = space.select.model_dump(mode="json") if space.select else None
+    settled: dict[str, Any] | None = journal.decisions.get(SELECTION)
+    if settled is not None and settled["select"] == select:
+        return settled
+    arms, blocks = (stages.candidates(space, journal), len(stages.blocks(space))) if space.select else ([], 0)
+    begun_before = SELECTION not in journal.decisions and bool(journal.stage("selection"))
+    rounds = (Round(len(arms), blocks),) if begun_before else budget.affordable_race(len(arms))
+    if space.select is None or stages.nothing_but_the_start(space, journal):
+        rounds = ()
+    settled = {
+        "select": select, "arms": arms, "rounds": [[each.arms, each.blocks] for each in rounds], "racing": [],
+    }  # fmt: skip
+    journal.decided(SELECTION, settled)
+    asked = len(arms) * blocks
+    if sum(new_runs(rounds)) < asked:
+        watcher.on_note(
+            f"selection: {sum(new_runs(rounds))} of {counted(asked, 'run')} fit in the budget{_told(rounds)}"
+        )
+    return settled
+
+
+def _told(rounds: tuple[Round, ...]) -> str:
+    if not rounds:
+        return "; the best trial is taken as it is"
+    return ": " + ", then ".join(f"{each.arms} candidates on {counted(each.blocks, 'block')}" for each in rounds)
+
+
+def _confirm(
+    space: SweepConfig,
+    recorder: Recorder,
+    executor: Executor,
+    budget: Budget,
+    watcher: Watcher,
+    prepare: Callable[[TrialSettings, Side], object],
+) -> None:
+    journal = recorder.journal
+    chosen = journal.decisions[CHOSEN]
+    seeds = _confirmation_seeds(space, journal, budget, watcher)
+    specs = stages.confirmation_specs(space, journal, chosen, seeds)
+    if specs:
+        prepare(specs[0].trial, "test")
+        watcher.on_stage(recorder, "confirmation", seeds * len(stages.confirmed_arms(space, journal, chosen)))
+        executor.run("confirmation", partial(stages.next_of, specs, recorder), recorder, on_event=budget.keep_time)
+        end_stage(recorder)
+
+
+def _confirmation_seeds(space: SweepConfig, journal: Journal, budget: Budget, watcher: Watcher) -> int:
+    """How many seeds confirm the chosen configuration: settled once, before a test score is known.
+
+    Raises:
+        ConfigError: a resumed sweep asks for another confirmation than the one that has begun.
+    """
+    if space.confirm is None:
+        return 0
+    asked = space.confirm.model_dump(mode="json")
+    begun = journal.decisions.get("confirm")
+    if begun is not None and asked != begun:
+        raise ConfigError(
+            f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
+            "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"
+        )
+    if CONFIRMATION in journal.decisions:
+        return int(journal.decisions[CONFIRMATION]["seeds"])
+    arms = stages.confirmed_arms(space, journal, journal.decisions[CHOSEN])
+    seeds = space.confirm.seeds if begun is not None else budget.affordable_seeds(len(arms))
+    if stages.nothing_but_the_start(space, journal):
+        seeds = 0
+        watcher.on_note("confirmation: none, since the budget ended the search before anything but the start had run")
+    elif seeds < space.confirm.seeds:
+        watcher.on_note(
+            f"confirmation: {seeds} of {counted(space.confirm.seeds, 'seed')} fit in the budget; this is settled before a "
+            "test score is known"
+        )
+    journal.decided("confirm", asked)
+    journal.decided(CONFIRMATION, {"seeds": seeds, "asked": space.confirm.seeds, "arms": arms})
+    return seeds

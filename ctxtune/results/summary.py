@@ -6,6 +6,7 @@ from dataclasses import asdict
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import GPU_HOURS, MONEY, hours_of, spent
 from ctxtune.results.sweep import SweepResults
+from ctxtune.results.wording import search_sentence
 from ctxtune.statistics import t_interval
 
 
@@ -53,6 +54,8 @@ def sweep_summary(results: SweepResults) -> dict[str, object]:
         "point": results.chosen_point,
         "start_point": results.start_point,
         "states": dict(Counter(run.state for run in results.trials)),
+        "search": search_sentence(results),
+        "conclusive": not results.nothing_searched,
         "epochs": list(results.epochs),
         "search_scores": {arm: [score, epoch] for arm, (score, epoch) in results.search_scores.items()},
         "selection": {arm: asdict(t_interval(scores)) for arm, scores in results.selection_with_start.items()},

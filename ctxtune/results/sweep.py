@@ -229,6 +229,18 @@ class SweepResults:
         return lost_runs(self.runs, ("selection", "confirmation"))
 
     @property
+    def ended_by_budget(self) -> bool:
+        """Whether hours or GPU-hours ended the search before all its trials were done."""
+        return any(run.state == "killed" and run.reason in ("hours", "gpu_hours") for run in self.trials)
+
+    @property
+    def nothing_searched(self) -> bool:
+        """Whether the budget ended the search before anything but the start could show what it is worth."""
+        start = self.start_trial
+        shown = (run for run in self.trials if run.state in ("completed", "pruned"))
+        return self.ended_by_budget and all(start is not None and run.key == start.key for run in shown)
+
+    @property
     def epochs(self) -> tuple[int, int]:
         """Epochs that the search trained, and those of all its trials at full length."""
         return sum(run.epoch for run in self.trials), self.design.search_epochs * len(self.trials)

@@ -13,11 +13,28 @@ from ctxtune.results.verdicts import CLEAR
 from ctxtune.text import counted
 
 
+def search_sentence(results: SweepResults) -> str:
+    """How many trials the search had, and what ended it."""
+    asked = results.design.search.trials
+    of = f" of {asked}" if asked > len(results.trials) or results.ended_by_budget else ""
+    ended = ": the budget ended the search" if results.ended_by_budget else ""
+    shown = sum(run.state in ("completed", "pruned") for run in results.trials)
+    number = shown if results.nothing_searched else len(results.trials)
+    nothing = "; nothing can be concluded" if results.nothing_searched else ""
+    return f"{number}{of} trials{ended}{nothing}."
+
+
 def confirmation_sentence(results: SweepResults) -> str:
     """What the test classes say of the chosen configuration against the start."""
     score = results.judged
+    if results.nothing_searched:
+        return search_sentence(results)
     if results.same:
-        return "The start configuration itself was chosen: the search found nothing better on validation."
+        finished = counted(sum(run.state == "completed" for run in results.trials), "trial")
+        return (
+            f"The start configuration itself was chosen: of {len(results.trials)} trials, {finished} to their end, none was "
+            "better on validation."
+        )
     if not results.confirmed:
         return "No confirmation is completed: nothing is known of the test classes."
     if score is None or not score.start:

@@ -72,6 +72,7 @@ def print_results(console: Console, results: SweepResults, files: dict[str, str]
     console.print(_validation_table(results))
     if results.confirmed:
         console.print(_test_table(results))
+    if results.confirmed or results.nothing_searched:
         console.print(confirmation_sentence(results), highlight=False)
     for sentence in lost_sentences(results.lost):
         console.print(sentence, style="yellow", highlight=False, markup=False)

@@ -14,4 +14,5 @@ def results_of(space: SweepConfig, journal: Journal, *, ended: bool) -> SweepRes
         runs=runs_of(journal),
         ended=ended,
         decided=journal.decisions.get("chosen"),
+        planned_seeds=(journal.decisions.get("confirmation") or {}).get("seeds"),
     )

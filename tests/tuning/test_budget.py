@@ -7,6 +7,9 @@ import pytest
 
 from ctxtune.config import load_search_space
 from ctxtune.errors import CtxtuneError
+from ctxtune.results.note import sweep_note
+from ctxtune.results.summary import sweep_summary
+from ctxtune.results.wording import confirmation_sentence
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.callbacks import SweepStopped
@@ -14,6 +17,7 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import START
+from ctxtune.tuning.sweep_results import results_of
 from tests.helpers.runs import silent_recorder, trials
 from tests.helpers.search_spaces import METRIC
 from tests.helpers.simulated import Killed, drive
@@ -177,6 +181,10 @@ def test_nothing_but_the_start_is_not_confirmed_with_seeds_of_its_own(repository
     assert not journal.stage("selection") and not journal.stage("confirmation")
     assert journal.decisions["chosen"] == "trial-0000"
     assert any("before anything but the start had run" in note for note in notes)
+    results = results_of(space, journal, ended=True)
+    words = "1 of 64 trials: the budget ended the search; nothing can be concluded."
+    assert confirmation_sentence(results) == sweep_summary(results)["search"] == words
+    assert words in sweep_note(results) and not sweep_summary(results)["conclusive"]
 
 
 @pytest.mark.parametrize("limit", ["hours", "gpu_hours"])

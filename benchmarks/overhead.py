@@ -158,7 +158,7 @@ def ours(
     with profiled(profile), waiting.counted():
         run_stage(
             "search", partial(stages.next_trial, space, recorder, sampling), recorder, storage=folder / "checkpoints",
-            resources=resources, check_budget=Budget(space, recorder, resources).check, trainable=trainable,
+            resources=resources, on_event=Budget(space, recorder, resources, time.monotonic).check_search, trainable=trainable,
         )  # fmt: skip
     pending = tracker.pending
     if not tracker.flush(600):

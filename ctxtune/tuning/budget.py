@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from ctxtune.config import SweepConfig
-from ctxtune.tuning import costs, stages
+from ctxtune.results import costs
+from ctxtune.tuning import stages
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.estimates import (
     FEWEST_SEEDS,

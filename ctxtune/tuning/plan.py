@@ -12,13 +12,13 @@ from ctxtune.config.fidelity import SearchScheduleSettings, shortened
 from ctxtune.data import load_dataset
 from ctxtune.data.official_counts import OFFICIAL_COUNTS
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
+from ctxtune.results.costs import Rate
 from ctxtune.results.formatting import setting
 from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import fold_splits
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import usable_storage
-from ctxtune.tuning.costs import Rate
 from ctxtune.tuning.estimates import Estimate, fit_share, too_little, work_of
 from ctxtune.tuning.search.warm_start import check_warm_starts
 from ctxtune.tuning.simulation import Simulated, plain_score, simulated_sweep

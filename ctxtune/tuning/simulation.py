@@ -12,11 +12,11 @@ from typing import Any, cast
 import numpy as np
 
 from ctxtune.config import SweepConfig
+from ctxtune.results.costs import Rate
 from ctxtune.tracking import Tracker
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.scheduler import RungScheduler
 from ctxtune.tuning.callbacks import Watcher
-from ctxtune.tuning.costs import Rate
 from ctxtune.tuning.estimates import work_of
 from ctxtune.tuning.pipeline import run_stages
 from ctxtune.tuning.record.journal import Journal

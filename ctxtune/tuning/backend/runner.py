@@ -46,7 +46,7 @@ def run_stage(
     storage: Path | str,
     resources: RunResources,
     scheduler: FIFOScheduler | None = None,
-    check_budget: Callable[[], object] | None = None,
+    on_event: Callable[[], object] | None = None,
     cache_dir: Path | None = None,
     trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
@@ -57,7 +57,7 @@ def run_stage(
         next_run: what to start next; asked for one at a time, as late as possible (a sampler learns in between).
         storage: where checkpoints lie: a folder or an fsspec address.
         scheduler: who stops runs early; None: nobody.
-        check_budget: called at every event; asks the recorder to stop where a budget is spent.
+        on_event: called at every event, to ask the recorder to stop where a budget is spent, say.
         cache_dir: where image caches live; None for the default.
         trainable: what Ray runs for each spec.
     """
@@ -82,7 +82,7 @@ def run_stage(
                 scheduler,
                 reuse=not together and attempt == 0,
             ),
-            run_config=_run_config(name, recorder, str(storage), check_budget),
+            run_config=_run_config(name, recorder, str(storage), on_event),
         )
         with _quiet(), thrifty_tune():
             tuner.fit()
@@ -115,7 +115,7 @@ class RayExecutor:
         """Run a stage; see `run_stage`."""
         run_stage(
             stage, next_run, recorder, storage=self.storage, resources=self.resources, scheduler=scheduler,
-            check_budget=on_event,
+            on_event=on_event,
         )  # fmt: skip
 
 
@@ -143,14 +143,14 @@ def _tune_config(searcher: Searcher, scheduler: FIFOScheduler | None, *, reuse: 
     )
 
 
-def _run_config(name: str, recorder: Recorder, storage: str, check_budget: Callable[[], object] | None) -> RunConfig:
+def _run_config(name: str, recorder: Recorder, storage: str, on_event: Callable[[], object] | None) -> RunConfig:
     return RunConfig(
         name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{recorder.journal.events}",
         storage_path=storage,
         callbacks=[_RecorderCallback(recorder), *silent_progress()],
         failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
         checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-        stop=_RecorderStopper(recorder, check_budget),
+        stop=_RecorderStopper(recorder, on_event),
         verbose=0,
     )
 
@@ -238,16 +238,16 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
 class _RecorderStopper(_WithoutState, Stopper):
     """Stops the stage when the recorder says so."""
 
-    def __init__(self, recorder: Recorder, check_budget: Callable[[], object] | None) -> None:
-        self._recorder, self._check_budget = recorder, check_budget
+    def __init__(self, recorder: Recorder, on_event: Callable[[], object] | None) -> None:
+        self._recorder, self._on_event = recorder, on_event
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         # A run that has told of its failure is not tried again, even if its process dies of the same.
         return tells_failure(result)
 
     def stop_all(self) -> bool:
-        if self._check_budget and not self._recorder.stop:
-            self._check_budget()
+        if self._on_event and not self._recorder.stop:
+            self._on_event()
         return bool(self._recorder.stop)
 
 

@@ -86,7 +86,7 @@ def _forbid_network() -> None:
             if ipaddress.ip_address(host).is_loopback:
                 return
             with socket.socket(getattr(connecting, "family", socket.AF_INET)) as probe:
-                probe.bind((host, 0))  # succeeds for addresses of this machine only
+                probe.bind((host, 0, *address[2:]))  # succeeds for addresses of this machine only
             own.add(host)
         except (ValueError, OSError):
             raise RuntimeError(f"a test connects to {host}: tests use no network") from None

@@ -27,9 +27,9 @@ from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import TrialFailure, TrialReport
 from ctxtune.tuning.search.sampler import Sampler
-from ctxtune.tuning.stages import START, confirmation_specs, selection_specs
+from ctxtune.tuning.stages import START, confirmation_specs
 from ctxtune.tuning.sweep_results import results_of as sweep_results_of
-from tests.helpers.runs import cell_trials, trials
+from tests.helpers.runs import cell_trials, trials, whole_selection
 from tests.helpers.search_spaces import space_of
 from tests.helpers.tracking import new_store
 
@@ -82,12 +82,12 @@ def record_sweep(
         recording.run(spec, score, epochs=3 if number == 4 else None, fails=number == 2)
     found = select(sweep_results_of(space, journal, ended=False))
     assert found is not None
-    for spec in list(selection_specs(space, journal)):
+    for spec in whole_selection(space, journal):
         recording.run(spec, {metric: float(generator.uniform(0.3, 0.5))}, fails=spec.key in lost)
     chosen = select(sweep_results_of(space, journal, ended=False))
     assert chosen is not None
     journal.decided("chosen", chosen)
-    for spec in list(confirmation_specs(space, journal, chosen)):
+    for spec in confirmation_specs(space, journal, chosen, space.confirm.seeds):
         gain = 0.0 if spec.arm == START else 0.03
         scores = {
             f"test/{name}": 0.4 + gain + float(generator.normal(0, 0.002)) for name in ("map_at_r", "recall_at_1")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from ctxtune.retrieval import score
+from tests.helpers.precision import reduced_products
 
 
 def naive_scores(queries, query_labels, gallery=None, gallery_labels=None):
@@ -265,14 +266,8 @@ def test_scale_and_layout_do_not_matter():
 def test_settings_of_training_do_not_matter():
     points, labels = clusters(300, 10, 64, 4.0)
     expected = score(points, labels)
-    precision = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert score(points, labels) == expected
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with reduced_products(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert score(points, labels) == expected
 
 
 POINTS = np.eye(4, dtype=np.float32)

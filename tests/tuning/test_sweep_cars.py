@@ -43,7 +43,14 @@ def audited(repository: Path, folder: Path, *overrides: str) -> tuple[Journal, s
     new_store(folder)
     (folder / "site").mkdir()
     (folder / "site/sitecustomize.py").write_text(AUDIT)
-    sets = [*SMALL_CARS, "search.max_concurrent=1", "search.trials=3", *overrides]
+    sets = [
+        *SMALL_CARS,
+        "search.max_concurrent=1",
+        "search.trials=3",
+        "search.scheduler.name=none",
+        "select.top=2",
+        *overrides,
+    ]
     variables = {
         "PYTHONPATH": f"{folder / 'site'}:{repository}",
         "CTXTUNE_TEST_AUDIT": str(folder / "opened"),

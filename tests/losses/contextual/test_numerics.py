@@ -11,6 +11,7 @@ from ctxtune.losses import ContextualLoss
 from ctxtune.losses.contextual import closed_form, cuda_graphs
 from tests.helpers.loss_strategies import BATCHES, OPTIONS, WEIGHTS, far_from_edges, least_outside
 from tests.helpers.losses import batch, relative, value_and_gradient
+from tests.helpers.precision import reduced_products
 
 
 class TestNumerics:
@@ -66,13 +67,8 @@ class TestNumerics:
     def test_reduced_precision_of_products_is_set_aside(self) -> None:
         embeddings, labels = batch(128, dim=256, dtype=torch.float32)
         plain = value_and_gradient(ContextualLoss(), embeddings, labels)
-        before = torch.get_float32_matmul_precision()
-        try:
-            torch.set_float32_matmul_precision("medium")
+        with reduced_products():
             reduced = value_and_gradient(ContextualLoss(), embeddings, labels)
-            assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
-        finally:
-            torch.set_float32_matmul_precision(before)
         torch.testing.assert_close(reduced, plain, rtol=0.0, atol=0.0)
 
     @pytest.mark.parametrize(

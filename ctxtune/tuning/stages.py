@@ -1,4 +1,4 @@
-"""The three stages of a sweep as lists of runs: search, selection, confirmation (DESIGN section 5)."""
+"""The three stages of a sweep as lists of runs: search, selection, confirmation."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -126,9 +126,15 @@ class CombinedLoss(BaseMetricLossFunction):
 
 
 def _terms_of(name: str, loss: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-    if isinstance(loss, (ContextualLoss, RoadmapLoss)):
+    if isinstance(loss, (ContextualLoss, RoadmapLoss)) and not _computes_otherwise(loss):
         total, terms = loss.weighted_terms(**inputs)
         return total, dict(terms)
     others = {key: value for key, value in inputs.items() if key not in ("embeddings", "labels")}
     total = loss(inputs["embeddings"], inputs["labels"], **others)
     return total, {name: total.detach()}
+
+
+def _computes_otherwise(loss: ContextualLoss | RoadmapLoss) -> bool:
+    """Whether a user's subclass computes its value in a method that `weighted_terms` does not call."""
+    ours = ContextualLoss if isinstance(loss, ContextualLoss) else RoadmapLoss
+    return any(getattr(type(loss), name) is not getattr(ours, name) for name in ("forward", "compute_loss"))

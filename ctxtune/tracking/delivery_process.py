@@ -4,6 +4,7 @@ Delivery is a process of its own so that neither MLflow's imports nor its reques
 """
 
 import json
+import shlex
 import signal
 import sys
 import threading
@@ -140,7 +141,7 @@ def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None]
         if refused:
             raise TrackingError(
                 f"{before - refused} events were delivered, {refused} are refused by {redact(target)}; "
-                f"see python -m ctxtune.tracking status {folder}"
+                f"see python -m ctxtune.tracking status {shlex.quote(str(folder))}"
             )
     spool.close()
     return before

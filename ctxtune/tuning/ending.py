@@ -63,10 +63,12 @@ class Ending:
             why = f" ({self.error})" if self.error else ""
             parts.append(
                 f"{counted(self.pending, 'tracking event')} are not delivered yet{why}; they are safe in {self.spool}; deliver "
-                f"them with: python -m ctxtune.tracking replay {spool}"
+                f"them with: python -m ctxtune.tracking replay {shlex.quote(str(spool))}"
             )
         if self.refused:
-            parts.append(f"What was refused, and why, says: python -m ctxtune.tracking status {spool}")
+            parts.append(
+                f"What was refused, and why, says: python -m ctxtune.tracking status {shlex.quote(str(spool))}"
+            )
         if self.doubtful:
             parts.append(
                 f"The server was asked for {counted(self.doubtful, 'run')} without an answer; should it make them a second "

@@ -15,6 +15,7 @@ from tests.helpers.losses import batch, training_loss
 
 OWN = """
 import torch
+from ctxtune.losses import ContextualLoss
 
 class Simple(torch.nn.Module):
     def __init__(self, scale, shift=0.5, norm=torch.nn.Identity()):
@@ -33,6 +34,10 @@ class WithProxies(torch.nn.Module):
     def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
         self.seen = indices_tuple, ref_emb, ref_labels
         return (embeddings - self.proxies[labels]).square().mean()
+
+class Doubled(ContextualLoss):
+    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+        return 2 * super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
 def no_class():
     pass
@@ -55,6 +60,13 @@ class TestOwnLoss:
         value, terms = training_loss(name="my_own_losses:Simple", scale=2.0, shift=0.0)(embeddings, labels)
         assert torch.isclose(value, 2.0 * embeddings.square().mean())
         assert torch.isclose(terms["loss_Simple"], value)
+
+    def test_a_subclass_of_ours_that_computes_otherwise_is_called(self) -> None:
+        embeddings, labels = batch(32)
+        ours, _ = training_loss(name="contextual")(embeddings, labels)
+        doubled, terms = training_loss(name="my_own_losses:Doubled", regularizer_weight=0.0)(embeddings, labels)
+        torch.testing.assert_close(doubled, 2 * ours)
+        torch.testing.assert_close(terms["loss_Doubled"], doubled.detach())
 
     def test_sizes_miner_memory_and_contextual_term(self) -> None:
         name = "my_own_losses:WithProxies"

@@ -3,10 +3,10 @@
     python benchmarks/features.py [--images 480] [--backbone timm/tf_efficientnet_lite0] [--crop 128] [--batch 128]
                                   [--rounds 5] [--sweep TRIALS]
 
-In one run, on the same JPEGs (made for it), with the same head, loss and optimiser; processor time, least of the rounds:
+In one run, on the same JPEGs (made for it), with the same head, loss and optimizer; processor time, least of the rounds:
 (live) an epoch of `ctxtune.training.FoldTrainer` with the frozen backbone in every step (`image.views: live`);
 (kept) the same on kept features;
-(bare) a loop over tensors in memory: rows gathered, head, loss, backward and optimiser step, nothing else.
+(bare) a loop over tensors in memory: rows gathered, head, loss, backward and optimizer step, nothing else.
 Printed: milliseconds an epoch of each, the seconds that making the features took, and the ratios live / kept (target: at
 least 100 on a CPU at 128 px) and bare / kept (target: at least 0.8 at batch 128), each per image.
 `--sweep 200` also runs a sweep of so many head trials on two cores, without confirmation, and prints the share of its

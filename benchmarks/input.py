@@ -2,7 +2,7 @@
 
     python benchmarks/input.py [--images 512] [--rounds 3] [--threads 1]
 
-500 x 375 JPEGs, 224 px training crops of Cars196's recipe (min_scale 0.12), flip, normalise. Everything runs on the
+500 x 375 JPEGs, 224 px training crops of Cars196's recipe (min_scale 0.12), flip, normalize. Everything runs on the
 CPU, the resize too, unless there is a GPU: then a further line has only the crops copied by the CPU. "Per core" is per
 second of processor time, of this process and of the DataLoader's, so that a busy machine does not blur it. The rounds
 alternate between ours and the peer; the median ratio is printed. Target: at least 5.

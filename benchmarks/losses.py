@@ -3,7 +3,7 @@
     python benchmarks/losses.py [--sizes 64 128 ...] [--device cpu|cuda] [--threads 2] [--scenes trained untrained collapsed]
 
 `direct` is the formula of the paper written out (both overlaps as dense products, autograd through every step), with
-the contrastive term and the regulariser. Both see the same embeddings and their values and gradients are compared.
+the contrastive term and the regularizer. Both see the same embeddings and their values and gradients are compared.
 Times are the quickest of interleaved calls (others may be using the machine); memory is the peak of what the allocator
 hands out during one call, the embeddings themselves not counted; launches are calls of the driver on a GPU, where
 small batches are replayed as CUDA graphs, and operations that compute something on a CPU.
@@ -74,12 +74,12 @@ def direct(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 
 def batch(size: int, dim: int, scene: str, device: str) -> tuple[Tensor, Tensor]:
-    """Four items of each class around a random centre; `scene` says how far and how far all of them lie from 0."""
+    """Four items of each class around a random center; `scene` says how far and how far all of them lie from 0."""
     generator = torch.Generator().manual_seed(0)
     spread, offset = SCENES[scene]
     labels = torch.arange(size) // 4
-    centres = torch.randn(size // 4 + 1, dim, generator=generator)
-    embeddings = centres[labels] + spread * torch.randn(size, dim, generator=generator)
+    centers = torch.randn(size // 4 + 1, dim, generator=generator)
+    embeddings = centers[labels] + spread * torch.randn(size, dim, generator=generator)
     embeddings += offset * torch.randn(1, dim, generator=generator)
     return embeddings.to(device).requires_grad_(True), labels.to(device)
 

@@ -1,4 +1,4 @@
-"""Retrieval scores against pytorch-metric-learning's AccuracyCalculator and a bare exact nearest-neighbour search.
+"""Retrieval scores against pytorch-metric-learning's AccuracyCalculator and a bare exact nearest-neighbor search.
 
     python benchmarks/retrieval.py                       # 5,924; 14,218 x 12,612; 60,502 embeddings of 512 dimensions
     python benchmarks/retrieval.py --sizes cub --repeats 5 --threads 1
@@ -8,7 +8,7 @@
 Every measurement runs in a process of its own; those of one size take turns, so that a busy machine slows all alike.
 Time is that of the fastest run, memory the peak of the resident set above what it was with the embeddings loaded.
 All find the same k: the most matches any query has, what R-precision and MAP@R need.
-The bare searches only search: `bare faiss` is IndexFlatIP on normalised embeddings, `bare torch` chunks of a matrix
+The bare searches only search: `bare faiss` is IndexFlatIP on normalized embeddings, `bare torch` chunks of a matrix
 product with topk.
 """
 
@@ -35,15 +35,15 @@ TORCH_CHUNK = 1024
 
 
 def embeddings(classes, number, dimension, spread, seed):
-    """Noise around class centres, float32; labels cover every class before any repeats."""
+    """Noise around class centers, float32; labels cover every class before any repeats."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(number) % classes
     labels = labels[torch.randperm(number, generator=generator)]
-    centres = torch.randn(classes, dimension, generator=torch.Generator().manual_seed(7)) * spread
+    centers = torch.randn(classes, dimension, generator=torch.Generator().manual_seed(7)) * spread
     points = torch.empty(number, dimension)
     for start in range(0, number, 65536):
         part = labels[start : start + 65536]
-        points[start : start + len(part)] = torch.randn(len(part), dimension, generator=generator) + centres[part]
+        points[start : start + len(part)] = torch.randn(len(part), dimension, generator=generator) + centers[part]
     return points, labels
 
 
@@ -56,7 +56,7 @@ def load(size):
     return *queries, *embeddings(spec["classes"], spec["gallery"], spec["dimension"], spec["spread"], 1)
 
 
-def neighbours_needed(query_labels, gallery_labels):
+def neighbors_needed(query_labels, gallery_labels):
     """The most matches that any query has, its own item included."""
     counts = torch.bincount(query_labels if gallery_labels is None else gallery_labels)
     return int(counts.max())
@@ -75,24 +75,24 @@ def run(contender, queries, query_labels, gallery, gallery_labels):
 
         include = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
         calculator = AccuracyCalculator(include=include, k="max_bin_count", device=torch.device("cpu"))
-        # The calculator ranks by Euclidean distance; on normalised embeddings that is the cosine's order.
-        normalised = torch.nn.functional.normalize(queries)
+        # The calculator ranks by Euclidean distance; on normalized embeddings that is the cosine's order.
+        normalized = torch.nn.functional.normalize(queries)
         other = None if gallery is None else torch.nn.functional.normalize(gallery)
-        found = calculator.get_accuracy(normalised, query_labels, other, gallery_labels)
+        found = calculator.get_accuracy(normalized, query_labels, other, gallery_labels)
         found["map_at_r"] = found.pop("mean_average_precision_at_r")
         return found
-    neighbours = neighbours_needed(query_labels, gallery_labels)
-    normalised = torch.nn.functional.normalize(queries)
-    other = normalised if gallery is None else torch.nn.functional.normalize(gallery)
+    neighbors = neighbors_needed(query_labels, gallery_labels)
+    normalized = torch.nn.functional.normalize(queries)
+    other = normalized if gallery is None else torch.nn.functional.normalize(gallery)
     if contender == "bare faiss":
         import faiss
 
         index = faiss.IndexFlatIP(other.shape[1])
         index.add(other.numpy())
-        index.search(normalised.numpy(), neighbours)
+        index.search(normalized.numpy(), neighbors)
     else:
-        for start in range(0, len(normalised), TORCH_CHUNK):
-            (normalised[start : start + TORCH_CHUNK] @ other.T).topk(neighbours, dim=1)
+        for start in range(0, len(normalized), TORCH_CHUNK):
+            (normalized[start : start + TORCH_CHUNK] @ other.T).topk(neighbors, dim=1)
     return None
 
 

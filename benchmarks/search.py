@@ -236,7 +236,7 @@ def plot(runs: dict[str, list[list[tuple[int, float]]]], target: float, referenc
         low, median, high = np.quantile(scores[:, known], (0.25, 0.5, 0.75), axis=0)
         (line,) = axes.plot(grid[known], median, label=name)
         axes.fill_between(grid[known], low, high, color=line.get_color(), alpha=0.12, linewidth=0)
-    axes.axhline(target, color="grey", linestyle=":", label=f"random search, {reference} epochs, median")
+    axes.axhline(target, color="gray", linestyle=":", label=f"random search, {reference} epochs, median")
     axes.set(xscale="log", xlabel="epochs trained in all", ylabel="best final validation MAP@R")
     axes.legend(fontsize=8)
     figure.tight_layout()

@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--images 256] [--steps 8] [--rounds 3] [--batch 32] [--crop 224] [--backbone resnet50]
 
-In one run, on the same JPEGs, model, loss and optimiser:
-(a) bare: forward, loss, backward and optimiser step on one batch that lies on the device already;
+In one run, on the same JPEGs, model, loss and optimizer:
+(a) bare: forward, loss, backward and optimizer step on one batch that lies on the device already;
 (b) ours: `ctxtune.training.FoldTrainer` over epochs from its image cache, with everything that a run does in an epoch;
 (c) plain: PIL DataLoader, float16 autocast with loss scaling (on a CPU float32), `loss.item()` in each step, no
     channels_last.
@@ -37,7 +37,7 @@ from ctxtune.training import FoldTrainer, fold_splits
 
 
 def write_jpegs(root: Path, count: int, batch: int) -> None:
-    """At least `count` pictures of 500 x 375 px, 16 a class, each class with a colour pattern; enough for two batches."""
+    """At least `count` pictures of 500 x 375 px, 16 a class, each class with a color pattern; enough for two batches."""
 
     def write(part: str, label: int) -> None:
         coarse = np.random.default_rng((len(part), label)).integers(0, 256, (6, 8, 3)).astype(np.uint8)
@@ -128,7 +128,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 class Plain:
-    """The peer: same model, loss, sampler and optimiser (not fused), a loop as one writes it."""
+    """The peer: same model, loss, sampler and optimizer (not fused), a loop as one writes it."""
 
     def __init__(self, run: FoldTrainer, root: Path, crop: int, workers: int) -> None:
         self.run = run

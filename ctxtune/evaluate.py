@@ -40,7 +40,7 @@ from ctxtune.terminal import named_device, use_threads
 NAMES = ("label", "name")
 SHORT_TITLES = {"map_at_r": "MAP@R", "r_precision": "R-prec", "mean_reciprocal_rank": "MRR"}
 TITLES = {"map_at_r": "MAP@R", "r_precision": "R-precision", "mean_reciprocal_rank": "MRR"}
-SHOWN_NEIGHBOURS = 8
+SHOWN_NEIGHBORS = 8
 BY_HAND = "the test classes were scored by hand"
 DELIVERY_SECONDS = 120.0
 SAME_SCORE, SAME_SCORE_ELSEWHERE = 2e-4, 2e-3
@@ -327,8 +327,8 @@ def _write_gallery(arguments: argparse.Namespace, checkpoint: Checkpoint, one: S
     each, found = one.scores.per_query, one.gallery_embeddings
     assert each is not None
     items = len(one.query) - 1 if one.gallery is None else len(one.gallery)
-    neighbours = nearest(
-        one.embeddings.to(device), None if found is None else found.to(device), k=min(SHOWN_NEIGHBOURS, items)
+    neighbors = nearest(
+        one.embeddings.to(device), None if found is None else found.to(device), k=min(SHOWN_NEIGHBORS, items)
     )
     page = error_gallery_page(
         ErrorGallery(
@@ -336,8 +336,8 @@ def _write_gallery(arguments: argparse.Namespace, checkpoint: Checkpoint, one: S
             facts=facts,
             queries=_side(one.query, one.embeddings),
             gallery=None if one.gallery is None or found is None else _side(one.gallery, found),
-            nearest=neighbours.indices,
-            similarities=neighbours.similarities,
+            nearest=neighbors.indices,
+            similarities=neighbors.similarities,
             average_precision=each.average_precision_at_r,
             first_match_rank=each.first_match_rank,
             class_names={**one.query.class_names, **(one.gallery.class_names if one.gallery else {})},

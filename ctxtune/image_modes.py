@@ -38,7 +38,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _levels(image: Image.Image) -> float | None:
-    """The number of grey levels from black to white of an image of more than 8 bits; 1 for floating point."""
+    """The number of gray levels from black to white of an image of more than 8 bits; 1 for floating point."""
     if image.mode == "F":
         return 1.0
     if not image.mode.startswith("I"):
@@ -65,10 +65,10 @@ def _scaled(image: Image.Image, levels: float, *, inverted: bool) -> Image.Image
         raise ValueError(
             f"its values reach from {low:g} to {high:g}, but black is 0 and white {most:g} in this format; convert it"
         )
-    grey = np.rint(values * 255) if levels == 1.0 else np.floor(values * (256 / levels))
+    gray = np.rint(values * 255) if levels == 1.0 else np.floor(values * (256 / levels))
     if inverted:
-        grey = 255 - grey
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        gray = 255 - gray
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
 def without_ends(image: Image.Image, resize: int, needed: int) -> Image.Image:

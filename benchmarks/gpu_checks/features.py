@@ -145,7 +145,7 @@ def head(scale: Scale, report: Report) -> None:
 
 
 def _trained_head(scale: Scale, report: Report) -> None:
-    """An epoch of a run on kept features beside a bare loop over tensors in memory with the same loss and optimiser."""
+    """An epoch of a run on kept features beside a bare loop over tensors in memory with the same loss and optimizer."""
     trial = head_trial(scale)
     parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
     run = FoldTrainer(trial, parts, seed=0, device=scale.device, cache_dir=photograph_folder(scale) / "cache")

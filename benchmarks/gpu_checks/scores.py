@@ -27,10 +27,10 @@ def scores(scale: Scale, report: Report) -> None:
         def ours(there: list[Any] = there, labels: tuple[Any, Any] = (query_labels, gallery_labels)) -> RetrievalScores:
             return score(there[0], labels[0], there[1], labels[1], recall_at=CUTOFFS, per_query=True)
 
-        neighbours = retrieval.neighbours_needed(query_labels, gallery_labels)
+        neighbors = retrieval.neighbors_needed(query_labels, gallery_labels)
 
-        def plain(there: list[Any] = there, neighbours: int = neighbours) -> None:
-            _topk(there[0], there[1], neighbours)
+        def plain(there: list[Any] = there, neighbors: int = neighbors) -> None:
+            _topk(there[0], there[1], neighbors)
 
         seconds = compare({"ours": ours, "plain topk": plain}, scale.device, scale.pick(1.0, 0.05), warm_ups=1)
         started = time.perf_counter()
@@ -56,16 +56,16 @@ def scores(scale: Scale, report: Report) -> None:
         report.check(f"{size}: the same scores of every query as on the CPU, to the bit", _same(ours(), expected))
     points = torch.randn(scale.pick(20000, 500), 128, generator=torch.Generator().manual_seed(3))
     found, wanted = nearest(points.to(scale.device), k=10), nearest(points, k=10)
-    report.check("nearest: the same neighbours as on the CPU", bool(np.array_equal(found.indices, wanted.indices)))
+    report.check("nearest: the same neighbors as on the CPU", bool(np.array_equal(found.indices, wanted.indices)))
     difference = float(np.abs(np.asarray(found.similarities) - np.asarray(wanted.similarities)).max())
     report.check("nearest: similarities beside the CPU's", difference, most=1e-12)
 
 
-def _topk(queries: torch.Tensor, gallery: torch.Tensor | None, neighbours: int) -> None:
+def _topk(queries: torch.Tensor, gallery: torch.Tensor | None, neighbors: int) -> None:
     queries = torch.nn.functional.normalize(queries)
     other = queries if gallery is None else torch.nn.functional.normalize(gallery)
     for start in range(0, len(queries), 4096):
-        (queries[start : start + 4096] @ other.T).topk(neighbours, dim=1)
+        (queries[start : start + 4096] @ other.T).topk(neighbors, dim=1)
 
 
 def _same(found: RetrievalScores, expected: RetrievalScores) -> bool:

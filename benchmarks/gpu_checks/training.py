@@ -156,7 +156,7 @@ def _embeddings(run: FoldTrainer, images: Tensor) -> Tensor:
 
 
 def images(scale: Scale, report: Report) -> None:
-    """From the decoded cache to normalised crops on the device, and what each part of the way takes."""
+    """From the decoded cache to normalized crops on the device, and what each part of the way takes."""
     run = photograph_run(scale)
     part, settings = run.parts.fit, run.trial.image
     order = np.resize(np.arange(len(part)), (scale.pick(32, 2), run.trial.sampler.batch_size))

@@ -38,7 +38,7 @@ class TuneEachSettings(Settings):
         constraints, conditions, ties: as in a search-space file; those whose paths a variant does not have, do not
             apply to it.
         folds: validation folds that the searches score; null: those of `validation.use`. Other folds than those that
-            the seeds are scored on keep the choice and the judgement apart.
+            the seeds are scored on keep the choice and the judgment apart.
         sampler: tpe or random.
         startup_trials: random ones before tpe learns.
         seed: of the sampler; the same for every cell.

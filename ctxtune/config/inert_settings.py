@@ -8,7 +8,7 @@ from ctxtune.config.trial import TrialSettings
 from ctxtune.losses.contextual.loss import contrastive_weight_of
 from ctxtune.losses.registry import loss_entry
 
-_NEIGHBOURHOODS = (
+_NEIGHBORHOODS = (
     "k", "epsilon", "slope", "step", "temperature", "conjunction", "overlap", "query_expansion",
     "detach_overlap_normalizer", "detach_expansion_normalizer",
 )  # fmt: skip
@@ -73,7 +73,7 @@ def _unused_of_similarity(
     block: str, options: dict[str, Any], weight: float, weightless: str
 ) -> Iterator[tuple[str, str]]:  # fmt: skip
     if not weight:
-        yield from ((f"{block}.{key}", weightless) for key in _NEIGHBOURHOODS)
+        yield from ((f"{block}.{key}", weightless) for key in _NEIGHBORHOODS)
         return
     if options["step"] == "heuristic":
         yield f"{block}.temperature", f"{block}.step is heuristic; the temperature is that of the sigmoid"

@@ -1,4 +1,4 @@
-"""Random resized crops, flips and normalisation for whole batches, equal to torchvision's in distribution and pixels.
+"""Random resized crops, flips and normalization for whole batches, equal to torchvision's in distribution and pixels.
 
 A crop with resize is a linear map along each axis, so a batch of different crops is two batched matrix products, on
 any device. The weights are those of PIL and of torchvision with `antialias=True`: a triangle filter, widened when
@@ -133,10 +133,10 @@ def resize_weights(
 
 
 def _axis(start: npt.NDArray[np.float64], length: npt.NDArray[np.float64], target: int) -> npt.NDArray[np.float32]:
-    """What `_weights` needs of b crops along an axis: centres of the target's pixels, width of the filter, both ends."""
+    """What `_weights` needs of b crops along an axis: centers of the target's pixels, width of the filter, both ends."""
     scale = (length / target)[:, None]
-    centre = start[:, None] + (np.arange(target)[None, :] + 0.5) * scale
-    return np.hstack([centre, np.maximum(scale, 1.0), start[:, None], (start + length)[:, None]]).astype(np.float32)
+    center = start[:, None] + (np.arange(target)[None, :] + 0.5) * scale
+    return np.hstack([center, np.maximum(scale, 1.0), start[:, None], (start + length)[:, None]]).astype(np.float32)
 
 
 def _to_device(table: npt.NDArray[np.float32], device: torch.device | None) -> Tensor:
@@ -149,9 +149,9 @@ def _to_device(table: npt.NDArray[np.float32], device: torch.device | None) -> T
 
 def _weights(axis: Tensor, source: int, interpolation: str) -> Tensor:
     """(b, target + 3) of `_axis` to weights (b, target, source)."""
-    centre, (width, start, stop) = axis[:, :-3, None], axis[:, -3:, None, None].unbind(dim=1)
+    center, (width, start, stop) = axis[:, :-3, None], axis[:, -3:, None, None].unbind(dim=1)
     pixel = torch.arange(source, dtype=torch.float32, device=axis.device).add_(0.5)
-    distance = (pixel - centre).abs_().div_(width)
+    distance = (pixel - center).abs_().div_(width)
     weights = _cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1.0).clamp_(min=0.0)
     weights *= (pixel > start) & (pixel < stop)
     return weights.div_(weights.sum(dim=2, keepdim=True))
@@ -164,11 +164,11 @@ def _half_weights(axis: Tensor, source: int, interpolation: str) -> Tensor:
     """
     if interpolation != "bilinear":
         return _weights(axis, source, interpolation).half()
-    centre, (width, start, stop) = axis[:, :-3, None], axis[:, -3:, None, None].unbind(dim=1)
+    center, (width, start, stop) = axis[:, :-3, None], axis[:, -3:, None, None].unbind(dim=1)
     pixel = torch.arange(source, dtype=torch.float32, device=axis.device).add_(0.5)
     place = torch.where((pixel > start) & (pixel < stop), pixel / width, torch.inf)  # infinitely far: weight 0
-    weights = torch.empty(len(axis), centre.shape[1], source, dtype=torch.float16, device=axis.device)
-    torch.sub(place, centre / width, out=weights).abs_().neg_().add_(1.0).clamp_(min=0.0)
+    weights = torch.empty(len(axis), center.shape[1], source, dtype=torch.float16, device=axis.device)
+    torch.sub(place, center / width, out=weights).abs_().neg_().add_(1.0).clamp_(min=0.0)
     return weights.div_(weights.sum(dim=2, keepdim=True, dtype=torch.float32))
 
 
@@ -185,7 +185,7 @@ def crop_and_resize(
     """Cut `crops` from `pixels` (b, channels, h, w), any dtype, and resize them to `size` (height, width): float32.
 
     What lies outside a crop never enters, so images of different sizes may be padded to a common one with anything.
-    With `half` float16 in the computation and in the result: within 0.3 of 255 grey levels, and several times quicker
+    With `half` float16 in the computation and in the result: within 0.3 of 255 gray levels, and several times quicker
     on a GPU.
     """
     down = _axis(crops.top, crops.height, size[0])
@@ -200,7 +200,7 @@ def crop_and_resize(
 
 
 def evaluation_view(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    """Resize and centre crop of images of one size, (b, channels, h, w) to (b, channels, crop, crop): float32.
+    """Resize and center crop of images of one size, (b, channels, h, w) to (b, channels, crop, crop): float32.
 
     As torchvision's Resize and CenterCrop, whole pixels and black borders where the crop is larger included.
     """
@@ -248,7 +248,7 @@ def _apply_half(pixels: Tensor, rows: Tensor, columns: Tensor, interpolation: st
     return (rows[:, None] @ across.clamp_(0.0, 255.0)).clamp_(0.0, 255.0)
 
 
-def normalise(
+def normalize(
     pixels: Tensor,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION,
@@ -272,6 +272,6 @@ def _shift_and_scale(
     return -middle / spread, 1 / (255 * spread)
 
 
-def normalised(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    """`normalise` by the statistics of the settings."""
-    return normalise(pixels, settings.pixel_mean, settings.pixel_deviation)
+def normalized(pixels: Tensor, settings: ImageSettings) -> Tensor:
+    """`normalize` by the statistics of the settings."""
+    return normalize(pixels, settings.pixel_mean, settings.pixel_deviation)

@@ -17,7 +17,7 @@ from ctxtune.data.augmentation import (
     Crops,
     crop_and_resize,
     draw_crops,
-    normalised,
+    normalized,
     place_crops,
 )
 from ctxtune.data.reading import Unreadable, crop_by_pillow, crop_by_torch
@@ -47,7 +47,7 @@ class Batcher(Protocol):
         ...
 
     def device(self, batch: HostBatch) -> Tensor:
-        """(b, 3, crop, crop) float32, normalised."""
+        """(b, 3, crop, crop) float32, normalized."""
         ...
 
 
@@ -107,7 +107,7 @@ class Buffers:
 
 
 class UniformBatcher:
-    """Images of one size, all in memory: cropped, resized, flipped and normalised as whole batches on the device."""
+    """Images of one size, all in memory: cropped, resized, flipped and normalized as whole batches on the device."""
 
     RESIDENT_BYTES = 1 << 29
     """Up to here the data is copied to a GPU once, beyond batch by batch."""
@@ -136,11 +136,11 @@ class UniformBatcher:
             pixels = self._resident[pixels]
         size = self._settings.train_crop
         cropped = crop_and_resize(pixels.permute(0, 3, 1, 2), batch.crops, (size, size), self._settings.filter)
-        return normalised(cropped, self._settings)
+        return normalized(cropped, self._settings)
 
 
 class CroppingBatcher:
-    """Each image read, cropped and resized by a thread; the device normalises (on a CPU the thread does that too)."""
+    """Each image read, cropped and resized by a thread; the device normalizes (on a CPU the thread does that too)."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class CroppingBatcher:
             if draws.flip[position]:
                 cropped = cropped.flip(1)
             if on_cpu:
-                self._normalised_into(batch[position], cropped)
+                self._normalized_into(batch[position], cropped)
             else:
                 batch[position].copy_(cropped)
             good[position] = True
@@ -205,7 +205,7 @@ class CroppingBatcher:
             self._unreadable.record(self._table.paths[row], error)
             return None
 
-    def _normalised_into(self, target: Tensor, pixels: Tensor) -> None:
+    def _normalized_into(self, target: Tensor, pixels: Tensor) -> None:
         """(h, w, 3) uint8 into (h, w, 3) float32 while it is in the processor's cache, whole rows at a time."""
         height, width, _ = target.shape
         rows = target.view(height, 3 * width)
@@ -213,10 +213,10 @@ class CroppingBatcher:
         torch.addcmul(self._shift, rows, self._scale, out=rows)
 
     def device(self, batch: HostBatch) -> Tensor:
-        """Copy, and normalise where the host did not."""
+        """Copy, and normalize where the host did not."""
         if batch.pixels.dtype == torch.float32:
             return batch.pixels.permute(0, 3, 1, 2)
-        return normalised(batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), self._settings)
+        return normalized(batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), self._settings)
 
 
 def _sides(sizes: Integers) -> tuple[Integers, Integers]:
@@ -275,9 +275,9 @@ class PackingBatcher:
         return HostBatch(kept, packed, Crops(zero, zero, crops.height, crops.width, crops.flip))
 
     def device(self, batch: HostBatch) -> Tensor:
-        """Resize, flip, normalise."""
+        """Resize, flip, normalize."""
         assert batch.crops is not None
         size = self._settings.train_crop
         pixels = batch.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         cropped = crop_and_resize(pixels, batch.crops, (size, size), self._settings.filter, half=self._half)
-        return normalised(cropped, self._settings)
+        return normalized(cropped, self._settings)

@@ -47,7 +47,7 @@ class Backbone(Protocol):
         ...
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Pooled features (b, width), float32, float16 or bfloat16, of normalised images (b, 3, h, w) on the device."""
+        """Pooled features (b, width), float32, float16 or bfloat16, of normalized images (b, 3, h, w) on the device."""
         ...
 
     def release(self) -> None:

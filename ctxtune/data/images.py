@@ -1,4 +1,4 @@
-"""Batches of normalised images: augmented for training, in order and unaltered for evaluation."""
+"""Batches of normalized images: augmented for training, in order and unaltered for evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxtune.data.augmentation import evaluation_view, normalised, resized_shape
+from ctxtune.data.augmentation import evaluation_view, normalized, resized_shape
 from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, SpreadOver, UniformBatcher
 from ctxtune.data.prefetching import DeviceAhead, ahead
 from ctxtune.data.reading import Unreadable, evaluation_pixels, processors
@@ -48,7 +48,7 @@ class TrainingImages:
 
     `batches(index_batches, epoch, first_batch)` takes the index batches of the whole epoch, (batches, batch_size), as
     `BatchSampler.epoch` gives them, and yields those from `first_batch` on: float32 images (b, 3, crop, crop),
-    normalised, on `device`, and their indices (b,) int64 on the CPU. The augmentation is a pure function of
+    normalized, on `device`, and their indices (b,) int64 on the CPU. The augmentation is a pure function of
     (seed, epoch, batch number), so an epoch that is resumed in its middle goes on with the same images. Images that
     cannot be read are left out of their batch and counted in `unreadable`.
 
@@ -111,7 +111,7 @@ class TrainingImages:
 
 
 class EvaluationImages:
-    """A part's images in order, resized and centre-cropped as `settings` says for the test side; nothing is random.
+    """A part's images in order, resized and center-cropped as `settings` says for the test side; nothing is random.
 
     The pixels are those of torchvision's Resize and CenterCrop on PIL images, kept in a cache after the first pass.
     Images that cannot be read are left out and counted in `unreadable`. Raises DataError as TrainingImages does.
@@ -194,7 +194,7 @@ class EvaluationImages:
         return np.array(kept, dtype=np.int64), torch.from_numpy(np.stack(found)) if found else torch.empty(0)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (b, 3, h, w) float32 normalised on the device, indices (b,) int64), the last batch shorter."""
+        """Yield (images (b, 3, h, w) float32 normalized on the device, indices (b,) int64), the last batch shorter."""
 
         def host(start: int) -> tuple[Integers, Tensor]:
             indices = np.arange(start, min(start + batch_size, len(self.part)), dtype=np.int64)
@@ -203,7 +203,7 @@ class EvaluationImages:
 
         def on_device(entry: tuple[Integers, Tensor]) -> Tensor:
             images = entry[1].to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            return normalised(images if self._ready else evaluation_view(images, self.settings), self.settings)
+            return normalized(images if self._ready else evaluation_view(images, self.settings), self.settings)
 
         found = ahead(host, range(0, len(self.part), batch_size), self._depth)
         readable = (entry for entry in found if len(entry[0]))

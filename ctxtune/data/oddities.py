@@ -17,7 +17,7 @@ NAMED_AT_MOST = 3
 def listed_twice(benchmark: Benchmark) -> list[str]:
     """Images that are in the data set more than once, one sentence for each part and each pair of parts.
 
-    A copy is the nearest neighbour of its original, and counts as a match: Recall@1 rises without a reason.
+    A copy is the nearest neighbor of its original, and counts as a match: Recall@1 rises without a reason.
     """
     found = []
     paths = {name: Counter(part.paths) for name, part in benchmark.parts().items()}

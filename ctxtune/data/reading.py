@@ -145,7 +145,7 @@ def crop_by_pillow(
 def crop_by_torch(
     pixels: npt.NDArray[np.uint8], box: tuple[int, int, int, int], size: int, interpolation: str = "bilinear"
 ) -> npt.NDArray[np.uint8]:
-    """The same by torch's vectorised kernel: within one grey level of Pillow's, several times faster."""
+    """The same by torch's vectorized kernel: within one gray level of Pillow's, several times faster."""
     top, left, height, width = box
     cut = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
     # Only for input that is contiguous with the channels last does torch take its fast kernel.

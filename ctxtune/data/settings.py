@@ -130,7 +130,7 @@ class ImageSettings(Settings):
 
     Training: resize to `train_resize` first where given, then torchvision's RandomResizedCrop to `train_crop` pixels
     with area in [`min_scale`, `max_scale`] and aspect in `ratio`, then a horizontal flip half the time where `flip`.
-    Test: resize to `test_resize` (a number is the short side, [H, W] ignores the aspect), centre crop of `test_crop`.
+    Test: resize to `test_resize` (a number is the short side, [H, W] ignores the aspect), center crop of `test_crop`.
 
     `cache`: `decoded` keeps uint8 pixels in one memory-mapped file, `encoded` the files' bytes in one file, `none`
     reads each file each time; `auto` is the first of these that fits the disk and `cache_limit_gib`. `exact` decodes,

@@ -54,7 +54,7 @@ class FolderSource:
     """Image files under one folder; identifiers are paths relative to it, with `/`."""
 
     image_size: tuple[int, int] | None = None
-    grey = False
+    gray = False
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -86,7 +86,7 @@ class ZipSource:
     """Image files in a zip archive; identifiers are member names. Safe after a fork and under threads."""
 
     image_size: tuple[int, int] | None = None
-    grey = False
+    gray = False
 
     def __init__(self, archive: str | Path) -> None:
         self.archive = Path(archive)
@@ -143,10 +143,10 @@ class ZipSource:
 class ScaledSource:
     """The images of another source, scaled to one square size (antialiased, aspect not kept)."""
 
-    def __init__(self, source: FolderSource | ZipSource, size: int, *, grey: bool) -> None:
+    def __init__(self, source: FolderSource | ZipSource, size: int, *, gray: bool) -> None:
         self.source = source
         self.size = size
-        self.grey = grey
+        self.gray = gray
         self.image_size = (size, size)
 
     def read(self, path: str) -> Image.Image:

@@ -58,8 +58,8 @@ class ImageSource(Protocol):
         ...
 
     @property
-    def grey(self) -> bool:
-        """True where every image is known to be greyscale: one channel is then enough to keep."""
+    def gray(self) -> bool:
+        """True where every image is known to be grayscale: one channel is then enough to keep."""
         ...
 
     def read(self, path: str) -> Image.Image:
@@ -102,7 +102,7 @@ class ImageTable:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: a published part, or some of its images after a split or a corruption.
+    """Labeled images: a published part, or some of its images after a split or a corruption.
 
     Attributes:
         name: what it is, for messages: `cars196/train`, `cars196/train/fold0/fit`.

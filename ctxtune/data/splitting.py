@@ -120,7 +120,7 @@ def _holdout(groups: Integers, sizes: Integers, validation: ValidationSettings) 
     fold_of = np.full(len(sizes), -1, dtype=np.int64)
     order = np.concatenate([members[_shuffled_by_size(sizes[members], rng)] for members in _members(groups)])
     wanted = min(max(1, round(validation.fraction * len(sizes))), len(sizes) - 1)
-    # The classes in a row, largest first within each super-class; one of each run of neighbours is held out.
+    # The classes in a row, largest first within each super-class; one of each run of neighbors is held out.
     edges = np.arange(wanted + 1) * len(sizes) // wanted
     places = rng.integers(edges[:-1], edges[1:])
     fold_of[order[places]] = 0

@@ -215,14 +215,14 @@ def open_reader(table: ImageTable, settings: ImageSettings, building: Building) 
 
 
 def uniform_store(table: ImageTable, building: Building) -> npt.NDArray[np.uint8]:
-    """The decoded images of a table whose source has one size: (n, h, w, 1 or 3), one channel where it is grey.
+    """The decoded images of a table whose source has one size: (n, h, w, 1 or 3), one channel where it is gray.
 
     Made on first use, then shared by all processes and later runs. Raises DataError.
     """
     size = table.source.image_size
     if size is None:
         raise ValueError(f"{table.name}: images of different sizes")
-    channels = 1 if table.source.grey else 3
+    channels = 1 if table.source.gray else 3
 
     def encode(path: str) -> Entry:
         image = table.source.read(path)

@@ -26,7 +26,7 @@ class Scored:
     Attributes:
         fold: the validation fold that the run left out; None: none.
         query: the images that were scored; ``gallery``: what they were searched in, None: each other.
-        embeddings: (queries, embedding_dim) on the CPU, not normalised; ``gallery_embeddings`` alike.
+        embeddings: (queries, embedding_dim) on the CPU, not normalized; ``gallery_embeddings`` alike.
         left_out: images that cannot be read.
     """
 

@@ -150,7 +150,7 @@ class SupAPLoss(_AveragePrecisionLoss):
 class SoftBinAPLoss(_AveragePrecisionLoss):
     """SoftBinAP (Revaud et al., ICCV 2019, "Learning with Average Precision"): a soft histogram of the similarities.
 
-    `bins` triangular bins with centres from 1 down to -1. Each similarity falls into two of them, so that histograms
+    `bins` triangular bins with centers from 1 down to -1. Each similarity falls into two of them, so that histograms
     are scattered instead of evaluated bin by bin.
     """
 

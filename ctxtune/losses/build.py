@@ -26,7 +26,7 @@ def build_loss(
 
     Args:
         name: one of `loss_names()`, or "package.module:Class" for a user's own.
-        num_classes: number of training classes, labelled 0 ... num_classes - 1; needed by losses with proxies.
+        num_classes: number of training classes, labeled 0 ... num_classes - 1; needed by losses with proxies.
         embedding_dim: width of the embeddings; needed by losses with proxies and by a memory.
         num_images: number of training images; needed by losses with `proxies="image"`.
         options: those of the loss (docs/losses.md), and for every loss: `miner`, `memory`, `contextual` (the term
@@ -50,7 +50,7 @@ def build_loss(
 
 
 class TrainingLoss(nn.Module):
-    """What a run minimises: the loss of its settings plus the similarity regularizer.
+    """What a run minimizes: the loss of its settings plus the similarity regularizer.
 
     Proxies are among its parameters; a memory is part of its state_dict. On a GPU the contextual loss is recorded as
     CUDA graphs: a run's batches have one shape.

@@ -22,7 +22,7 @@ class Sizes:
     """What a loss must know beyond its options.
 
     Attributes:
-        num_classes: number of training classes, labelled 0 ... num_classes - 1; None where it is not known.
+        num_classes: number of training classes, labeled 0 ... num_classes - 1; None where it is not known.
         num_images: number of training images, for losses with a proxy for each; None where it is not known.
         embedding_dim: width of the embeddings; None where it is not known.
         regularizer_weight, similarity_target: of the similarity regularizer.

@@ -54,7 +54,7 @@ class EmbeddingModel(nn.Module):
         self.set_backbone_trainable(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed (b, 3, h, w) as (b, embedding_dim), float32 and not normalised."""
+        """Embed (b, 3, h, w) as (b, embedding_dim), float32 and not normalized."""
         pooled = self.normalization(self.features(images))
         return _at_least_float32(self.embedding(pooled))
 
@@ -66,14 +66,14 @@ class EmbeddingModel(nn.Module):
     def project(self, embeddings: Tensor) -> Tensor:
         """What the loss sees: (b, embedding_dim) to (b, training_dim), float32.
 
-        With a projector its L2-normalised output (rows of zeros stay zeros), without one the embeddings themselves.
+        With a projector its L2-normalized output (rows of zeros stay zeros), without one the embeddings themselves.
         """
         if self.projector is None:
             return embeddings
         return F.normalize(_at_least_float32(self.projector(embeddings)), dim=1)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that training may change, by optimiser group: backbone, embedding (the head), projector.
+        """The parameters that training may change, by optimizer group: backbone, embedding (the head), projector.
 
         Frozen affine parameters of batch norm and a fixed GeM power are in none. What `set_backbone_trainable` has
         frozen for a while stays in its group.
@@ -93,7 +93,7 @@ class EmbeddingModel(nn.Module):
             parameter.requires_grad_(trainable)
 
     def freeze_batch_norm(self) -> None:
-        """Put the backbone's batch norm layers in evaluation mode: they normalise by, and keep, their statistics."""
+        """Put the backbone's batch norm layers in evaluation mode: they normalize by, and keep, their statistics."""
         for layer in self._batch_norm_layers():
             layer.eval()
 

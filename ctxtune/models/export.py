@@ -45,9 +45,9 @@ def export_model(
 ) -> Path:
     """Write `model` (without its projector, in evaluation mode, float32) to `path`, and check what was written.
 
-    The file maps normalised images (batch, 3, h, w) to embeddings (batch, embedding_dim), for any batch size.
+    The file maps normalized images (batch, 3, h, w) to embeddings (batch, embedding_dim), for any batch size.
     `image_size`: h and w in px, default the size after `preprocessing`. The suffix of `path` chooses the format: .pt, .ts
-    or .torchscript; .pt2 (torch.export); .onnx. `normalized`: L2-normalise the embeddings inside the file.
+    or .torchscript; .pt2 (torch.export); .onnx. `normalized`: L2-normalize the embeddings inside the file.
 
     Returns the path. Raises ConfigError: no known format, no package for ONNX, no fixed image size, or a model that
     the format cannot express; RuntimeError where the file, read again, gives other embeddings than the model.

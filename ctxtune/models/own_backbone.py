@@ -3,7 +3,7 @@
 The class is a `torch.nn.Module`. It is made without arguments, or with those of `image_size` (side in px of the images)
 and `pooling` that its constructor takes. Its contract:
 
-- `forward(images)` takes (b, 3, h, w) float32 images, normalised by the statistics below, and gives a feature map
+- `forward(images)` takes (b, 3, h, w) float32 images, normalized by the statistics below, and gives a feature map
   (b, c, h', w'), a token sequence (b, n, c) or vectors (b, c).
 - `width`: the number of channels c, an attribute or property of the instance.
 - `pixel_mean`, `pixel_deviation` (three numbers each, of RGB values in [0, 1]), `interpolation` ("bilinear" or

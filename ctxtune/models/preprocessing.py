@@ -13,7 +13,7 @@ from ctxtune.settings import Settings
 
 
 class Preprocessing(Settings):
-    """The steps before the model, in this order: RGB, resize, centre crop, scale to [0, 1], normalise.
+    """The steps before the model, in this order: RGB, resize, center crop, scale to [0, 1], normalize.
 
     RGB as in training and evaluation: turned as EXIF says, what is transparent over white.
     The fields `resize` and `crop` are `image.test_resize` and `image.test_crop` of the config tree.
@@ -22,7 +22,7 @@ class Preprocessing(Settings):
     resize: int | tuple[int, int] | None = Field(
         default=256, description="px; a number is the short side (aspect kept), two are height and width"
     )
-    crop: int | None = Field(default=224, description="px; side of the centre crop, null for none")
+    crop: int | None = Field(default=224, description="px; side of the center crop, null for none")
     interpolation: str = Field(default="bilinear", pattern="^(bilinear|bicubic)$", description="with antialiasing")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION

@@ -187,7 +187,7 @@ class ModelSettings(Settings):
         if self.weights is None and self.batch_norm != "trained" and not own and self.train != "head":
             raise ValueError(
                 f"batch_norm {self.batch_norm} needs weights: without them the statistics are still "
-                "mean 0 and variance 1, and nothing would be normalised; use batch_norm: trained"
+                "mean 0 and variance 1, and nothing would be normalized; use batch_norm: trained"
             )
         if self.weights is None or is_weight_file(self.weights):
             return

@@ -13,7 +13,7 @@ from ctxtune.reporting.ablation.aggregate import summed_section
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.ablation.figures import wrapped
 from ctxtune.reporting.document import Document, Picture, Section, Table
-from ctxtune.reporting.palette import GREY, QUIET
+from ctxtune.reporting.palette import GRAY, QUIET
 from ctxtune.reporting.setup import differing_table
 from ctxtune.reporting.study import device_of
 from ctxtune.reporting.style import WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
@@ -113,7 +113,7 @@ def progress_figure(each: Sequence[SweepData]) -> Figure:
     axes.set_ylabel(f"{' / '.join(sorted(objectives))}, percent")
     if any(line.get_xydata().size for line in axes.lines):
         axes.set_xlim(left=0)
-    axes.spines["left"].set_color(GREY)
+    axes.spines["left"].set_color(GRAY)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

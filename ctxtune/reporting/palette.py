@@ -13,7 +13,7 @@ PAPER = "#ffffff"
 INK = "#1b1f24"  # text
 DARK = "#3d444d"  # captions, unmarked points
 QUIET = "#57606a"  # secondary text, axes, lines at zero
-GREY = "#8b949e"  # what stands behind
+GRAY = "#8b949e"  # what stands behind
 LIGHT = "#d0d5db"  # broad bars, frames
 RULE = "#e3e7eb"  # grid lines, lines of tables
 TINT = "#f3f7fb"  # behind findings
@@ -25,7 +25,7 @@ PAGE_COLORS = {
     "ink": INK,
     "dark": DARK,
     "quiet": QUIET,
-    "grey": GREY,
+    "gray": GRAY,
     "light": LIGHT,
     "rule": RULE,
     "tint": TINT,

@@ -55,7 +55,7 @@ def confirmation_sentence(results: SweepResults) -> str:
     if score.verdict is None:
         return f"{title}: {size}; {said} seeds: nothing is judged before all of them are there."
     unclear = f"the difference to the start on the test classes is {said} points"
-    return f"{title}: {words.get(score.verdict.judgement, unclear)} ({size}, given one tuning run)."
+    return f"{title}: {words.get(score.verdict.judgment, unclear)} ({size}, given one tuning run)."
 
 
 def seeds_words(score: ConfirmedScore) -> str:
@@ -92,7 +92,7 @@ def contrast_sentences(results: AblationResults) -> Iterator[str]:
             size = percent_interval(each.difference.interval, sign=True)
             yield f"{each.contrast.cell} is {words} than {each.contrast.against}: {size} points of {title}."
         elif each.verdict is not None:
-            rest[each.verdict.judgement] += 1
+            rest[each.verdict.judgment] += 1
         else:
             rest["interim, not judged yet" if each.difference else words] += 1
     if rest:

@@ -6,8 +6,8 @@ BACKENDS = ("torch", "faiss")
 def choose_backend(name: str) -> str:
     """ "torch" or "faiss"; "auto" is what was measured to be faster (docs/retrieval.md has the figures): torch.
 
-    Counting needs no list of neighbours, takes half of the tiles where query and gallery are one set, and has no
-    limit on K; faiss has to find and sort as many neighbours as the largest class has items. Raises ValueError for
+    Counting needs no list of neighbors, takes half of the tiles where query and gallery are one set, and has no
+    limit on K; faiss has to find and sort as many neighbors as the largest class has items. Raises ValueError for
     any other name.
     """
     if name == "auto":

@@ -56,14 +56,14 @@ class Sample:
         return matches.minimum((expected + 3.5 * expected.sqrt() + 1.5).ceil().long())
 
     def floors(self, queries: Block, needed: Tensor) -> tuple[Cutoffs, bool]:
-        """Floors of a block of queries, and whether it is crowded: neighbours too close for approximate similarities."""
+        """Floors of a block of queries, and whether it is crowded: neighbors too close for approximate similarities."""
         own = (queries.origin[:, None] == self.items) if self.own_left_out else None
         error = float32_error(queries.source.dimension)
         values = queries.approximate @ self.block.approximate.T
         similarity = _reached(values, own, needed) - error
         if not _is_crowded(values, similarity, error):
             return Cutoffs(similarity, torch.full_like(needed, self.gallery_size)), False
-        similarity, column = _reached_exactly(exact_matrix(queries.normalised, self.block.normalised), own, needed)
+        similarity, column = _reached_exactly(exact_matrix(queries.normalized, self.block.normalized), own, needed)
         return Cutoffs(similarity, self.items[column]), True
 
 

@@ -1,4 +1,4 @@
-"""Embeddings as given, normalised block by block when asked for, so that no second copy of them is ever held."""
+"""Embeddings as given, normalized block by block when asked for, so that no second copy of them is ever held."""
 
 from functools import cached_property
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.inputs import ArrayLike, as_matrix
-from ctxtune.retrieval.similarity import euclidean_norms, normalise
+from ctxtune.retrieval.similarity import euclidean_norms, normalize
 from ctxtune.retrieval.threads import Workers
 
 CHECK_ELEMENTS = 2**18
@@ -41,9 +41,9 @@ class Embeddings:
         return self.norms.device
 
     def rows(self, indices: Tensor | slice) -> Tensor:
-        """Normalised rows, (n, d) float64 on the device."""
+        """Normalized rows, (n, d) float64 on the device."""
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
-        return normalise(self.raw[where].to(self.device), self.norms[indices])
+        return normalize(self.raw[where].to(self.device), self.norms[indices])
 
     def select(self, indices: Tensor | slice) -> "Embeddings":
         """Only these rows; a slice copies nothing."""
@@ -56,48 +56,48 @@ class Embeddings:
 
 
 class Block:
-    """Consecutive rows start .. stop - 1 of `source`, normalised when asked for and then kept until released."""
+    """Consecutive rows start .. stop - 1 of `source`, normalized when asked for and then kept until released."""
 
     def __init__(self, source: Embeddings, start: int, stop: int) -> None:
         self.source = source
         self.start = start
         self.stop = stop
-        # Set where approximate similarities cannot tell the neighbours apart.
+        # Set where approximate similarities cannot tell the neighbors apart.
         self.crowded = False
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     @cached_property
-    def normalised(self) -> Tensor:
-        """Normalised rows, (n, d) float64."""
+    def normalized(self) -> Tensor:
+        """Normalized rows, (n, d) float64."""
         return self.source.rows(slice(self.start, self.stop))
 
     @cached_property
     def approximate(self) -> Tensor:
-        """Normalised rows in float32, (n, d), each element off by at most two units in the last place."""
+        """Normalized rows in float32, (n, d), each element off by at most two units in the last place."""
         source, rows = self.source, slice(self.start, self.stop)
         norms = source.norms[rows]
         low, high = PLAIN_NORMS
         if source.raw.dtype == torch.float64 or not bool(((norms > low) & (norms < high)).all()):
-            return self.normalised.float()
+            return self.normalized.float()
         return source.raw[rows].to(source.device).float() * norms.reciprocal().float()[:, None]
 
-    def normalised_rows(self, positions: Tensor) -> Tensor:
-        """Some normalised rows (p, d), float64; for a few, the rest is not computed."""
-        if "normalised" in self.__dict__ or 2 * len(positions) > len(self):
-            return self.normalised[positions]
+    def normalized_rows(self, positions: Tensor) -> Tensor:
+        """Some normalized rows (p, d), float64; for a few, the rest is not computed."""
+        if "normalized" in self.__dict__ or 2 * len(positions) > len(self):
+            return self.normalized[positions]
         return self.source.rows(self.start + positions)
 
     def approximate_rows(self, positions: Tensor) -> Tensor:
-        """Some normalised rows (p, d) in float32, likewise."""
+        """Some normalized rows (p, d) in float32, likewise."""
         if "approximate" in self.__dict__ or 2 * len(positions) > len(self):
             return self.approximate[positions]
         return self.source.rows(self.start + positions).float()
 
     def release(self) -> None:
-        """Forget the normalised rows."""
-        for kept in ("normalised", "approximate", "by_class"):
+        """Forget the normalized rows."""
+        for kept in ("normalized", "approximate", "by_class"):
             self.__dict__.pop(kept, None)
 
     @property

@@ -17,10 +17,10 @@ from ctxtune.retrieval.ranking import Search, score_queries, scores_from_counts
 from ctxtune.retrieval.scores import QueryScores
 from ctxtune.retrieval.similarity import float32_error
 
-# Neighbours fetched beyond those needed, so that a tie at the end of the list seldom leaves a query open.
+# Neighbors fetched beyond those needed, so that a tie at the end of the list seldom leaves a query open.
 SPARE = 8
-# The most neighbours that faiss finds on a GPU.
-GPU_NEIGHBOURS = 2048
+# The most neighbors that faiss finds on a GPU.
+GPU_NEIGHBORS = 2048
 OPEN_PAIRS = 64
 
 Fetch = Callable[[Block, int], tuple[Tensor, Tensor]]
@@ -61,7 +61,7 @@ def _index(gallery: Embeddings, chunk: int) -> dict[str, Any]:
 
 
 def _for_number(index: dict[str, Any], number: int) -> Any:
-    return index["gpu"] if "gpu" in index and number <= GPU_NEIGHBOURS else index["cpu"]
+    return index["gpu"] if "gpu" in index and number <= GPU_NEIGHBORS else index["cpu"]
 
 
 def score_with_faiss(search: Search) -> QueryScores:

@@ -1,4 +1,4 @@
-"""`nearest`: the exact nearest neighbours."""
+"""`nearest`: the exact nearest neighbors."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ WIDENING = 4
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """Nearest gallery items of each query, nearest first: `indices` (q, k) int64, `similarities` (q, k) float64."""
 
     indices: np.ndarray
@@ -35,7 +35,7 @@ def nearest(
     k: int,
     backend: str = "auto",
     chunk_size: int | None = None,
-) -> Neighbours:
+) -> Neighbors:
     """The k gallery items of greatest cosine similarity to each query, exactly; ties go by gallery index.
 
     query_embeddings (q, d), gallery_embeddings (g, d): as for `score`. Without a gallery each query is searched in all
@@ -64,7 +64,7 @@ def nearest(
             )
         fetch = faiss_fetch(gallery, chunk) if use_faiss else torch_fetch(gallery, chunk)
         items, similarities = _find(queries, gallery, int(k), chunk, fetch, workers, own_left_out=own_left_out)
-    return Neighbours(items.cpu().numpy(), similarities.cpu().numpy())
+    return Neighbors(items.cpu().numpy(), similarities.cpu().numpy())
 
 
 def _read(embeddings: ArrayLike, name: str, workers: Workers, device: torch.device) -> Embeddings:
@@ -158,7 +158,7 @@ def _exact(block: Block, gallery: Embeddings, candidates: Tensor) -> Tensor:
     step = max(1, CANDIDATE_ELEMENTS // gallery.dimension)
     for start in range(0, len(flat), step):
         some = slice(start, start + step)
-        values[some] = exact_pairs(block.normalised[owner[some]], gallery.rows(flat[some]))
+        values[some] = exact_pairs(block.normalized[owner[some]], gallery.rows(flat[some]))
     return values.view_as(candidates)
 
 
@@ -167,7 +167,7 @@ def _scan(block: Block, gallery: Embeddings, number: int, chunk: int, *, own_lef
     best = torch.empty(len(block), 0, dtype=torch.float64, device=gallery.device)
     items = torch.empty(len(block), 0, dtype=torch.int64, device=gallery.device)
     for part in gallery.blocks(chunk):
-        values = exact_matrix(block.normalised, part.normalised)
+        values = exact_matrix(block.normalized, part.normalized)
         part.release()
         index = torch.arange(part.start, part.stop, device=gallery.device).expand_as(values)
         if own_left_out:

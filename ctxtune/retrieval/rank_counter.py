@@ -204,7 +204,7 @@ class RankCounter:
         unsure = ((values - target).abs() <= products_error(products.shape[1])).nonzero()[:, 0]
         if len(unsure):
             items = pairs.items[unsure]
-            exact = exact_pairs(queries.normalised_rows(pairs.queries[unsure]), gallery.normalised_rows(items))
+            exact = exact_pairs(queries.normalized_rows(pairs.queries[unsure]), gallery.normalized_rows(items))
             earlier_item = gallery.start + items < self.matches.items[places[unsure]]
             before[unsure] = (exact > target[unsure]) | ((exact == target[unsure]) & earlier_item)
         return before

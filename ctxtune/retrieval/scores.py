@@ -86,7 +86,7 @@ class RetrievalScores:
     per_class: ClassScores | None = None
 
 
-def summarise(
+def summarize(
     scores: QueryScores,
     recall_at: tuple[int, ...],
     query_classes: np.ndarray,

@@ -13,7 +13,7 @@ from ctxtune.retrieval.matches import class_members
 from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.process_group import Ranks
 from ctxtune.retrieval.ranking import Search, score_queries
-from ctxtune.retrieval.scores import RetrievalScores, summarise
+from ctxtune.retrieval.scores import RetrievalScores, summarize
 from ctxtune.retrieval.threads import Workers
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def score(
     Without a gallery, each query is searched in all others: its own index is left out, duplicates of it are not.
 
     query_embeddings, gallery_embeddings: (q, d) and (g, d), of any floating-point type, torch or numpy, need not be
-        normalised. The work is done on the queries' GPU or else on the CPU; a gallery elsewhere is moved in chunks.
+        normalized. The work is done on the queries' GPU or else on the CPU; a gallery elsewhere is moved in chunks.
     query_labels, gallery_labels: (q,) and (g,) integers of any size.
     recall_at: the K of Recall@K, each at most the number of gallery items that a query is ranked against.
     backend: "torch", "faiss" or "auto"; all give the same scores. docs/retrieval.md says what auto goes by.
@@ -72,7 +72,7 @@ def score(
         search = Search(queries, gallery, members, own_left_out, full_map, tile, ranks, workers)
         scores = score_with_faiss(search) if use_faiss else score_queries(search)
     numbers = classes.queries.cpu().numpy()
-    return summarise(scores, cutoffs, numbers, classes.labels, per_query=per_query, per_class=per_class)
+    return summarize(scores, cutoffs, numbers, classes.labels, per_query=per_query, per_class=per_class)
 
 
 def _check_together(queries: Embeddings, gallery: Embeddings, ranks: Ranks) -> None:

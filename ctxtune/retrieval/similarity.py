@@ -2,7 +2,7 @@
 
 Ranks are defined by similarities, so the same pair must get the same number from every backend, device, chunk size
 and matrix kernel. Ordinary float64 products do not give that: each kernel adds in its own order and rounds differently,
-and exact ties come apart. Here normalised embeddings are split into three parts of few enough bits each that every
+and exact ties come apart. Here normalized embeddings are split into three parts of few enough bits each that every
 partial sum of products of two parts is exactly representable in float64, so that any order of addition gives the same
 sums (Ozaki et al., "Error-free transformations of matrix multiplication by using fast routines of matrix
 multiplication and its applications", Numerical Algorithms 59, 2012). Their total is the product of the float64 rows
@@ -43,13 +43,13 @@ def euclidean_norms(rows: Tensor) -> Tensor:
     return ordered_sum(values * values).sqrt_() / scale
 
 
-def normalise(rows: Tensor, norms: Tensor) -> Tensor:
+def normalize(rows: Tensor, norms: Tensor) -> Tensor:
     """Rows (n, d) divided by their norms (n,), float64."""
     return rows.double() / norms[:, None]
 
 
 def split(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Three parts of normalised rows (..., d) that add up to them but for some 2^-70.
+    """Three parts of normalized rows (..., d) that add up to them but for some 2^-70.
 
     High: multiples of 2^-26. Middle: multiples of 2^-g, at most 2^-27. Low: multiples of 2^-l, at most 2^-(g + 1).
     With |row| = 1, sums of products are bounded by Cauchy-Schwarz: high x high by 1 in multiples of 2^-52, high x
@@ -71,7 +71,7 @@ def _rounded(values: Tensor, bits: int) -> Tensor:
 
 
 def exact_matrix(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Similarities of all pairs. Shapes: (..., n, d) and (..., m, d) normalised to (..., n, m), float64."""
+    """Similarities of all pairs. Shapes: (..., n, d) and (..., m, d) normalized to (..., n, m), float64."""
     high, middle, low = split(queries)
     if gallery is queries:
         crossed = high @ middle.mT
@@ -109,7 +109,7 @@ def _total(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> Tens
 def float32_error(dimension: int) -> float:
     """Bound on |float32 product of rows in float32 - exact similarity|, for any order of summation.
 
-    Rows normalised in float32 are off by 2u each, products and sums of d terms by d*u / (1 - d*u) (Higham, "Accuracy
+    Rows normalized in float32 are off by 2u each, products and sums of d terms by d*u / (1 - d*u) (Higham, "Accuracy
     and Stability of Numerical Algorithms", 2002, section 3.1), as sum |q_i g_i| <= 1 by Cauchy-Schwarz, u = 2^-24; the
     rest covers thresholds rounded to float32, sums of a similarity and a row number below 2^17 in float64, and
     underflow.

@@ -34,7 +34,7 @@ class Tile:
 def compute_tile(queries: Block, gallery: Block, *, exact: bool = False) -> Tile:
     """The tile of two blocks: in float32, or exact if asked for or if a block is crowded."""
     if exact or queries.crowded or gallery.crowded:
-        values, error = exact_matrix(queries.normalised, gallery.normalised), 0.0
+        values, error = exact_matrix(queries.normalized, gallery.normalized), 0.0
     else:
         values = queries.approximate @ gallery.approximate.T
         error = float32_error(queries.source.dimension)

@@ -44,7 +44,7 @@ def practical_probabilities(differences: Floats, margin: float, *, correlation: 
     """The Bayesian correlated t-test (Corani and Benavoli, Machine Learning 2015; as the package baycomp).
 
     With the flat reference prior the posterior of the mean difference is Student's t with n - 1 degrees of freedom,
-    centred on the observed mean, with scale sqrt((1 / n + correlation / (1 - correlation)) * variance).
+    centered on the observed mean, with scale sqrt((1 / n + correlation / (1 - correlation)) * variance).
 
     Args:
         differences: (n,) paired differences, n at least 2; more of the metric is better.

@@ -12,7 +12,7 @@ from ctxtune.statistics.intervals import Interval
 from ctxtune.statistics.paired import PairedDifference, wilcoxon_can_reach
 
 LEVEL = 0.05
-Judgement = Literal["better", "worse", "practically equal", "inconclusive", "no difference", "cannot be tested"]
+Judgment = Literal["better", "worse", "practically equal", "inconclusive", "no difference", "cannot be tested"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Verdict:
         interval: of the mean difference, as in the contrast.
     """
 
-    judgement: Judgement
+    judgment: Judgment
     corrected_p: float
     wilcoxon_p: float | None
     equivalence_p: float | None
@@ -35,9 +35,9 @@ class Verdict:
     @property
     def words(self) -> str:
         """The verdict in plain words; differences in points (hundredths), scores being shares."""
-        if self.judgement == "inconclusive" and math.isfinite(self.interval.low):
+        if self.judgment == "inconclusive" and math.isfinite(self.interval.low):
             return f"inconclusive: between {_points(self.interval.low)} and {_points(self.interval.high)}"
-        return str(self.judgement)
+        return str(self.judgment)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -89,7 +89,7 @@ def judge_family(
         equal = list(corrected([equivalence_p_value(each.differences, equivalence) for each in contrasts]))
     return [
         Verdict(
-            _judgement(contrast, p_value, equal_p, mode, level),
+            _judgment(contrast, p_value, equal_p, mode, level),
             p_value,
             rank_p if able else None,
             equal_p,
@@ -99,7 +99,7 @@ def judge_family(
     ]
 
 
-def _judgement(contrast: PairedDifference, p_value: float, equal_p: float | None, mode: str, level: float) -> Judgement:
+def _judgment(contrast: PairedDifference, p_value: float, equal_p: float | None, mode: str, level: float) -> Judgment:
     if not np.any(contrast.differences):
         return "no difference"
     if contrast.count < 2:

@@ -1,4 +1,4 @@
-"""One run: data, model, loss, optimiser, evaluation and checkpoints. Knows nothing of Ray, Optuna or MLflow."""
+"""One run: data, model, loss, optimizer, evaluation and checkpoints. Knows nothing of Ray, Optuna or MLflow."""
 
 from ctxtune.training.checkpoints import CheckpointFolder, load_checkpoint, save_checkpoint, scored_weights
 from ctxtune.training.fold_trainer import FoldTrainer

@@ -49,7 +49,7 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Pooled features of normalised images."""
+        """Pooled features of normalized images."""
         network = self._network()
         with autocast(self._precision, self.device):
             return network.features(channels_last(images))

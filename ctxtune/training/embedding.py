@@ -19,7 +19,7 @@ def embed(
     The model is put into evaluation mode and back; no random number is drawn.
 
     Returns:
-        (m, embedding_dim) float32 on the CPU, not normalised, and the images (m,) int64 that the rows belong to, in
+        (m, embedding_dim) float32 on the CPU, not normalized, and the images (m,) int64 that the rows belong to, in
         ascending order: all n of the part, less those that cannot be read.
 
     Raises:

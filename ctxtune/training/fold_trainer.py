@@ -40,7 +40,7 @@ CUBLAS_WORKSPACE = ":4096:8"
 
 
 class FoldTrainer:
-    """Model, loss, optimiser and data of one run.
+    """Model, loss, optimizer and data of one run.
 
     Everything random follows from ``seed``: initial weights, batches and augmentation; the last two are pure functions
     of seed, epoch and batch, so that a run resumed from `state_dict` goes on bit by bit as if it had never stopped.

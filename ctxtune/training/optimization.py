@@ -1,4 +1,4 @@
-"""Parameter groups, optimisers and learning-rate schedules."""
+"""Parameter groups, optimizers and learning-rate schedules."""
 
 import bisect
 import math
@@ -12,7 +12,7 @@ from ctxtune.models import EmbeddingModel
 
 
 def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser with the groups backbone, embedding, projector and loss, each with its learning rate.
+    """The optimizer with the groups backbone, embedding, projector and loss, each with its learning rate.
 
     Each group holds ``base_lr``, from which the schedule sets ``lr`` at every step. Frozen and empty groups are left
     out. With `layer_decay` d each block of the backbone is a group of its own, the i-th before the head with the rate
@@ -75,7 +75,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def all_parameters(optimizer: torch.optim.Optimizer) -> Sequence[nn.Parameter]:
-    """Every parameter that the optimiser moves."""
+    """Every parameter that the optimizer moves."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

@@ -1,4 +1,4 @@
-"""One training step: forward, loss over the whole batch, backward, optimiser."""
+"""One training step: forward, loss over the whole batch, backward, optimizer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

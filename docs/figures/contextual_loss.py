@@ -16,9 +16,9 @@ CLASSES, IMAGES = 4, 4
 def batch() -> torch.Tensor:
     """(16, 16) cosine similarities of four classes of four images; the last image of each lies between two classes."""
     generator = torch.Generator().manual_seed(3)
-    centres = torch.nn.functional.normalize(torch.randn(CLASSES, 16, generator=generator), dim=1)
-    rows = centres.repeat_interleave(IMAGES, 0) + 0.12 * torch.randn(CLASSES * IMAGES, 16, generator=generator)
-    rows[IMAGES - 1 :: IMAGES] += 0.8 * centres.roll(1, 0)
+    centers = torch.nn.functional.normalize(torch.randn(CLASSES, 16, generator=generator), dim=1)
+    rows = centers.repeat_interleave(IMAGES, 0) + 0.12 * torch.randn(CLASSES * IMAGES, 16, generator=generator)
+    rows[IMAGES - 1 :: IMAGES] += 0.8 * centers.roll(1, 0)
     rows = torch.nn.functional.normalize(rows, dim=1)
     return rows @ rows.T
 

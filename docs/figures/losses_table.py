@@ -21,10 +21,10 @@ loss = ContextualLoss(contextual_weight=0.8, k=4)  # or build_loss("proxy_anchor
 loss(embeddings, labels).backward()  # (n, d) of any length, (n,)
 ```
 
-The batch needs several images of each class: the contextual loss compares neighbourhoods with classes.
+The batch needs several images of each class: the contextual loss compares neighborhoods with classes.
 
 Each loss can be combined, in its block, with a `miner` (where the table says so), a cross-batch `memory`, and a
-`contextual` term ("contextual + X"); the `regularizer` block adds the similarity regulariser to any of them. A loss of
+`contextual` term ("contextual + X"); the `regularizer` block adds the similarity regularizer to any of them. A loss of
 your own is named `package.module:Class`; it is called with `(embeddings, labels)`, or as those of
 pytorch-metric-learning are.
 

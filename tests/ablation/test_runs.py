@@ -162,7 +162,7 @@ def test_a_contrast_without_pairs_counts_in_the_correction(quickstart, journal):
     assert verdicts["contrastive_only"] is None
     p_value = stats.ttest_rel(ours, start).pvalue
     assert p_value < 0.05 < 2 * p_value  # alone it would be "better"
-    assert verdicts["no_query_expansion"].judgement == "inconclusive"
+    assert verdicts["no_query_expansion"].judgment == "inconclusive"
     shown = {each["cell"]: each["corrected_p"] for each in ablation_summary(result)["contrasts"]}
     assert shown == {"no_query_expansion": pytest.approx(2 * p_value), "contrastive_only": None}
 

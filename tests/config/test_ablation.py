@@ -92,16 +92,16 @@ design: leave_one_out
 trial:{TRIAL}
 variants:
   expansion: {{loss.query_expansion: false}}
-  regulariser: {{regularizer.weight: 0.1}}
+  regularizer: {{regularizer.weight: 0.1}}
 """
     ablation = load_ablation(file(text))
     assert {cell.name: cell.settings for cell in cells_of(ablation)} == {
         "full": {"loss.query_expansion": False, "regularizer.weight": 0.1},
         "without expansion": {"regularizer.weight": 0.1},
-        "without regulariser": {"loss.query_expansion": False},
+        "without regularizer": {"loss.query_expansion": False},
     }
     assert {each.against for each in contrasts_of(ablation, cells_of(ablation))} == {"full"}
-    with pytest.raises(ConfigError, match="component regulariser sets"):
+    with pytest.raises(ConfigError, match="component regularizer sets"):
         load_ablation(file(text), ["variants.third={regularizer.weight: 0.2}"])
 
 
@@ -287,8 +287,8 @@ CHANGES = {
 def loss_and_gradient(trial: TrialSettings) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(8).repeat_interleave(4)
-    centres = torch.randn(8, 6, generator=generator, dtype=torch.float64)
-    embeddings = (centres[labels] + 0.7 * torch.randn(32, 6, generator=generator, dtype=torch.float64)).requires_grad_()
+    centers = torch.randn(8, 6, generator=generator, dtype=torch.float64)
+    embeddings = (centers[labels] + 0.7 * torch.randn(32, 6, generator=generator, dtype=torch.float64)).requires_grad_()
     loss = TrainingLoss(trial.loss, trial.regularizer, num_classes=8, embedding_dim=6)
     total, _ = loss(embeddings, labels)
     (gradient,) = torch.autograd.grad(total, embeddings)

@@ -103,7 +103,7 @@ def test_the_environment_is_read_and_a_missing_variable_is_named(write, monkeypa
     assert "CTXTUNE_UNSET" in message(write(QUICK.replace("name: quick", "name: ${CTXTUNE_UNSET}")))
 
 
-def test_a_missing_file_names_its_neighbours(write):
+def test_a_missing_file_names_its_neighbors(write):
     path = write(QUICK)
     assert "space.yaml" in message(path.with_name("spaec.yaml"))
 

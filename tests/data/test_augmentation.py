@@ -14,7 +14,7 @@ from ctxtune.data.augmentation import (
     crop_and_resize,
     draw_crops,
     evaluation_view,
-    normalise,
+    normalize,
     place_crops,
     resized_shape,
 )
@@ -91,7 +91,7 @@ def test_pixels_at_fixed_crops_are_torchvisions(size):
     batch = tensor_of(image)[None].expand(len(BOXES), -1, -1, -1)
     found = crop_and_resize(batch, crops, (size, size)).permute(0, 2, 3, 1).numpy()
     found[[1, 3]] = found[[1, 3], :, ::-1]
-    # Pillow rounds to whole grey levels between its two passes and after them.
+    # Pillow rounds to whole gray levels between its two passes and after them.
     assert np.abs(found - expected).max() <= 1.01
     assert np.abs(found - expected).mean() < 0.4
     exact = np.stack([crop_by_pillow(np.asarray(image), box, size) for box in BOXES])
@@ -135,14 +135,14 @@ def test_evaluation_views_are_torchvisions(shape, resize, crop):
     assert np.abs(found - expected).max() <= 1.01
 
 
-def test_normalise_is_torchvisions():
+def test_normalize_is_torchvisions():
     image = picture(20, 30)
     expected = functional.normalize(
         functional.to_dtype(tensor_of(image), torch.float32, scale=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     )
-    torch.testing.assert_close(normalise(tensor_of(image)[None])[0], expected)
-    grey = torch.full((2, 1, 4, 4), 100, dtype=torch.uint8)
-    torch.testing.assert_close(normalise(grey), normalise(grey.expand(-1, 3, -1, -1)))
+    torch.testing.assert_close(normalize(tensor_of(image)[None])[0], expected)
+    gray = torch.full((2, 1, 4, 4), 100, dtype=torch.uint8)
+    torch.testing.assert_close(normalize(gray), normalize(gray.expand(-1, 3, -1, -1)))
 
 
 def test_mean_of_many_augmentations_is_torchvisions():

@@ -1,4 +1,4 @@
-"""Pictures that are odd, huge or broken: the right grey levels, bounded memory, an error in words for everything else."""
+"""Pictures that are odd, huge or broken: the right gray levels, bounded memory, an error in words for everything else."""
 
 import io
 import random
@@ -41,7 +41,7 @@ def tiff(values: np.ndarray, *, kind: int, bits: int | None = None, white_is_zer
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
 
 
-def grey(data: bytes) -> list[int]:
+def gray(data: bytes) -> list[int]:
     pixels = np.asarray(decode(data))
     assert (pixels == pixels[..., :1]).all()
     return pixels[0, :, 0].tolist()
@@ -57,7 +57,7 @@ def test_sixteen_bits_keep_their_high_byte_whatever_else_is_in_the_picture(kind,
         picture = np.full((8, 8), value, dtype=np.uint16)
         picture[:, 4:] = beside
         options = {"irreversible": False} if kind == "JPEG2000" else {}
-        assert grey(encoded(picture, kind, **options))[0] == value >> 8
+        assert gray(encoded(picture, kind, **options))[0] == value >> 8
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_sixteen_bits_keep_their_high_byte_whatever_else_is_in_the_picture(kind,
     ],
 )
 def test_the_depth_is_what_the_file_says(data, expected):
-    assert grey(data) == expected
+    assert gray(data) == expected
 
 
 @pytest.mark.parametrize("value", [255.0, -0.1, float("nan"), float("inf"), 1.5])

@@ -46,8 +46,8 @@ def training(part, cache, settings=SETTINGS, epoch=2, first=0, workers=2, device
         images.close()
 
 
-def grey_levels(one, other):
-    """Greatest difference in grey levels between two normalised batches."""
+def gray_levels(one, other):
+    """Greatest difference in gray levels between two normalized batches."""
     return float((one - other).abs().max() * 0.229 * 255)
 
 
@@ -81,7 +81,7 @@ def test_every_way_of_keeping_images_gives_the_same_batches(part, cache, kept, w
     for (images, indices), (expected, same) in zip(found, reference, strict=True):
         assert torch.equal(indices, same)
         assert images.shape == (8, 3, 32, 32) and images.dtype == torch.float32
-        assert grey_levels(images, expected) <= 1.2
+        assert gray_levels(images, expected) <= 1.2
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -95,7 +95,7 @@ def test_the_way_to_a_gpu_gives_the_same_batches(part, cache, half, interpolatio
     batcher = PackingBatcher(table, reader, chosen, torch.device("cpu"), SpreadOver(2), Unreadable(table), half=half)
     for number, (expected, _) in enumerate(reference):
         batch = batcher.host(part.rows[BATCHES[number]], np.random.default_rng((7, 2, number)))
-        assert grey_levels(batcher.device(batch), expected) <= 1.2
+        assert gray_levels(batcher.device(batch), expected) <= 1.2
 
 
 @pytest.mark.gpu
@@ -105,7 +105,7 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(part, cache, kept):
     found = training(part, cache, variant(cache=kept, cache_short_side=500), device="cuda")
     for (images, _), (expected, _) in zip(found, reference, strict=True):
         assert images.device.type == "cuda"
-        assert grey_levels(images.cpu(), expected) <= 1.2
+        assert gray_levels(images.cpu(), expected) <= 1.2
 
 
 def test_an_epoch_resumed_in_its_middle_goes_on_with_the_same_images(part, cache):

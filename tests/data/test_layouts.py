@@ -295,34 +295,34 @@ def test_settings_refuse_what_a_data_set_cannot_do(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["L", "CMYK", "P", "RGBA", "LA", "1", "I;16", "exif"])
-def test_every_colour_mode_is_upright_rgb(tmp_path, kind):
+def test_every_color_mode_is_upright_rgb(tmp_path, kind):
     trees.class_folders(tmp_path, {"train": 1, "test": 1}, images=1)
     target = tmp_path / "train/class000/0.jpg"
-    colours = Image.new("RGB", (40, 30), (200, 40, 40))
-    colours.paste((40, 40, 200), (0, 0, 20, 30))  # left half blue
-    expected, name = colours, "0.png"
+    colors = Image.new("RGB", (40, 30), (200, 40, 40))
+    colors.paste((40, 40, 200), (0, 0, 20, 30))  # left half blue
+    expected, name = colors, "0.png"
     if kind == "exif":
         name = "0.jpg"
         exif = Image.Exif()
         exif[0x0112] = 6  # stored turned left: to be turned right by a quarter
-        colours.transpose(Image.Transpose.ROTATE_90).save(target, exif=exif, quality=95)
+        colors.transpose(Image.Transpose.ROTATE_90).save(target, exif=exif, quality=95)
     elif kind == "CMYK":
         name = "0.jpg"
-        colours.convert("CMYK").save(target, quality=95)
+        colors.convert("CMYK").save(target, quality=95)
     else:
         target.unlink()
         if kind == "RGBA":
-            image = colours.convert("RGBA")
+            image = colors.convert("RGBA")
             image.putalpha(Image.new("L", (40, 30), 255))
             image.paste((9, 9, 9, 0), (0, 0, 20, 30))  # transparent: shows white
-            expected = colours.copy()
+            expected = colors.copy()
             expected.paste((255, 255, 255), (0, 0, 20, 30))
         elif kind == "I;16":
-            grey = np.asarray(colours.convert("L")).astype(np.uint16)
-            image = Image.fromarray(grey * 257)
-            expected = colours.convert("L").convert("RGB")
+            gray = np.asarray(colors.convert("L")).astype(np.uint16)
+            image = Image.fromarray(gray * 257)
+            expected = colors.convert("L").convert("RGB")
         else:
-            image = colours.convert(kind)
+            image = colors.convert(kind)
             expected = image.convert("RGB")
         image.save(tmp_path / "train/class000" / name)
     part = quiet("class_folders", tmp_path).train

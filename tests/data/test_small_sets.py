@@ -16,7 +16,7 @@ from ctxtune.data import (
     build_sampler,
     load,
 )
-from ctxtune.data.layouts.glyphs import catalogue, work_out_catalogue
+from ctxtune.data.layouts.glyphs import catalog, work_out_catalog
 from ctxtune.data.layouts.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
 from ctxtune.errors import ConfigError, DataError
 from tests.helpers.trees import OMNIGLOT_ZIP, omniglot_folders, zipped
@@ -53,7 +53,7 @@ def test_glyph_sides_share_no_decomposed_letter(glyphs):
         # Independent of the loader: first letter of the canonical decomposition, without case.
         found = set()
         for label in part.class_names:
-            for item in catalogue().classes:
+            for item in catalog().classes:
                 if ord(item.characters[0]) == label:
                     found |= {unicodedata.normalize("NFD", c)[0].casefold() for c in item.characters}
         return found
@@ -62,7 +62,7 @@ def test_glyph_sides_share_no_decomposed_letter(glyphs):
 
 
 def test_glyph_look_alikes_are_one_class_and_accents_are_not():
-    class_of = {letter: item.characters for item in catalogue().classes for letter in item.characters}
+    class_of = {letter: item.characters for item in catalog().classes for letter in item.characters}
     assert class_of["A"] == class_of["Α"] == class_of["А"] == "AΑА"
     assert len({class_of[letter] for letter in "aàâãäå"}) == 6
     assert class_of["A"] != class_of["a"]
@@ -89,14 +89,14 @@ def test_glyphs_are_the_same_in_another_process(glyphs):
 
 def test_kept_classes_are_those_worked_out(tmp_path, monkeypatch):
     monkeypatch.setenv("CTXTUNE_CACHE", str(tmp_path))
-    found = work_out_catalogue()
+    found = work_out_catalog()
     for _ in range(2):
-        catalogue.cache_clear()
-        assert catalogue() == found
+        catalog.cache_clear()
+        assert catalog() == found
     (file,) = tmp_path.glob("glyphs-classes-*.json")
     file.write_text(file.read_text().replace("latin", "LATIN", 1))
-    catalogue.cache_clear()
-    assert catalogue() == found
+    catalog.cache_clear()
+    assert catalog() == found
 
 
 def test_test_glyphs_are_neither_rendered_nor_cached_before_they_are_asked_for(glyphs, tmp_path):
@@ -105,7 +105,7 @@ def test_test_glyphs_are_neither_rendered_nor_cached_before_they_are_asked_for(g
     assert [path.name[:12] for path in cache.iterdir() if path.is_dir()] == ["glyphs-train"]
 
 
-def test_evaluation_images_are_the_normalised_pixels_in_order(glyphs):
+def test_evaluation_images_are_the_normalized_pixels_in_order(glyphs):
     part = glyphs.train.select(np.arange(100), "some")
     batches = list(EvaluationImages(part, SMALL).batches(64))
     images = torch.cat([images for images, _ in batches])

@@ -9,7 +9,7 @@ from tests.helpers.losses import batch
 
 
 def least_outside(embeddings: torch.Tensor, options: dict[str, Any]) -> float:
-    """How much at least lies outside of a neighbourhood. Below 1e-38 float32 cannot tell it from nothing."""
+    """How much at least lies outside of a neighborhood. Below 1e-38 float32 cannot tell it from nothing."""
     units = torch.nn.functional.normalize(embeddings.double(), dim=1)
     distances = torch.relu(2.0 - 2.0 * units @ units.T)
     reach = distances.sort(dim=1).values[:, options["k"] - 1 : options["k"]]
@@ -52,7 +52,7 @@ WEIGHTS: dict[str, Any] = {"contextual_weight": 0.7, "contrastive_weight": 0.2, 
 
 
 def far_from_edges(embeddings: torch.Tensor, k: int, epsilon: float, distance: float) -> bool:
-    """Whether no pair lies within `distance` of the edge of a neighbourhood or of a margin."""
+    """Whether no pair lies within `distance` of the edge of a neighborhood or of a margin."""
     units = torch.nn.functional.normalize(embeddings.double(), dim=1)
     similarities = units @ units.T
     sorted_rows = similarities.sort(dim=1, descending=True).values

@@ -39,7 +39,7 @@ def naive_similarity(
     distances = torch.relu(2.0 - 2.0 * similarities)
     distances = distances - torch.diag(torch.diag(distances).detach())
 
-    def neighbourhood(size: int) -> tuple[Tensor, Tensor]:
+    def neighborhood(size: int) -> tuple[Tensor, Tensor]:
         values = epsilon + distances.detach().sort(dim=1).values[:, size - 1 : size] - distances
         if step == "sigmoid":
             return torch.sigmoid(values / temperature), torch.sigmoid(-values / temperature)
@@ -54,7 +54,7 @@ def naive_similarity(
         empty = whole == 0
         return torch.where(empty, torch.zeros_like(part), part / torch.where(empty, torch.ones_like(whole), whole))
 
-    inside, outside = neighbourhood(k)
+    inside, outside = neighborhood(k)
     weights = inside
     if overlap != "none":
         common = both(inside.unsqueeze(1), inside.unsqueeze(0)).sum(dim=2)
@@ -65,7 +65,7 @@ def naive_similarity(
         weights = both(inside, share)
     if not query_expansion:
         return weights
-    closest, _ = neighbourhood(k // 2)
+    closest, _ = neighborhood(k // 2)
     reciprocal = both(closest, closest.T)
     expanded = both(reciprocal.unsqueeze(2), weights.unsqueeze(0)).sum(dim=1)
     expanded = ratio(expanded, reciprocal.sum(dim=1, keepdim=True), detach_expansion_normalizer)
@@ -133,12 +133,12 @@ def batch(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings around a random centre for each class, in random order: (items, dim) and (items,)."""
+    """Embeddings around a random center for each class, in random order: (items, dim) and (items,)."""
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(items) // per_class)[torch.randperm(items, generator=generator)]
-    centres = torch.randn(items // per_class + 1, dim, generator=generator, dtype=torch.float64)
+    centers = torch.randn(items // per_class + 1, dim, generator=generator, dtype=torch.float64)
     noise = torch.randn(items, dim, generator=generator, dtype=torch.float64)
-    return (centres[labels] + spread * noise).to(dtype), labels
+    return (centers[labels] + spread * noise).to(dtype), labels
 
 
 def training_loss(weight: float = 0.0, **loss: Any) -> TrainingLoss:

@@ -13,7 +13,7 @@ OMNIGLOT_ZIP = SHARED / "data" / "omniglot" / "omniglot-small.zip"
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> None:
-    """A real image file (by suffix) of (width, height) `size`: smooth random colours."""
+    """A real image file (by suffix) of (width, height) `size`: smooth random colors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).convert(mode)

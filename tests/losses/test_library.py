@@ -125,7 +125,7 @@ class TestIndicesTuple:
 class TestReference:
     @pytest.mark.parametrize("items", [24, 240])
     @pytest.mark.parametrize("options", [{}, {"query_expansion": False}, {"step": "sigmoid"}], ids=str)
-    def test_neighbourhoods_over_batch_and_memory(self, items: int, options: dict[str, Any]) -> None:
+    def test_neighborhoods_over_batch_and_memory(self, items: int, options: dict[str, Any]) -> None:
         embeddings, labels = batch(items, spread=1.0)
         memory, memory_labels = batch(items + 6, spread=1.0, seed=1)
         order = torch.randperm(2 * items + 6, generator=torch.Generator().manual_seed(0))

@@ -307,7 +307,7 @@ class TestRegularizerAndContextualTerm:
         )
 
 
-def test_triplet_distance_is_that_of_normalised_embeddings() -> None:
+def test_triplet_distance_is_that_of_normalized_embeddings() -> None:
     loss = build_loss("triplet", miner=None)
     assert isinstance(loss, losses.TripletMarginLoss)
     assert isinstance(loss.distance, distances.LpDistance)

@@ -60,7 +60,7 @@ def test_gem_in_half_precision_neither_under_nor_overflows() -> None:
     assert torch.allclose(build_pooling("gem")(features), features[:, :, 0, 0].float(), rtol=1e-4)
 
 
-def test_embeddings_are_float32_under_autocast_and_not_normalised() -> None:
+def test_embeddings_are_float32_under_autocast_and_not_normalized() -> None:
     model = small().eval()
     images = torch.randn(4, 3, 32, 32)
     plain = model(images)
@@ -77,8 +77,8 @@ def test_head_is_pooling_layer_norm_linear() -> None:
     model = small(layer_norm=True, pooling="max").eval()
     images = torch.randn(4, 3, 32, 32)
     pooled = model.backbone(images).amax((2, 3))
-    normalised = (pooled - pooled.mean(1, keepdim=True)) / (pooled.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-    expected = normalised @ model.embedding.weight.T + model.embedding.bias
+    normalized = (pooled - pooled.mean(1, keepdim=True)) / (pooled.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    expected = normalized @ model.embedding.weight.T + model.embedding.bias
     assert torch.allclose(model(images), expected, atol=1e-5)
     assert list(model.normalization.parameters()) == []
     assert len(list(small(layer_norm=True, layer_norm_affine=True).normalization.parameters())) == 2

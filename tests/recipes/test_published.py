@@ -287,7 +287,7 @@ def test_published_recipe_of_a_data_set() -> None:
     assert published_recipe("omniglot") is None
 
 
-def test_unknown_recipe_names_its_neighbours() -> None:
+def test_unknown_recipe_names_its_neighbors() -> None:
     with pytest.raises(ConfigError, match="did you mean contextual_cars196_224"):
         load_recipe("contextual_cars_224")
     with pytest.raises(ConfigError, match="there are contextual_cars196_224, "):

@@ -1,4 +1,4 @@
-"""Each recipe takes training steps: its model head, loss, regulariser and parameter groups, on a small backbone."""
+"""Each recipe takes training steps: its model head, loss, regularizer and parameter groups, on a small backbone."""
 
 from typing import Any
 

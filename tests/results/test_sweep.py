@@ -123,7 +123,7 @@ class TestConfirmation:
         assert score.difference.p_value == pytest.approx(expected.pvalue)
         assert score.difference.interval.low == pytest.approx(expected.confidence_interval().low)
         assert score.chosen_interval.mean == pytest.approx(np.mean(ours)) and score.floor == 0.02
-        assert score.verdict.judgement == "better" and seeds_words(score) == "the same 4 fresh seeds"
+        assert score.verdict.judgment == "better" and seeds_words(score) == "the same 4 fresh seeds"
 
     def test_nothing_is_judged_before_all_planned_seeds_are_there(self) -> None:
         runs = self.runs([0.6, 0.63, 0.61, 0.6], seeds=3)

@@ -1,4 +1,4 @@
-"""All backends, chunk sizes and numbers of processes give the same numbers; nearest neighbours are exact."""
+"""All backends, chunk sizes and numbers of processes give the same numbers; nearest neighbors are exact."""
 
 import importlib.util
 import subprocess

@@ -66,8 +66,8 @@ def embeddings(kind, generator, number, dimension):
 def clusters(number, classes, dimension, noise, seed=0):
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, number)
-    centres = generator.standard_normal((classes, dimension))
-    return (centres[labels] + noise * generator.standard_normal((number, dimension))).astype(np.float32), labels
+    centers = generator.standard_normal((classes, dimension))
+    return (centers[labels] + noise * generator.standard_normal((number, dimension))).astype(np.float32), labels
 
 
 @given(
@@ -136,7 +136,7 @@ def test_collapsed_embeddings_are_told_apart_in_float64(scale):
     np.testing.assert_allclose(table(score(*parts, per_query=True)), naive_scores(*parts)[:, :4], rtol=0, atol=1e-12)
 
 
-def test_neighbours_that_only_the_sample_sees():
+def test_neighbors_that_only_the_sample_sees():
     """The scores stay exact where an estimate from equally spaced gallery items misleads."""
     number, sampled = 3000, np.linspace(0, 2999, 300).astype(int)
     generator = np.random.default_rng(2)

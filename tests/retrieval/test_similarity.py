@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxtune.retrieval import nearest, score
-from ctxtune.retrieval.similarity import euclidean_norms, exact_matrix, exact_pairs, normalise
+from ctxtune.retrieval.similarity import euclidean_norms, exact_matrix, exact_pairs, normalize
 
 
-def normalised(values):
+def normalized(values):
     rows = torch.from_numpy(values)
-    return normalise(rows, euclidean_norms(rows))
+    return normalize(rows, euclidean_norms(rows))
 
 
 @given(
@@ -22,10 +22,10 @@ def normalised(values):
     spread=st.sampled_from([0.0, 3.0, 20.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_is_the_rounded_product_of_the_normalised_rows(dimension, spread, seed):
+def test_is_the_rounded_product_of_the_normalized_rows(dimension, spread, seed):
     generator = np.random.default_rng(seed)
     values = generator.standard_normal((6, dimension)) * np.exp(spread * generator.standard_normal((6, dimension)))
-    rows = normalised(values)
+    rows = normalized(values)
     found = exact_matrix(rows[:3], rows[3:])
     for i in range(3):
         for j in range(3):
@@ -36,8 +36,8 @@ def test_is_the_rounded_product_of_the_normalised_rows(dimension, spread, seed):
 @pytest.mark.parametrize("dimension", [1, 7, 512, 1023, 2048])
 def test_order_of_summation_does_not_matter(dimension):
     generator = np.random.default_rng(0)
-    left = normalised(generator.standard_normal((20, dimension)))
-    right = normalised(generator.standard_normal((30, dimension)))
+    left = normalized(generator.standard_normal((20, dimension)))
+    right = normalized(generator.standard_normal((30, dimension)))
     found = exact_matrix(left, right)
     shuffled = torch.from_numpy(generator.permutation(dimension))
     assert torch.equal(found, exact_matrix(left[:, shuffled], right[:, shuffled]))

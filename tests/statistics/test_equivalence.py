@@ -51,7 +51,7 @@ def family():
 
 def test_verdicts_with_a_margin():
     verdicts = judge_family(family(), equivalence=0.005)
-    assert [each.judgement for each in verdicts] == [
+    assert [each.judgment for each in verdicts] == [
         "practically equal", "better", "worse", "inconclusive", "practically equal", "no difference",
     ]  # fmt: skip
     assert verdicts[3].words.startswith("inconclusive: between −")
@@ -61,7 +61,7 @@ def test_verdicts_with_a_margin():
 def test_verdicts_without_a_margin_never_say_equal():
     verdicts = judge_family(family())
     assert all(each.equivalence_p is None for each in verdicts)
-    assert [each.judgement for each in verdicts] == [
+    assert [each.judgment for each in verdicts] == [
         "inconclusive", "better", "worse", "inconclusive", "better", "no difference",
     ]  # fmt: skip
 

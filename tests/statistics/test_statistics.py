@@ -110,7 +110,7 @@ def test_verdicts_in_plain_words() -> None:
     vague, none = np.array([1.0, 0.2, 2.1, -0.2, 1.2]), np.array([1.0, -1.1, 0.2, -0.9, 0.85])
     family = [compare_pairs(values, base) for values in (clear, reverse, vague, none, base, np.full(5, 0.25))]
     verdicts = judge_family(family)
-    assert [verdict.judgement for verdict in verdicts] == [
+    assert [verdict.judgment for verdict in verdicts] == [
         "better", "worse", "inconclusive", "inconclusive", "no difference", "cannot be tested",
     ]  # fmt: skip
     low, high = family[2].interval.low, family[2].interval.high
@@ -140,13 +140,13 @@ def test_families_keep_their_level_when_there_is_no_effect() -> None:
 
 @pytest.mark.slow
 @pytest.mark.slow
-def test_the_whole_judgement_keeps_its_level_when_there_is_no_effect() -> None:
+def test_the_whole_judgment_keeps_its_level_when_there_is_no_effect() -> None:
     generator = np.random.default_rng(2)
     false = 0
     for _ in range(25):
         arms = generator.normal(0, 0.01, (3, 5))
         verdicts = judge_family([compare_pairs(arm, arms[0]) for arm in arms[1:]])
-        false += any(verdict.judgement in ("better", "worse") for verdict in verdicts)
+        false += any(verdict.judgment in ("better", "worse") for verdict in verdicts)
     assert false <= 5  # 1.25 expected; more than five in about one of 1,000 such simulations
 
 

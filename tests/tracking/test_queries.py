@@ -90,7 +90,7 @@ def test_histories_are_whole_and_in_order(uri: str) -> None:
     assert math.isnan(histories[runs["d"]][1].value)
 
 
-def test_a_sweep_is_found_by_name_or_its_neighbours_are_named(uri: str) -> None:
+def test_a_sweep_is_found_by_name_or_its_neighbors_are_named(uri: str) -> None:
     sweep = find_sweep(uri, "cars")
     assert (sweep.key, sweep.kind) == ("sweep", "sweep")
     assert read_text(uri, sweep.run_id, "search_space.yaml") == "name: cars\n"

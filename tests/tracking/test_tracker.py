@@ -65,8 +65,8 @@ def test_a_sweep_arrives_whole(tmp_path) -> None:
     log_trial(tracker, "trial-1", range(3), parent="sweep")
     tracker.log_metrics("trial-1", {"odd": math.nan, "endless": math.inf}, 1, timestamp_ms=5)
     tracker.log_params("trial-1", {"sampler": {"seed": 0}})
-    tracker.set_tags("trial-1", {"colour": "red"})
-    tracker.set_tags("trial-1", {"colour": "blue"})
+    tracker.set_tags("trial-1", {"color": "red"})
+    tracker.set_tags("trial-1", {"color": "blue"})
     tracker.log_text("trial-1", "a: 1\n", "settings/config.yaml")
     plot = tmp_path / "plot.png"
     plot.write_bytes(b"\x89PNG")
@@ -84,7 +84,7 @@ def test_a_sweep_arrives_whole(tmp_path) -> None:
     tags = run_tags(uri, "trial-1")
     assert tags["mlflow.parentRunId"] == run_row(uri, "sweep")[3]
     assert tags["mlflow.runName"] == "name of trial-1"
-    expected = {"kind": "trial", "state": "pruned", "reason": "asha at epoch 2", "colour": "blue"}
+    expected = {"kind": "trial", "state": "pruned", "reason": "asha at epoch 2", "color": "blue"}
     assert {name: tags[name] for name in expected} == expected
     assert run_row(uri, "sweep")[0] == "RUNNING"
     params = rows(uri, "SELECT key, value FROM params WHERE run_uuid = ? ORDER BY key", run_id)

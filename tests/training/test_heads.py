@@ -113,7 +113,7 @@ def trained_live(trial: TrialSettings, seed: int, views: list[torch.Tensor] | No
     parts = splits(trial, seed=seed)
     labels = torch.from_numpy(np.unique(parts.fit.labels, return_inverse=True)[1])
     images = EvaluationImages(parts.fit, trial.images, workers=0)
-    centre = torch.cat([batch for batch, _ in images.batches(7)])
+    center = torch.cat([batch for batch, _ in images.batches(7)])
     images.close()
     torch.manual_seed(seed)
     model = build_model(trial.model, image_size=trial.image_size)
@@ -123,7 +123,7 @@ def trained_live(trial: TrialSettings, seed: int, views: list[torch.Tensor] | No
     sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
     for epoch in range(trial.schedule.epochs):
         for number, indices in enumerate(sampler.epoch(epoch)):
-            seen = centre[indices]
+            seen = center[indices]
             if views is not None:
                 which = np.random.default_rng((seed, epoch, number)).integers(len(views), size=len(indices))
                 rows = parts.fit.rows[indices]

@@ -1,4 +1,4 @@
-"""Learning-rate schedules against torch's own, and optimiser groups against the settings."""
+"""Learning-rate schedules against torch's own, and optimizer groups against the settings."""
 
 import pytest
 import torch

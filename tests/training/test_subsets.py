@@ -27,9 +27,9 @@ TRIAL = TrialSettings.model_validate(
 
 def embedded(classes: int, each: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
     generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(classes, 8))
+    centers = generator.normal(size=(classes, 8))
     labels = np.repeat(np.arange(classes), each)
-    return torch.from_numpy((centres[labels] + generator.normal(0, 1.2, (len(labels), 8))).astype(np.float32)), labels
+    return torch.from_numpy((centers[labels] + generator.normal(0, 1.2, (len(labels), 8))).astype(np.float32)), labels
 
 
 def test_smaller_galleries_are_easier_and_every_run_has_the_same_subsets() -> None:

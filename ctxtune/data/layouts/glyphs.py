@@ -67,7 +67,7 @@ class GlyphClass:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """All classes in a fixed order, and which characters each font has."""
 
     classes: tuple[GlyphClass, ...]
@@ -169,7 +169,7 @@ def base_letter(letter: str) -> str:
 
 
 @functools.cache
-def catalogue() -> Catalogue:
+def catalog() -> Catalog:
     """The classes: kept in the cache folder by the hash of the fonts, or worked out (a second or two) and kept there."""
     file = default_cache_directory() / f"glyphs-classes-{fonts_digest()[:16]}.json"
     try:
@@ -178,7 +178,7 @@ def catalogue() -> Catalogue:
             return _from_json(text)
     except (OSError, ValueError):
         pass  # missing or damaged
-    found = work_out_catalogue()
+    found = work_out_catalog()
     text = json.dumps(
         {
             "classes": [[item.characters, item.super_class, item.test] for item in found.classes],
@@ -193,13 +193,13 @@ def catalogue() -> Catalogue:
     return found
 
 
-def _from_json(text: str) -> Catalogue:
+def _from_json(text: str) -> Catalog:
     content = json.loads(text)
     classes = tuple(GlyphClass(characters, name, test) for characters, name, test in content["classes"])
-    return Catalogue(classes, {font: frozenset(letters) for font, letters in content["coverage"].items()})
+    return Catalog(classes, {font: frozenset(letters) for font, letters in content["coverage"].items()})
 
 
-def work_out_catalogue() -> Catalogue:
+def work_out_catalog() -> Catalog:
     """Find the classes by rendering each letter in each font once. Deterministic for given font files."""
     coverage = _coverage()
     counts = Counter(letter for covered in coverage.values() for letter in covered)
@@ -228,13 +228,13 @@ def work_out_catalogue() -> Catalogue:
             super_class = base  # the other Latin letters are for training, all of them
         return GlyphClass("".join(classes[leader]), super_class, test)
 
-    return Catalogue(tuple(describe(leader) for leader in sorted(classes)), coverage)
+    return Catalog(tuple(describe(leader) for leader in sorted(classes)), coverage)
 
 
 class GlyphSource:
     """Renders `FONT/HEX` identifiers, black on white, at a common scale and on a common baseline."""
 
-    grey = True
+    gray = True
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -242,10 +242,10 @@ class GlyphSource:
 
     def read(self, path: str) -> Image.Image:
         """The letter as an RGB square."""
-        return self.read_grey(path).convert("RGB")
+        return self.read_gray(path).convert("RGB")
 
-    def read_grey(self, path: str) -> Image.Image:
-        """The letter as a greyscale square: 0.72 of the side per em, so that accents and tails stay inside."""
+    def read_gray(self, path: str) -> Image.Image:
+        """The letter as a grayscale square: 0.72 of the side per em, so that accents and tails stay inside."""
         font, code = path.split("/")
         image = Image.new("L", (self.size, self.size), 255)
         ImageDraw.Draw(image).text(
@@ -293,7 +293,7 @@ def classes_by_label(classes: Iterable[GlyphClass]) -> Iterable[tuple[int, Glyph
 
 def load_glyphs(image_size: int = 32) -> Benchmark:
     """The data set with images of `image_size` pixels; nothing but the classes is worked out here."""
-    found = catalogue()
+    found = catalog()
     super_classes = sorted({item.super_class for item in found.classes}, key=_script_first)
     source = GlyphSource(image_size)
 

@@ -40,7 +40,7 @@ def load_omniglot(root: Path, image_size: int = 32) -> Benchmark:
             f"missing: {', '.join(missing)}"
         )
     alphabets = sorted(TRAIN_ALPHABETS + TEST_ALPHABETS)
-    scaled = ScaledSource(source, image_size, grey=True)
+    scaled = ScaledSource(source, image_size, gray=True)
     # One numbering over both parts, so that a label means one character.
     characters = sorted({(name, character) for name in alphabets for character, _ in files[name]})
     label_of = {character: label for label, character in enumerate(characters)}

@@ -83,7 +83,7 @@ def _table(each: Sequence[AblationData], shared: Sequence[str], means: Floats) -
 def _difference(each: Sequence[AblationData], cell: str) -> Interval | None:
     """Interquartile mean of an arm's differences to its reference; None where an ablation has no pair of them.
 
-    Divided by the reference's mean score over the pairs of the same ablation: the baseline-normalised scores of Agarwal
+    Divided by the reference's mean score over the pairs of the same ablation: the baseline-normalized scores of Agarwal
     et al. (NeurIPS 2021), less 1. The mean counts as known; its own error would change a difference by a small fraction
     of that difference only.
     """

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.data import AblationData
-from ctxtune.reporting.palette import BLUE, DARK, GREY, INK, LIGHT, QUIET, VERMILION
+from ctxtune.reporting.palette import BLUE, DARK, GRAY, INK, LIGHT, QUIET, VERMILION
 from ctxtune.reporting.style import WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
 from ctxtune.results.ablation import JudgedContrast
 from ctxtune.results.formatting import setting
@@ -55,13 +55,13 @@ def forest(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Figure:
 def _forest_row(axes: Axes, place: float, each: JudgedContrast, over_classes: Interval | None) -> Span | None:
     """Draw a row but for its t-interval, which is returned: the limits are not known yet."""
     assert each.difference is not None
-    interval, judgement = each.difference.interval, each.verdict.judgement if each.verdict else ""
-    color = {"better": BLUE, "worse": VERMILION}.get(judgement, DARK)
-    axes.plot(100 * each.difference.differences, np.full(each.difference.count, place), "|", color=GREY, markersize=7)
+    interval, judgment = each.difference.interval, each.verdict.judgment if each.verdict else ""
+    color = {"better": BLUE, "worse": VERMILION}.get(judgment, DARK)
+    axes.plot(100 * each.difference.differences, np.full(each.difference.count, place), "|", color=GRAY, markersize=7)
     if over_classes is not None:
         axes.plot([100 * over_classes.low, 100 * over_classes.high], [place] * 2, color=LIGHT, linewidth=5,
                   solid_capstyle="butt", zorder=1)  # fmt: skip
-    marker = {"better": "^", "worse": "v", "practically equal": "s"}.get(judgement, "o")
+    marker = {"better": "^", "worse": "v", "practically equal": "s"}.get(judgment, "o")
     axes.plot([100 * interval.mean], [place], marker, color=color, markersize=6.5, zorder=3)
     return (place, 100 * interval.low, 100 * interval.high, color) if math.isfinite(interval.low) else None
 
@@ -92,7 +92,7 @@ def arms(data: AblationData, cells: Sequence[str]) -> Figure:
     for place, cell in zip(places, shown, strict=True):
         values = 100 * np.array(list(data.results.scores(cell, data.design.metric).values()))
         interval = t_interval(values)
-        axes.plot(values, np.full(len(values), place), "|", color=GREY, markersize=8)
+        axes.plot(values, np.full(len(values), place), "|", color=GRAY, markersize=8)
         color = BLUE if cell in data.results.references else DARK
         if len(values) > 1:
             spans.append((float(place), interval.low, interval.high, color))

@@ -100,7 +100,7 @@ def _contrast_section(data: AblationData, contrasts: Sequence[JudgedContrast]) -
     items: list[str | Table | Picture] = [tables.contrast_table(data, contrasts)]
     if any(each.difference is not None for each in contrasts):
         classes = bool(data.over_classes)
-        thick = " The grey bar resamples seeds and classes: what to expect on other classes." if classes else ""
+        thick = " The gray bar resamples seeds and classes: what to expect on other classes." if classes else ""
         caption = (
             f"Paired differences to the reference: mean with 95 % t-interval (▲ better, ▼ worse, ● neither after Holm's "
             f"correction, which the intervals do not have); ticks are single {data.results.replication}s.{thick}"

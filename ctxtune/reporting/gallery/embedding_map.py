@@ -23,7 +23,7 @@ def flatten_embeddings(
     """Two coordinates for each embedding.
 
     Args:
-        embeddings: (n, d), normalised here, since retrieval sees directions only.
+        embeddings: (n, d), normalized here, since retrieval sees directions only.
         method: "pca", "umap", or "auto": UMAP where the package umap-learn is installed and there are 10 points or more.
 
     Returns:
@@ -38,13 +38,13 @@ def flatten_embeddings(
 
 
 def _principal_components(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
-    centred = values - values.mean(axis=0)
-    variances, directions = np.linalg.eigh(centred.T @ centred)
+    centered = values - values.mean(axis=0)
+    variances, directions = np.linalg.eigh(centered.T @ centered)
     largest = directions[:, ::-1][:, :2]
     # An eigenvector has no sign of its own: its largest entry is made positive, so that two runs agree.
     largest = largest * np.sign(largest[np.abs(largest).argmax(axis=0), np.arange(largest.shape[1])])
     points = np.zeros((len(values), 2))
-    points[:, : largest.shape[1]] = centred @ largest
+    points[:, : largest.shape[1]] = centered @ largest
     total = variances.sum()
     share = variances[::-1][:2].sum() / total if total > 0 else 0.0
     return points, f"the two principal components, {share:.0%} of the variance"
@@ -54,9 +54,9 @@ def _umap(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     umap = importlib.import_module("umap")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it announces that a fixed seed means one thread
-        neighbours = min(15, len(values) - 1)
+        neighbors = min(15, len(values) - 1)
         return np.asarray(
-            umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(values), dtype=np.float64
+            umap.UMAP(n_neighbors=neighbors, metric="cosine", random_state=0).fit_transform(values), dtype=np.float64
         )
 
 
@@ -77,7 +77,7 @@ class MapPoint:
     Attributes:
         x, y: its place in the drawing, as text.
         name: of its class, shown where the pointer is; "" for none.
-        color: of its class; "" for the grey of all others.
+        color: of its class; "" for the gray of all others.
         corners: of its shape, as SVG writes them; "" for a circle.
     """
 
@@ -107,10 +107,10 @@ def embedding_map(
         points: (n, 2) coordinates.
         labels: (n,) class of each point.
         names: label to name.
-        colored: classes with a color and a shape of their own, as many as there are colors at most; the rest is grey.
+        colored: classes with a color and a shape of their own, as many as there are colors at most; the rest is gray.
     """
     looks = {label: (COLORS[i], SHAPES[i % len(SHAPES)]) for i, label in enumerate(colored[: len(COLORS)])}
-    order = sorted(range(len(labels)), key=lambda index: labels[index] in looks)  # colored points on top of grey ones
+    order = sorted(range(len(labels)), key=lambda index: labels[index] in looks)  # colored points on top of gray ones
     low, high = points.min(axis=0), points.max(axis=0)
     spread = np.where(high > low, high - low, 1.0)
     scaled = (points - low) / spread

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.document import Table
-from ctxtune.reporting.palette import BLUE, GREY, VERMILION
+from ctxtune.reporting.palette import BLUE, GRAY, VERMILION
 from ctxtune.reporting.published import Published
 from ctxtune.reporting.style import WIDTH, new_figure
 from ctxtune.reporting.sweep.data import SweepData
@@ -99,7 +99,7 @@ def confirmation_figure(data: SweepData, scores: Sequence[ConfirmedScore]) -> Fi
     for axes, each in zip(panels[0], scores, strict=True):
         theirs, ours = each.start, each.chosen
         for seed in theirs.keys() & ours.keys():
-            axes.plot([0, 1], [100 * theirs[seed], 100 * ours[seed]], "-", color=GREY, linewidth=0.9, zorder=1)
+            axes.plot([0, 1], [100 * theirs[seed], 100 * ours[seed]], "-", color=GRAY, linewidth=0.9, zorder=1)
         for place, values, color, marker in ((0, theirs, VERMILION, "s"), (1, ours, BLUE, "o")):
             if values:
                 points = 100 * np.array(list(values.values()))

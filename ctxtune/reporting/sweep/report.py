@@ -115,7 +115,7 @@ def _search_section(data: SweepData) -> Section:
     if data.completed:
         items.append(_best_table(data))
     caption = (
-        "Optimisation history. Only trials that ran to the end count for the best so far; the score of a stopped trial is "
+        "Optimization history. Only trials that ran to the end count for the best so far; the score of a stopped trial is "
         f"that of its last epoch. Right: {device}-hours of all trials that had ended by then."
     )
     items.append(Picture("history", caption, partial(search_figures.history, data, device)))

@@ -1,4 +1,4 @@
-"""The figures of a search over time: optimisation history, learning curves, rungs."""
+"""The figures of a search over time: optimization history, learning curves, rungs."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.palette import BLACK, BLUE, GREY, ORANGE, VERMILION
+from ctxtune.reporting.palette import BLACK, BLUE, GRAY, ORANGE, VERMILION
 from ctxtune.reporting.style import WIDTH, new_figure
 from ctxtune.reporting.sweep.data import SweepData, Trial
 
@@ -43,7 +43,7 @@ def scatter_trials(axes: Axes, trials: Sequence[Trial], places: Sequence[float],
     """Completed trials as filled points, stopped ones as light crosses at their last score, the best as a star."""
     many = len(trials) > MANY
     kinds = {
-        "stopped early (last score)": ([trial.run.state == "pruned" for trial in trials], "x", GREY, 16, 0.7),
+        "stopped early (last score)": ([trial.run.state == "pruned" for trial in trials], "x", GRAY, 16, 0.7),
         "completed": ([trial.completed for trial in trials], "o", BLUE, 18, 0.9),
     }
     for label, (shown, marker, color, size, alpha) in kinds.items():
@@ -75,7 +75,7 @@ def learning_curves(data: SweepData) -> Figure:
     """The objective over the epochs of every trial; the best and the start stand out."""
     figure, axes = new_figure(3.2, WIDTH)
     groups = {
-        "stopped early": ([t for t in data.trials if t.run.state != "completed"], GREY, 0.45, 0.8),
+        "stopped early": ([t for t in data.trials if t.run.state != "completed"], GRAY, 0.45, 0.8),
         "completed": ([t for t in data.trials if t.completed], BLUE, 0.35, 0.9),
     }
     for label, (trials, color, alpha, width) in groups.items():
@@ -86,7 +86,7 @@ def learning_curves(data: SweepData) -> Figure:
                                rasterized=len(lines) > MANY)
             )  # fmt: skip
     stopped = [trial.curve[-1] for trial in groups["stopped early"][0] if trial.curve]
-    axes.scatter([point.step for point in stopped], [100 * point.value for point in stopped], s=12, marker="x", color=GREY,
+    axes.scatter([point.step for point in stopped], [100 * point.value for point in stopped], s=12, marker="x", color=GRAY,
                  alpha=0.8, linewidths=0.9, rasterized=len(stopped) > MANY)  # fmt: skip
     special = [("start", data.start, BLACK, "--", "s")]
     special += [("best", data.completed[0], VERMILION, "-", "o")] if data.completed else []
@@ -118,7 +118,7 @@ def rungs(data: SweepData) -> Figure:
         for trial, score in reached:
             groups[trial.run.state == "pruned" and trial.run.epoch == rung].append(100 * score)
         passed, stopped = groups
-        for offset, group, marker, color in ((-0.17, stopped, "x", GREY), (0.17, passed, "o", BLUE)):
+        for offset, group, marker, color in ((-0.17, stopped, "x", GRAY), (0.17, passed, "o", BLUE)):
             x = index + offset + generator.uniform(-0.1, 0.1, len(group))
             name = ("stopped there" if marker == "x" else "went on, or at the end") if index == 0 else None
             axes.scatter(x, group, s=18, marker=marker, color=color, alpha=0.75, label=name,

@@ -161,7 +161,7 @@ class Sampler:
     def _suggest_fixed(self, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
         self._study.enqueue_trial(dict(point))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a start point between two steps of a quantised dimension is as meant
+            warnings.simplefilter("ignore")  # a start point between two steps of a quantized dimension is as meant
             trial = self._study.ask()
             for path in point:
                 _suggest_one(trial, path, self._space.search.space[path])

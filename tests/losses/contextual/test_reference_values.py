@@ -38,7 +38,7 @@ def quantities(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = {
         "contextual_loss": ALONE,
         "contrastive_loss": {"contextual_weight": 0.0, "contrastive_weight": 1.0, "regularizer_weight": 0.0},
-        "regulariser": {"contextual_weight": 0.0, "contrastive_weight": 0.0, "regularizer_weight": 1.0},
+        "regularizer": {"contextual_weight": 0.0, "contrastive_weight": 0.0, "regularizer_weight": 1.0},
         "hybrid_256": {"contextual_weight": weight, "contrastive_weight": "remainder", "regularizer_weight": gamma},
         "hybrid_224": {"contextual_weight": 1.0 - weight, "regularizer_weight": gamma},
     }

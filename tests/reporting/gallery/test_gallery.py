@@ -1,4 +1,4 @@
-"""The error gallery: it shows the queries and neighbours that it says, and needs nothing but itself."""
+"""The error gallery: it shows the queries and neighbors that it says, and needs nothing but itself."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ class Page(HTMLParser):
 
 
 def numbered_image(index: int, size: int = 16) -> Image.Image:
-    """An image whose colour says which it is."""
+    """An image whose color says which it is."""
     return Image.new("RGB", (size, size), (index // 256, index % 256, 77))
 
 
@@ -55,7 +55,7 @@ def figures(page: str) -> list[tuple[str, int]]:
 
 
 def brute_force(embeddings: np.ndarray, labels: np.ndarray, k: int):
-    """Neighbours, average precision at R and rank of the first match, query by query."""
+    """Neighbors, average precision at R and rank of the first match, query by query."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     nearest, similarities, precisions, ranks = [], [], [], []
     for query in range(len(labels)):
@@ -90,7 +90,7 @@ def content_of(seed: int = 0, images: int = 40, read=numbered_image, **options) 
     return ErrorGallery(**(given | options))
 
 
-def test_each_of_the_worst_queries_stands_with_its_neighbours_right_and_wrong_ones_marked():
+def test_each_of_the_worst_queries_stands_with_its_neighbors_right_and_wrong_ones_marked():
     content = content_of()
     labels = content.queries.labels
     expected = []
@@ -115,7 +115,7 @@ def test_right_and_wrong_differ_by_more_than_color():
     assert page.count('title="wrong">✗') == kinds.count("wrong")
 
 
-def test_a_separate_gallery_is_where_neighbours_come_from():
+def test_a_separate_gallery_is_where_neighbors_come_from():
     rng = np.random.default_rng(3)
     gallery = Side(rng.normal(size=(9, 4)), np.arange(9) % 3, lambda index: numbered_image(1000 + index))
     queries = Side(rng.normal(size=(4, 4)), np.array([0, 1, 2, 7]), numbered_image)

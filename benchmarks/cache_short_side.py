@@ -39,11 +39,11 @@ SETTINGS = ImageSettings(train_crop=48, min_scale=0.25, flip=False, test_resize=
 def write_folders(archive: Path, root: Path) -> Benchmark:
     """Omniglot as class folders of PNG files at 105 px."""
     omniglot = load("omniglot", archive, image_size=105)
-    for side, part in omniglot.parts().items():
-        for index in range(len(part)):
-            folder = root / side / f"{part.labels[index]:04d}"
+    for side, split in omniglot.splits().items():
+        for index in range(len(split)):
+            folder = root / side / f"{split.labels[index]:04d}"
             folder.mkdir(parents=True, exist_ok=True)
-            part.read(index).save(folder / f"{index:05d}.png")
+            split.read(index).save(folder / f"{index:05d}.png")
     return load("class_folders", root)
 
 

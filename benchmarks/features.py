@@ -72,15 +72,15 @@ def open_run(root: Path, arguments: argparse.Namespace, views: str | None, batch
     tree = tree_of(root, arguments, views)
     tree["sampler"]["batches_per_epoch"] = batches
     trial = TrialSettings.model_validate(tree)
-    parts = fold_splits(trial, ValidationSettings(folds=4), 0, seed=0)
-    return FoldTrainer(trial, parts, seed=0, cache_dir=root / "cache", cores=1)
+    splits = fold_splits(trial, ValidationSettings(folds=4), 0, seed=0)
+    return FoldTrainer(trial, splits, seed=0, cache_dir=root / "cache", cores=1)
 
 
 def bare_epoch(run: FoldTrainer) -> Callable[[], object]:
     """A loop over the same features in memory: what an epoch costs where nothing else is done."""
     order = np.concatenate(list(run._sampler.epoch(0)))
-    features = torch.cat([batch for batch, _ in run._images.batches(np.arange(len(run.parts.fit))[None], 0)])
-    labels = torch.from_numpy(np.unique(run.parts.fit.labels, return_inverse=True)[1].astype(np.int64))
+    features = torch.cat([batch for batch, _ in run._images.batches(np.arange(len(run.splits.fit))[None], 0)])
+    labels = torch.from_numpy(np.unique(run.splits.fit.labels, return_inverse=True)[1].astype(np.int64))
     head = nn.Linear(features.shape[1], 128)
     loss = TrainingLoss(run.trial.loss, run.trial.regularizer, num_classes=int(labels.max()) + 1, embedding_dim=128)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, fused=True)
@@ -113,7 +113,7 @@ def epochs(root: Path, arguments: argparse.Namespace) -> None:
     }
     batch = arguments.batch
     print(f"{arguments.backbone} at {arguments.crop} px, batch {batch}, {torch.get_num_threads()} thread(s)")
-    print(f"making the features of {len(kept.parts.fit.table):,} images: {making:.1f} s of processor time")
+    print(f"making the features of {len(kept.splits.fit.table):,} images: {making:.1f} s of processor time")
     for name, taken in seconds.items():
         print(f"{name:>5}: {1000 * taken:8.2f} ms a batch, {batch / taken:10,.0f} images/s")
     print(

@@ -36,7 +36,7 @@ def forms(trial: TrialSettings) -> dict[str, dict[str, Any]]:
     """What is measured: options of `shortened`, by name."""
     epochs, crop = trial.schedule.epochs, trial.image.train_crop
     found: dict[str, dict[str, Any]] = {FULL: {}, AGAIN: {}}
-    found |= {f"epochs / {part}": {"epochs": epochs // part} for part in (2, 4)}
+    found |= {f"epochs / {divisor}": {"epochs": epochs // divisor} for divisor in (2, 4)}
     found |= {"half the classes": {"images": 0.5}, "crop x 3/4": {"crop": crop * 3 // 4}}
     found["epochs / 2, crop x 3/4"] = {"epochs": epochs // 2, "crop": crop * 3 // 4}
     return found
@@ -65,8 +65,8 @@ def record(space: SweepConfig, out: Path, count: int) -> None:
 
 def trained(space: SweepConfig, trial: TrialSettings, seed: int) -> list[Any]:
     """Epochs, cost (training pixels), last score (empty: the run failed), seconds, and the scores on the way."""
-    parts = fold_splits(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
-    trainer = Trainer([FoldTrainer(trial, parts, seed=seed, cores=1)])
+    splits = fold_splits(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
+    trainer = Trainer([FoldTrainer(trial, splits, seed=seed, cores=1)])
     scores: list[float] = []
     began = time.process_time()
 

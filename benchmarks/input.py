@@ -84,16 +84,16 @@ def measure(batches: Callable[[], Iterable[torch.Tensor]]) -> tuple[float, float
     return count / (processor_seconds() - processor), count / (time.perf_counter() - wall)
 
 
-def ways(part: Split, threads: int, cache: Path) -> dict[str, Callable[[], Iterable[torch.Tensor]]]:
+def ways(split: Split, threads: int, cache: Path) -> dict[str, Callable[[], Iterable[torch.Tensor]]]:
     """Name to one epoch of batches."""
-    root = part.table.source.root  # type: ignore[attr-defined]
-    peer = DataLoader(Peer([str(root / path) for path in part.paths]), BATCH, num_workers=threads)
-    order = np.arange(len(part) // BATCH * BATCH).reshape(-1, BATCH)
+    root = split.table.source.root  # type: ignore[attr-defined]
+    peer = DataLoader(Peer([str(root / path) for path in split.paths]), BATCH, num_workers=threads)
+    order = np.arange(len(split) // BATCH * BATCH).reshape(-1, BATCH)
     epoch = iter(range(1_000_000))
 
     def ours(device: str, **changes: object) -> Callable[[], Iterable[torch.Tensor]]:
         settings = SETTINGS.model_copy(update=changes)
-        images = TrainingImages(part, settings, device=device, cache_dir=cache, workers=threads)
+        images = TrainingImages(split, settings, device=device, cache_dir=cache, workers=threads)
         return lambda: (batch for batch, _ in images.batches(order, next(epoch)))
 
     found: dict[str, Callable[[], Iterable[torch.Tensor]]] = {
@@ -117,10 +117,10 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        part = write_jpegs(Path(folder) / "data", options.images)
-        size = np.mean([part.table.source.size_in_bytes(path) for path in part.paths])
-        chosen = ways(part, options.threads, Path(folder) / "cache")
-        print(f"{len(part)} JPEGs of 500 x 375, {size / 1e3:.0f} kB each; crops of 224; {options.threads} thread(s)")
+        split = write_jpegs(Path(folder) / "data", options.images)
+        size = np.mean([split.table.source.size_in_bytes(path) for path in split.paths])
+        chosen = ways(split, options.threads, Path(folder) / "cache")
+        print(f"{len(split)} JPEGs of 500 x 375, {size / 1e3:.0f} kB each; crops of 224; {options.threads} thread(s)")
         figures: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
         for batches in chosen.values():
             measure(batches)  # warm: page cache, lazy imports

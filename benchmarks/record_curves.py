@@ -74,8 +74,8 @@ def record(space: SweepConfig, point: dict[str, float]) -> list[float]:
     """Train one configuration; its score after each epoch, as far as it came."""
     seed = stage_seed("search", 0)
     trial = resolve_trial(space, point)
-    parts = fold_splits(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
-    trainer = Trainer([FoldTrainer(trial, parts, seed=seed)])
+    splits = fold_splits(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
+    trainer = Trainer([FoldTrainer(trial, splits, seed=seed)])
     scores: list[float] = []
 
     def note(report: Report) -> None:

@@ -39,10 +39,10 @@ from ctxtune.training import FoldTrainer, fold_splits
 def write_jpegs(root: Path, count: int, batch: int) -> None:
     """At least `count` pictures of 500 x 375 px, 16 a class, each class with a color pattern; enough for two batches."""
 
-    def write(part: str, label: int) -> None:
-        coarse = np.random.default_rng((len(part), label)).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    def write(split: str, label: int) -> None:
+        coarse = np.random.default_rng((len(split), label)).integers(0, 256, (6, 8, 3)).astype(np.uint8)
         pattern = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
-        folder = root / part / f"{part}{label:03d}"
+        folder = root / split / f"{split}{label:03d}"
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(16):
             rng = np.random.default_rng((label, number))
@@ -108,8 +108,8 @@ class Ours:
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
     """Open, convert, torchvision's transforms."""
 
-    def __init__(self, part: Split, root: Path, crop: int) -> None:
-        self.paths = [str(root / part.table.paths[int(row)]) for row in part.rows]
+    def __init__(self, split: Split, root: Path, crop: int) -> None:
+        self.paths = [str(root / split.table.paths[int(row)]) for row in split.rows]
         self.transform = transforms.Compose(
             [
                 transforms.RandomResizedCrop(crop, scale=(0.12, 1.0), ratio=(0.75, 1.33)),
@@ -135,7 +135,7 @@ class Plain:
         self.model = run.model.to(memory_format=torch.contiguous_format)
         # The workers are started once: starting them anew each epoch would count against the peer.
         self.batches = DataLoader(
-            Pictures(run.parts.fit, root, crop),
+            Pictures(run.splits.fit, root, crop),
             batch_sampler=Epochs(run),
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -217,8 +217,8 @@ def build_runs(
 ) -> list[FoldTrainer]:
     """Equal runs on the pictures in `folder`/data, with other values of the trial where `changes` says so."""
     trial = build_trial(folder / "data", arguments).model_copy(update=changes)
-    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
-    return [FoldTrainer(trial, parts, seed=0, device=device, cache_dir=folder / "cache") for _ in range(count)]
+    splits = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
+    return [FoldTrainer(trial, splits, seed=0, device=device, cache_dir=folder / "cache") for _ in range(count)]
 
 
 def main() -> None:

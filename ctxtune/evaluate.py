@@ -67,7 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="e.g. trial.image.test_crop=256, trial.dataset.root=DIR, validation.use=[1] (again for more)",
     )
-    parser.add_argument("--part", choices=("validation", "train", "test"), default="validation")
+    parser.add_argument(
+        "--split",
+        "--part",
+        choices=("validation", "train", "test"),
+        default="validation",
+        help="(--part is its former name)",
+    )
     parser.add_argument("--fold", type=whole_number, help="of a checkpoint with several folds: this one only")
     parser.add_argument(
         "--recall-at", type=whole_number, nargs="+", metavar="K", help="default: as in the run's configuration"
@@ -84,7 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--worst", type=whole_number, default=24, metavar="N", help="queries on that page (default: %(default)s)"
     )
-    parser.add_argument("--tracking-uri", metavar="URI", help="with --part test: enter the scoring in the ledger there")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="with --split test: enter the scoring in the ledger there"
+    )
     return parser
 
 
@@ -105,7 +113,7 @@ def main() -> int:
         recall_at = tuple(arguments.recall_at or _recall_at(checkpoint, benchmark))
         with _ledger(arguments, checkpoint) as logged:
             scored = [
-                score_model(checkpoint, model, benchmark, arguments.part, index, device, recall_at)
+                score_model(checkpoint, model, benchmark, arguments.split, index, device, recall_at)
                 for index, model in enumerate(models)
             ]
             logged |= mean_scores(scored)
@@ -126,8 +134,10 @@ def main() -> int:
 def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.no_score and (arguments.gallery_report or not arguments.export):
         raise ConfigError("--no-score goes with --export, and without --gallery-report")
-    if arguments.tracking_uri and arguments.part != "test":
-        raise ConfigError("--tracking-uri enters a scoring of the test classes in the ledger: it goes with --part test")
+    if arguments.tracking_uri and arguments.split != "test":
+        raise ConfigError(
+            "--tracking-uri enters a scoring of the test classes in the ledger: it goes with --split test"
+        )
     if min(arguments.recall_at or [1]) < 1 or arguments.worst < 1:
         raise ConfigError("--recall-at and --worst take numbers from 1 on")
 
@@ -142,7 +152,7 @@ def _recall_at(checkpoint: Checkpoint, benchmark: Benchmark) -> tuple[int, ...]:
 def _ledger(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[dict[str, float]]:
     """Say that test classes are scored, and enter it in the ledger before it happens. Yields the metrics to log."""
     metrics: dict[str, float] = {}
-    if arguments.part != "test":
+    if arguments.split != "test":
         yield metrics
         return
     if not arguments.tracking_uri:
@@ -183,7 +193,7 @@ def _compare_with_record(
     arguments: argparse.Namespace, checkpoint: Checkpoint, scores: dict[str, float], device: torch.device
 ) -> None:
     """A checkpoint of ctxtune.train does not say which fold it left out: its recorded score tells whether it was this."""
-    if arguments.part != "validation" or arguments.data or arguments.fold is not None:
+    if arguments.split != "validation" or arguments.data or arguments.fold is not None:
         return
     record = recorded_scores(checkpoint)
     known = record.metrics.get("validation/map_at_r")
@@ -196,12 +206,12 @@ def _compare_with_record(
         )
 
 
-def _subject(checkpoint: Checkpoint, part: str, one: Scored) -> str:
+def _subject(checkpoint: Checkpoint, split: str, one: Scored) -> str:
     """What was scored, in words."""
     name = checkpoint.trial.dataset.name
-    if part == "test":
+    if split == "test":
         return f"{name}, test classes"
-    seen = "validation classes" if part == "validation" else "classes it was trained on"
+    seen = "validation classes" if split == "validation" else "classes it was trained on"
     if one.fold is None:
         return f"{name}, {seen}"
     rule = checkpoint.validation
@@ -217,7 +227,7 @@ def _print_scores(
     console: Console, arguments: argparse.Namespace, checkpoint: Checkpoint, scored: list[Scored]
 ) -> None:
     first, several = scored[0], len(scored) > 1
-    console.print(f"{_subject(checkpoint, arguments.part, first)}, epoch {checkpoint.epoch}", markup=False)
+    console.print(f"{_subject(checkpoint, arguments.split, first)}, epoch {checkpoint.epoch}", markup=False)
     table = Table()
     table.add_column("")
     for one in scored:
@@ -301,7 +311,7 @@ def _as_json(
         "epoch": checkpoint.epoch,
         "config_hash": checkpoint.trial.hash(),
         "data_set": checkpoint.trial.dataset.name,
-        "part": arguments.part,
+        "part": arguments.split,
         "validation": checkpoint.validation.model_dump(mode="json"),
         "device": str(device),
         "scores": mean_scores(scored),
@@ -321,7 +331,7 @@ def _without_nan(value: Any) -> Any:
 
 def _write_gallery(arguments: argparse.Namespace, checkpoint: Checkpoint, one: Scored, device: torch.device) -> None:
     epoch = f"{checkpoint.path.name}, epoch {checkpoint.epoch}"
-    facts = {"what": _subject(checkpoint, arguments.part, one), "checkpoint": epoch}
+    facts = {"what": _subject(checkpoint, arguments.split, one), "checkpoint": epoch}
     facts |= {_title(name): f"{value:.4f}" for name, value in named_scores(one.scores).items()}
     facts |= {title: f"{values[0]:,}" for title, values in _counts([one]).items()}
     each, found = one.scores.per_query, one.gallery_embeddings
@@ -353,8 +363,8 @@ def _write_gallery(arguments: argparse.Namespace, checkpoint: Checkpoint, one: S
         ) from None
 
 
-def _side(part: Split, embeddings: torch.Tensor) -> Side:
-    return Side(embeddings.numpy(), part.labels, part.read)
+def _side(split: Split, embeddings: torch.Tensor) -> Side:
+    return Side(embeddings.numpy(), split.labels, split.read)
 
 
 if __name__ == "__main__":

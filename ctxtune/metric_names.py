@@ -9,6 +9,6 @@ def metric_title(metric: str) -> str:
     >>> metric_title("validation/recall_at_1"), metric_title("map_at_r")
     ('validation Recall@1', 'MAP@R')
     """
-    part, _, name = metric.rpartition("/")
+    split, _, name = metric.rpartition("/")
     recall = f"Recall@{name.removeprefix('recall_at_')}" if name.startswith("recall_at_") else name
-    return f"{part} {_TITLES.get(name, recall)}".strip()
+    return f"{split} {_TITLES.get(name, recall)}".strip()

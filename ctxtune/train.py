@@ -161,14 +161,14 @@ def open_trainer(
         [
             FoldTrainer(
                 file.trial,
-                parts,
+                splits,
                 seed=seed,
                 device=device,
                 world=world,
                 load_pretrained=load_pretrained,
                 reporter=reporter,
             )
-            for parts in folds
+            for splits in folds
         ],
         protocol={
             "stage": "",

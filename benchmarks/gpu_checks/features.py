@@ -26,9 +26,9 @@ from gpu_checks.report import Report, Scale
 def features(scale: Scale, report: Report) -> None:
     """Embedding every test view of a part, beside the bare forward pass on a batch in memory."""
     run = photograph_run(scale)
-    part, settings, batch = run.parts.fit, run.trial.image, scale.pick(256, 16)
+    split, settings, batch = run.splits.fit, run.trial.image, scale.pick(256, 16)
     for precision in ("float32", "bfloat16"):
-        views = EvaluationImages(part, settings, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
+        views = EvaluationImages(split, settings, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
 
         def whole(precision: str = precision, views: EvaluationImages = views) -> None:
             embed(run.model, views, batch_size=batch, precision=precision, device=scale.device)  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def features(scale: Scale, report: Report) -> None:
         whole()
         started = time.perf_counter()
         whole()
-        rate = len(part) / (time.perf_counter() - started)
+        rate = len(split) / (time.perf_counter() - started)
         views.close()
         bare = _forward_rate(scale, run.model, settings.test_crop or 224, batch, precision)
         report.row(
@@ -147,11 +147,11 @@ def head(scale: Scale, report: Report) -> None:
 def _trained_head(scale: Scale, report: Report) -> None:
     """An epoch of a run on kept features beside a bare loop over tensors in memory with the same loss and optimizer."""
     trial = head_trial(scale)
-    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
-    run = FoldTrainer(trial, parts, seed=0, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
+    splits = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
+    run = FoldTrainer(trial, splits, seed=0, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
     steps, batch = run.batches_per_epoch, run.trial.sampler.batch_size
     orders = torch.from_numpy(run._sampler.epoch(0)).to(scale.device)
-    values = torch.cat([found for found, _ in run._images.batches(np.arange(len(parts.fit))[:, None], 0)])
+    values = torch.cat([found for found, _ in run._images.batches(np.arange(len(splits.fit))[:, None], 0)])
     labels = run._labels.to(scale.device)
     layer = nn.Linear(values.shape[1], trial.model.embedding_dim, device=scale.device)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3, fused=True)

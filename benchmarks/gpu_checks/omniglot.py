@@ -24,12 +24,12 @@ def omniglot(scale: Scale, report: Report) -> None:
     seeds = scale.pick(2, 1)
     found: dict[str, list[float]] = {}
     devices = [scale.device, torch.device("cpu")] if scale.on_gpu else [scale.device]
-    parts = fold_splits(trial, validation, 0, seed=0, benchmark=benchmark)
+    splits = fold_splits(trial, validation, 0, seed=0, benchmark=benchmark)
     for device in devices:
         started = time.perf_counter()
         for seed in range(seeds):
             run = FoldTrainer(
-                trial, parts, seed=stage_seed("trial", seed), device=device, cache_dir=scale.folder / "cache"
+                trial, splits, seed=stage_seed("trial", seed), device=device, cache_dir=scale.folder / "cache"
             )
             floor = run.evaluate()[SCORE] if seed == 0 else None
             run.advance(until=trial.schedule.epochs)

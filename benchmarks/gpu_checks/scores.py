@@ -22,7 +22,7 @@ def scores(scale: Scale, report: Report) -> None:
         queries, query_labels, gallery, gallery_labels = retrieval.load(size)
         if scale.tiny:
             queries, query_labels = queries[:600], query_labels[:600]
-        there = [None if part is None else part.to(scale.device) for part in (queries, gallery)]
+        there = [None if split is None else split.to(scale.device) for split in (queries, gallery)]
 
         def ours(there: list[Any] = there, labels: tuple[Any, Any] = (query_labels, gallery_labels)) -> RetrievalScores:
             return score(there[0], labels[0], there[1], labels[1], recall_at=CUTOFFS, per_query=True)

@@ -158,9 +158,9 @@ def _embeddings(run: FoldTrainer, images: Tensor) -> Tensor:
 def images(scale: Scale, report: Report) -> None:
     """From the decoded cache to normalized crops on the device, and what each part of the way takes."""
     run = photograph_run(scale)
-    part, settings = run.parts.fit, run.trial.image
-    order = np.resize(np.arange(len(part)), (scale.pick(32, 2), run.trial.sampler.batch_size))
-    training = TrainingImages(part, settings, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
+    split, settings = run.splits.fit, run.trial.image
+    order = np.resize(np.arange(len(split)), (scale.pick(32, 2), run.trial.sampler.batch_size))
+    training = TrainingImages(split, settings, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
     rates = []
     for epoch in range(scale.pick(4, 1)):
         started = time.perf_counter()
@@ -171,7 +171,7 @@ def images(scale: Scale, report: Report) -> None:
     report.row(title, what="training crops, whole way", images_per_second=max(rates))
     _parts_of_the_way(scale, report, training, title)
     training.close()
-    evaluation = EvaluationImages(part, settings, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
+    evaluation = EvaluationImages(split, settings, device=scale.device, cache_dir=photograph_folder(scale) / "cache")
     for _ in range(2):
         started = time.perf_counter()
         count = sum(len(batch) for batch, _ in evaluation.batches(run.trial.sampler.batch_size))
@@ -183,7 +183,7 @@ def images(scale: Scale, report: Report) -> None:
 
 
 def _parts_of_the_way(scale: Scale, report: Report, images: TrainingImages, title: str) -> None:
-    batcher, rows = images._batcher, images.part.rows[: scale.pick(128, 16)]
+    batcher, rows = images._batcher, images.split.rows[: scale.pick(128, 16)]
     draws = iter(range(10**6))
     report.row(
         title,

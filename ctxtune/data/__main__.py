@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, run_command, whole_number
 from ctxtune.data import cache
-from ctxtune.data.checking import PartReport, advice, describe_part, open_images
+from ctxtune.data.checking import SplitReport, advice, describe_split, open_images
 from ctxtune.data.contact_sheet import contact_sheet
 from ctxtune.data.loading import dataset_names, load_dataset
 from ctxtune.data.oddities import left_out, listed_twice
@@ -94,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--test", action="store_true", help="the test side too (by default it waits until it is due)")
     prepare.add_argument("--cache", type=Path, default=None, help="cache folder (default: $CTXTUNE_CACHE)")
     show.add_argument("--output", "-o", type=Path, default=None, help="picture to write (default: NAME-PART.png)")
-    show.add_argument("--part", default="train", help="train, test, query or gallery (default: train)")
+    show.add_argument(
+        "--split", default="train", help="train, test, query or gallery (default: train; --part is its former name)"
+    )
     show.add_argument("--classes", type=whole_number, default=12, help="rows")
     show.add_argument("--images", type=whole_number, default=8, help="columns")
     show.add_argument("--seed", type=whole_number, default=0, help="which classes and images are drawn")
@@ -131,11 +133,11 @@ def _bar(console: Console, text: str) -> Iterator[cache.Progress]:
 def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) -> int:
     console = request.console
     reports = []
-    for part in benchmark.parts().values():
-        report = describe_part(part)
+    for split in benchmark.splits().values():
+        report = describe_split(split)
         if not options.quick:
-            with _bar(console, f"opening {part.name}") as progress:
-                report = open_images(part, report, request.workers, progress)
+            with _bar(console, f"opening {split.name}") as progress:
+                report = open_images(split, report, request.workers, progress)
         reports.append(report)
     differing, twice = differences(benchmark), listed_twice(benchmark)
     console.print(f"{benchmark.name}: {benchmark.layout}, Recall at {', '.join(map(str, benchmark.recall_at))}")
@@ -155,7 +157,7 @@ def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) 
     return 1 if broken or differing or twice else 0
 
 
-def _table(reports: list[PartReport]) -> Table:
+def _table(reports: list[SplitReport]) -> Table:
     table = Table()
     table.add_column("")
     for report in reports:
@@ -186,63 +188,63 @@ def _table(reports: list[PartReport]) -> Table:
 
 def _prepare(request: Request, benchmark: Benchmark, options: argparse.Namespace) -> int:
     faults = 0
-    for name, part in benchmark.parts().items():
+    for name, split in benchmark.splits().items():
         if name == "train" or options.test:
-            faults += _prepare_part(request, part, options.cache, training=name == "train")
+            faults += _prepare_split(request, split, options.cache, training=name == "train")
     if not options.test:
         request.console.print("The test side is left alone until it is due; --test prepares it now.")
     return 1 if faults else 0
 
 
-def _prepare_part(request: Request, part: Split, directory: Path | None, *, training: bool) -> int:
+def _prepare_split(request: Request, split: Split, directory: Path | None, *, training: bool) -> int:
     """The number of unreadable images."""
-    image, table, console = request.image, part.table, request.console
+    image, table, console = request.image, split.table, request.console
     if table.source.image_size is not None:
-        with _bar(console, part.name) as progress:
+        with _bar(console, split.name) as progress:
             uniform_store(table, Building(directory, request.workers, progress))
-        console.print(f"{part.name}: {len(part):,} images, ready")
+        console.print(f"{split.name}: {len(split):,} images, ready")
         return 0
     faults = 0
     if training and image.cache != "none":
-        with _bar(console, f"{part.name}: for training") as progress:
+        with _bar(console, f"{split.name}: for training") as progress:
             make = encoded_store if image.cache == "encoded" or image.exact else decoded_store
             try:
                 faults = _report(
-                    console, part, "for training", make(table, image, Building(directory, request.workers, progress))
+                    console, split, "for training", make(table, image, Building(directory, request.workers, progress))
                 )
             except cache.TooLarge as error:
                 raise DataError(
                     f"{error}; say --set image.cache=encoded, image.cache=none or image.cache_limit_gib=N"
                 ) from error
-    with _bar(console, f"{part.name}: test view") as progress:
+    with _bar(console, f"{split.name}: test view") as progress:
         views = views_store(table, image, Building(directory, request.workers, progress))
     if views is not None:
-        faults = max(faults, _report(console, part, "for evaluation", views))
+        faults = max(faults, _report(console, split, "for evaluation", views))
     return faults
 
 
-def _report(console: Console, part: Split, what: str, store: cache.Store) -> int:
-    if not cache.is_sound(store.path, part.table):
+def _report(console: Console, split: Split, what: str, store: cache.Store) -> int:
+    if not cache.is_sound(store.path, split.table):
         raise DataError(f"{store.path}: its checksums do not agree; delete it and prepare again, and check the disk")
     console.print(
-        f"{part.name}, {what}: {len(part.table):,} images, {store.data.nbytes / 2**20:,.1f} MiB, verified, {store.path}",
+        f"{split.name}, {what}: {len(split.table):,} images, {store.data.nbytes / 2**20:,.1f} MiB, verified, {store.path}",
         markup=False,
     )
     for path, reason in store.unreadable.items():
-        console.print(f"unreadable: {part.name}: {path}: {reason}", markup=False)
+        console.print(f"unreadable: {split.name}: {path}: {reason}", markup=False)
     return len(store.unreadable)
 
 
 def _show(request: Request, benchmark: Benchmark, options: argparse.Namespace) -> int:
-    parts = benchmark.parts()
-    if options.part not in parts:
-        raise ConfigError(f"--part {options.part}: {benchmark.name} has {', '.join(parts)}")
+    splits = benchmark.splits()
+    if options.split not in splits:
+        raise ConfigError(f"--split {options.split}: {benchmark.name} has {', '.join(splits)}")
     if not (1 <= options.classes <= 500 and 1 <= options.images <= 100 and options.seed >= 0):
         raise ConfigError("--classes 1 to 500, --images 1 to 100, --seed 0 or more")
-    output = options.output or Path(f"{benchmark.name}-{options.part}.png")
-    with _bar(request.console, f"drawing {options.part}") as progress:
+    output = options.output or Path(f"{benchmark.name}-{options.split}.png")
+    with _bar(request.console, f"drawing {options.split}") as progress:
         sheet = contact_sheet(
-            parts[options.part], classes=options.classes, images=options.images, seed=options.seed, progress=progress
+            splits[options.split], classes=options.classes, images=options.images, seed=options.seed, progress=progress
         )
     try:
         sheet.save(output)

@@ -16,8 +16,8 @@ HUGE = 89_478_485
 
 
 @dataclass(frozen=True)
-class PartReport:
-    """Facts about one part. Sizes are (width, height) in pixels of the upright images; None where none was opened."""
+class SplitReport:
+    """Facts about one split. Sizes are (width, height) in pixels of the upright images; None where none was opened."""
 
     name: str
     images: int
@@ -33,45 +33,45 @@ class PartReport:
     huge_images: int = 0
 
 
-def describe_part(part: Split) -> PartReport:
+def describe_split(split: Split) -> SplitReport:
     """Counts and class sizes, from the labels alone."""
-    labels, sizes = np.unique(part.labels, return_counts=True)
+    labels, sizes = np.unique(split.labels, return_counts=True)
 
     def named(position: int) -> tuple[str, int]:
         label = int(labels[position])
-        return part.class_names.get(label, f"class {label}"), int(sizes[position])
+        return split.class_names.get(label, f"class {label}"), int(sizes[position])
 
-    return PartReport(
-        name=part.name,
-        images=len(part),
+    return SplitReport(
+        name=split.name,
+        images=len(split),
         classes=len(labels),
-        super_classes=0 if part.super_labels is None else len(np.unique(part.super_labels)),
+        super_classes=0 if split.super_labels is None else len(np.unique(split.super_labels)),
         smallest_class=named(int(sizes.argmin())),
         largest_class=named(int(sizes.argmax())),
         single_image_classes=int((sizes == 1).sum()),
     )
 
 
-def open_images(part: Split, report: PartReport, workers: int, progress: Progress | None = None) -> PartReport:
+def open_images(split: Split, report: SplitReport, workers: int, progress: Progress | None = None) -> SplitReport:
     """`report` with what only decoding every image tells: sizes, and the files that cannot be read."""
 
     def attempt(index: int) -> tuple[int, int] | Exception:
         try:
-            return part.read(index).size
+            return split.read(index).size
         except (OSError, ValueError) as error:
             return error
 
     sizes: list[tuple[int, int]] = []
     unreadable: dict[str, str] = {}
-    for index, found in enumerate(in_threads(attempt, range(len(part)), workers)):
+    for index, found in enumerate(in_threads(attempt, range(len(split)), workers)):
         if isinstance(found, Exception):
-            unreadable[part.path(index)] = str(found) or type(found).__name__
+            unreadable[split.path(index)] = str(found) or type(found).__name__
         else:
             sizes.append(found)
         if progress is not None:
-            progress(index + 1, len(part))
+            progress(index + 1, len(split))
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-    return PartReport(
+    return SplitReport(
         **{
             **report.__dict__,
             "smallest_image": by_area[0] if by_area else None,
@@ -83,7 +83,7 @@ def open_images(part: Split, report: PartReport, workers: int, progress: Progres
     )
 
 
-def advice(benchmark: Benchmark, reports: list[PartReport], differing: list[str], twice: list[str]) -> list[str]:
+def advice(benchmark: Benchmark, reports: list[SplitReport], differing: list[str], twice: list[str]) -> list[str]:
     """What to do next, one sentence each."""
     steps = []
     broken = {path: reason for report in reports for path, reason in report.unreadable.items()}
@@ -91,7 +91,7 @@ def advice(benchmark: Benchmark, reports: list[PartReport], differing: list[str]
         total = sum(report.images for report in reports)
         steps.append(
             f"Fetch the {len(broken)} unreadable of {total:,} images again; up to dataset.max_unreadable "
-            "(default 0.001 of a part) they are skipped and counted at run time."
+            "(default 0.001 of a split) they are skipped and counted at run time."
         )
     if differing:
         steps.append("Compare your copy with the official one: counts differ. Scores will not be comparable.")

@@ -15,7 +15,7 @@ GAP = 4
 
 
 def contact_sheet(
-    part: Split,
+    split: Split,
     *,
     classes: int = 12,
     images: int = 8,
@@ -28,20 +28,20 @@ def contact_sheet(
     An image that cannot be read is a crossed cell. The class's name and size stand at the left.
     """
     rng = np.random.default_rng(seed)
-    labels = np.sort(rng.permutation(part.classes())[:classes])
-    columns = min(images, int(np.unique(part.labels, return_counts=True)[1].max()))
+    labels = np.sort(rng.permutation(split.classes())[:classes])
+    columns = min(images, int(np.unique(split.labels, return_counts=True)[1].max()))
     size = (LABEL_WIDTH + columns * (cell + GAP), len(labels) * (cell + GAP) + GAP)
     sheet = Image.new("RGB", size, (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     font = _label_font()
     for row, label in enumerate(labels):
-        members = np.flatnonzero(part.labels == label)
+        members = np.flatnonzero(split.labels == label)
         top = GAP + row * (cell + GAP)
-        name = part.class_names.get(int(label), f"class {label}")
+        name = split.class_names.get(int(label), f"class {label}")
         text = "\n".join([*textwrap.wrap(name, 26)[:4], f"{len(members)} images"])
         draw.multiline_text((6, top + 4), text, fill=(0, 0, 0), font=font)
         for column, index in enumerate(np.sort(rng.permutation(members)[:columns])):
-            _place(sheet, draw, part, int(index), (LABEL_WIDTH + column * (cell + GAP), top), cell)
+            _place(sheet, draw, split, int(index), (LABEL_WIDTH + column * (cell + GAP), top), cell)
         if progress is not None:
             progress(row + 1, len(labels))
     return sheet
@@ -58,11 +58,11 @@ def _label_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _place(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, part: Split, index: int, corner: tuple[int, int], cell: int
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, split: Split, index: int, corner: tuple[int, int], cell: int
 ) -> None:
     left, top = corner
     try:
-        image = part.read(index)
+        image = split.read(index)
     except (OSError, ValueError):
         draw.rectangle((left, top, left + cell - 1, top + cell - 1), outline=(200, 0, 0))
         draw.line((left, top, left + cell - 1, top + cell - 1), fill=(200, 0, 0))

@@ -26,16 +26,16 @@ def corrupt(fit: Split, dataset: DatasetSettings, seed: int) -> Split:
     the same images whatever else varies. What was done is in the result's `notes`. Raises DataError where there is
     only one class left to confuse.
     """
-    part = fit
+    split = fit
     if dataset.withheld_classes:
-        part = _without_classes(part, dataset.withheld_classes, _stream(seed, 1))
+        split = _without_classes(split, dataset.withheld_classes, _stream(seed, 1))
     if dataset.withheld_images:
-        part = _without_images(part, dataset.withheld_images, _stream(seed, 2))
+        split = _without_images(split, dataset.withheld_images, _stream(seed, 2))
     if dataset.image_noise:
-        part = _image_noise(part, dataset.image_noise, _stream(seed, 3))
+        split = _image_noise(split, dataset.image_noise, _stream(seed, 3))
     if dataset.label_noise:
-        part = _label_noise(part, dataset, _stream(seed, 4))
-    if part is fit:
+        split = _label_noise(split, dataset, _stream(seed, 4))
+    if split is fit:
         return fit
     done = {
         "label_noise": dataset.label_noise,
@@ -45,64 +45,64 @@ def corrupt(fit: Split, dataset: DatasetSettings, seed: int) -> Split:
         "withheld_images": dataset.withheld_images,
         "corruption_seed": seed,
     }
-    return replace(part, notes={**part.notes, **done})
+    return replace(split, notes={**split.notes, **done})
 
 
 def _stream(seed: int, which: int) -> np.random.Generator:
     return np.random.default_rng((seed, STREAM, which))
 
 
-def _without_classes(part: Split, share: float, rng: np.random.Generator) -> Split:
-    classes = part.classes()
+def _without_classes(split: Split, share: float, rng: np.random.Generator) -> Split:
+    classes = split.classes()
     kept = rng.permutation(classes)[round(share * len(classes)) :]
     if len(kept) < 2:
-        raise DataError(f"{part.name}: withheld_classes {share} leaves {len(kept)} of {len(classes)} classes")
-    return part.select(np.flatnonzero(np.isin(part.labels, kept)), part.name)
+        raise DataError(f"{split.name}: withheld_classes {share} leaves {len(kept)} of {len(classes)} classes")
+    return split.select(np.flatnonzero(np.isin(split.labels, kept)), split.name)
 
 
-def _without_images(part: Split, share: float, rng: np.random.Generator) -> Split:
-    order = rng.permutation(len(part))
+def _without_images(split: Split, share: float, rng: np.random.Generator) -> Split:
+    order = rng.permutation(len(split))
     # The first image of each class in that random order stays, whatever the share.
-    _, first = np.unique(part.labels[order], return_index=True)
-    spared = np.zeros(len(part), dtype=bool)
+    _, first = np.unique(split.labels[order], return_index=True)
+    spared = np.zeros(len(split), dtype=bool)
     spared[order[first]] = True
     candidates = order[~spared[order]]
-    gone = candidates[: round(share * len(part))]
-    return part.select(np.setdiff1d(np.arange(len(part)), gone), part.name)
+    gone = candidates[: round(share * len(split))]
+    return split.select(np.setdiff1d(np.arange(len(split)), gone), split.name)
 
 
-def _chosen(part: Split, share: float, rng: np.random.Generator, what: str) -> Integers:
-    if len(part.classes()) < 2:
-        raise DataError(f"{part.name}: {what} needs at least two classes")
-    return rng.permutation(len(part))[: round(share * len(part))]
+def _chosen(split: Split, share: float, rng: np.random.Generator, what: str) -> Integers:
+    if len(split.classes()) < 2:
+        raise DataError(f"{split.name}: {what} needs at least two classes")
+    return rng.permutation(len(split))[: round(share * len(split))]
 
 
-def _image_noise(part: Split, share: float, rng: np.random.Generator) -> Split:
-    chosen = _chosen(part, share, rng, "image_noise")
-    rows = part.rows.copy()
-    donors = rng.integers(len(part), size=len(chosen))
-    while (same := part.labels[donors] == part.labels[chosen]).any():
-        donors[same] = rng.integers(len(part), size=int(same.sum()))
-    rows[chosen] = part.rows[donors]
-    return replace(part, rows=rows)
+def _image_noise(split: Split, share: float, rng: np.random.Generator) -> Split:
+    chosen = _chosen(split, share, rng, "image_noise")
+    rows = split.rows.copy()
+    donors = rng.integers(len(split), size=len(chosen))
+    while (same := split.labels[donors] == split.labels[chosen]).any():
+        donors[same] = rng.integers(len(split), size=int(same.sum()))
+    rows[chosen] = split.rows[donors]
+    return replace(split, rows=rows)
 
 
-def _label_noise(part: Split, dataset: DatasetSettings, rng: np.random.Generator) -> Split:
-    chosen = _chosen(part, dataset.label_noise, rng, "label_noise")
-    classes, first, class_of = np.unique(part.labels, return_index=True, return_inverse=True)
+def _label_noise(split: Split, dataset: DatasetSettings, rng: np.random.Generator) -> Split:
+    chosen = _chosen(split, dataset.label_noise, rng, "label_noise")
+    classes, first, class_of = np.unique(split.labels, return_index=True, return_inverse=True)
     if dataset.label_noise_kind == "uniform":
         other = rng.integers(len(classes) - 1, size=len(chosen))
         replaced = other + (other >= class_of[chosen])
     else:
-        supers = None if part.super_labels is None else part.super_labels[first]
+        supers = None if split.super_labels is None else split.super_labels[first]
         replaced = _partners(len(classes), supers, rng)[class_of[chosen]]
-    labels = part.labels.copy()
+    labels = split.labels.copy()
     labels[chosen] = classes[replaced]
-    super_labels = part.super_labels
+    super_labels = split.super_labels
     if super_labels is not None:
         super_labels = super_labels.copy()
-        super_labels[chosen] = part.super_labels[first[replaced]]  # type: ignore[index]
-    return replace(part, labels=labels, super_labels=super_labels)
+        super_labels[chosen] = split.super_labels[first[replaced]]  # type: ignore[index]
+    return replace(split, labels=labels, super_labels=super_labels)
 
 
 def _partners(count: int, supers: Integers | None, rng: np.random.Generator) -> Integers:

@@ -1,4 +1,4 @@
-"""The features of a frozen backbone, computed once per part and view and kept on disk beside the image caches.
+"""The features of a frozen backbone, computed once per split and view and kept on disk beside the image caches.
 
 A feature never changes while the backbone is frozen, so a head trains without images. The files are those of
 `data.cache`: memory-mapped, made by one process under a lock, renamed when whole, checksummed, made again where they are
@@ -83,7 +83,7 @@ def open_features(
     """The features of a table, computed first where they are missing, stale or damaged.
 
     Args:
-        table: all images of a published part.
+        table: all images of a published split.
         settings: how the images are prepared, with the backbone's statistics.
         view: number of an augmented view; None: the test view.
         backbone: asked only where there is something to compute.
@@ -215,7 +215,7 @@ def _resident(values: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 class TrainingFeatures:
-    """Batches of a part's features, in place of `TrainingImages`: same calls, (b, channels) for (b, 3, h, w).
+    """Batches of a split's features, in place of `TrainingImages`: same calls, (b, channels) for (b, 3, h, w).
 
     With several views, which of them each image is seen under is drawn anew for every batch, a pure function of (seed,
     epoch, batch number). Images that could not be read are left out of their batch; with `share` (several processes,
@@ -224,18 +224,18 @@ class TrainingFeatures:
 
     def __init__(
         self,
-        part: Split,
+        split: Split,
         views: Sequence[Features],
         *,
         device: torch.device,
         seed: int,
         share: Callable[[int], slice] | None = None,
     ) -> None:
-        self.part, self.seed, self.device = part, seed, device
+        self.split, self.seed, self.device = split, seed, device
         self.unreadable = dict(views[0].unreadable)
         self.channels = views[0].values.shape[1]
         self._values = _resident([view.values for view in views], device)
-        rows = torch.from_numpy(part.rows)
+        rows = torch.from_numpy(split.rows)
         self._rows = torch.stack([view.position[rows] for view in views])
         self._readable = (self._rows >= 0).all(dim=0)
         self._whole = bool(self._readable.all())
@@ -290,13 +290,13 @@ class TrainingFeatures:
 
 
 class EvaluationFeatures:
-    """A part's features under the test view, in order, in place of `EvaluationImages`."""
+    """A split's features under the test view, in order, in place of `EvaluationImages`."""
 
-    def __init__(self, part: Split, features: Features, *, device: torch.device) -> None:
-        self.part, self.device = part, device
+    def __init__(self, split: Split, features: Features, *, device: torch.device) -> None:
+        self.split, self.device = split, device
         self.unreadable = dict(features.unreadable)
         self._values = features.values
-        self._rows = features.position[torch.from_numpy(part.rows)]
+        self._rows = features.position[torch.from_numpy(split.rows)]
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (features (b, channels) on the device, indices (b,)), the last batch shorter."""

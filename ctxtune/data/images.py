@@ -37,14 +37,14 @@ def reading_threads(
     return min(16, usable) if device.type != "cpu" else max(1, usable // 2)
 
 
-def _held_whole(part: Split, settings: ImageSettings) -> bool:
+def _held_whole(split: Split, settings: ImageSettings) -> bool:
     """True where all images have one small size, so that they are kept in memory and augmented as batches."""
-    size = part.table.source.image_size
+    size = split.table.source.image_size
     return size is not None and not settings.exact and resized_shape(*size, settings.train_resize) == size
 
 
 class TrainingImages:
-    """Augmented batches of a part's images.
+    """Augmented batches of a split's images.
 
     `batches(index_batches, epoch, first_batch)` takes the index batches of the whole epoch, (batches, batch_size), as
     `BatchSampler.epoch` gives them, and yields those from `first_batch` on: float32 images (b, 3, crop, crop),
@@ -58,7 +58,7 @@ class TrainingImages:
 
     def __init__(
         self,
-        part: Split,
+        split: Split,
         settings: ImageSettings,
         *,
         device: torch.device | str = "cpu",
@@ -66,25 +66,25 @@ class TrainingImages:
         cache_dir: Path | str | None = None,
         workers: int | None = None,
     ) -> None:
-        self.part = part
+        self.split = split
         self.settings = settings
         self.device = torch.device(device)
         self.seed = seed
         self._device_ahead = DeviceAhead(self.device)
         building = Building(None if cache_dir is None else Path(cache_dir))
-        if _held_whole(part, settings):
-            self._unreadable = Unreadable(part.table)
+        if _held_whole(split, settings):
+            self._unreadable = Unreadable(split.table)
             self._spread, self._depth = SpreadOver(0), 0
-            self._batcher: Batcher = UniformBatcher(uniform_store(part.table, building), settings, self.device)
+            self._batcher: Batcher = UniformBatcher(uniform_store(split.table, building), settings, self.device)
             return
         threads = reading_threads(workers, settings, self.device)
-        reader = open_reader(part.table, settings, building)
-        self._unreadable = Unreadable(part.table, reader.unreadable)
+        reader = open_reader(split.table, settings, building)
+        self._unreadable = Unreadable(split.table, reader.unreadable)
         packs = isinstance(reader, DecodedReader) and self.device.type != "cpu"
         self._depth = BATCHES_AHEAD if threads else 0
         self._spread = SpreadOver(min(threads, COPYING_THREADS) if packs else threads)
         kind = PackingBatcher if packs else CroppingBatcher
-        self._batcher = kind(part.table, reader, settings, self.device, self._spread, self._unreadable)
+        self._batcher = kind(split.table, reader, settings, self.device, self._spread, self._unreadable)
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -97,7 +97,7 @@ class TrainingImages:
         def host(number: int) -> tuple[Integers, HostBatch]:
             indices = np.asarray(index_batches[number], dtype=np.int64)
             rng = np.random.default_rng((self.seed, epoch, number))
-            batch = self._batcher.host(self.part.rows[indices], rng)
+            batch = self._batcher.host(self.split.rows[indices], rng)
             return indices[batch.kept], batch
 
         found = ahead(host, range(first_batch, len(index_batches)), self._depth)
@@ -111,7 +111,7 @@ class TrainingImages:
 
 
 class EvaluationImages:
-    """A part's images in order, resized and center-cropped as `settings` says for the test side; nothing is random.
+    """A split's images in order, resized and center-cropped as `settings` says for the test side; nothing is random.
 
     The pixels are those of torchvision's Resize and CenterCrop on PIL images, kept in a cache after the first pass.
     Images that cannot be read are left out and counted in `unreadable`. Raises DataError as TrainingImages does.
@@ -119,22 +119,22 @@ class EvaluationImages:
 
     def __init__(
         self,
-        part: Split,
+        split: Split,
         settings: ImageSettings,
         *,
         device: torch.device | str = "cpu",
         cache_dir: Path | str | None = None,
         workers: int | None = None,
     ) -> None:
-        self.part = part
+        self.split = split
         self.settings = settings
         self.device = torch.device(device)
         self._device_ahead = DeviceAhead(self.device)
         self._threads = reading_threads(workers, settings, self.device)
         building = Building(None if cache_dir is None else Path(cache_dir))
-        self._unreadable = Unreadable(part.table)
-        if part.table.source.image_size is not None and not settings.exact:
-            pixels = uniform_store(part.table, building)
+        self._unreadable = Unreadable(split.table)
+        if split.table.source.image_size is not None and not settings.exact:
+            pixels = uniform_store(split.table, building)
             self._read: Callable[[Integers], tuple[Integers, Tensor]] = lambda rows: (
                 np.arange(len(rows)),
                 torch.from_numpy(pixels[rows]),
@@ -151,10 +151,10 @@ class EvaluationImages:
         return dict(self._unreadable.reasons)
 
     def _from_views(self, building: Building) -> Callable[[Integers], tuple[Integers, Tensor]] | None:
-        store = views_store(self.part.table, self.settings, building)
+        store = views_store(self.split.table, self.settings, building)
         if store is None:
             return None
-        self._unreadable = Unreadable(self.part.table, store.unreadable)
+        self._unreadable = Unreadable(self.split.table, store.unreadable)
         offsets, sizes = store.index[:, 0], store.index[:, 1:]
         readable = sizes[:, 0] > 0
         height, width = self._one_size(sizes[readable])
@@ -170,14 +170,14 @@ class EvaluationImages:
         found = np.unique(sizes, axis=0)
         if len(found) != 1:
             raise DataError(
-                f"{self.part.table.name}: its images have {len(found)} different sizes after test_resize "
+                f"{self.split.table.name}: its images have {len(found)} different sizes after test_resize "
                 f"{self.settings.test_resize}, so they make no batch; set image.test_crop"
             )
         return int(found[0, 0]), int(found[0, 1])
 
     def _from_files(self, rows: Integers) -> tuple[Integers, Tensor]:
         views: list[np.ndarray | None] = [None] * len(rows)
-        table = self.part.table
+        table = self.split.table
 
         def one(position: int) -> None:
             path = table.paths[int(rows[position])]
@@ -197,15 +197,15 @@ class EvaluationImages:
         """Yield (images (b, 3, h, w) float32 normalized on the device, indices (b,) int64), the last batch shorter."""
 
         def host(start: int) -> tuple[Integers, Tensor]:
-            indices = np.arange(start, min(start + batch_size, len(self.part)), dtype=np.int64)
-            kept, pixels = self._read(self.part.rows[indices])
+            indices = np.arange(start, min(start + batch_size, len(self.split)), dtype=np.int64)
+            kept, pixels = self._read(self.split.rows[indices])
             return indices[kept], pixels.pin_memory() if self.device.type == "cuda" and len(kept) else pixels
 
         def on_device(entry: tuple[Integers, Tensor]) -> Tensor:
             images = entry[1].to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             return normalized(images if self._ready else evaluation_view(images, self.settings), self.settings)
 
-        found = ahead(host, range(0, len(self.part), batch_size), self._depth)
+        found = ahead(host, range(0, len(self.split), batch_size), self._depth)
         readable = (entry for entry in found if len(entry[0]))
         for (indices, _), images in self._device_ahead.each(on_device, readable):
             yield images, torch.from_numpy(indices)

@@ -69,8 +69,8 @@ def load(
         name: one of `dataset_names()`.
         root: where it lies; None is `$CTXTUNE_DATA/NAME` or `data/NAME`. Nothing is needed for glyphs.
         strict: counts that are not the official ones are an error, not a warning.
-        max_unreadable: the share of a part's images that may turn out unreadable at run time before that is an error.
-        lists: part name to image list; any data set may be given so.
+        max_unreadable: the share of a split's images that may turn out unreadable at run time before that is an error.
+        lists: split name to image list; any data set may be given so.
         options: what the data set offers beside: `image_size` (glyphs, omniglot), `train_classes` (class_folders),
             `recall_at` (class_folders, image_list).
 
@@ -100,10 +100,10 @@ def load(
 
 
 def _with_tolerance(benchmark: Benchmark, max_unreadable: float) -> Benchmark:
-    def change(part: Split | None) -> Split | None:
-        if part is None:
+    def change(split: Split | None) -> Split | None:
+        if split is None:
             return None
-        return replace(part, table=replace(part.table, max_unreadable=max_unreadable))
+        return replace(split, table=replace(split.table, max_unreadable=max_unreadable))
 
     train = change(benchmark.train)
     assert train is not None

@@ -15,12 +15,12 @@ NAMED_AT_MOST = 3
 
 
 def listed_twice(benchmark: Benchmark) -> list[str]:
-    """Images that are in the data set more than once, one sentence for each part and each pair of parts.
+    """Images that are in the data set more than once, one sentence for each split and each pair of splits.
 
     A copy is the nearest neighbor of its original, and counts as a match: Recall@1 rises without a reason.
     """
     found = []
-    paths = {name: Counter(part.paths) for name, part in benchmark.parts().items()}
+    paths = {name: Counter(split.paths) for name, split in benchmark.splits().items()}
     for name, counts in paths.items():
         twice = [path for path, count in counts.items() if count > 1]
         if twice:
@@ -45,11 +45,11 @@ def left_out(benchmark: Benchmark) -> list[str]:
     Empty where the images are in no folder (an archive, rendered images). Raises OSError.
     """
     listed: dict[Path, set[str]] = {}
-    for part in benchmark.parts().values():
-        if isinstance(part.table.source, FolderSource):
-            for path in part.paths:
+    for split in benchmark.splits().values():
+        if isinstance(split.table.source, FolderSource):
+            for path in split.paths:
                 folder, _, file = path.rpartition("/")
-                listed.setdefault(part.table.source.root / folder, set()).add(file)
+                listed.setdefault(split.table.source.root / folder, set()).add(file)
     sentences = [text for folder, files in sorted(listed.items()) for text in _beside(folder, files)]
     for parent in sorted({folder.parent for folder in listed} - listed.keys()):
         stray = sorted(entry.name for entry in os.scandir(parent) if entry.is_file() and is_image_name(entry.name))

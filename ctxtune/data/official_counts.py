@@ -19,7 +19,7 @@ OFFICIAL_COUNTS: dict[str, dict[str, tuple[int, int]]] = {
     "inaturalist2021_mini": {"train": (5003, 250150), "test": (4997, 249850)},
     "omniglot": {"train": (110, 2200), "test": (132, 2640)},
 }
-"""Data set and part to (classes, images)."""
+"""Data set and split to (classes, images)."""
 
 
 class DataWarning(UserWarning):
@@ -27,11 +27,11 @@ class DataWarning(UserWarning):
 
 
 def differences(benchmark: Benchmark) -> list[str]:
-    """Where class or image counts are not the official ones, one sentence per part that differs."""
+    """Where class or image counts are not the official ones, one sentence per split that differs."""
     found = []
     for name, (classes, images) in OFFICIAL_COUNTS.get(benchmark.name, {}).items():
-        part = benchmark.parts().get(name)
-        counts = (len(part.classes()), len(part)) if part is not None else (0, 0)
+        split = benchmark.splits().get(name)
+        counts = (len(split.classes()), len(split)) if split is not None else (0, 0)
         if counts != (classes, images):
             found.append(
                 f"{benchmark.name}/{name} has {counts[0]:,} classes and {counts[1]:,} images, "
@@ -46,9 +46,9 @@ def verify(benchmark: Benchmark, *, strict: bool) -> None:
     Raises DataError for the first, and with `strict` for the second.
     """
     train = benchmark.train.classes()
-    for name, part in benchmark.parts().items():
-        if name != "train" and (shared := np.intersect1d(train, part.classes())).size:
-            few = ", ".join(part.class_names.get(int(label), str(label)) for label in shared[:3])
+    for name, split in benchmark.splits().items():
+        if name != "train" and (shared := np.intersect1d(train, split.classes())).size:
+            few = ", ".join(split.class_names.get(int(label), str(label)) for label in shared[:3])
             raise DataError(
                 f"{benchmark.name}: {shared.size} classes are both in train and in {name} ({few}, ...); "
                 "zero-shot retrieval needs classes that training has never seen"

@@ -1,4 +1,4 @@
-"""Batches of an epoch as indices into a part: a pure function of seed and epoch, so resuming needs no state."""
+"""Batches of an epoch as indices into a split: a pure function of seed and epoch, so resuming needs no state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BatchSampler(Protocol):
     batches_per_epoch: int
 
     def epoch(self, epoch: int) -> Integers:
-        """The batches of an epoch: (batches_per_epoch, batch_size) int64 indices into the part."""
+        """The batches of an epoch: (batches_per_epoch, batch_size) int64 indices into the split."""
         ...
 
 

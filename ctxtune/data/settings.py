@@ -46,7 +46,7 @@ class DatasetSettings(Settings):
     """Which data set, where it lies, and what is deliberately spoiled in its fit classes.
 
     `root` may be null for data that is made on the spot (glyphs). `image_size` scales every image of glyphs and
-    omniglot to a square of that many pixels. `lists` names the image lists of `image_list` (part name to path,
+    omniglot to a square of that many pixels. `lists` names the image lists of `image_list` (split name to path,
     relative to the root). `train_classes` is, for `class_folders` without a train and a test folder, the number of
     classes (in sorted order) that are for training.
     """

@@ -1,4 +1,4 @@
-"""What a benchmark consists of: tables of images, and parts that pick rows of a table and label them."""
+"""What a benchmark consists of: tables of images, and splits that pick rows of a table and label them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageTable:
-    """All images of one published part, in a fixed order: what a cache is made of.
+    """All images of one published split, in a fixed order: what a cache is made of.
 
     `name` is `DATASET/PART`. `paths` are identifiers that `source` understands (relative paths, as a rule).
     `max_unreadable` is the share of the images that may be skipped as unreadable at run time.
@@ -102,16 +102,16 @@ class ImageTable:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labeled images: a published part, or some of its images after a split or a corruption.
+    """Labeled images: a published split, or some of its images after a split or a corruption.
 
     Attributes:
         name: what it is, for messages: `cars196/train`, `cars196/train/fold0/fit`.
-        table: the images of the published part that this part draws from.
+        table: the images of the published split that this split draws from.
         rows: (n,) row of `table` for each image.
         labels: (n,) class of each image, as published (not necessarily contiguous).
         super_labels: (n,) super-class of each image, or None where the data set has none.
         class_names: label to name.
-        notes: what was done to the part (noise, withheld data), for the run's record.
+        notes: what was done to the split (noise, withheld data), for the run's record.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Split:
 
     @property
     def paths(self) -> StringTable:
-        """The identifiers of the images, in the part's order (made on demand)."""
+        """The identifiers of the images, in the split's order (made on demand)."""
         if len(self.rows) == len(self.table) and np.array_equal(self.rows, np.arange(len(self.rows))):
             return self.table.paths
         return self.table.paths[self.rows]
@@ -146,7 +146,7 @@ class Split:
         return self.table.source.read(self.path(index))
 
     def select(self, indices: npt.ArrayLike, name: str) -> Split:
-        """The images at `indices` (integers, or a boolean mask over the part) as a part of its own."""
+        """The images at `indices` (integers, or a boolean mask over the split) as a split of its own."""
         chosen = np.asarray(indices)
         return Split(
             name=name,
@@ -197,13 +197,13 @@ class Benchmark:
     recall_at: tuple[int, ...]
     layout: str = ""
 
-    def parts(self) -> dict[str, Split]:
-        """The parts that exist, by name, train first."""
+    def splits(self) -> dict[str, Split]:
+        """The splits that exist, by name, train first."""
         named = {"train": self.train, "test": self.test, "query": self.query, "gallery": self.gallery}
-        return {name: part for name, part in named.items() if part is not None}
+        return {name: split for name, split in named.items() if split is not None}
 
 
-def make_part(
+def make_split(
     name: str,
     source: ImageSource,
     paths: Sequence[str],
@@ -211,7 +211,7 @@ def make_part(
     super_labels: npt.ArrayLike | None = None,
     class_names: Mapping[int, str] | None = None,
 ) -> Split:
-    """A published part from parallel sequences of identifiers and labels. Raises DataError where it is empty."""
+    """A published split from parallel sequences of identifiers and labels. Raises DataError where it is empty."""
     if not len(paths):
         raise DataError(f"{name}: there are no images for it")
     table = ImageTable(name, source, StringTable(paths))

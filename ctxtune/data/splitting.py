@@ -20,37 +20,37 @@ class Fold:
     fold: int
 
 
-def split(part: Split, validation: ValidationSettings) -> list[Fold]:
-    """All folds of a train part, in order.
+def split(train: Split, validation: ValidationSettings) -> list[Fold]:
+    """All folds of a train split, in order.
 
     Under `class_folds` and `super_class_folds` each class is in exactly one validation side. Images and super-classes
-    are shared out evenly; which classes go together is a function of `validation.seed` and the part's labels alone.
+    are shared out evenly; which classes go together is a function of `validation.seed` and the split's labels alone.
     Raises DataError where there are fewer classes than folds, or no super-classes to split by.
     """
-    labels, sizes = np.unique(part.labels, return_counts=True)
-    groups = _super_class_of(part, labels)
+    labels, sizes = np.unique(train.labels, return_counts=True)
+    groups = _super_class_of(train, labels)
     if validation.scheme == "super_class_folds":
-        if part.super_labels is None:
-            raise DataError(f"{part.name} has no super-classes; use scheme class_folds or class_holdout")
-        fold_of = _super_class_folds(groups, sizes, validation, part.name)
+        if train.super_labels is None:
+            raise DataError(f"{train.name} has no super-classes; use scheme class_folds or class_holdout")
+        fold_of = _super_class_folds(groups, sizes, validation, train.name)
     elif validation.scheme == "class_folds":
-        _enough(len(labels), validation.folds, "classes", part.name)
+        _enough(len(labels), validation.folds, "classes", train.name)
         fold_of = _class_folds(groups, sizes, validation)
     else:
-        _enough(len(labels), 2, "classes", part.name)
+        _enough(len(labels), 2, "classes", train.name)
         fold_of = _holdout(groups, sizes, validation)
     count = 1 if validation.scheme == "class_holdout" else validation.folds
-    image_fold = fold_of[np.searchsorted(labels, part.labels)]
-    return [_checked(part, image_fold == fold, fold) for fold in range(count)]
+    image_fold = fold_of[np.searchsorted(labels, train.labels)]
+    return [_checked(train, image_fold == fold, fold) for fold in range(count)]
 
 
-def _checked(part: Split, held: np.ndarray, fold: int) -> Fold:
-    fit = part.select(np.flatnonzero(~held), f"{part.name}/fold{fold}/fit")
-    validation = part.select(np.flatnonzero(held), f"{part.name}/fold{fold}/validation")
+def _checked(train: Split, held: np.ndarray, fold: int) -> Fold:
+    fit = train.select(np.flatnonzero(~held), f"{train.name}/fold{fold}/fit")
+    validation = train.select(np.flatnonzero(held), f"{train.name}/fold{fold}/validation")
     if np.intersect1d(fit.labels, validation.labels).size or np.intersect1d(fit.rows, validation.rows).size:
-        raise AssertionError(f"{part.name}: fold {fold} shares classes or images between fit and validation")
+        raise AssertionError(f"{train.name}: fold {fold} shares classes or images between fit and validation")
     if not len(fit) or not len(validation):
-        raise DataError(f"{part.name}: fold {fold} leaves one side empty")
+        raise DataError(f"{train.name}: fold {fold} leaves one side empty")
     return Fold(fit, validation, fold)
 
 
@@ -59,12 +59,12 @@ def _enough(found: int, wanted: int, what: str, name: str) -> None:
         raise DataError(f"{name} has {found} {what}, too few for {wanted} folds")
 
 
-def _super_class_of(part: Split, labels: Integers) -> Integers:
+def _super_class_of(train: Split, labels: Integers) -> Integers:
     """(classes,) the super-class of each class (of its first image); all 0 where there are none."""
-    if part.super_labels is None:
+    if train.super_labels is None:
         return np.zeros(len(labels), dtype=np.int64)
-    _, first = np.unique(part.labels, return_index=True)
-    return part.super_labels[first]
+    _, first = np.unique(train.labels, return_index=True)
+    return train.super_labels[first]
 
 
 def _shuffled_by_size(sizes: Integers, rng: np.random.Generator) -> Integers:

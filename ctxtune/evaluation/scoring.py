@@ -1,4 +1,4 @@
-"""Scores of a checkpoint's model on a part of a data set, and its export."""
+"""Scores of a checkpoint's model on a split of a data set, and its export."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ctxtune.training.precision import allow_tf32, resolve_precision
 
 @dataclass(frozen=True)
 class Scored:
-    """One run's model on one part.
+    """One run's model on one split.
 
     Attributes:
         fold: the validation fold that the run left out; None: none.
@@ -43,19 +43,19 @@ def score_model(
     checkpoint: Checkpoint,
     model: EmbeddingModel,
     benchmark: Benchmark,
-    part: str,
+    split_name: str,
     index: int,
     device: torch.device,
     recall_at: tuple[int, ...],
 ) -> Scored:
-    """Embed and score a part ("validation", "train" or "test") of a benchmark.
+    """Embed and score a split ("validation", "train" or "test") of a benchmark.
 
     Raises:
-        ConfigError: there is no such part, or a Recall@K that it cannot have.
+        ConfigError: there is no such split, or a Recall@K that it cannot have.
         CtxtuneError: data that cannot be read; embeddings that are not finite, or all alike.
     """
     fold = None if checkpoint.stage == "confirmation" else checkpoint.folds[index]
-    query, gallery = _parts(checkpoint, benchmark, part, fold)
+    query, gallery = _query_and_gallery(checkpoint, benchmark, split_name, fold)
     epoch = checkpoint.runs[index]["epoch"]
     images = len(query) + (len(gallery) if gallery else 0)
     query, embeddings = _embed(checkpoint.trial, model, query, device, epoch)
@@ -111,7 +111,7 @@ def export_checkpoint(checkpoint: Checkpoint, model: EmbeddingModel, out: Path, 
 
 
 def named_scores(scores: RetrievalScores) -> dict[str, float]:
-    """The scores by the names that YAML, MLflow and JSON use, without the part in front."""
+    """The scores by the names that YAML, MLflow and JSON use, without the split in front."""
     recall = {f"recall_at_{k}": value for k, value in scores.recall_at.items()}
     return recall | {
         "map_at_r": scores.map_at_r,
@@ -126,31 +126,33 @@ def mean_scores(scored: list[Scored]) -> dict[str, float]:
     return {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
 
 
-def _parts(checkpoint: Checkpoint, benchmark: Benchmark, part: str, fold: int | None) -> tuple[Split, Split | None]:
-    """Query and gallery (None: the query part itself) of what is to be scored. Labels are as published, without noise."""
-    if part == "test":
+def _query_and_gallery(
+    checkpoint: Checkpoint, benchmark: Benchmark, split_name: str, fold: int | None
+) -> tuple[Split, Split | None]:
+    """Query and gallery (None: the query split itself) of what is to be scored. Labels are as published, without noise."""
+    if split_name == "test":
         if benchmark.test is not None:
             return benchmark.test, None
         if benchmark.query is None or benchmark.gallery is None:
-            raise ConfigError(f"{benchmark.name} has neither a test part nor query and gallery")
+            raise ConfigError(f"{benchmark.name} has neither a test split nor query and gallery")
         return benchmark.query, benchmark.gallery
     if fold is None:
-        if part == "train":
+        if split_name == "train":
             return benchmark.train, None
         raise ConfigError(
             f"{checkpoint.path} is of a confirmation: it was trained on all train classes and has no validation fold; "
-            "score it with --part test, or on the classes it has seen with --part train"
+            "score it with --split test, or on the classes it has seen with --split train"
         )
     chosen = split(benchmark.train, checkpoint.validation)[fold]
-    return (chosen.validation if part == "validation" else chosen.fit), None
+    return (chosen.validation if split_name == "validation" else chosen.fit), None
 
 
 def _embed(
-    trial: TrialSettings, model: EmbeddingModel, part: Split, device: torch.device, epoch: int
+    trial: TrialSettings, model: EmbeddingModel, split_name: Split, device: torch.device, epoch: int
 ) -> tuple[Split, torch.Tensor]:
-    """The images of a part that can be read, and their embeddings, in the numbers that training's evaluations took."""
+    """The images of a split that can be read, and their embeddings, in the numbers that training's evaluations took."""
     allow_tf32(trial.tf32)
-    images = EvaluationImages(part, trial.images, device=device)
+    images = EvaluationImages(split_name, trial.images, device=device)
     try:
         embeddings, kept = embed(
             model,
@@ -162,4 +164,4 @@ def _embed(
     finally:
         images.close()
     check_embeddings(embeddings, epoch)
-    return part.select(kept.numpy(), part.name), embeddings
+    return split_name.select(kept.numpy(), split_name.name), embeddings

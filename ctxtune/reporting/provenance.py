@@ -15,7 +15,7 @@ _SHOWN = (
     ("hardware.gpu", "GPU"),
     ("hardware.gpus", "GPUs"),
     ("data_set", "data set"),
-    ("data.train_fingerprint", "fingerprint of the train part"),
+    ("data.train_fingerprint", "fingerprint of the train split"),
 )
 
 

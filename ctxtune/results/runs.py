@@ -127,9 +127,9 @@ def shared_scores(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tup
     return [ours[seed] for seed in both], [theirs[seed] for seed in both]
 
 
-def score_names(runs: Iterable[Run], part: str) -> list[str]:
-    """The scores that runs have of a part ("validation", "test"): Recall@K by K, then MAP@R and the others."""
-    found = {name for run in runs for name in run.metrics if name.startswith(f"{part}/")}
+def score_names(runs: Iterable[Run], split: str) -> list[str]:
+    """The scores that runs have of a split ("validation", "test"): Recall@K by K, then MAP@R and the others."""
+    found = {name for run in runs for name in run.metrics if name.startswith(f"{split}/")}
 
     def place(name: str) -> tuple[int, int, str]:
         last = name.rpartition("_")[2]

@@ -1,4 +1,4 @@
-"""Embeddings of a whole part, in order, without disturbing the training around it."""
+"""Embeddings of a whole split, in order, without disturbing the training around it."""
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ from ctxtune.training.precision import Precision, autocast, channels_last
 def embed(
     model: EmbeddingModel, images: EvaluationInputs, *, batch_size: int, precision: Precision, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Embed every image of a part that can be read, or, with a head alone, their features.
+    """Embed every image of a split that can be read, or, with a head alone, their features.
 
     The model is put into evaluation mode and back; no random number is drawn.
 
     Returns:
         (m, embedding_dim) float32 on the CPU, not normalized, and the images (m,) int64 that the rows belong to, in
-        ascending order: all n of the part, less those that cannot be read.
+        ascending order: all n of the split, less those that cannot be read.
 
     Raises:
         DataError: no image could be read.
@@ -37,7 +37,7 @@ def embed(
                 with autocast(precision, device):
                     embeddings = model(channels_last(batch))
                 if result is None:
-                    result = torch.empty(len(images.part), embeddings.shape[1], pin_memory=device.type == "cuda")
+                    result = torch.empty(len(images.split), embeddings.shape[1], pin_memory=device.type == "cuda")
                 # A slice of pinned memory: the copy needs no wait for the device.
                 result[filled : filled + len(indices)].copy_(embeddings.float(), non_blocking=True)
                 filled += len(indices)
@@ -45,7 +45,7 @@ def embed(
     finally:
         model.train(was_training)
     if result is None:
-        raise DataError(f"{images.part.name}: none of its {len(images.part)} images can be read")
+        raise DataError(f"{images.split.name}: none of its {len(images.split)} images can be read")
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return result[:filled], torch.cat(kept)

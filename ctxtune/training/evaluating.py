@@ -1,4 +1,4 @@
-"""Scoring an embedding on parts of the data, between the epochs of a run."""
+"""Scoring an embedding on splits of the data, between the epochs of a run."""
 
 import numpy as np
 import torch
@@ -19,16 +19,16 @@ from ctxtune.training.splits import RunSplits
 from ctxtune.training.subsets import subset_scores
 
 Scored = list[tuple[Tensor, np.ndarray]]
-"""Embeddings and labels of the query part and, where there is one, of the gallery."""
+"""Embeddings and labels of the query split and, where there is one, of the gallery."""
 
 
 class Evaluator:
-    """Scores models on parts of the data, whose images stay open in between.
+    """Scores models on splits of the data, whose images stay open in between.
 
     Args:
         trial: the resolved configuration.
-        parts: what a run learns from and is scored on.
-        open_part: opens the images or features of a part, of several processes this one's share; called when it is due.
+        splits: what a run learns from and is scored on.
+        open_split: opens the images or features of a split, of several processes this one's share; called when it is due.
         precision: a definite one (`resolve_precision`).
         world: the processes that work together; each embeds its share, the first one scores.
     """
@@ -36,32 +36,32 @@ class Evaluator:
     def __init__(
         self,
         trial: TrialSettings,
-        parts: RunSplits,
-        open_part: OpenEvaluation,
+        splits: RunSplits,
+        open_split: OpenEvaluation,
         *,
         device: torch.device,
         precision: Precision,
         world: ProcessGroup,
     ) -> None:
-        self.trial, self.parts, self.world = trial, parts, world
+        self.trial, self.splits, self.world = trial, splits, world
         self.device, self.precision = device, precision
-        self._open_part = open_part
+        self._open_split = open_split
         self._images: dict[str, EvaluationInputs] = {}
 
     def evaluate(self, model: EmbeddingModel, epoch: int) -> dict[str, float]:
-        """Score the query (and gallery) part; see `FoldTrainer.evaluate`."""
-        scores = self.score_part(model, epoch, self.parts.query, self.parts.gallery)
-        return named_scores(scores, self.parts.scored_as)
+        """Score the query (and gallery) split; see `FoldTrainer.evaluate`."""
+        scores = self.score_splits(model, epoch, self.splits.query, self.splits.gallery)
+        return named_scores(scores, self.splits.scored_as)
 
     def evaluate_by_class(self, model: EmbeddingModel, epoch: int) -> tuple[dict[str, float], ClassSums]:
         """The same, what each class adds, and and scores of random class subsets; see `FoldTrainer.evaluate_by_class`."""
-        scored = self._embed_both(model, epoch, self.parts.query, self.parts.gallery)
-        scores = self._score(scored, self.parts.query.name)
-        named = named_scores(scores, self.parts.scored_as) | self._on_subsets(scored)
-        return named, class_sums(scores, self.parts.scored_as)
+        scored = self._embed_both(model, epoch, self.splits.query, self.splits.gallery)
+        scores = self._score(scored, self.splits.query.name)
+        named = named_scores(scores, self.splits.scored_as) | self._on_subsets(scored)
+        return named, class_sums(scores, self.splits.scored_as)
 
-    def score_part(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> RetrievalScores:
-        """Scores of any part.
+    def score_splits(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> RetrievalScores:
+        """Scores of any split.
 
         Raises:
             RunFailed: the embeddings are not finite or have collapsed.
@@ -75,7 +75,7 @@ class Evaluator:
         self._images.clear()
 
     def _embed_both(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> Scored:
-        return [self._embed(model, epoch, part) for part in (query, gallery) if part is not None]
+        return [self._embed(model, epoch, split) for split in (query, gallery) if split is not None]
 
     def _score(self, scored: Scored, name: str) -> RetrievalScores:
         scores: RetrievalScores | None = None
@@ -92,31 +92,31 @@ class Evaluator:
         return result
 
     def _on_subsets(self, scored: Scored) -> dict[str, float]:
-        if self.parts.scored_as != "test" or self.parts.fold_classes is None:
+        if self.splits.scored_as != "test" or self.splits.fold_classes is None:
             return {}
         found: list[dict[str, float]] = []
         if self.world.rank == 0:
-            each = subset_scores(scored, self.parts.fold_classes, self.trial.evaluation.recall_at)
+            each = subset_scores(scored, self.splits.fold_classes, self.trial.evaluation.recall_at)
             found = [named_scores(scores, "test_subset") for scores in each]
         found = self.world.from_first(found)
         return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]} if found else {}
 
-    def _embed(self, model: EmbeddingModel, epoch: int, part: Split) -> tuple[Tensor, np.ndarray]:
-        """Embeddings and labels of the images of a part that can be read; each process embeds its share."""
-        if part.name not in self._images:
-            self._images[part.name] = self._open_part(part)
+    def _embed(self, model: EmbeddingModel, epoch: int, split: Split) -> tuple[Tensor, np.ndarray]:
+        """Embeddings and labels of the images of a split that can be read; each process embeds its share."""
+        if split.name not in self._images:
+            self._images[split.name] = self._open_split(split)
         embeddings, kept = embed(
             model,
-            self._images[part.name],
+            self._images[split.name],
             batch_size=self.trial.evaluation.batch_size or 4 * self.trial.sampler.batch_size,
             precision=self.precision,
             device=self.device,
         )
         if self.world.together:
-            kept = self.world.gather_uneven((kept + self.world.share(len(part)).start).to(self.device)).cpu()
+            kept = self.world.gather_uneven((kept + self.world.share(len(split)).start).to(self.device)).cpu()
             embeddings = self.world.gather_uneven(embeddings.to(self.device)).cpu()
         check_embeddings(embeddings, epoch)
-        return embeddings, part.labels[kept.numpy()]
+        return embeddings, split.labels[kept.numpy()]
 
 
 def named_scores(scores: RetrievalScores, prefix: str) -> dict[str, float]:

@@ -26,7 +26,7 @@ def features_missing(trial: TrialSettings, side: Side, device: torch.device, cac
     if not trial.trains_on_features:
         return False
     inputs = _inputs(trial, device, cache_dir, None)
-    return any(inputs.missing(part, training=side == "train") for part in _parts(load_dataset(trial.dataset), side))
+    return any(inputs.missing(split, training=side == "train") for split in _splits(load_dataset(trial.dataset), side))
 
 
 def make_features(
@@ -44,8 +44,8 @@ def make_features(
     """
     allow_tf32(trial.tf32)
     inputs = _inputs(trial, device, cache_dir, reporter)
-    for part in _parts(load_dataset(trial.dataset), side):
-        inputs.make(part, training=side == "train")
+    for split in _splits(load_dataset(trial.dataset), side):
+        inputs.make(split, training=side == "train")
 
 
 def _inputs(
@@ -56,7 +56,7 @@ def _inputs(
     return FeatureInputs(trial, Reading(device, 0, cache_dir, workers, precision, ProcessGroup(), reporter))
 
 
-def _parts(benchmark: Benchmark, side: Side) -> Sequence[Split]:
+def _splits(benchmark: Benchmark, side: Side) -> Sequence[Split]:
     if side == "train":
         return [benchmark.train]
-    return [part for part in (benchmark.test, benchmark.query, benchmark.gallery) if part is not None]
+    return [split for split in (benchmark.test, benchmark.query, benchmark.gallery) if split is not None]

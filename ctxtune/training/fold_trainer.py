@@ -47,7 +47,7 @@ class FoldTrainer:
 
     Args:
         trial: the resolved configuration.
-        parts: what to learn from and what to score.
+        splits: what to learn from and what to score.
         seed: from `ctxtune.config.stage_seed`.
         device: where to train.
         cache_dir: where image caches live; None for the default.
@@ -65,7 +65,7 @@ class FoldTrainer:
     def __init__(
         self,
         trial: TrialSettings,
-        parts: RunSplits,
+        splits: RunSplits,
         *,
         seed: int,
         device: torch.device | str = "cpu",
@@ -75,8 +75,8 @@ class FoldTrainer:
         world: ProcessGroup | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        self.trial = trial = scaled_sampler(trial, parts)
-        self.parts, self.seed = parts, seed
+        self.trial = trial = scaled_sampler(trial, splits)
+        self.splits, self.seed = splits, seed
         self.device = torch.device(device)
         self.world = world or ProcessGroup()
         _check_share(trial, self.world)
@@ -84,14 +84,14 @@ class FoldTrainer:
         self._weights = frozen_identity(trial.model)
         self.epoch = self.steps = 0
         self._interval = EvaluationInterval()
-        self._sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
+        self._sampler = build_sampler(trial.sampler, splits.fit.labels, splits.fit.super_labels, seed)
         workers = reading_threads(None, trial.images, self.device, cores)
         with memory_errors_named("model.backbone", trial.model.backbone, SMALLER_MODEL):
             _seed_everything(seed, trial, self.device)
             reading = Reading(self.device, seed, cache_dir, workers, self.precision, self.world, reporter)
             self._inputs = open_inputs(trial, reading)
             self.model = self._build_model(load_pretrained)
-            classes, labels = np.unique(parts.fit.labels, return_inverse=True)
+            classes, labels = np.unique(splits.fit.labels, return_inverse=True)
             self._labels = torch.from_numpy(labels.astype(np.int64))
             self.loss = self._build_loss(len(classes))
             self.averaged = None if trial.optimizer.ema is None else AveragedModel(self.model, trial.optimizer.ema)
@@ -100,14 +100,14 @@ class FoldTrainer:
             self.step = self._build_step()
         self._images = self._open_images()
         self._evaluator = Evaluator(
-            trial, parts, self._inputs.evaluation, device=self.device, precision=self.precision, world=self.world
+            trial, splits, self._inputs.evaluation, device=self.device, precision=self.precision, world=self.world
         )
         self.model.train()
 
     def _build_model(self, load_pretrained: bool) -> EmbeddingModel:
         trial = self.trial
         if isinstance(self._inputs, FeatureInputs):
-            return build_head(trial.model, self._inputs.channels(self.parts.fit)).to(self.device)
+            return build_head(trial.model, self._inputs.channels(self.splits.fit)).to(self.device)
         # What is frozen is in no checkpoint.
         load_pretrained = load_pretrained or trial.model.train != "full"
         model = build_model(trial.model, image_size=trial.image_size, load_pretrained=load_pretrained)
@@ -118,7 +118,7 @@ class FoldTrainer:
         return model
 
     def _open_images(self) -> TrainingInputs:
-        return self._inputs.training(self.parts.fit)
+        return self._inputs.training(self.splits.fit)
 
     def _build_step(self) -> TrainingStep:
         return TrainingStep(
@@ -140,7 +140,7 @@ class FoldTrainer:
                 trial.regularizer,
                 num_classes=num_classes,
                 embedding_dim=width,
-                num_images=len(self.parts.fit),
+                num_images=len(self.splits.fit),
             )
         except ValueError as error:
             raise ConfigError(f"loss {trial.loss.name}: {error}") from None
@@ -200,7 +200,7 @@ class FoldTrainer:
         return metrics
 
     def evaluate(self) -> dict[str, float]:
-        """Score the embedding on the query (and gallery) part.
+        """Score the embedding on the query (and gallery) split.
 
         Returns:
             ``validation/...`` or ``test/...``: recall_at_K, map_at_r, r_precision, each in [0, 1].
@@ -222,16 +222,16 @@ class FoldTrainer:
 
     def train_class_recall(self) -> float:
         """Recall@1 among images of the classes that were trained on: far above validation means overfitting."""
-        return self.score_part(_probe(self.parts.fit, self.seed), None).recall_at[1]
+        return self.score_splits(_probe(self.splits.fit, self.seed), None).recall_at[1]
 
     def data_record(self) -> dict[str, float]:
         """What was done to the data of this run: shares of noise and withheld data with their seed; unreadable images."""
-        notes = {f"data/{name}": float(v) for name, v in self.parts.fit.notes.items() if isinstance(v, (int, float))}
+        notes = {f"data/{name}": float(v) for name, v in self.splits.fit.notes.items() if isinstance(v, (int, float))}
         return {**notes, "data/unreadable_images": float(len(self._images.unreadable))}
 
-    def score_part(self, query: Split, gallery: Split | None) -> RetrievalScores:
-        """Scores of any part under the present weights."""
-        return self._evaluator.score_part(self.scored_model, self.epoch, query, gallery)
+    def score_splits(self, query: Split, gallery: Split | None) -> RetrievalScores:
+        """Scores of any split under the present weights."""
+        return self._evaluator.score_splits(self.scored_model, self.epoch, query, gallery)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on exactly: tensors and plain data only."""

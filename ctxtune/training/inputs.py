@@ -49,12 +49,12 @@ class ImageInputs:
     def __init__(self, trial: TrialSettings, reading: Reading) -> None:
         self._settings, self._reading = trial.images, reading
 
-    def training(self, part: Split) -> TrainingImages:
+    def training(self, split: Split) -> TrainingImages:
         """Batches to learn from; of several processes each gets its share."""
         reading = self._reading
         kind = SharedTrainingImages if reading.world.together else TrainingImages
         images = kind(
-            part,
+            split,
             self._settings,
             device=reading.device,
             seed=reading.seed,
@@ -65,11 +65,11 @@ class ImageInputs:
             images.world = reading.world
         return images
 
-    def evaluation(self, part: Split) -> EvaluationImages:
-        """All images of a part (this process's share), in order."""
+    def evaluation(self, split: Split) -> EvaluationImages:
+        """All images of a split (this process's share), in order."""
         reading = self._reading
         return EvaluationImages(
-            _own_share(part, reading.world),
+            _own_share(split, reading.world),
             self._settings,
             device=reading.device,
             cache_dir=reading.cache_dir,
@@ -78,49 +78,49 @@ class ImageInputs:
 
 
 class FeatureInputs:
-    """Features that are computed once and kept; the part that is scored is only asked for when it is due."""
+    """Features that are computed once and kept; the split that is scored is only asked for when it is due."""
 
     def __init__(self, trial: TrialSettings, reading: Reading) -> None:
         self._trial, self._reading = trial, reading
         self._backbone = FrozenBackbone(trial, device=reading.device, precision=reading.precision)
         self._open: dict[tuple[str, int | None], Features] = {}
 
-    def channels(self, part: Split) -> int:
+    def channels(self, split: Split) -> int:
         """How wide the features are that a head learns from; they are computed here where they are missing."""
-        return self._features(part.table, self._views()[0]).values.shape[1]
+        return self._features(split.table, self._views()[0]).values.shape[1]
 
     def _views(self) -> Sequence[int | None]:
         count = self._trial.image.views
         return [None] if count is None else range(int(count))
 
-    def training(self, part: Split) -> TrainingFeatures:
+    def training(self, split: Split) -> TrainingFeatures:
         """Batches to learn from; of several processes each gets its share."""
         world = self._reading.world
         return TrainingFeatures(
-            part,
-            [self._features(part.table, view) for view in self._views()],
+            split,
+            [self._features(split.table, view) for view in self._views()],
             device=self._reading.device,
             seed=self._reading.seed,
             share=world.share if world.together else None,
         )
 
-    def evaluation(self, part: Split) -> EvaluationFeatures:
-        """The features of a part (this process's share), in order."""
-        features = self._features(part.table, None)
-        return EvaluationFeatures(_own_share(part, self._reading.world), features, device=self._reading.device)
+    def evaluation(self, split: Split) -> EvaluationFeatures:
+        """The features of a split (this process's share), in order."""
+        features = self._features(split.table, None)
+        return EvaluationFeatures(_own_share(split, self._reading.world), features, device=self._reading.device)
 
-    def missing(self, part: Split, *, training: bool) -> list[tuple[ImageTable, int | None]]:
-        """The tables and views whose features a run on a part needs and that are not kept yet."""
+    def missing(self, split: Split, *, training: bool) -> list[tuple[ImageTable, int | None]]:
+        """The tables and views whose features a run on a split needs and that are not kept yet."""
         views = [None, *(self._views() if training else [])]
         return [
-            (part.table, view)
+            (split.table, view)
             for view in dict.fromkeys(views)
-            if not have_features(part.table, self._trial.images, view, self._backbone, self._reading.cache_dir)
+            if not have_features(split.table, self._trial.images, view, self._backbone, self._reading.cache_dir)
         ]
 
-    def make(self, part: Split, *, training: bool) -> None:
+    def make(self, split: Split, *, training: bool) -> None:
         """Compute what is `missing`."""
-        for table, view in self.missing(part, training=training):
+        for table, view in self.missing(split, training=training):
             self._features(table, view)
 
     def _features(self, table: ImageTable, view: int | None) -> Features:
@@ -146,8 +146,8 @@ def open_inputs(trial: TrialSettings, reading: Reading) -> ImageInputs | Feature
     return FeatureInputs(trial, reading) if trial.trains_on_features else ImageInputs(trial, reading)
 
 
-def _own_share(part: Split, world: ProcessGroup) -> Split:
+def _own_share(split: Split, world: ProcessGroup) -> Split:
     if not world.together:
-        return part
-    shared = world.share(len(part))
-    return part.select(np.arange(shared.start, shared.stop), part.name)
+        return split
+    shared = world.share(len(split))
+    return split.select(np.arange(shared.start, shared.stop), split.name)

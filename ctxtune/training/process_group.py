@@ -93,7 +93,7 @@ class SharedTrainingImages(TrainingImages):
             indices = np.asarray(index_batches[number, share], dtype=np.int64)
             whole = np.random.default_rng((self.seed, epoch, number))
             draws: Any = _ShareOfDraws(whole, index_batches.shape[1], share)
-            return indices, self._batcher.host(self.part.rows[indices], draws)
+            return indices, self._batcher.host(self.split.rows[indices], draws)
 
         found = ahead(host, range(first_batch, len(index_batches)), self._depth)
         for (indices, batch), images in self._device_ahead.each(lambda entry: self._batcher.device(entry[1]), found):

@@ -54,7 +54,7 @@ def confirmation_splits(
     """All train classes to learn from, the test classes to score, once.
 
     Raises:
-        DataError: the data set cannot be read or has no test part.
+        DataError: the data set cannot be read or has no test split.
     """
     benchmark = benchmark or load_dataset(trial.dataset)
     fold = split(benchmark.train, validation)[validation.use[0]]
@@ -69,10 +69,10 @@ def confirmation_splits(
     return RunSplits(fit, benchmark.query, benchmark.gallery, "test", share, fold_classes)
 
 
-def scaled_sampler(trial: TrialSettings, parts: RunSplits) -> TrialSettings:
+def scaled_sampler(trial: TrialSettings, splits: RunSplits) -> TrialSettings:
     """The trial with a fixed ``batches_per_epoch`` grown with the images, so that an epoch stays an epoch."""
     batches = trial.sampler.batches_per_epoch
-    if batches is None or parts.image_share == 1.0:
+    if batches is None or splits.image_share == 1.0:
         return trial
-    scaled = trial.sampler.model_copy(update={"batches_per_epoch": max(1, round(batches * parts.image_share))})
+    scaled = trial.sampler.model_copy(update={"batches_per_epoch": max(1, round(batches * splits.image_share))})
     return trial.model_copy(update={"sampler": scaled})

@@ -163,17 +163,17 @@ def full_run(space: SweepConfig, assumed: Assumed | None) -> FullRun:
         images = _images(space, batches, total - fit)
         told = f"{fit:,} images, by the official size of a data set that is not here, {batches} batches an epoch"
         return FullRun(images, images / assumed.images_per_second, f"{told}; assumed: {assumed}")
-    parts = fold_splits(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
+    splits = fold_splits(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
     device = plan_device(space)
-    learned = f"{len(parts.fit):,} images of {len(parts.fit.classes()):,} classes"
+    learned = f"{len(splits.fit):,} images of {len(splits.fit.classes()):,} classes"
     if assumed is not None:
-        batches = trial.sampler.batches_per_epoch or max(1, len(parts.fit) // trial.sampler.batch_size)
-        images = _images(space, batches, len(parts.query))
+        batches = trial.sampler.batches_per_epoch or max(1, len(splits.fit) // trial.sampler.batch_size)
+        images = _images(space, batches, len(splits.query))
         return FullRun(
             images, images / assumed.images_per_second, f"{learned}, {batches} batches an epoch; assumed: {assumed}"
         )
-    timing = time_epoch(trial, parts, device, space.resources)
-    images = _images(space, timing.batches, len(parts.query))
+    timing = time_epoch(trial, splits, device, space.resources)
+    images = _images(space, timing.batches, len(splits.query))
     per_image = timing.seconds / (timing.batches * trial.sampler.batch_size)
     told = f"{learned}, {timing.batches} batches an epoch; {1 / per_image:,.0f} images/s, from a step on {device_name(device)}"
     return FullRun(images, images * per_image, told)
@@ -256,12 +256,12 @@ def _two_digits(number: int) -> int:
 def _changes(space: SweepConfig) -> Iterator[tuple[str, SweepConfig]]:
     """Changes of the file that give the search more trials, as lines of YAML."""
     search = space.search
-    for part in (2, 4):
-        epochs = space.search_epochs // part
+    for divisor in (2, 4):
+        epochs = space.search_epochs // divisor
         if epochs < 4:
             continue
         every = shortened(space.trial, epochs=epochs).evaluation.every
-        grace = max(every, round(search.scheduler.grace_epochs / part / every) * every)
+        grace = max(every, round(search.scheduler.grace_epochs / divisor / every) * every)
         scheduler = search.scheduler.model_copy(update={"grace_epochs": grace})
         update = {"schedule": SearchScheduleSettings(epochs=epochs), "scheduler": scheduler}
         yield (

@@ -28,8 +28,8 @@ def open_trainer(
     by_class = spec.stage == "cell"
     if spec.scores_test:
         protocol["stage"] = "confirmation"  # who opens its checkpoint then knows that it has seen all train classes
-        parts = confirmation_splits(trial, spec.validation, seed)
-        run = FoldTrainer(trial, parts, seed=seed, device=device, cache_dir=cache_dir, cores=cores, world=world)
+        splits = confirmation_splits(trial, spec.validation, seed)
+        run = FoldTrainer(trial, splits, seed=seed, device=device, cache_dir=cache_dir, cores=cores, world=world)
         return Trainer([run], score_at="last", floor=True, protocol=protocol, by_class=by_class)
     runs = [
         FoldTrainer(

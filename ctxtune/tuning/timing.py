@@ -62,7 +62,7 @@ class EpochTime:
     seconds: float
 
 
-def time_epoch(trial: TrialSettings, parts: RunSplits, device: str, resources: ResourcesSettings) -> EpochTime:
+def time_epoch(trial: TrialSettings, splits: RunSplits, device: str, resources: ResourcesSettings) -> EpochTime:
     """Build model and data of a configuration and time a training step, on a CPU with as many threads as a run gets.
 
     Raises:
@@ -73,7 +73,7 @@ def time_epoch(trial: TrialSettings, parts: RunSplits, device: str, resources: R
         cores = 1 if resources.cpus == "auto" else max(1, int(resources.cpus))
         torch.set_num_threads(cores)
     try:
-        run = FoldTrainer(trial, parts, seed=0, device=device, cores=cores)
+        run = FoldTrainer(trial, splits, seed=0, device=device, cores=cores)
         try:
             batches = run.batches_per_epoch
             return EpochTime(batches, run.time_step() * batches)

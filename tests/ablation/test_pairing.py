@@ -32,14 +32,16 @@ def test_two_arms_start_from_the_same_weights_and_see_the_same_images_in_the_sam
         assert torch.equal(one, two)
     for epoch in (0, 3):
         assert np.array_equal(first._sampler.epoch(epoch), other._sampler.epoch(epoch))
-    assert np.array_equal(first.parts.fit.labels, other.parts.fit.labels)  # the same images have the same wrong labels
-    assert np.array_equal(first.parts.query.rows, other.parts.query.rows)
+    assert np.array_equal(
+        first.splits.fit.labels, other.splits.fit.labels
+    )  # the same images have the same wrong labels
+    assert np.array_equal(first.splits.query.rows, other.splits.query.rows)
     pixels = [next(iter(run._images.batches(run._sampler.epoch(0)[:1], 0)))[0] for run in (first, other)]
     assert torch.equal(*pixels)  # augmented alike
     fresh = runs["full", 1]
     assert not torch.equal(next(first.model.parameters()), next(fresh.model.parameters()))
     assert not np.array_equal(first._sampler.epoch(0), fresh._sampler.epoch(0))
-    assert not np.array_equal(first.parts.fit.labels, fresh.parts.fit.labels)
+    assert not np.array_equal(first.splits.fit.labels, fresh.splits.fit.labels)
     for run in runs.values():
         run.close()
 

@@ -70,7 +70,7 @@ def test_check_returns_1_where_counts_differ_and_2_when_strict(tmp_path, capsys)
         (["check", "cub", "/nowhere"], "did you mean cub200?"),
         (["check", "glyphs", "--set", "image.flipp=true"], "flipp"),
         (["check", "glyphs", "--set", "model.x=1"], "expected image.KEY=VALUE or dataset.KEY=VALUE"),
-        (["show", "glyphs", "--part", "gallery"], "glyphs has train, test"),
+        (["show", "glyphs", "--split", "gallery"], "glyphs has train, test"),
     ],
 )
 def test_what_cannot_be_used_is_one_message_and_status_2(arguments, message, capsys):

@@ -103,7 +103,7 @@ def test_parts_are_found_however_they_are_capitalized(tmp_path, names):
         wanted = next((each for each in names if each.lower() == name), None)
         (tmp_path / name).rename(tmp_path / (wanted or f".{name}"))
     benchmark = load("class_folders", tmp_path)
-    assert set(benchmark.parts()) == {name.lower() for name in names} and len(benchmark.train.classes()) == 2
+    assert set(benchmark.splits()) == {name.lower() for name in names} and len(benchmark.train.classes()) == 2
     (tmp_path / ("TRAIN" if "TRAIN" not in names else "train")).mkdir()
     with pytest.raises(DataError, match="which of them is it"):
         load("class_folders", tmp_path)

@@ -30,14 +30,14 @@ def quiet(name, root, **options):
         return load(name, root, **options)
 
 
-def counts(part):
-    return len(part.classes()), len(part)
+def counts(split):
+    return len(split.classes()), len(split)
 
 
 def assert_readable(benchmark):
-    for part in benchmark.parts().values():
-        for index in (0, len(part) - 1):
-            image = part.read(index)
+    for split in benchmark.splits().values():
+        for index in (0, len(split) - 1):
+            image = split.read(index)
             assert image.mode == "RGB" and image.size == (40, 30)
 
 
@@ -284,7 +284,7 @@ def test_other_bad_input(tmp_path):
     _edit(tmp_path / "mini/test.csv", "Insects,3", "Insects")
     with pytest.raises(DataError, match=r"test\.csv, line 1: expected 3 columns"):
         load("inaturalist2021_mini", tmp_path / "mini")
-    with pytest.raises(ConfigError, match="no part 'validation'"):
+    with pytest.raises(ConfigError, match="no split 'validation'"):
         load("image_list", tmp_path, lists={"validation": "x"})
 
 
@@ -325,8 +325,8 @@ def test_every_color_mode_is_upright_rgb(tmp_path, kind):
             image = colors.convert(kind)
             expected = image.convert("RGB")
         image.save(tmp_path / "train/class000" / name)
-    part = quiet("class_folders", tmp_path).train
-    found = part.read(0)
+    split = quiet("class_folders", tmp_path).train
+    found = split.read(0)
     assert found.mode == "RGB" and found.size == (40, 30)
     difference = np.abs(np.asarray(found, int) - np.asarray(expected, int))
     # JPEG blurs the edge in the middle.
@@ -364,11 +364,11 @@ def test_parts_travel_to_other_processes(tmp_path):
     archive = trees.zipped(tmp_path / "o", tmp_path / "o.zip")
     trees.cub200(tmp_path)
     for name, root in (("omniglot", archive), ("cub200", tmp_path), ("glyphs", None)):
-        part = quiet(name, root).train.select([3, 1], "two")
-        part.read(0)  # a zip is open by now
-        copy = pickle.loads(pickle.dumps(part))
-        assert np.array_equal(np.asarray(copy.read(0)), np.asarray(part.read(0)))
-        assert copy.fingerprint() == part.fingerprint()
+        split = quiet(name, root).train.select([3, 1], "two")
+        split.read(0)  # a zip is open by now
+        copy = pickle.loads(pickle.dumps(split))
+        assert np.array_equal(np.asarray(copy.read(0)), np.asarray(split.read(0)))
+        assert copy.fingerprint() == split.fingerprint()
 
 
 def test_string_table():

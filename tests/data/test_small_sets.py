@@ -38,8 +38,8 @@ def glyphs():
 
 def test_glyphs_have_about_1300_classes_of_12_to_16_images_and_disjoint_sides(glyphs):
     counts = []
-    for part in (glyphs.train, glyphs.test):
-        labels, images = np.unique(part.labels, return_counts=True)
+    for split in (glyphs.train, glyphs.test):
+        labels, images = np.unique(split.labels, return_counts=True)
         assert images.min() >= 12 and images.max() <= 16
         counts.append(len(labels))
     assert 1200 <= sum(counts) <= 1400
@@ -49,10 +49,10 @@ def test_glyphs_have_about_1300_classes_of_12_to_16_images_and_disjoint_sides(gl
 
 
 def test_glyph_sides_share_no_decomposed_letter(glyphs):
-    def letters(part):
+    def letters(split):
         # Independent of the loader: first letter of the canonical decomposition, without case.
         found = set()
-        for label in part.class_names:
+        for label in split.class_names:
             for item in catalog().classes:
                 if ord(item.characters[0]) == label:
                     found |= {unicodedata.normalize("NFD", c)[0].casefold() for c in item.characters}
@@ -69,14 +69,14 @@ def test_glyph_look_alikes_are_one_class_and_accents_are_not():
 
 
 def test_no_two_glyph_images_of_one_font_are_equal_in_half_of_it(glyphs):
-    part = glyphs.test
+    split = glyphs.test
     seen: dict[tuple[str, bytes], int] = {}
     clashes: dict[tuple[int, int], int] = {}
-    for index in range(len(part)):
-        key = (part.path(index).split("/")[0], np.asarray(part.read(index)).tobytes())
-        other = seen.setdefault(key, int(part.labels[index]))
-        if other != part.labels[index]:
-            pair = (other, int(part.labels[index]))
+    for index in range(len(split)):
+        key = (split.path(index).split("/")[0], np.asarray(split.read(index)).tobytes())
+        other = seen.setdefault(key, int(split.labels[index]))
+        if other != split.labels[index]:
+            pair = (other, int(split.labels[index]))
             clashes[pair] = clashes.get(pair, 0) + 1
     assert all(count <= 8 for count in clashes.values()), clashes
 
@@ -106,27 +106,27 @@ def test_test_glyphs_are_neither_rendered_nor_cached_before_they_are_asked_for(g
 
 
 def test_evaluation_images_are_the_normalized_pixels_in_order(glyphs):
-    part = glyphs.train.select(np.arange(100), "some")
-    batches = list(EvaluationImages(part, SMALL).batches(64))
+    split = glyphs.train.select(np.arange(100), "some")
+    batches = list(EvaluationImages(split, SMALL).batches(64))
     images = torch.cat([images for images, _ in batches])
     assert torch.cat([indices for _, indices in batches]).tolist() == list(range(100))
-    pixels = np.stack([np.asarray(part.read(i)) for i in range(100)]).transpose(0, 3, 1, 2) / 255.0
+    pixels = np.stack([np.asarray(split.read(i)) for i in range(100)]).transpose(0, 3, 1, 2) / 255.0
     mean = np.array([0.485, 0.456, 0.406])[None, :, None, None]
     deviation = np.array([0.229, 0.224, 0.225])[None, :, None, None]
     np.testing.assert_allclose(images.numpy(), (pixels - mean) / deviation, atol=1e-5)
 
 
 def test_training_batches_are_a_pure_function_of_seed_epoch_and_number(glyphs):
-    part = glyphs.train
-    batches = build_sampler(SamplerSettings(batches_per_epoch=4), part.labels, part.super_labels, 0).epoch(3)
-    whole = list(TrainingImages(part, SMALL, seed=5).batches(batches, epoch=3))
-    resumed = list(TrainingImages(part, SMALL, seed=5).batches(batches, epoch=3, first_batch=2))
+    split = glyphs.train
+    batches = build_sampler(SamplerSettings(batches_per_epoch=4), split.labels, split.super_labels, 0).epoch(3)
+    whole = list(TrainingImages(split, SMALL, seed=5).batches(batches, epoch=3))
+    resumed = list(TrainingImages(split, SMALL, seed=5).batches(batches, epoch=3, first_batch=2))
     assert len(resumed) == 2
     for (images, indices), (again, indices_again) in zip(whole[2:], resumed, strict=True):
         assert torch.equal(images, again)
         assert torch.equal(indices, indices_again)
         assert images.shape == (64, 3, 32, 32) and images.dtype == torch.float32
-    other = next(iter(TrainingImages(part, SMALL, seed=6).batches(batches, epoch=3)))[0]
+    other = next(iter(TrainingImages(split, SMALL, seed=6).batches(batches, epoch=3)))[0]
     assert not torch.equal(other, whole[0][0])
 
 
@@ -160,18 +160,18 @@ def test_omniglot_forms(form, tmp_path):
                 (root / "omniglot-py" / folder).mkdir(parents=True, exist_ok=True)
                 (tree / alphabet).rename(root / "omniglot-py" / folder / alphabet)
     benchmark = load("omniglot", root, image_size=28)
-    for part, alphabets in ((benchmark.train, TRAIN_ALPHABETS), (benchmark.test, TEST_ALPHABETS)):
-        assert len(part) == 4 * 3 * 4
-        assert len(part.classes()) == 12
-        assert {part.class_names[label].split("/")[0] for label in part.labels} == set(alphabets)
-        assert part.read(0).size == (28, 28) and part.read(0).mode == "RGB"
+    for split, alphabets in ((benchmark.train, TRAIN_ALPHABETS), (benchmark.test, TEST_ALPHABETS)):
+        assert len(split) == 4 * 3 * 4
+        assert len(split.classes()) == 12
+        assert {split.class_names[label].split("/")[0] for label in split.labels} == set(alphabets)
+        assert split.read(0).size == (28, 28) and split.read(0).mode == "RGB"
     assert not set(benchmark.train.labels) & set(benchmark.test.labels)
 
 
 @pytest.mark.skipif(not OMNIGLOT_ZIP.exists(), reason="needs ../shared/data/omniglot")
 def test_the_real_omniglot_has_its_official_counts():
     benchmark = load("omniglot", OMNIGLOT_ZIP)
-    found = [(len(part.classes()), len(part)) for part in (benchmark.train, benchmark.test)]
+    found = [(len(split.classes()), len(split)) for split in (benchmark.train, benchmark.test)]
     assert found == [(110, 2200), (132, 2640)]
 
 

@@ -96,19 +96,19 @@ def test_the_score_of_a_run_is_what_the_run_recorded_and_what_its_export_gives(r
         name: value for name, value in recorded.items() if name.startswith("validation/")
     }.items()
     # An independent way to the same numbers: the written file, pictures one by one, whole rankings.
-    part = split(load("glyphs", image_size=32).train, ValidationSettings())[1].validation
+    validation = split(load("glyphs", image_size=32).train, ValidationSettings())[1].validation
     model = load_exported(exported)
-    embeddings = torch.cat([model.embed([part.read(i) for i in range(s, min(s + 256, len(part)))])
-                            for s in range(0, len(part), 256)]).numpy()  # fmt: skip
-    recall, precision = brute_force(embeddings, part.labels)
+    embeddings = torch.cat([model.embed([validation.read(i) for i in range(s, min(s + 256, len(validation)))])
+                            for s in range(0, len(validation), 256)]).numpy()  # fmt: skip
+    recall, precision = brute_force(embeddings, validation.labels)
     assert found["scores"]["recall_at_1"] == pytest.approx(recall, abs=2e-3)
     assert found["scores"]["map_at_r"] == pytest.approx(precision, abs=1e-3)
     one = found["runs"][0]
-    assert (one["fold"], one["queries"], one["queries_without_match"]) == (1, len(part), 0)
+    assert (one["fold"], one["queries"], one["queries_without_match"]) == (1, len(validation), 0)
     classes = one["classes"]
-    assert {row["label"] for row in classes} == set(part.labels.tolist())
+    assert {row["label"] for row in classes} == set(validation.labels.tolist())
     assert [row["map_at_r"] for row in classes] == sorted(row["map_at_r"] for row in classes)
-    weighted = sum(row["map_at_r"] * row["queries"] for row in classes) / len(part)
+    weighted = sum(row["map_at_r"] * row["queries"] for row in classes) / len(validation)
     assert weighted == pytest.approx(found["scores"]["map_at_r"])
 
 
@@ -140,7 +140,7 @@ def test_another_fold_than_the_one_the_run_left_out_is_noticed(run, run_folder, 
 
 def test_test_classes_are_scored_only_on_demand_and_said_to_be(run, run_folder):
     with pytest.warns(UserWarning, match="test classes were scored by hand; this is not in the ledger"):
-        found = json.loads(run(run_folder, "--part", "test", "--json", "--recall-at", 1))
+        found = json.loads(run(run_folder, "--split", "test", "--json", "--recall-at", 1))
     assert found["runs"][0]["queries"] == len(load("glyphs", image_size=32).test)
 
 
@@ -196,7 +196,7 @@ def test_a_run_of_a_sweep_is_scored_on_its_own_fold(run, run_folder, recorded, t
 
 def test_a_confirmation_has_no_validation_fold(run, run_folder, tmp_path):
     folder = in_a_sweep(run_folder, tmp_path, "confirmation", ())
-    with pytest.raises(CtxtuneError, match=r"it was trained on all train classes.*--part test"):
+    with pytest.raises(CtxtuneError, match=r"it was trained on all train classes.*--split test"):
         run(folder)
 
 
@@ -204,20 +204,20 @@ def test_a_copied_checkpoint_still_knows_which_classes_it_has_seen(run, run_fold
     state = load_checkpoint(run_folder / "epoch-00001.pt")
     protocol = {**state["protocol"], "stage": "confirmation", "folds": []}
     save_checkpoint({**state, "protocol": protocol}, tmp_path / "best.pt")
-    with pytest.raises(CtxtuneError, match=r"it was trained on all train classes.*--part test"):
+    with pytest.raises(CtxtuneError, match=r"it was trained on all train classes.*--split test"):
         run(tmp_path / "best.pt")
 
 
 def query_and_gallery(root: Path) -> Path:
     """A small data set with separate query and gallery, one picture of which is broken."""
-    for part, images in {"train": 2, "query": 2, "gallery": 3}.items():
+    for name, images in {"train": 2, "query": 2, "gallery": 3}.items():
         lines = ["image_id class_id super_class_id path"]
         for label in range(4):
             for image in range(images):
-                path = f"{part}/{label}_{image}.png"
+                path = f"{name}/{label}_{image}.png"
                 write_image(root / path, seed=label, size=(32, 32))
-                lines.append(f"{len(lines)} {label + (10 if part != 'train' else 0)} 0 {path}")
-        (root / f"{part}.txt").write_text("\n".join(lines) + "\n")
+                lines.append(f"{len(lines)} {label + (10 if name != 'train' else 0)} 0 {path}")
+        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
     (root / "gallery" / "3_1.png").write_bytes(b"broken")
     return root
 
@@ -228,7 +228,7 @@ def test_another_data_set_with_query_and_gallery(run, run_folder, tmp_path, monk
     page = tmp_path / "page.html"
     with pytest.warns(UserWarning, match="by hand"):
         found = json.loads(
-            run(run_folder, "--data", "image_list", root, "--set", "trial.dataset.max_unreadable=0.5", "--part", "test",
+            run(run_folder, "--data", "image_list", root, "--set", "trial.dataset.max_unreadable=0.5", "--split", "test",
                 "--recall-at", 1, 2, "--gallery-report", page, "--worst", 3, "--json")
         )  # fmt: skip
     one = found["runs"][0]
@@ -264,7 +264,7 @@ def test_the_gallery_report_is_one_page(run, run_folder, tmp_path):
         (["--set", "validation.use=[0, 1]"], "names 2 fold"),
         ([*FOLD, "--recall-at", "99999"], "99999"),
         (["--recall-at", "0"], "from 1 on"),
-        (["--tracking-uri", "sqlite:///x.db"], "--part test"),
+        (["--tracking-uri", "sqlite:///x.db"], "--split test"),
         (["--no-score"], "goes with --export"),
         (["--export", "model.weights", "--no-score"], "stands for no export format"),
     ],
@@ -303,7 +303,7 @@ def test_a_wrong_input_leaves_one_message_and_status_2(monkeypatch, capsys, tmp_
 def test_a_scoring_of_test_classes_is_entered_in_the_ledger(run, run_folder, tmp_path):
     uri = new_store(tmp_path)
     with pytest.warns(UserWarning, match="by hand; entered in the ledger"):
-        found = json.loads(run(run_folder, "--part", "test", "--recall-at", 1, "--tracking-uri", uri, "--json"))
+        found = json.loads(run(run_folder, "--split", "test", "--recall-at", 1, "--tracking-uri", uri, "--json"))
     (entry,) = all_test_scorings(uri)["glyphs"]
     assert (entry.kind, entry.state) == ("evaluation", "completed")
     assert entry.metrics["test/map_at_r"] == found["scores"]["map_at_r"]
@@ -313,7 +313,7 @@ def test_a_scoring_of_test_classes_is_entered_in_the_ledger(run, run_folder, tmp
 def test_without_the_ledger_asked_for_nothing_is_scored(run, run_folder, tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database")
     with pytest.raises(TrackingError):
-        run(run_folder, "--part", "test", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--json")
+        run(run_folder, "--split", "test", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--json")
 
 
 @pytest.mark.parametrize(

@@ -123,18 +123,18 @@ class FakeAblation:
         if (name, seed) in self.failed:
             tracker.end_run(key, "failed", "non_finite: the loss is not finite at epoch 2")
             return
-        part = self.metric.partition("/")[0]
+        split = self.metric.partition("/")[0]
         table = self.class_table(cell, repeat, seed, fold)
         score = sum(total for total, _ in table.values()) / sum(count for _, count in table.values())
         scores = {
-            f"{part}/map_at_r": score,
-            f"{part}/recall_at_1": min(1.0, score + 0.2),
-            f"{part}/r_precision": score + 0.05,
+            f"{split}/map_at_r": score,
+            f"{split}/recall_at_1": min(1.0, score + 0.2),
+            f"{split}/r_precision": score + 0.05,
         }
         tracker.log_metrics(key, {metric: 0.8 * value for metric, value in scores.items()}, 1)
         tracker.log_metrics(key, {**scores, "time/seconds": 60.0, "train/loss": 0.1}, 2)
         if self.classes_kept:
-            tracker.log_text(key, json.dumps({f"{part}/map_at_r": table}), "per_class_scores.json")
+            tracker.log_text(key, json.dumps({f"{split}/map_at_r": table}), "per_class_scores.json")
         tracker.end_run(key, "completed")
 
     def _search(self, tracker: Tracker, cell: str) -> None:

@@ -32,18 +32,18 @@ TRIAL = TrialSettings.model_validate(TREE)
 VALIDATION = ValidationSettings()
 
 
-def few_classes(part: Split, classes: int) -> Split:
-    return part.select(np.flatnonzero(np.isin(part.labels, np.unique(part.labels)[:classes])), part.name)
+def few_classes(split: Split, classes: int) -> Split:
+    return split.select(np.flatnonzero(np.isin(split.labels, np.unique(split.labels)[:classes])), split.name)
 
 
-def small_parts(benchmark=None, fold: int = 0, seed: int = 0) -> RunSplits:
+def small_splits(benchmark=None, fold: int = 0, seed: int = 0) -> RunSplits:
     benchmark = benchmark or load_dataset(TRIAL.dataset)
-    parts = fold_splits(TRIAL, VALIDATION, fold, seed=seed, benchmark=benchmark)
-    return RunSplits(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "validation")
+    splits = fold_splits(TRIAL, VALIDATION, fold, seed=seed, benchmark=benchmark)
+    return RunSplits(few_classes(splits.fit, 40), few_classes(splits.query, 20), None, "validation")
 
 
-def run_of(parts: RunSplits, trial: TrialSettings = TRIAL, seed: int = 1, device: str = "cpu") -> FoldTrainer:
-    return FoldTrainer(trial, parts, seed=seed, device=device)
+def run_of(splits: RunSplits, trial: TrialSettings = TRIAL, seed: int = 1, device: str = "cpu") -> FoldTrainer:
+    return FoldTrainer(trial, splits, seed=seed, device=device)
 
 
 def trial_of(**changes: Any) -> TrialSettings:
@@ -140,10 +140,10 @@ def freeze_statistics(run: FoldTrainer) -> None:
 
 def trained_together(world: ProcessGroup) -> dict[str, tuple[dict[str, torch.Tensor], float, float, float]]:
     """Weights, how far they moved at most, loss and score of each case, after four steps with frozen batch norm."""
-    parts, result = small_parts(), {}
+    splits, result = small_splits(), {}
     for name, changes in TOGETHER.items():
         trial = trial_of(**SGD, evaluation__every=2, schedule__epochs=2, **changes)
-        run = FoldTrainer(trial, parts, seed=1, world=world)
+        run = FoldTrainer(trial, splits, seed=1, world=world)
         freeze_statistics(run)
         named = dict([*run.model.named_parameters(), *run.loss.named_parameters("loss")])
         start = {key: value.detach().clone() for key, value in named.items()}

@@ -142,8 +142,8 @@ def inaturalist2018(root: Path) -> Path:
         for image in range(3):
             write_image(root / folder / f"{image:032x}.jpg", category * 10 + image)
             lines["train" if category < 5 else "test"].append(f"{folder}/{image:032x}.jpg")
-    for part, rows in lines.items():
-        (root / f"Inaturalist_{part}_set1.txt").write_text("\n".join(rows) + "\n")
+    for split, rows in lines.items():
+        (root / f"Inaturalist_{split}_set1.txt").write_text("\n".join(rows) + "\n")
     return root
 
 
@@ -156,17 +156,17 @@ def inaturalist2021_mini(root: Path) -> Path:
             write_image(root / folder / f"{image}.jpg", category * 10 + image)
             super_class = ("Birds", "Insects")[category % 2]
             lines["train" if category < 3 else "test"].append(f"{folder}/{image}.jpg,{super_class},{category}")
-    for part, rows in lines.items():
-        (root / f"{part}.csv").write_text("\n".join(rows) + "\n")
+    for split, rows in lines.items():
+        (root / f"{split}.csv").write_text("\n".join(rows) + "\n")
     return root
 
 
-def class_folders(root: Path, parts: dict[str, int], images: int = 3, size: tuple[int, int] = (40, 30)) -> Path:
+def class_folders(root: Path, splits: dict[str, int], images: int = 3, size: tuple[int, int] = (40, 30)) -> Path:
     """`PART/classNNN/*.jpg` with the given number of classes per part; part "" puts them at the root."""
     label = 0
-    for part, classes in parts.items():
+    for split, classes in splits.items():
         for _ in range(classes):
             for image in range(images):
-                write_image(root / part / f"class{label:03d}" / f"{image}.jpg", label * 100 + image, size)
+                write_image(root / split / f"class{label:03d}" / f"{image}.jpg", label * 100 + image, size)
             label += 1
     return root

@@ -99,8 +99,8 @@ def test_pictures_are_prepared_as_evaluations_prepare_them(tmp_path: Path) -> No
     transparent = picture(50, 50, 2).convert("RGBA")
     transparent.putalpha(picture(50, 50, 3).convert("L"))
     transparent.save(files[1])
-    part = load("class_folders", tmp_path).train
-    images = EvaluationImages(part, ImageSettings(test_resize=36, test_crop=32), cache_dir=tmp_path / "cache")
+    split = load("class_folders", tmp_path).train
+    images = EvaluationImages(split, ImageSettings(test_resize=36, test_crop=32), cache_dir=tmp_path / "cache")
     expected, _ = next(iter(images.batches(2)))
     images.close()
     assert torch.allclose(SMALL([Image.open(file) for file in files]), expected, atol=1e-5)

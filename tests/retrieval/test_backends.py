@@ -56,33 +56,33 @@ KINDS = ("random", "ties", "duplicates", "collapsed", "one point")
 @pytest.mark.parametrize("kind", KINDS)
 def test_faiss_gives_the_same_numbers(kind, separate):
     pytest.importorskip("faiss")
-    parts = arguments(kind, 1500, separate)
-    expected = score(*parts, backend="torch", per_query=True)
-    assert_same(score(*parts, backend="faiss", per_query=True), expected)
+    splits = arguments(kind, 1500, separate)
+    expected = score(*splits, backend="torch", per_query=True)
+    assert_same(score(*splits, backend="faiss", per_query=True), expected)
 
 
 def test_faiss_gives_the_same_full_ranking():
     pytest.importorskip("faiss")
-    parts = arguments("ties", 300, separate=False)
-    expected = score(*parts, backend="torch", full_map=True, per_query=True)
-    assert_same(score(*parts, backend="faiss", full_map=True, per_query=True), expected)
+    splits = arguments("ties", 300, separate=False)
+    expected = score(*splits, backend="torch", full_map=True, per_query=True)
+    assert_same(score(*splits, backend="faiss", full_map=True, per_query=True), expected)
 
 
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunk_size_does_not_matter(kind, separate):
-    parts = arguments(kind, 500, separate)
-    expected = score(*parts, per_query=True, full_map=True)
+    splits = arguments(kind, 500, separate)
+    expected = score(*splits, per_query=True, full_map=True)
     for chunk_size in (41, 4096) if kind == "random" else (100,):
-        assert_same(score(*parts, per_query=True, full_map=True, chunk_size=chunk_size), expected)
+        assert_same(score(*splits, per_query=True, full_map=True, chunk_size=chunk_size), expected)
 
 
 def test_missing_faiss_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    parts = arguments("random", 50, separate=False)
-    assert score(*parts) == score(*parts, backend="torch")
+    splits = arguments("random", 50, separate=False)
+    assert score(*splits) == score(*splits, backend="torch")
     with pytest.raises(ImportError, match="pip install faiss-cpu"):
-        score(*parts, backend="faiss")
+        score(*splits, backend="faiss")
 
 
 def test_importing_the_room_leaves_faiss_alone():
@@ -96,8 +96,8 @@ def test_nearest_is_exact(kind, separate):
     points, _ = points_of(kind, 700, 6, seed=3)
     queries, gallery = (points[:200], points[200:]) if separate else (points, None)
     others = points if gallery is None else gallery
-    exact = [part.astype(np.float64) for part in (queries, others)]
-    exact = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in exact]
+    exact = [split.astype(np.float64) for split in (queries, others)]
+    exact = [split / np.linalg.norm(split, axis=1, keepdims=True) for split in exact]
     similarities = exact[0] @ exact[1].T
     if gallery is None:
         np.fill_diagonal(similarities, -np.inf)
@@ -132,11 +132,11 @@ def score_on_rank(rank, address, folder):
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     group = distributed.group.WORLD
     for number, (kind, separate) in enumerate(CASES):
-        parts = arguments(kind, 700, separate)
+        splits = arguments(kind, 700, separate)
         options = {"full_map": number % 2 == 0, "per_query": True, "chunk_size": 100}
         backend = "faiss" if kind == "duplicates" else "torch"
-        shared = score(*parts, process_group=group, backend=backend, **options)
-        assert_same(shared, score(*parts, **options))
+        shared = score(*splits, process_group=group, backend=backend, **options)
+        assert_same(shared, score(*splits, **options))
     points, labels = arguments("random", 100, separate=False)
     try:
         score(points + rank, labels, process_group=group)

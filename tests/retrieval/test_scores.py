@@ -120,8 +120,8 @@ def test_several_tiles(noise, full_map):
 
 def test_separate_gallery_of_several_tiles():
     points, labels = clusters(2500, 40, 8, 1.2)
-    parts = points[:1200], labels[:1200], points[1200:], labels[1200:]
-    np.testing.assert_allclose(table(score(*parts, per_query=True)), naive_scores(*parts)[:, :4], rtol=0, atol=1e-12)
+    splits = points[:1200], labels[:1200], points[1200:], labels[1200:]
+    np.testing.assert_allclose(table(score(*splits, per_query=True)), naive_scores(*splits)[:, :4], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-5, 1e-7])
@@ -132,8 +132,8 @@ def test_collapsed_embeddings_are_told_apart_in_float64(scale):
     points = 1.0 + scale * points.astype(np.float64)
     queries = generator.standard_normal((300, 8))
     query_labels = generator.integers(0, 20, 300)
-    parts = queries, query_labels, points, labels
-    np.testing.assert_allclose(table(score(*parts, per_query=True)), naive_scores(*parts)[:, :4], rtol=0, atol=1e-12)
+    splits = queries, query_labels, points, labels
+    np.testing.assert_allclose(table(score(*splits, per_query=True)), naive_scores(*splits)[:, :4], rtol=0, atol=1e-12)
 
 
 def test_neighbors_that_only_the_sample_sees():
@@ -146,8 +146,8 @@ def test_neighbors_that_only_the_sample_sees():
     labels = np.zeros(number, dtype=int)
     labels[sampled] = 1 + np.arange(300) % 3
     queries, query_labels = points[:50] * [1, 0.001], np.zeros(50, dtype=int)
-    parts = queries, query_labels, points, labels
-    np.testing.assert_allclose(table(score(*parts, per_query=True)), naive_scores(*parts)[:, :4], rtol=0, atol=1e-12)
+    splits = queries, query_labels, points, labels
+    np.testing.assert_allclose(table(score(*splits, per_query=True)), naive_scores(*splits)[:, :4], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -155,7 +155,7 @@ def test_equals_pytorch_metric_learning(separate):
     points, labels = clusters(400, 40, 16, 2.0)
     labels[:5] = np.arange(100, 105)  # alone in their classes; the calculator leaves them out of everything
     points, labels = torch.from_numpy(points), torch.from_numpy(labels)
-    parts = (points[:150], labels[:150], points[150:], labels[150:]) if separate else (points, labels)
+    splits = (points[:150], labels[:150], points[150:], labels[150:]) if separate else (points, labels)
     include = (
         "precision_at_1",
         "r_precision",
@@ -165,9 +165,9 @@ def test_equals_pytorch_metric_learning(separate):
     )
     calculator = AccuracyCalculator(include=include, device=torch.device("cpu"))
     theirs = calculator.get_accuracy(
-        *(torch.nn.functional.normalize(part) if part.ndim == 2 else part for part in parts)
+        *(torch.nn.functional.normalize(split) if split.ndim == 2 else split for split in splits)
     )
-    ours = score(*parts, recall_at=(1,), full_map=True)
+    ours = score(*splits, recall_at=(1,), full_map=True)
     assert ours.queries_without_match == 5
     assert ours.r_precision == pytest.approx(theirs["r_precision"], abs=1e-9)
     assert ours.map_at_r == pytest.approx(theirs["mean_average_precision_at_r"], abs=1e-9)
@@ -313,9 +313,9 @@ def test_bad_input_is_refused(arguments, options, message):
 def test_gpu_gives_the_same_numbers(noise):
     points, labels = clusters(9000, 300, 32, noise)
     points, labels = torch.from_numpy(points), torch.from_numpy(labels)
-    for parts in ((points, labels), (points[:3000], labels[:3000], points[3000:], labels[3000:])):
-        expected = score(*parts, full_map=True, per_query=True)
-        found = score(*(part.cuda() for part in parts), full_map=True, per_query=True)
+    for splits in ((points, labels), (points[:3000], labels[:3000], points[3000:], labels[3000:])):
+        expected = score(*splits, full_map=True, per_query=True)
+        found = score(*(split.cuda() for split in splits), full_map=True, per_query=True)
         np.testing.assert_array_equal(table(found), table(expected))
         assert found.recall_at == expected.recall_at
 

@@ -28,10 +28,10 @@ def test_losses_fall_as_in_a_plain_loop(tmp_path, repository):
     arguments = argparse.Namespace(backbone="small_conv", batch=32, steps=8, crop=32)
     peer.write_jpegs(tmp_path / "data", 256, arguments.batch)
     trial = peer.build_trial(tmp_path / "data", arguments)
-    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
+    splits = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0, benchmark=load_dataset(trial.dataset))
     ours, plain = np.zeros((SEEDS, EPOCHS)), np.zeros((SEEDS, EPOCHS))
     for seed in range(SEEDS):
-        runs = [FoldTrainer(trial, parts, seed=seed, cache_dir=tmp_path / "cache") for _ in range(2)]
+        runs = [FoldTrainer(trial, splits, seed=seed, cache_dir=tmp_path / "cache") for _ in range(2)]
         ways = peer.Ours(runs[0]), peer.Plain(runs[1], tmp_path / "data", arguments.crop, workers=0)
         for epoch in range(EPOCHS):
             ours[seed, epoch], plain[seed, epoch] = ways[0](), ways[1]()

@@ -66,8 +66,8 @@ def check_kills(repository: Path, folder: Path, whole: Path, waits: list[float])
     status, output = train_here(folder, "--resume")
     assert status == 0 and (ended or "going on after epoch" in output)
     ours, theirs = (load_checkpoint(results(each) / "epoch-00006.pt") for each in (folder, whole))
-    for part in ("model", "averaged", "loss"):
-        assert equal(ours["runs"][0][part], theirs["runs"][0][part])
+    for split in ("model", "averaged", "loss"):
+        assert equal(ours["runs"][0][split], theirs["runs"][0][split])
     for (_, mine), (_, other) in zip(
         *(each["runs"][0]["optimizer"]["state"].items() for each in (ours, theirs)), strict=True
     ):

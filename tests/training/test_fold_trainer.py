@@ -18,7 +18,7 @@ from ctxtune.training import (
 )
 from ctxtune.training.splits import RunSplits
 from ctxtune.training.trainer import Trainer
-from tests.helpers.training import TRIAL, VALIDATION, few_classes, reports_of, run_of, small_parts, weights
+from tests.helpers.training import TRIAL, VALIDATION, few_classes, reports_of, run_of, small_splits, weights
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def benchmark():
 
 
 @pytest.fixture(scope="module")
-def parts(benchmark) -> RunSplits:
-    return small_parts(benchmark)
+def splits(benchmark) -> RunSplits:
+    return small_splits(benchmark)
 
 
-def test_a_run_reports_each_interval_and_beats_the_untrained_network(parts):
-    run = run_of(parts, with_values(TRIAL, {"sampler.batches_per_epoch": 25, "optimizer.lr": 1e-2}))
+def test_a_run_reports_each_interval_and_beats_the_untrained_network(splits):
+    run = run_of(splits, with_values(TRIAL, {"sampler.batches_per_epoch": 25, "optimizer.lr": 1e-2}))
     floor = run.evaluate()
     reports = reports_of(run)
     assert [report["epoch"] for report in reports] == [2, 4]
@@ -44,36 +44,36 @@ def test_a_run_reports_each_interval_and_beats_the_untrained_network(parts):
 
 def test_fit_and_validation_share_no_class(benchmark):
     for fold in range(4):
-        parts = fold_splits(TRIAL, VALIDATION, fold, seed=0, benchmark=benchmark)
-        assert not set(parts.fit.labels) & set(parts.query.labels)
-        assert not set(parts.query.labels) & set(benchmark.test.labels)
+        splits = fold_splits(TRIAL, VALIDATION, fold, seed=0, benchmark=benchmark)
+        assert not set(splits.fit.labels) & set(splits.query.labels)
+        assert not set(splits.query.labels) & set(benchmark.test.labels)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(parts):
-    first, second, other = run_of(parts), run_of(parts), run_of(parts, seed=2)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(splits):
+    first, second, other = run_of(splits), run_of(splits), run_of(splits, seed=2)
     for run in (first, second, other):
         run.advance()
     assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(other).values(), strict=True))
 
 
-def test_a_run_on_the_cpu_leaves_cuda_alone(parts, monkeypatch):
+def test_a_run_on_the_cpu_leaves_cuda_alone(splits, monkeypatch):
     # As on a machine with a GPU: here any call that starts CUDA is an error.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     started = torch.cuda.is_initialized()
-    run_of(parts).close()
+    run_of(splits).close()
     assert torch.cuda.is_initialized() == started
 
 
 @pytest.mark.parametrize("given, expected", [(None, ":4096:8"), (":16:8", ":16:8")])
-def test_deterministic_runs_ask_cublas_for_results_that_repeat(parts, monkeypatch, given, expected):
+def test_deterministic_runs_ask_cublas_for_results_that_repeat(splits, monkeypatch, given, expected):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "")
     if given is None:
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    run_of(parts).close()
+    run_of(splits).close()
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
     try:
-        run_of(parts, with_values(TRIAL, {"deterministic": True})).close()
+        run_of(splits, with_values(TRIAL, {"deterministic": True})).close()
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected
     finally:
@@ -85,8 +85,8 @@ class Cut(Exception):
 
 
 @pytest.mark.parametrize("moment", ["after epoch 1", "after epoch 2, before its report", "after the first report"])
-def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path, moment):
-    whole, cut = run_of(parts), Trainer([run_of(parts)])
+def test_a_run_resumed_from_disk_goes_on_bit_by_bit(splits, tmp_path, moment):
+    whole, cut = run_of(splits), Trainer([run_of(splits)])
     reports = reports_of(whole)
 
     def save(*_: object) -> None:
@@ -101,7 +101,7 @@ def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path, moment):
     with pytest.raises(Cut):
         cut.run(on_report, on_checkpoint=save)
     torch.manual_seed(99)  # whatever happens to the process in between
-    resumed = Trainer([run_of(parts)])
+    resumed = Trainer([run_of(splits)])
     resumed.load_state_dict(load_checkpoint(tmp_path / "state.pt"))
     resumed.run(lambda report: None)
     assert [report["epoch"] for report in resumed.history] == [2, 4]
@@ -113,31 +113,31 @@ def test_a_run_resumed_from_disk_goes_on_bit_by_bit(parts, tmp_path, moment):
     assert resumed.history[0]["train/loss"] == reports[0]["train/loss"]
 
 
-def test_evaluating_disturbs_nothing(parts):
-    often, seldom = run_of(parts, with_values(TRIAL, {"evaluation.every": 1})), run_of(parts)
+def test_evaluating_disturbs_nothing(splits):
+    often, seldom = run_of(splits, with_values(TRIAL, {"evaluation.every": 1})), run_of(splits)
     reports_of(often)
     while not seldom.finished:
         seldom.advance()
     assert all(torch.equal(a, b) for a, b in zip(weights(often).values(), weights(seldom).values(), strict=True))
 
 
-def test_a_state_of_another_configuration_is_refused(parts):
-    state = run_of(parts).state_dict()
+def test_a_state_of_another_configuration_is_refused(splits):
+    state = run_of(splits).state_dict()
     with pytest.raises(CtxtuneError, match="another configuration or seed"):
-        run_of(parts, with_values(TRIAL, {"loss.k": 8})).load_state_dict(state)
+        run_of(splits, with_values(TRIAL, {"loss.k": 8})).load_state_dict(state)
 
 
 def test_several_folds_are_averaged(benchmark):
-    folds = [small_parts(benchmark, fold, seed=3) for fold in (0, 1)]
-    alone = [reports_of(run_of(parts, seed=3))[-1]["validation/map_at_r"] for parts in folds]
+    folds = [small_splits(benchmark, fold, seed=3) for fold in (0, 1)]
+    alone = [reports_of(run_of(splits, seed=3))[-1]["validation/map_at_r"] for splits in folds]
     together: list[dict[str, float]] = []
-    Trainer([run_of(parts, seed=3) for parts in folds]).run(lambda report: together.append(report.metrics))
+    Trainer([run_of(splits, seed=3) for splits in folds]).run(lambda report: together.append(report.metrics))
     assert together[-1]["validation/map_at_r"] == pytest.approx(np.mean(alone), abs=1e-12)
 
 
 def test_folds_resumed_when_one_is_ahead_of_the_other_report_the_whole_interval(benchmark, tmp_path):
     def trainer() -> Trainer:
-        return Trainer([run_of(small_parts(benchmark, fold, seed=3), seed=3) for fold in (0, 1)])
+        return Trainer([run_of(small_splits(benchmark, fold, seed=3), seed=3) for fold in (0, 1)])
 
     whole, cut, resumed = trainer(), trainer(), trainer()
     whole.run(lambda report: None)
@@ -158,9 +158,9 @@ def test_folds_resumed_when_one_is_ahead_of_the_other_report_the_whole_interval(
 
 
 def test_a_confirmation_trains_on_all_train_classes_and_scores_test_once(benchmark):
-    parts = confirmation_splits(TRIAL, VALIDATION, seed=0, benchmark=benchmark)
-    assert len(parts.fit) == len(benchmark.train)
-    few = RunSplits(few_classes(parts.fit, 40), few_classes(parts.query, 20), None, "test", parts.image_share)
+    splits = confirmation_splits(TRIAL, VALIDATION, seed=0, benchmark=benchmark)
+    assert len(splits.fit) == len(benchmark.train)
+    few = RunSplits(few_classes(splits.fit, 40), few_classes(splits.query, 20), None, "test", splits.image_share)
     run = run_of(few)
     reports: list[dict[str, float]] = []
     Trainer([run], score_at="last", floor=True).run(lambda report: reports.append(report.metrics))
@@ -168,11 +168,11 @@ def test_a_confirmation_trains_on_all_train_classes_and_scores_test_once(benchma
     assert 0 < reports[-1]["floor/map_at_r"] <= 1 and 0 < reports[-1]["test/map_at_r"] <= 1
     assert reports[-1]["floor/map_at_r"] == pytest.approx(run_of(few).evaluate()["test/map_at_r"])
     # A third more images than a fold's fit classes: as many more batches.
-    assert reports[-1]["train/steps"] == 4 * round(4 * parts.image_share)
+    assert reports[-1]["train/steps"] == 4 * round(4 * splits.image_share)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(parts):
-    run = run_of(parts, with_values(TRIAL, {"optimizer.lr": 1e30, "schedule.name": "constant"}))
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(splits):
+    run = run_of(splits, with_values(TRIAL, {"optimizer.lr": 1e30, "schedule.name": "constant"}))
     with pytest.raises(RunFailed) as caught:
         reports_of(run)
     assert caught.value.reason in ("non_finite", "collapse")
@@ -208,8 +208,8 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
 def test_what_was_done_to_the_data_is_recorded_with_the_run(benchmark):
     trial = with_values(TRIAL, {"dataset.label_noise": 0.25})
-    parts = fold_splits(trial, VALIDATION, 0, seed=5, benchmark=benchmark)
-    last = reports_of(run_of(parts, trial))[-1]
+    splits = fold_splits(trial, VALIDATION, 0, seed=5, benchmark=benchmark)
+    last = reports_of(run_of(splits, trial))[-1]
     assert last["data/unreadable_images"] == 0
     recorded = {name: value for name, value in last.items() if name.startswith("data/")}
     assert any("label" in name and value > 0 for name, value in recorded.items()), recorded

@@ -8,7 +8,7 @@ from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.precision import resolve_precision
 from ctxtune.training.trainer import Trainer
 from tests.helpers.losses import relative
-from tests.helpers.training import losses_of, reports_of, run_of, small_parts, train_here, trial_of
+from tests.helpers.training import losses_of, reports_of, run_of, small_splits, train_here, trial_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,22 +17,22 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def parts():
-    return small_parts()
+def splits():
+    return small_splits()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_every_precision_lowers_the_loss_as_the_cpu_does(parts, precision):
-    on_cpu = losses_of(run_of(parts, trial_of(precision="float32")))
-    on_gpu = losses_of(run_of(parts, trial_of(precision=precision), device="cuda"))
+def test_every_precision_lowers_the_loss_as_the_cpu_does(splits, precision):
+    on_cpu = losses_of(run_of(splits, trial_of(precision="float32")))
+    on_gpu = losses_of(run_of(splits, trial_of(precision=precision), device="cuda"))
     assert on_gpu == pytest.approx(on_cpu, rel=0.25)
     assert on_gpu[-1] < on_gpu[0]
 
 
-def test_without_tf32_the_first_loss_is_that_of_the_cpu(parts):
+def test_without_tf32_the_first_loss_is_that_of_the_cpu(splits):
     trial = trial_of(precision="float32", tf32=False)
-    assert losses_of(run_of(parts, trial, device="cuda"), 1) == pytest.approx(
-        losses_of(run_of(parts, trial), 1), abs=1e-4
+    assert losses_of(run_of(splits, trial, device="cuda"), 1) == pytest.approx(
+        losses_of(run_of(splits, trial), 1), abs=1e-4
     )
 
 
@@ -41,20 +41,20 @@ def test_auto_is_bfloat16_where_the_gpu_has_it():
     assert resolve_precision("auto", torch.device("cuda")) == expected
 
 
-def test_micro_batches_give_the_undivided_loss_curve(parts):
+def test_micro_batches_give_the_undivided_loss_curve(splits):
     plain = trial_of(precision="float32", tf32=False, optimizer__name="sgd", optimizer__lr=0.02)
     divided = trial_of(
         precision="float32", tf32=False, optimizer__name="sgd", optimizer__lr=0.02, optimizer__micro_batch=8
     )
-    runs = [run_of(parts, trial, device="cuda") for trial in (plain, divided)]
+    runs = [run_of(splits, trial, device="cuda") for trial in (plain, divided)]
     for run in runs:
         run.model.eval()
     assert losses_of(runs[1]) == pytest.approx(losses_of(runs[0]), abs=1e-3)
 
 
-def test_compiled_training_follows_the_plain_one(parts):
+def test_compiled_training_follows_the_plain_one(splits):
     plain, compiled = (
-        losses_of(run_of(parts, trial_of(precision="float32", tf32=False, compile=flag), device="cuda"), 3)
+        losses_of(run_of(splits, trial_of(precision="float32", tf32=False, compile=flag), device="cuda"), 3)
         for flag in (False, True)
     )
     assert compiled == pytest.approx(plain, rel=0.05)
@@ -65,11 +65,11 @@ PRECISIONS = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.01}
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("changes", [{}, {"model__projector_dim": 24, "optimizer__gradient_clip": 0.5}], ids=str)
-def test_recorded_steps_train_as_plain_ones(parts, monkeypatch, precision, changes):
+def test_recorded_steps_train_as_plain_ones(splits, monkeypatch, precision, changes):
     trial = trial_of(precision=precision, tf32=False, **changes)
-    recorded = run_of(parts, trial, device="cuda")
+    recorded = run_of(splits, trial, device="cuda")
     monkeypatch.setenv("CTXTUNE_CUDA_GRAPHS", "0")
-    plain = run_of(parts, trial, device="cuda")
+    plain = run_of(splits, trial, device="cuda")
     assert plain.step.recorder is None
     curves = [losses_of(run, 12) for run in (plain, recorded)]
     assert recorded.step.recorder.recorded and not recorded.step.recorder.failed
@@ -80,8 +80,8 @@ def test_recorded_steps_train_as_plain_ones(parts, monkeypatch, precision, chang
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_replay_gives_the_embeddings_and_gradients_of_the_plain_pass(parts, precision):
-    run = run_of(parts, trial_of(precision=precision, tf32=False), device="cuda")
+def test_a_replay_gives_the_embeddings_and_gradients_of_the_plain_pass(splits, precision):
+    run = run_of(splits, trial_of(precision=precision, tf32=False), device="cuda")
     losses_of(run)
     batches = [images for images, _ in run._images.batches(run._sampler.epoch(1), 1)]
     trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
@@ -101,21 +101,21 @@ def test_a_replay_gives_the_embeddings_and_gradients_of_the_plain_pass(parts, pr
             assert (parameter.grad - other).norm() <= PRECISIONS[precision] * other.norm() + rounding
 
 
-def test_runs_in_turn_share_the_memory_of_recordings_and_do_not_disturb_each_other(parts):
+def test_runs_in_turn_share_the_memory_of_recordings_and_do_not_disturb_each_other(splits):
     trial = trial_of(precision="float32", tf32=False, sampler__batches_per_epoch=6, schedule__epochs=2)
-    alone = [run_of(parts, trial, seed, "cuda") for seed in (1, 2)]
+    alone = [run_of(splits, trial, seed, "cuda") for seed in (1, 2)]
     wanted = [[run.advance(until=epoch)["train/loss"] for epoch in (1, 2)] for run in alone]
     del alone
-    runs = [run_of(parts, trial, seed, "cuda") for seed in (1, 2)]
+    runs = [run_of(splits, trial, seed, "cuda") for seed in (1, 2)]
     found = [[run.advance(until=epoch)["train/loss"] for run in runs] for epoch in (1, 2)]
     recorded = [run.step.recorder._recorded for run in runs]
     assert recorded[0].pool == recorded[1].pool
     assert [list(curve) for curve in zip(*found, strict=True)] == [pytest.approx(curve, rel=0.02) for curve in wanted]
 
 
-def test_a_recording_follows_what_is_trained(parts):
+def test_a_recording_follows_what_is_trained(splits):
     trial = trial_of(schedule__head_warmup_epochs=1, sampler__batches_per_epoch=6)
-    run = run_of(parts, trial, device="cuda")
+    run = run_of(splits, trial, device="cuda")
     before = {name: value.clone() for name, value in run.model.backbone.named_parameters()}
     run.advance(until=1)
     assert run.step.recorder.recorded
@@ -125,18 +125,18 @@ def test_a_recording_follows_what_is_trained(parts):
     assert not any(torch.equal(value, before[name]) for name, value in run.model.backbone.named_parameters())
 
 
-def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(parts, tmp_path):
+def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(splits, tmp_path):
     # Single seeds differ by a fifth (0.26 to 0.33 on a CPU), also where they share weights and batches.
     trial = trial_of(sampler__batches_per_epoch=25, optimizer__lr=1e-2, precision="float32", tf32=False)
-    floor = run_of(parts, trial).evaluate()["validation/map_at_r"]
+    floor = run_of(splits, trial).evaluate()["validation/map_at_r"]
     on_cpu, on_gpu = (
-        np.mean([reports_of(run_of(parts, trial, seed, device))[-1]["validation/map_at_r"] for seed in range(3)])
+        np.mean([reports_of(run_of(splits, trial, seed, device))[-1]["validation/map_at_r"] for seed in range(3)])
         for device in ("cpu", "cuda")
     )
     assert on_gpu - floor > 0.5 * (on_cpu - floor)
-    trainer = Trainer([run_of(parts, trial, device="cuda")])
+    trainer = Trainer([run_of(splits, trial, device="cuda")])
     trainer.run(lambda report: save_checkpoint(report.state(), tmp_path / f"{report.metrics['epoch']:.0f}.pt"))
-    again = Trainer([run_of(parts, trial, device="cuda")])
+    again = Trainer([run_of(splits, trial, device="cuda")])
     again.load_state_dict(load_checkpoint(tmp_path / "2.pt", "cuda"))
     again.run(lambda report: None)
     assert [metrics["epoch"] for metrics in again.history] == [2, 4]
@@ -144,8 +144,8 @@ def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(parts, tmp_
     assert again.history[-1]["validation/map_at_r"] > floor
 
 
-def test_neither_images_nor_steps_wait_for_the_device(parts):
-    run = run_of(parts, trial_of(precision="bfloat16"), device="cuda")
+def test_neither_images_nor_steps_wait_for_the_device(splits):
+    run = run_of(splits, trial_of(precision="bfloat16"), device="cuda")
     order = run._sampler.epoch(0)
     for number in range(2):  # the first time there are things to set up
         torch.cuda.set_sync_debug_mode("error" if number else "default")

@@ -39,11 +39,11 @@ sys.addaudithook(_listen)  # cannot be taken back; without a folder to listen fo
 def photographs(tmp_path: Path) -> Path:
     """Classes of pictures of different sizes, to train and to test on."""
     root = tmp_path / "photographs"
-    for part, first in (("train", 0), ("test", CLASSES)):
+    for split, first in (("train", 0), ("test", CLASSES)):
         for label in range(first, first + CLASSES):
             for image in range(IMAGES):
                 size = (40 + 3 * image, 50 - 2 * image)
-                trees.write_image(root / part / f"class{label:02d}" / f"{image}.png", 100 * label + image, size)
+                trees.write_image(root / split / f"class{label:02d}" / f"{image}.png", 100 * label + image, size)
     return root
 
 
@@ -89,12 +89,12 @@ def trial_on(root: Path, weights: Path | None, **blocks: Any) -> TrialSettings:
     return TrialSettings.model_validate(tree)
 
 
-def splits(trial: TrialSettings, fold: int = 0, seed: int = 1) -> RunSplits:
+def splits_of(trial: TrialSettings, fold: int = 0, seed: int = 1) -> RunSplits:
     return fold_splits(trial, VALIDATION, fold, seed)
 
 
 def open_run(trial: TrialSettings, cache: Path, *, fold: int = 0, seed: int = 1, **options: Any) -> FoldTrainer:
-    return FoldTrainer(trial, splits(trial, fold, seed), seed=seed, cache_dir=cache, **options)
+    return FoldTrainer(trial, splits_of(trial, fold, seed), seed=seed, cache_dir=cache, **options)
 
 
 def trained(run: FoldTrainer) -> list[dict[str, float]]:
@@ -110,9 +110,9 @@ def head_of(run: FoldTrainer) -> dict[str, torch.Tensor]:
 
 def trained_live(trial: TrialSettings, seed: int, views: list[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """The head after the same training in a plain loop, with the frozen backbone in every step."""
-    parts = splits(trial, seed=seed)
-    labels = torch.from_numpy(np.unique(parts.fit.labels, return_inverse=True)[1])
-    images = EvaluationImages(parts.fit, trial.images, workers=0)
+    splits = splits_of(trial, seed=seed)
+    labels = torch.from_numpy(np.unique(splits.fit.labels, return_inverse=True)[1])
+    images = EvaluationImages(splits.fit, trial.images, workers=0)
     center = torch.cat([batch for batch, _ in images.batches(7)])
     images.close()
     torch.manual_seed(seed)
@@ -120,13 +120,13 @@ def trained_live(trial: TrialSettings, seed: int, views: list[torch.Tensor] | No
     loss = TrainingLoss(trial.loss, trial.regularizer, num_classes=int(labels.max()) + 1, embedding_dim=8)
     head = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(head, lr=1e-2, weight_decay=1e-4)
-    sampler = build_sampler(trial.sampler, parts.fit.labels, parts.fit.super_labels, seed)
+    sampler = build_sampler(trial.sampler, splits.fit.labels, splits.fit.super_labels, seed)
     for epoch in range(trial.schedule.epochs):
         for number, indices in enumerate(sampler.epoch(epoch)):
             seen = center[indices]
             if views is not None:
                 which = np.random.default_rng((seed, epoch, number)).integers(len(views), size=len(indices))
-                rows = parts.fit.rows[indices]
+                rows = splits.fit.rows[indices]
                 seen = torch.stack([views[view][row] for view, row in zip(which, rows, strict=True)])
             optimizer.zero_grad()
             loss(model.project(model(seen)), labels[indices])[0].backward()
@@ -188,8 +188,8 @@ def test_no_image_is_opened_once_the_features_are_there(photographs: Path, weigh
         assert not _opened
         assert not [folder for folder in cache.iterdir() if "test-features" in folder.name]
         trial = others[0]
-        parts = confirmation_splits(trial, VALIDATION, 3)
-        run = FoldTrainer(trial, parts, seed=3, cache_dir=cache)
+        splits = confirmation_splits(trial, VALIDATION, 3)
+        run = FoldTrainer(trial, splits, seed=3, cache_dir=cache)
         run.advance()
         assert not _opened, "the test part is opened when it is scored, not before"
         run.evaluate()
@@ -312,7 +312,7 @@ def test_a_checkpoint_holds_the_head_and_is_restored_with_its_backbone(
     save_checkpoint(trainer.state_dict(), tmp_path / "best.pt")
     assert (tmp_path / "best.pt").stat().st_size < weights.stat().st_size
     model = restore_model(read_checkpoint(tmp_path / "best.pt", []))
-    images = EvaluationImages(run.parts.query, trial.images, workers=0)
+    images = EvaluationImages(run.splits.query, trial.images, workers=0)
     scored = run.model.eval()
     features = build_model(trial.model).eval()
     with torch.no_grad():

@@ -20,19 +20,19 @@ from tests.helpers.training import (
     losses_of,
     reports_of,
     run_of,
-    small_parts,
+    small_splits,
     trial_of,
     weights,
 )
 
 
 @pytest.fixture(scope="module")
-def parts():
-    return small_parts()
+def splits():
+    return small_splits()
 
 
-def test_gradients_that_overflow_under_loss_scaling_are_normal_and_leave_the_step_out(parts):
-    run = run_of(parts, trial_of(precision="float16"))
+def test_gradients_that_overflow_under_loss_scaling_are_normal_and_leave_the_step_out(splits):
+    run = run_of(splits, trial_of(precision="float16"))
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**60})
     before = weights(run)
     run.step(*first_batch(run))
@@ -44,9 +44,9 @@ def test_gradients_that_overflow_under_loss_scaling_are_normal_and_leave_the_ste
 
 
 @pytest.mark.parametrize("scale", [2.0**10, 2.0**16, 2.0**40])
-def test_float16_with_scaling_trains_as_float32_does(parts, scale):
+def test_float16_with_scaling_trains_as_float32_does(splits, scale):
     """From a scale at which nothing overflows, from PyTorch's own, at which it depends, and from one at which all does."""
-    exact, half = run_of(parts), run_of(parts, trial_of(precision="float16"))
+    exact, half = run_of(splits), run_of(splits, trial_of(precision="float16"))
     half.scaler.load_state_dict({**half.scaler.state_dict(), "scale": scale})
     losses = [losses_of(run) for run in (exact, half)]
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
@@ -54,8 +54,8 @@ def test_float16_with_scaling_trains_as_float32_does(parts, scale):
     assert half.scaler.get_scale() == scale or scale >= 2.0**16
 
 
-def test_a_loss_scale_below_one_ends_the_run(parts):
-    run = run_of(parts, trial_of(precision="float16"))
+def test_a_loss_scale_below_one_ends_the_run(splits):
+    run = run_of(splits, trial_of(precision="float16"))
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 0.25})
     with pytest.raises(RunFailed, match="bfloat16") as caught:
         run.advance()
@@ -104,12 +104,12 @@ def test_other_errors_of_the_device_are_left_alone():
     assert not isinstance(caught.value, RunFailed)
 
 
-def test_a_model_too_large_for_the_memory_ends_the_run_with_its_reason(parts):
+def test_a_model_too_large_for_the_memory_ends_the_run_with_its_reason(splits):
     # More than any machine's address space, and than a file may ask for: real memory is not touched.
     trial = trial_of()
     trial = trial.model_copy(update={"model": trial.model.model_copy(update={"embedding_dim": 2**40})})
     with pytest.raises(RunFailed, match=r"model\.backbone small_conv; take a smaller one, or more") as caught:
-        run_of(parts, trial)
+        run_of(splits, trial)
     assert caught.value.reason == "out_of_memory"
 
 
@@ -122,25 +122,25 @@ def test_collapse_is_seen_whatever_the_length_of_the_embeddings():
 
 def test_unreadable_images_are_left_out_of_the_scores_and_do_not_shift_the_others(tmp_path):
     trial = picture_trial(tmp_path, unreadable=0.2)
-    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0)
-    whole = FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache").evaluate()
-    broken = parts.query.rows[[1, 6]]
+    splits = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0)
+    whole = FoldTrainer(trial, splits, seed=1, cache_dir=tmp_path / "cache").evaluate()
+    broken = splits.query.rows[[1, 6]]
     for row in broken:
-        (tmp_path / "data" / parts.query.table.paths[int(row)]).write_bytes(b"no picture")
-    readable = parts.query.select(np.setdiff1d(np.arange(len(parts.query)), [1, 6]), "readable")
-    run = FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache")
-    expected = run.score_part(readable, None)
+        (tmp_path / "data" / splits.query.table.paths[int(row)]).write_bytes(b"no picture")
+    readable = splits.query.select(np.setdiff1d(np.arange(len(splits.query)), [1, 6]), "readable")
+    run = FoldTrainer(trial, splits, seed=1, cache_dir=tmp_path / "cache")
+    expected = run.score_splits(readable, None)
     scores = run.evaluate()
     assert scores["validation/map_at_r"] == pytest.approx(expected.map_at_r, abs=1e-9) != whole["validation/map_at_r"]
-    for row in parts.query.rows:
-        (tmp_path / "data" / parts.query.table.paths[int(row)]).write_bytes(b"no picture")
+    for row in splits.query.rows:
+        (tmp_path / "data" / splits.query.table.paths[int(row)]).write_bytes(b"no picture")
     with pytest.raises(DataError, match="unreadable"):
-        FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache2").evaluate()
+        FoldTrainer(trial, splits, seed=1, cache_dir=tmp_path / "cache2").evaluate()
 
 
 @pytest.mark.parametrize("name", ["proxy_anchor", "normalized_softmax"])
-def test_during_head_warm_up_proxies_and_head_move_and_the_backbone_does_not(parts, name):
-    run = run_of(parts, trial_of(loss={"name": name}, schedule__head_warmup_epochs=1, evaluation__every=1))
+def test_during_head_warm_up_proxies_and_head_move_and_the_backbone_does_not(splits, name):
+    run = run_of(splits, trial_of(loss={"name": name}, schedule__head_warmup_epochs=1, evaluation__every=1))
     before, proxies = weights(run), [p.detach().clone() for p in run.loss.parameters()]
     run.advance()
     frozen = [key for key, _ in run.model.backbone.named_parameters(prefix="backbone")]
@@ -151,18 +151,18 @@ def test_during_head_warm_up_proxies_and_head_move_and_the_backbone_does_not(par
     assert not equal({k: before[k] for k in frozen}, {k: weights(run)[k] for k in frozen})
 
 
-def test_a_run_to_the_end_with_bfloat16_learns(parts):
-    last = reports_of(run_of(parts, trial_of(precision="bfloat16")))[-1]
+def test_a_run_to_the_end_with_bfloat16_learns(splits):
+    last = reports_of(run_of(splits, trial_of(precision="bfloat16")))[-1]
     assert np.isfinite(list(last.values())).all()
 
 
 def picture_trial(folder, unreadable: float) -> TrialSettings:
     """Class folders of small pictures, read from files each time."""
     rng = np.random.default_rng(0)
-    for part in ("train", "test"):
+    for split in ("train", "test"):
         for label in range(8):
             for number in range(6):
-                file = folder / "data" / part / f"{part}{label}" / f"{number}.png"
+                file = folder / "data" / split / f"{split}{label}" / f"{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 pixels = rng.integers(0, 80, (40, 40, 3)) + 20 * label
                 Image.fromarray(pixels.astype(np.uint8)).save(file)
@@ -191,11 +191,11 @@ def test_a_run_reads_its_images_by_as_many_threads_as_its_share_of_cores_allows(
 
 def test_a_training_batch_goes_on_without_its_unreadable_image(tmp_path):
     trial = picture_trial(tmp_path, unreadable=0.2)
-    parts = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0)
-    (tmp_path / "data" / parts.fit.table.paths[int(parts.fit.rows[3])]).write_bytes(b"no picture")
-    run = FoldTrainer(trial, parts, seed=1, cache_dir=tmp_path / "cache")
+    splits = fold_splits(trial, ValidationSettings(folds=2), 0, seed=0)
+    (tmp_path / "data" / splits.fit.table.paths[int(splits.fit.rows[3])]).write_bytes(b"no picture")
+    run = FoldTrainer(trial, splits, seed=1, cache_dir=tmp_path / "cache")
     assert run.advance()["train/steps"] == 4
-    assert few_classes(parts.fit, 2).labels.size == 12
+    assert few_classes(splits.fit, 2).labels.size == 12
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_a_training_batch_goes_on_without_its_unreadable_image(tmp_path):
 )
 @pytest.mark.parametrize("loss", ["triplet", "multi_similarity", "contextual"])
 @pytest.mark.parametrize("memory", [None, {"size": 64}])
-def test_a_run_that_diverges_ends_with_its_reason_whoever_meets_it_first(parts, loss, miner, memory):
+def test_a_run_that_diverges_ends_with_its_reason_whoever_meets_it_first(splits, loss, miner, memory):
     """Miners sort and draw by distances, and some of them fail on what is not a number before the flag is read."""
-    run = run_of(parts, trial_of(loss={"name": loss, "miner": miner, "memory": memory}))
+    run = run_of(splits, trial_of(loss={"name": loss, "miner": miner, "memory": memory}))
     with torch.no_grad():
         for parameter in run.model.parameters():
             parameter.fill_(float("nan"))
@@ -215,8 +215,8 @@ def test_a_run_that_diverges_ends_with_its_reason_whoever_meets_it_first(parts, 
     run.close()
 
 
-def test_an_error_of_a_loss_on_sound_embeddings_stays_what_it_is(parts):
-    run = run_of(parts)
+def test_an_error_of_a_loss_on_sound_embeddings_stays_what_it_is(splits):
+    run = run_of(splits)
 
     def fails(embeddings, labels):
         raise IndexError("of one's own")

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from ctxtune.training.recording import STEPS_BEFORE, StepRecorder, recording_allowed
 from ctxtune.training.splits import RunSplits
-from tests.helpers.training import equal, run_of, small_parts, trial_of, weights
+from tests.helpers.training import equal, run_of, small_splits, trial_of, weights
 
 
 @pytest.fixture(scope="module")
-def parts() -> RunSplits:
-    return small_parts()
+def splits() -> RunSplits:
+    return small_splits()
 
 
 class ComputedPass:
@@ -49,17 +49,17 @@ def recording(run):
     ],
     ids=["contextual", "clipped", "proxies", "memory"],
 )
-def test_replayed_steps_train_as_plain_ones(parts, changes):
+def test_replayed_steps_train_as_plain_ones(splits, changes):
     trial = trial_of(sampler__batches_per_epoch=6, schedule__epochs=2, **changes)
-    plain, replayed = run_of(parts, trial), recording(run_of(parts, trial))
+    plain, replayed = run_of(splits, trial), recording(run_of(splits, trial))
     curves = [[run.advance(until=epoch)["train/loss"] for epoch in (1, 2)] for run in (plain, replayed)]
     assert replayed.step.recorder.recorded
     assert curves[0] == curves[1]
     assert equal(weights(plain), weights(replayed))
 
 
-def test_a_recording_belongs_to_what_is_trained_and_survives_a_smaller_batch(parts):
-    run = recording(run_of(parts))
+def test_a_recording_belongs_to_what_is_trained_and_survives_a_smaller_batch(splits):
+    run = recording(run_of(splits))
     recorder, images = run.step.recorder, torch.zeros(32, 1, 32, 32)
     found = [recorder.find(images) for _ in range(STEPS_BEFORE + 2)]
     assert found[:STEPS_BEFORE] == [None] * STEPS_BEFORE
@@ -75,8 +75,8 @@ def test_a_recording_belongs_to_what_is_trained_and_survives_a_smaller_batch(par
     assert recorder.find(images) is None
 
 
-def test_steps_on_a_cpu_are_not_recorded_and_a_switch_leaves_them_alone(parts, monkeypatch):
-    assert run_of(parts).step.recorder is None
+def test_steps_on_a_cpu_are_not_recorded_and_a_switch_leaves_them_alone(splits, monkeypatch):
+    assert run_of(splits).step.recorder is None
     assert recording_allowed()
     monkeypatch.setenv("CTXTUNE_CUDA_GRAPHS", "0")
     assert not recording_allowed()

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ctxtune.config import TrialSettings
-from ctxtune.data.split import make_part
+from ctxtune.data.split import make_split
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.training import FoldTrainer
 from ctxtune.training.splits import RunSplits
@@ -88,7 +88,7 @@ class RecordedTrainer(FoldTrainer):
         self.case = case
         images, labels = made_images(case)
         self.recorded = RecordedImages(case, images)
-        split = make_part("made", None, [str(index) for index in range(len(labels))], labels)  # type: ignore[arg-type]
+        split = make_split("made", None, [str(index) for index in range(len(labels))], labels)  # type: ignore[arg-type]
         super().__init__(trial, RunSplits(split, split, None, "validation"), seed=0)
         self._sampler = self.recorded
         self._fill_head()

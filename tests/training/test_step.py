@@ -18,7 +18,7 @@ from tests.helpers.training import (
     equal,
     reports_of,
     run_of,
-    small_parts,
+    small_splits,
     trained_together,
     trial_of,
     weights,
@@ -26,12 +26,12 @@ from tests.helpers.training import (
 
 
 @pytest.fixture(scope="module")
-def parts() -> RunSplits:
-    return small_parts()
+def splits() -> RunSplits:
+    return small_splits()
 
 
-def trained(parts: RunSplits, trial: TrialSettings, steps: int = 3, *, frozen_statistics: bool = True, seed: int = 1):
-    run = run_of(parts, trial, seed)
+def trained(splits: RunSplits, trial: TrialSettings, steps: int = 3, *, frozen_statistics: bool = True, seed: int = 1):
+    run = run_of(splits, trial, seed)
     if frozen_statistics:
         run.model.eval()  # batch norm as in recipes that freeze it; small_conv has no published statistics
     for images, indices in run._images.batches(run._sampler.epoch(0)[:steps], 0):
@@ -55,16 +55,16 @@ def as_near_as_rounding_lets(first, second, start) -> bool:
 
 @pytest.mark.parametrize("size", [1, 7, 16, 31, 32, 64])
 @pytest.mark.parametrize("loss", ["contextual", "proxy_anchor"])
-def test_micro_batches_give_the_undivided_step(parts, size, loss):
+def test_micro_batches_give_the_undivided_step(splits, size, loss):
     plain = trial_of(loss={"name": loss}, optimizer__gradient_clip=1.0, **SGD)
     divided = trial_of(loss={"name": loss}, optimizer__gradient_clip=1.0, optimizer__micro_batch=size, **SGD)
     steps = 3 if size > 1 else 1
-    one, other, start = trained(parts, plain, steps), trained(parts, divided, steps), run_of(parts, plain)
+    one, other, start = trained(splits, plain, steps), trained(splits, divided, steps), run_of(splits, plain)
     assert as_near_as_rounding_lets(one.model, other.model, start.model)
     assert as_near_as_rounding_lets(one.loss, other.loss, start.loss) if list(one.loss.parameters()) else True
 
 
-def test_the_second_pass_draws_the_same_random_numbers(parts):
+def test_the_second_pass_draws_the_same_random_numbers(splits):
     masks: list[torch.Tensor] = []
 
     class Dropping(torch.nn.Module):
@@ -72,7 +72,7 @@ def test_the_second_pass_draws_the_same_random_numbers(parts):
             masks.append(torch.rand_like(pooled) > 0.5)
             return pooled * masks[-1]
 
-    run = run_of(parts, trial_of(optimizer__micro_batch=16))
+    run = run_of(splits, trial_of(optimizer__micro_batch=16))
     run.model.normalization = Dropping()
     images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
     run.step(images, run._labels[indices])
@@ -84,14 +84,14 @@ def test_the_second_pass_draws_the_same_random_numbers(parts):
     assert not torch.equal(masks[0], masks[4]) and not torch.equal(before, torch.rand(1))
 
 
-def test_micro_batches_count_each_image_once_in_the_running_statistics(parts):
-    run = trained(parts, trial_of(optimizer__micro_batch=16), 2, frozen_statistics=False)
+def test_micro_batches_count_each_image_once_in_the_running_statistics(splits):
+    run = trained(splits, trial_of(optimizer__micro_batch=16), 2, frozen_statistics=False)
     counts = {int(value) for name, value in run.model.state_dict().items() if name.endswith("num_batches_tracked")}
     assert counts == {4}
 
 
-def test_averaged_weights_follow_the_formula_and_are_what_is_scored(parts):
-    run = run_of(parts, trial_of(optimizer__ema=0.8, evaluation__every=1))
+def test_averaged_weights_follow_the_formula_and_are_what_is_scored(splits):
+    run = run_of(splits, trial_of(optimizer__ema=0.8, evaluation__every=1))
     expected = run.model.embedding.weight.detach().clone().double()
     for step, (images, indices) in enumerate(run._images.batches(run._sampler.epoch(0), 0), start=1):
         run.step(images, run._labels[indices])
@@ -105,12 +105,12 @@ def test_averaged_weights_follow_the_formula_and_are_what_is_scored(parts):
     assert run.evaluate() == pytest.approx(with_average, abs=1e-9)
 
 
-def test_averaging_does_not_touch_the_training_and_is_resumed(parts):
-    plain, averaged = run_of(parts), run_of(parts, trial_of(optimizer__ema=0.9))
+def test_averaging_does_not_touch_the_training_and_is_resumed(splits):
+    plain, averaged = run_of(splits), run_of(splits, trial_of(optimizer__ema=0.9))
     for run in (plain, averaged):
         run.advance()
     assert equal(weights(plain), weights(averaged))
-    again = run_of(parts, trial_of(optimizer__ema=0.9), seed=1)
+    again = run_of(splits, trial_of(optimizer__ema=0.9), seed=1)
     again.load_state_dict(copy.deepcopy(averaged.state_dict()))
     assert reports_of(again)[-1]["validation/map_at_r"] == reports_of(averaged)[-1]["validation/map_at_r"]
     assert equal(again.averaged.model.state_dict(), averaged.averaged.model.state_dict())
@@ -142,15 +142,15 @@ def test_an_error_of_the_model_itself_is_not_taken_for_the_compilers():
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_as_the_plain_one(parts):
-    plain, compiled = (trained(parts, trial_of(compile=flag, **SGD)) for flag in (False, True))
-    assert as_near_as_rounding_lets(plain.model, compiled.model, run_of(parts, trial_of(**SGD)).model)
+def test_a_compiled_run_learns_as_the_plain_one(splits):
+    plain, compiled = (trained(splits, trial_of(compile=flag, **SGD)) for flag in (False, True))
+    assert as_near_as_rounding_lets(plain.model, compiled.model, run_of(splits, trial_of(**SGD)).model)
 
 
 @pytest.mark.slow
-def test_compiled_micro_batches_drop_in_both_passes_what_the_plain_model_drops(parts):
+def test_compiled_micro_batches_drop_in_both_passes_what_the_plain_model_drops(splits):
     compiled, plain = (
-        run_of(parts, trial_of(compile=flag, optimizer__micro_batch=16, **SGD)) for flag in (True, False)
+        run_of(splits, trial_of(compile=flag, optimizer__micro_batch=16, **SGD)) for flag in (True, False)
     )
     for run in (compiled, plain):
         run.model.eval()
@@ -158,7 +158,7 @@ def test_compiled_micro_batches_drop_in_both_passes_what_the_plain_model_drops(p
         run.step.seed(1, 0)
         images, indices = next(iter(run._images.batches(run._sampler.epoch(0), 0)))
         run.step(images, run._labels[indices])
-    start = run_of(parts, trial_of(optimizer__micro_batch=16, **SGD))
+    start = run_of(splits, trial_of(optimizer__micro_batch=16, **SGD))
     assert as_near_as_rounding_lets(plain.model, compiled.model, start.model)
 
 

@@ -45,7 +45,7 @@ def test_smaller_galleries_are_easier_and_every_run_has_the_same_subsets() -> No
 def test_query_and_gallery_are_retrieved_from_one_another() -> None:
     embeddings, labels = embedded(12, 6)
     even = np.arange(len(labels)) % 2 == 0
-    apart = [(embeddings[torch.from_numpy(part)], labels[part]) for part in (even, ~even)]
+    apart = [(embeddings[torch.from_numpy(split)], labels[split]) for split in (even, ~even)]
     together = subset_scores([(embeddings, labels)], 5, (1,))
     assert [s.map_at_r for s in subset_scores(apart, 5, (1,))] == pytest.approx([s.map_at_r for s in together])
 
@@ -57,14 +57,14 @@ def test_where_there_is_nothing_to_compare_there_is_nothing(classes: int, recall
 
 def test_a_confirmation_reports_them_beside_its_test_scores() -> None:
     benchmark = load_dataset(TRIAL.dataset)
-    parts = confirmation_splits(TRIAL, ValidationSettings(), seed=0, benchmark=benchmark)
+    splits = confirmation_splits(TRIAL, ValidationSettings(), seed=0, benchmark=benchmark)
     fold = fold_splits(TRIAL, ValidationSettings(), 0, seed=0, benchmark=benchmark)
-    assert parts.fold_classes == len(np.unique(fold.query.labels))
+    assert splits.fold_classes == len(np.unique(fold.query.labels))
 
-    def few(part: Split, classes: int) -> Split:
-        return part.select(np.flatnonzero(np.isin(part.labels, np.unique(part.labels)[:classes])), part.name)
+    def few(split: Split, classes: int) -> Split:
+        return split.select(np.flatnonzero(np.isin(split.labels, np.unique(split.labels)[:classes])), split.name)
 
-    small = dataclasses.replace(parts, fit=few(parts.fit, 40), query=few(parts.query, 30), fold_classes=10)
+    small = dataclasses.replace(splits, fit=few(splits.fit, 40), query=few(splits.query, 30), fold_classes=10)
     reports: list[dict[str, float]] = []
     Trainer([FoldTrainer(TRIAL, small, seed=1)], score_at="last", floor=True).run(
         lambda report: reports.append(report.metrics)

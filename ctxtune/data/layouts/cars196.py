@@ -7,7 +7,7 @@ from pathlib import Path
 from ctxtune.data.layouts.finding import first_folder, mat_content, not_found, read_mat, require_files
 from ctxtune.data.layouts.folders import images_by_class
 from ctxtune.data.sources import FolderSource
-from ctxtune.data.split import Benchmark, Split, make_part
+from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
 
 TRAIN_CLASSES = 98
@@ -37,14 +37,16 @@ def load_cars196(root: Path) -> Benchmark:
         raise not_found("cars196", root, LAYOUTS, _almost(root))
     source = FolderSource(base)
 
-    def part(name: str, test: bool) -> Split:
+    def split(name: str, test: bool) -> Split:
         chosen = sorted((row for row in rows if (row[1] > train_classes) is test), key=lambda row: (row[1], row[0]))
         if not chosen:
             raise DataError(f"cars196: {base.absolute()} ({layout}) has no images for the {name} side")
         paths, labels = [path for path, _ in chosen], [label for _, label in chosen]
-        return make_part(f"cars196/{name}", source, paths, labels, None, {x: names.get(x, str(x)) for x in set(labels)})
+        return make_split(
+            f"cars196/{name}", source, paths, labels, None, {x: names.get(x, str(x)) for x in set(labels)}
+        )
 
-    return Benchmark("cars196", part("train", False), part("test", True), None, None, (1, 2, 4, 8), layout)
+    return Benchmark("cars196", split("train", False), split("test", True), None, None, (1, 2, 4, 8), layout)
 
 
 def _train_classes(rows: Rows) -> int:

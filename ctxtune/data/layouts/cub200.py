@@ -8,7 +8,7 @@ from pathlib import Path
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
 from ctxtune.data.layouts.folders import images_by_class
 from ctxtune.data.sources import FolderSource, is_image_name
-from ctxtune.data.split import Benchmark, Split, make_part
+from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
 
 TRAIN_CLASSES = 100
@@ -32,15 +32,15 @@ def load_cub200(root: Path) -> Benchmark:
         rows, layout = _from_folders(base), "images/ without the lists"
     source = FolderSource(base)
 
-    def part(name: str, test: bool) -> Split:
+    def split(name: str, test: bool) -> Split:
         chosen = sorted((row for row in rows if (row[1] > TRAIN_CLASSES) is test), key=lambda row: (row[1], row[0]))
         if not chosen:
             raise DataError(f"cub200: {base.absolute()} has no images for the {name} side")
         names = {label: path.split("/")[-2] for path, label in chosen}
         paths, labels = [path for path, _ in chosen], [label for _, label in chosen]
-        return make_part(f"cub200/{name}", source, paths, labels, None, names)
+        return make_split(f"cub200/{name}", source, paths, labels, None, names)
 
-    return Benchmark("cub200", part("train", False), part("test", True), None, None, (1, 2, 4, 8), layout)
+    return Benchmark("cub200", split("train", False), split("test", True), None, None, (1, 2, 4, 8), layout)
 
 
 def _from_lists(base: Path) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ from ctxtune.text import shortened
 LARGEST_LABEL = 2**63 - 1
 MOST_DIGITS = 30
 ANY_LIST = (
-    "image lists (header 'image_id class_id super_class_id path', single spaces), one per part: "
+    "image lists (header 'image_id class_id super_class_id path', single spaces), one per split: "
     "--set 'trial.dataset.lists={train: FILE, test: FILE}'"
 )
 

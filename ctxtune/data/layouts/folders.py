@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ctxtune.data.layouts.finding import not_found, subfolders
 from ctxtune.data.sources import IMAGE_SUFFIXES, FolderSource, is_image_name
-from ctxtune.data.split import Benchmark, Split, make_part
+from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
 from ctxtune.text import counted
 
 NAME = "class_folders"
-PARTS = ("train", "test", "query", "gallery")
+SPLITS = ("train", "test", "query", "gallery")
 LAYOUTS = (
     "train/CLASS/*.jpg and test/CLASS/*.jpg, with no class in both",
     "train/CLASS/*.jpg, query/CLASS/*.jpg and gallery/CLASS/*.jpg",
@@ -49,33 +49,33 @@ def images_by_class(root: Path, folder: str) -> dict[str, list[str]]:
     return found
 
 
-def _part_folders(root: Path) -> dict[str, str]:
-    """The folder of each part that is there, however its name is capitalized.
+def _split_folders(root: Path) -> dict[str, str]:
+    """The folder of each split that is there, however its name is capitalized.
 
-    Raises DataError where a part has two.
+    Raises DataError where a split has two.
     """
     found: dict[str, str] = {}
     for name in subfolders(root):
-        if name.lower() not in PARTS:
+        if name.lower() not in SPLITS:
             continue
         if (other := found.setdefault(name.lower(), name)) != name:
             raise DataError(f"{root.absolute()}: both {other}/ and {name}/; which of them is it?")
-    return {part: found[part] for part in PARTS if part in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def load_class_folders(
     root: Path, train_classes: int | None = None, recall_at: tuple[int, ...] = (1, 2, 4, 8)
 ) -> Benchmark:
-    """A data set of one's own as folders. Labels number the class names over all parts, in sorted order.
+    """A data set of one's own as folders. Labels number the class names over all splits, in sorted order.
 
     Raises DataError where there are no class folders, or too few classes.
     """
     if not root.is_dir():
         raise not_found(NAME, root, LAYOUTS)
-    folders = _part_folders(root)
+    folders = _split_folders(root)
     if "train" in folders:
-        parts = {part: images_by_class(root, folder) for part, folder in folders.items()}
-        if not ("test" in parts or {"query", "gallery"} <= set(parts)):
+        splits = {split: images_by_class(root, folder) for split, folder in folders.items()}
+        if not ("test" in splits or {"query", "gallery"} <= set(splits)):
             raise not_found(NAME, root, LAYOUTS, "train/ without test/ or query/ and gallery/")
         layout = " and ".join(f"{folder}/" for folder in folders.values()) + " with class folders"
     else:
@@ -84,21 +84,21 @@ def load_class_folders(
         if len(found) < 2 or not 0 < count < len(found):
             raise not_found(NAME, root, LAYOUTS, f"{len(found)} class folders, {count} of them for training")
         ordered = sorted(found)
-        parts = {
+        splits = {
             "train": {name: found[name] for name in ordered[:count]},
             "test": {name: found[name] for name in ordered[count:]},
         }
         layout = f"class folders, the first {count} of {len(found)} for training"
-    label_of = {name: label for label, name in enumerate(sorted({name for part in parts.values() for name in part}))}
+    label_of = {name: label for label, name in enumerate(sorted({name for split in splits.values() for name in split}))}
     source = FolderSource(root)
 
-    def make(part: str) -> Split | None:
-        if part not in parts:
+    def make(split: str) -> Split | None:
+        if split not in splits:
             return None
-        rows = [(label_of[name], path) for name, paths in parts[part].items() for path in paths]
-        names_of = {label_of[name]: name for name in parts[part]}
-        return make_part(
-            f"{NAME}/{part}", source, [path for _, path in rows], [label for label, _ in rows], None, names_of
+        rows = [(label_of[name], path) for name, paths in splits[split].items() for path in paths]
+        names_of = {label_of[name]: name for name in splits[split]}
+        return make_split(
+            f"{NAME}/{split}", source, [path for _, path in rows], [label for label, _ in rows], None, names_of
         )
 
     train = make("train")

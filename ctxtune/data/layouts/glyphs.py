@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
 from ctxtune.data.cache import default_cache_directory
-from ctxtune.data.split import Benchmark, Split, make_part
+from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
 
 FONTS = tuple(
@@ -297,17 +297,17 @@ def load_glyphs(image_size: int = 32) -> Benchmark:
     super_classes = sorted({item.super_class for item in found.classes}, key=_script_first)
     source = GlyphSource(image_size)
 
-    def part(name: str, test: bool) -> Split:
+    def split(name: str, test: bool) -> Split:
         chosen = [item for item in found.classes if item.test is test]
         paths, labels = _images(chosen, found.coverage)
         super_of = {label: super_classes.index(item.super_class) for label, item in classes_by_label(chosen)}
         names = {label: item.name for label, item in classes_by_label(chosen)}
-        return make_part(f"glyphs/{name}", source, paths, labels, np.array([super_of[x] for x in labels]), names)
+        return make_split(f"glyphs/{name}", source, paths, labels, np.array([super_of[x] for x in labels]), names)
 
     return Benchmark(
         "glyphs",
-        part("train", False),
-        part("test", True),
+        split("train", False),
+        split("test", True),
         None,
         None,
         (1, 2, 4, 8),

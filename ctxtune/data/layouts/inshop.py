@@ -9,14 +9,14 @@ import numpy as np
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_lines, require_files
 from ctxtune.data.sources import FolderSource
-from ctxtune.data.split import Benchmark, Split, make_part
+from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
 from ctxtune.text import shortened
 
 LIST = "list_eval_partition.txt"
 COLUMNS = ["image_name", "item_id", "evaluation_status"]
 LAYOUTS = (f"{LIST} (in Eval/, Anno/ or at the root) and the images under img/ or Img/img/",)
-PARTS = ("train", "query", "gallery")
+SPLITS = ("train", "query", "gallery")
 
 
 def load_inshop(root: Path) -> Benchmark:
@@ -38,16 +38,16 @@ def load_inshop(root: Path) -> Benchmark:
         group_of.setdefault(label, groups.index(_group(path)))
     source = FolderSource(base)
 
-    def part(name: str) -> Split:
+    def split(name: str) -> Split:
         chosen = [row for row in rows if row[3] == name]
         if not chosen:
             raise DataError(f"{found / LIST}: no image has the status {name!r}")
         labels = [row[2] for row in chosen]
         names = {label: f"{groups[group_of[label]]}/id_{label:08d}" for label in labels}
         supers = np.array([group_of[label] for label in labels])
-        return make_part(f"inshop/{name}", source, [row[1] for row in chosen], labels, supers, names)
+        return make_split(f"inshop/{name}", source, [row[1] for row in chosen], labels, supers, names)
 
-    return Benchmark("inshop", part("train"), None, part("query"), part("gallery"), (1, 10, 20, 30, 40, 50), LIST)
+    return Benchmark("inshop", split("train"), None, split("query"), split("gallery"), (1, 10, 20, 30, 40, 50), LIST)
 
 
 def _group(path: str) -> str:
@@ -74,8 +74,8 @@ def _read(file: Path) -> list[tuple[int, str, int, str]]:
         item = re.fullmatch(r"id_(\d{1,18})", cells[1], re.ASCII)
         if item is None:
             raise DataError(f"{file}, line {number}: item_id must look like id_00000001, found {cells[1]!r}")
-        if cells[2] not in PARTS:
-            raise DataError(f"{file}, line {number}: status must be {', '.join(PARTS)}, found {cells[2]!r}")
+        if cells[2] not in SPLITS:
+            raise DataError(f"{file}, line {number}: status must be {', '.join(SPLITS)}, found {cells[2]!r}")
         rows.append((number, cells[0], int(item.group(1)), cells[2]))
     if len(rows) != int(lines[0]):
         raise DataError(f"{file}, line 1: says {lines[0].strip()} images, but {len(rows)} are listed")

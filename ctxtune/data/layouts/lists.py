@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
 from ctxtune.data.sources import FolderSource
-from ctxtune.data.split import Benchmark, Split, make_part
+from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import ConfigError, DataError
 
 COLUMNS = ("image_id", "class_id", "super_class_id", "path")
-PARTS = ("train", "test", "query", "gallery")
+SPLITS = ("train", "test", "query", "gallery")
 LAYOUTS = (
-    "one list per part, train.txt and test.txt (or train.txt, query.txt and gallery.txt), each with the header "
+    "one list per split, train.txt and test.txt (or train.txt, query.txt and gallery.txt), each with the header "
     f"{' '.join(COLUMNS)!r} and single spaces; paths relative to the root",
     "the same under other names: --set trial.dataset.lists={train: FILE, test: FILE}",
 )
@@ -24,7 +24,7 @@ SOP_LAYOUTS = (
 
 
 def read_list(name: str, path: Path, root: Path) -> Split:
-    """One part from a list. Raises DataError with file and line for anything that is not as it should be."""
+    """One split from a list. Raises DataError with file and line for anything that is not as it should be."""
     lines, labels, supers, paths = [], [], [], []
     for line, (image, label, super_label, file) in read_rows(path, COLUMNS, header=True):
         whole_number(image, "image_id", path, line)
@@ -35,23 +35,23 @@ def read_list(name: str, path: Path, root: Path) -> Split:
     if not paths:
         raise DataError(f"{path}: no images in it")
     require_files(root, paths, lambda position: f"{path}, line {lines[position]}")
-    return make_part(name, FolderSource(root), paths, labels, supers)
+    return make_split(name, FolderSource(root), paths, labels, supers)
 
 
 def load_image_lists(
     name: str, root: Path, lists: Mapping[str, str] | None = None, recall_at: tuple[int, ...] = (1, 2, 4, 8)
 ) -> Benchmark:
-    """A data set as image lists, one per part; `lists` maps part names to files (relative to `root` or absolute)."""
+    """A data set as image lists, one per split; `lists` maps split names to files (relative to `root` or absolute)."""
     if lists is None:
-        lists = {part: f"{part}.txt" for part in PARTS if (root / f"{part}.txt").is_file()}
-    if unknown := sorted(set(lists) - set(PARTS)):
-        raise ConfigError(f"dataset.lists: there is no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+        lists = {split: f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
+    if unknown := sorted(set(lists) - set(SPLITS)):
+        raise ConfigError(f"dataset.lists: there is no split {unknown[0]!r}; splits are {', '.join(SPLITS)}")
     if "train" not in lists or not ("test" in lists or {"query", "gallery"} <= set(lists)):
         named = ", ".join(lists) or "none"
         raise not_found(name, root, LAYOUTS, f"lists found: {named}; needed: train, and test or query and gallery")
-    parts = {part: read_list(f"{name}/{part}", root / file, root) for part, file in lists.items()}
+    splits = {split: read_list(f"{name}/{split}", root / file, root) for split, file in lists.items()}
     return Benchmark(
-        name, parts["train"], parts.get("test"), parts.get("query"), parts.get("gallery"), recall_at, "image lists"
+        name, splits["train"], splits.get("test"), splits.get("query"), splits.get("gallery"), recall_at, "image lists"
     )
 
 
@@ -60,5 +60,5 @@ def load_sop(root: Path) -> Benchmark:
     base = first_folder((root, root / "Stanford_Online_Products"), "Ebay_train.txt", "Ebay_test.txt")
     if base is None:
         raise not_found("sop", root, SOP_LAYOUTS)
-    train, test = (read_list(f"sop/{part}", base / f"Ebay_{part}.txt", base) for part in ("train", "test"))
+    train, test = (read_list(f"sop/{split}", base / f"Ebay_{split}.txt", base) for split in ("train", "test"))
     return Benchmark("sop", train, test, None, None, (1, 10, 100, 1000), "Ebay_train.txt and Ebay_test.txt")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ctxtune.data.layouts.finding import not_found
 from ctxtune.data.sources import FolderSource, ScaledSource, ZipSource, is_image_name
-from ctxtune.data.split import Benchmark, Split, make_part
+from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
 
 TRAIN_ALPHABETS = ("Balinese", "Early_Aramaic", "Greek", "Korean")
@@ -41,14 +41,14 @@ def load_omniglot(root: Path, image_size: int = 32) -> Benchmark:
         )
     alphabets = sorted(TRAIN_ALPHABETS + TEST_ALPHABETS)
     scaled = ScaledSource(source, image_size, gray=True)
-    # One numbering over both parts, so that a label means one character.
+    # One numbering over both splits, so that a label means one character.
     characters = sorted({(name, character) for name in alphabets for character, _ in files[name]})
     label_of = {character: label for label, character in enumerate(characters)}
 
-    def part(name: str, wanted: Sequence[str]) -> Split:
+    def split(name: str, wanted: Sequence[str]) -> Split:
         rows = sorted((alphabet, *file) for alphabet in wanted for file in files[alphabet])
         labels = [label_of[alphabet, character] for alphabet, character, _ in rows]
-        return make_part(
+        return make_split(
             f"omniglot/{name}",
             scaled,
             [path for _, _, path in rows],
@@ -58,7 +58,7 @@ def load_omniglot(root: Path, image_size: int = 32) -> Benchmark:
         )
 
     return Benchmark(
-        "omniglot", part("train", TRAIN_ALPHABETS), part("test", TEST_ALPHABETS), None, None, (1, 2, 4, 8), layout
+        "omniglot", split("train", TRAIN_ALPHABETS), split("test", TEST_ALPHABETS), None, None, (1, 2, 4, 8), layout
     )
 
 

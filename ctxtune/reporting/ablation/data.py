@@ -29,7 +29,7 @@ class AblationData:
         return AblationResults(self.design, self.study.runs, self.study.ended)
 
     @property
-    def part(self) -> str:
+    def split(self) -> str:
         """What was scored: "validation" or "test"."""
         return self.design.metric.partition("/")[0]
 

@@ -164,7 +164,7 @@ def score_table(data: AblationData) -> Table:
 
 def all_scores_table(data: AblationData) -> Table:
     """Every score that was taken, mean ± half the t-interval."""
-    names = score_names(data.results.cell_runs, data.part)
+    names = score_names(data.results.cell_runs, data.split)
     rows, records = [], []
     for cell in data.results.cells:
         row: list[str] = [arm_label(data, cell)]
@@ -177,7 +177,7 @@ def all_scores_table(data: AblationData) -> Table:
         rows.append(row)
         records.append(record)
     caption = (
-        f"All {data.part} scores, percent, mean ± half of the 95 % t-interval. Only {metric_title(data.design.metric)} is "
+        f"All {data.split} scores, percent, mean ± half of the 95 % t-interval. Only {metric_title(data.design.metric)} is "
         "tested."
     )
     header = ["arm", *(metric_title(name).split(" ", 1)[1] for name in names)]

@@ -31,7 +31,7 @@ class Connection:
     Attributes:
         resources: what one run gets, and how many run at a time.
         storage: where checkpoints go: a folder, or an address of an object store.
-        fingerprint: of the training part of the data.
+        fingerprint: of the training split of the data.
         environment: versions and hardware of the machines that train (`ctxtune.tracking.run_environment`).
     """
 

@@ -31,7 +31,7 @@ class NodeReport:
     Attributes:
         node: its address in the cluster.
         problem: what it lacks, in words; empty where it has everything.
-        fingerprint: of the training part of the data as it lies there.
+        fingerprint: of the training split of the data as it lies there.
         environment: versions and hardware (`ctxtune.tracking.run_environment`).
     """
 

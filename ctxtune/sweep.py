@@ -47,10 +47,10 @@ def main() -> int:
         raise no_such_file(Path(arguments.file))
     from ctxtune.config import load_search_space
 
-    space = load_search_space(arguments.file, all_overrides(arguments))
+    config = load_search_space(arguments.file, all_overrides(arguments))
     if arguments.assume and not arguments.dry_run:
         raise ConfigError("--assume plans only: add --dry-run")
-    folder = writable_folder(Path(arguments.results) / space.name, "--results")
+    folder = writable_folder(Path(arguments.results) / config.name, "--results")
     from ctxtune.resume_hints import go_on_with, resume_hints_told
     from ctxtune.tuning.display import print_results, sweep_display
     from ctxtune.tuning.plan import print_plan
@@ -60,15 +60,15 @@ def main() -> int:
     console = Console(highlight=False)
     if arguments.dry_run:
         assumed = read_assumed(arguments.assume) if arguments.assume else None
-        print_plan(console, space, arguments.address, arguments.storage, assumed)
+        print_plan(console, config, arguments.address, arguments.storage, assumed)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
     with (
         resume_hints_told("sweep", folder),
-        sweep_display(progress, space) as display,
+        sweep_display(progress, config) as display,
     ):  # told when the display is closed
         result = run_sweep(
-            space,
+            config,
             root=Path(arguments.results),
             resume=arguments.resume,
             address=arguments.address,
@@ -82,8 +82,8 @@ def main() -> int:
     best = folder / "best.yaml"
     files = {
         "best configuration": f"{best}   ({shell_command('python', '-m', 'ctxtune.train', best)})",
-        "report": report_command(space.name, space.tracking.uri),
-        **tracking_places(space.tracking.uri, display.link),
+        "report": report_command(config.name, config.tracking.uri),
+        **tracking_places(config.tracking.uri, display.link),
     }
     print_results(console, result, files)
     return status

@@ -62,12 +62,12 @@ def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
     """Before a sweep has chosen: its best completed trial."""
     if parent.kind != "sweep":
         raise ConfigError(f"{sweep} is no sweep; only a sweep has a best configuration")
-    space: dict[str, Any] = parse_value(read_text(uri, parent.run_id, "space.yaml"))
-    stated = space["search"]["objective"]
+    tree: dict[str, Any] = parse_value(read_text(uri, parent.run_id, "space.yaml"))
+    stated = tree["search"]["objective"]
     objective = stated[0] if isinstance(stated, list) else stated  # of several, the first one chooses
     runs = best_runs(uri, sweep, objective["metric"], objective["mode"], 1)
     if not runs:
         raise ConfigError(f"the sweep {sweep} has no completed trial with {objective['metric']}")
-    known = SweepConfig.model_validate(space)
+    known = SweepConfig.model_validate(tree)
     trial = resolve_trial(known, searched_values(known, runs[0]))
-    return {**space, "trial": trial.tree()}
+    return {**tree, "trial": trial.tree()}

@@ -16,14 +16,14 @@ class Searches:
         tune = ablation.tune_each
         self.cells = cells
         self._metric = ablation.compare.metric
-        self._spaces = {cell.name: search_of(ablation, cell) for cell in cells} if tune else {}
+        self._configs = {cell.name: search_of(ablation, cell) for cell in cells} if tune else {}
         self._samplers: dict[tuple[str, int], Sampler] = {}
         for repeat in range(tune.repeats if tune else 0):
             for cell in cells:
-                space = self._spaces[cell.name]
-                seeded = space.search.sampler.model_copy(update={"seed": space.search.sampler.seed + repeat})
-                search = space.search.model_copy(update={"sampler": seeded})
-                self._samplers[cell.name, repeat] = Sampler(space.model_copy(update={"search": search}))
+                config = self._configs[cell.name]
+                seeded = config.search.sampler.model_copy(update={"seed": config.search.sampler.seed + repeat})
+                search = config.search.model_copy(update={"sampler": seeded})
+                self._samplers[cell.name, repeat] = Sampler(config.model_copy(update={"search": search}))
         self._owners: dict[str, Sampler] = {}
 
     def ask(self, cell: Cell, repeat: int, key: str) -> tuple[dict[str, Any], TrialSettings] | None:
@@ -32,8 +32,8 @@ class Searches:
         Raises:
             ConfigError: suggestion after suggestion cannot be run.
         """
-        sampler, space = self._samplers[cell.name, repeat], self._spaces[cell.name]
-        suggested = suggestion(space, sampler, key)
+        sampler, config = self._samplers[cell.name, repeat], self._configs[cell.name]
+        suggested = suggestion(config, sampler, key)
         if suggested is not None:
             self._owners[key] = sampler
         return suggested

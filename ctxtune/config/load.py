@@ -47,9 +47,9 @@ def load_search_space(path: Path | str, overrides: Iterable[str | Override] = ()
             else "run one configuration with ctxtune.train instead"
         )
         raise ConfigError(f"{source.path}: there is no `search` block; {whose}")
-    space = validated(SweepConfig, source)
-    _check_points(space, source)
-    return space
+    config = validated(SweepConfig, source)
+    _check_points(config, source)
+    return config
 
 
 def load_trial_file(path: Path | str, overrides: Iterable[str | Override] = ()) -> TrialFile:
@@ -187,36 +187,36 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
 
 
-def _check_points(space: SweepConfig, source: Source) -> None:
+def _check_points(config: SweepConfig, source: Source) -> None:
     """Every start point and the edges of every dimension must resolve: a bad one is found now, not at trial 40."""
     block: Location = ("search", "space")
     try:
-        dimension_order(space)
-        points = start_points(space)
+        dimension_order(config)
+        points = start_points(config)
     except ConfigError as error:
         raise ConfigError(f"{source.origin(('search',))}: {error}") from None
-    if (problem := expression_problem(space)) is not None:
+    if (problem := expression_problem(config)) is not None:
         raise source.error(*problem)
-    for path, partner in space.search.ties.items():
+    for path, partner in config.search.ties.items():
         for each in (path, partner):
-            _check_path(space, each, source, ("search", "ties"))
+            _check_path(config, each, source, ("search", "ties"))
     base = next(iter(points.values()), {})
     for name, point in points.items():
-        _try(space, point, source, ("search", "start_from"), name)
-    for path, dimension in space.search.space.items():
-        _check_path(space, path, source)
-        if path in space.search.conditions:
+        _try(config, point, source, ("search", "start_from"), name)
+    for path, dimension in config.search.space.items():
+        _check_path(config, path, source)
+        if path in config.search.conditions:
             continue  # what the edge resolves to depends on other dimensions
         for value in dimension.extremes():
-            if path == "loss.name" and value != space.trial.loss.name:
+            if path == "loss.name" and value != config.trial.loss.name:
                 continue
-            _try(space, {**base, path: value}, source, (*block, path), f"{value!r}")
+            _try(config, {**base, path: value}, source, (*block, path), f"{value!r}")
 
 
-def _check_path(space: SweepConfig, path: str, source: Source, block: Location = ("search", "space")) -> None:
-    tree = space.trial.tree()
+def _check_path(config: SweepConfig, path: str, source: Source, block: Location = ("search", "space")) -> None:
+    tree = config.trial.tree()
     parent, _, _ = path.rpartition(".")
-    if path in space.search.conditions or (parent == "loss" and "loss.name" in space.search.space):
+    if path in config.search.conditions or (parent == "loss" and "loss.name" in config.search.space):
         return
     try:
         get_path(tree, path)
@@ -230,8 +230,8 @@ def _check_path(space: SweepConfig, path: str, source: Source, block: Location =
         ) from None
 
 
-def _try(space: SweepConfig, point: dict[str, Any], source: Source, location: Location, what: str) -> None:
+def _try(config: SweepConfig, point: dict[str, Any], source: Source, location: Location, what: str) -> None:
     try:
-        resolve_trial(space, point)
+        resolve_trial(config, point)
     except ConfigError as error:
         raise source.error(location, f"{what} cannot be run: {error}") from None

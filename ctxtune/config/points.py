@@ -17,10 +17,10 @@ DRAWS = 5_000
 """Random points, none of which meets the constraints of a space that is taken for empty."""
 
 
-def all_points(space: SweepConfig) -> list[dict[str, Any]] | None:
+def all_points(config: SweepConfig) -> list[dict[str, Any]] | None:
     """Every feasible point of a finite space, in the order of its dimensions; None where it is not finite, or too large."""
-    order = dimension_order(space)
-    dimensions = [space.search.space[path] for path in order]
+    order = dimension_order(config)
+    dimensions = [config.search.space[path] for path in order]
     counts = [dimension.count() for dimension in dimensions]
     if None in counts or math.prod(count for count in counts if count is not None) > MOST_ENUMERATED:
         return None
@@ -28,9 +28,9 @@ def all_points(space: SweepConfig) -> list[dict[str, Any]] | None:
     for values in itertools.product(*(dimension.values() for dimension in dimensions)):
         point: dict[str, Any] = {}
         for path, value in zip(order, values, strict=True):
-            if is_active(space, path, point):
+            if is_active(config, path, point):
                 point[path] = value
-        if point_key(point) not in points and is_feasible(space, point):
+        if point_key(point) not in points and is_feasible(config, point):
             points[point_key(point)] = point
     return list(points.values())
 
@@ -43,12 +43,12 @@ def point_key(point: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def random_point(space: SweepConfig, random: np.random.Generator) -> dict[str, Any]:
+def random_point(config: SweepConfig, random: np.random.Generator) -> dict[str, Any]:
     """A point drawn uniformly along every dimension that is active; it may break a constraint."""
     point: dict[str, Any] = {}
-    for path in dimension_order(space):
-        if is_active(space, path, point):
-            point[path] = random_value(space.search.space[path], random)
+    for path in dimension_order(config):
+        if is_active(config, path, point):
+            point[path] = random_value(config.search.space[path], random)
     return point
 
 
@@ -63,25 +63,25 @@ def random_value(dimension: Dimension, random: np.random.Generator) -> Any:
     return round(drawn) if dimension.kind == "logint" else drawn
 
 
-def expression_problem(space: SweepConfig) -> tuple[Location, str] | None:
+def expression_problem(config: SweepConfig) -> tuple[Location, str] | None:
     """What is wrong with constraints and conditions, and where: a path that is not there, or no point that is left."""
-    tree = space.trial.tree()
-    known = {*space.search.space, *(path for path, _ in leaves(tree))}
+    tree = config.trial.tree()
+    known = {*config.search.space, *(path for path, _ in leaves(tree))}
     places: list[tuple[Location, Expression]] = [
-        *((("search", "constraints", index), each) for index, each in enumerate(space.search.parsed_constraints())),
-        *((("search", "conditions", path), each) for path, each in space.search.parsed_conditions().items()),
+        *((("search", "constraints", index), each) for index, each in enumerate(config.search.parsed_constraints())),
+        *((("search", "conditions", path), each) for path, each in config.search.parsed_conditions().items()),
     ]
     for place, expression in places:
         for path in sorted(expression.paths):
-            other_loss = path.startswith("loss.") and "loss.name" in space.search.space
+            other_loss = path.startswith("loss.") and "loss.name" in config.search.space
             if path not in known and not other_loss and not _stands(tree, path):
                 hint = did_you_mean(path, known)
                 return place, f"the trial has no {path} (paths here start inside `trial`){hint}"
-    if space.search.sampler.name == "grid" and all_points(space) is None:
+    if config.search.sampler.name == "grid" and all_points(config) is None:
         return ("search", "sampler"), f"a grid has {MOST_ENUMERATED:,} points at most; take sampler random or tpe"
-    if space.search.constraints and not _has_a_point(space):
+    if config.search.constraints and not _has_a_point(config):
         return ("search", "constraints"), (
-            f"no point was found that meets {list(space.search.constraints)} (of a finite space all are tried, of another "
+            f"no point was found that meets {list(config.search.constraints)} (of a finite space all are tried, of another "
             f"{DRAWS:,} at random); loosen them, or tie the dimensions that they bind together (`ties`)"
         )
     return None
@@ -95,9 +95,9 @@ def _stands(tree: dict[str, Any], path: str) -> bool:
     return True
 
 
-def _has_a_point(space: SweepConfig) -> bool:
-    points = all_points(space)
+def _has_a_point(config: SweepConfig) -> bool:
+    points = all_points(config)
     if points is not None:
         return bool(points)
     random = np.random.default_rng(0)
-    return any(is_feasible(space, random_point(space, random)) for _ in range(DRAWS))
+    return any(is_feasible(config, random_point(config, random)) for _ in range(DRAWS))

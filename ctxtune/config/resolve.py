@@ -44,47 +44,47 @@ def changed_values(trial: TrialSettings, values: Point) -> dict[str, Any]:
     }
 
 
-def apply_ties(space: SweepConfig, point: Point) -> dict[str, Any]:
+def apply_ties(config: SweepConfig, point: Point) -> dict[str, Any]:
     """The point with every tied path set to its partner's value (``ties: {loss.k: sampler.images_per_class}``)."""
     values = dict(point)
-    tree = space.trial.tree()
-    for path, partner in space.search.ties.items():
+    tree = config.trial.tree()
+    for path, partner in config.search.ties.items():
         values[path] = values[partner] if partner in values else get_path(tree, partner)
     return values
 
 
-def resolve_trial(space: SweepConfig, point: Point) -> TrialSettings:
+def resolve_trial(config: SweepConfig, point: Point) -> TrialSettings:
     """The configuration of one run at a point of the space.
 
     Raises:
         ConfigError: the point asks for something that a block refuses.
     """
     try:
-        return with_values(space.trial, apply_ties(space, point))
+        return with_values(config.trial, apply_ties(config, point))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{dict(point)}: {'.'.join(map(str, first['loc']))}: {in_words([first])}") from None
 
 
-def is_active(space: SweepConfig, path: str, point: Point) -> bool:
+def is_active(config: SweepConfig, path: str, point: Point) -> bool:
     """Whether the condition of a dimension holds at a point (true where it has none).
 
     One that reads what has no value there, or cannot be calculated, does not hold.
     """
-    text = space.search.conditions.get(path)
+    text = config.search.conditions.get(path)
     try:
-        return text is None or parse(text)(lookup(space, point))
+        return text is None or parse(text)(lookup(config, point))
     except (KeyError, TypeError, ArithmeticError):
         return False
 
 
-def is_feasible(space: SweepConfig, point: Point) -> bool:
+def is_feasible(config: SweepConfig, point: Point) -> bool:
     """Whether a point meets every constraint.
 
     One that names a path without value, or compares null with a number, does not apply; one that divides by zero is not met.
     """
-    find = lookup(space, point)
-    for constraint in space.search.parsed_constraints():
+    find = lookup(config, point)
+    for constraint in config.search.parsed_constraints():
         try:
             if not constraint(find):
                 return False
@@ -95,19 +95,19 @@ def is_feasible(space: SweepConfig, point: Point) -> bool:
     return True
 
 
-def lookup(space: SweepConfig, point: Point) -> Any:
+def lookup(config: SweepConfig, point: Point) -> Any:
     """A function from dotted path to the value it has at the point, else in the trial.
 
     It raises KeyError for a path that exists in neither.
     """
-    own_loss = space.trial.loss.name
+    own_loss = config.trial.loss.name
 
     def find(path: str) -> Any:
         if path in point:
             return point[path]
         if path.startswith("loss.") and point.get("loss.name", own_loss) != own_loss:
             raise KeyError(path)
-        return _standing(space.trial, path)
+        return _standing(config.trial, path)
 
     return find
 
@@ -123,7 +123,7 @@ def _standing(trial: TrialSettings, path: str) -> Any:
     return list(node) if isinstance(node, tuple) else node
 
 
-def start_points(space: SweepConfig) -> dict[str, dict[str, Any]]:
+def start_points(config: SweepConfig) -> dict[str, dict[str, Any]]:
     """The points to run first, unaltered, by name: `trial` (the file's own values), recipes, explicit points.
 
     The best trials of an earlier sweep (`WarmStart`) are left out: they are known only when tracking is asked.
@@ -132,44 +132,44 @@ def start_points(space: SweepConfig) -> dict[str, dict[str, Any]]:
         ConfigError: an unknown recipe, a path that is not searched, or a value outside its dimension.
     """
     points: dict[str, dict[str, Any]] = {}
-    for index, item in enumerate(space.search.start_from):
+    for index, item in enumerate(config.search.start_from):
         if isinstance(item, WarmStart):
             continue
         if isinstance(item, str):
-            name, values = item, _recipe_values(space, item)
+            name, values = item, _recipe_values(config, item)
         else:
             name, values = f"point {index}", dict(item)
             for path in values:
-                if path not in space.search.space:
+                if path not in config.search.space:
                     raise ConfigError(
-                        f"search.start_from.{index}: {path} is not searched{did_you_mean(path, space.search.space)}"
+                        f"search.start_from.{index}: {path} is not searched{did_you_mean(path, config.search.space)}"
                     )
-        points[name] = _complete(space, values, f"search.start_from.{index} ({name})")
+        points[name] = _complete(config, values, f"search.start_from.{index} ({name})")
     return points
 
 
-def _recipe_values(space: SweepConfig, name: str) -> dict[str, Any]:
+def _recipe_values(config: SweepConfig, name: str) -> dict[str, Any]:
     if name == "trial":
         return {}
     recipe = name
     if name == "published":
-        found = published_recipe(space.trial.dataset.name)
+        found = published_recipe(config.trial.dataset.name)
         if found is None:
             raise ConfigError(
-                f"search.start_from: no published recipe for data set {space.trial.dataset.name}; write trial (the "
+                f"search.start_from: no published recipe for data set {config.trial.dataset.name}; write trial (the "
                 "values of this file), a recipe's name or an explicit point"
             )
         recipe = found
     values = dict(leaves(load_recipe(recipe)))
-    return {path: values[path] for path in space.search.space if path in values}
+    return {path: values[path] for path in config.search.space if path in values}
 
 
-def _complete(space: SweepConfig, values: dict[str, Any], where: str) -> dict[str, Any]:
-    tree = space.trial.tree()
+def _complete(config: SweepConfig, values: dict[str, Any], where: str) -> dict[str, Any]:
+    tree = config.trial.tree()
     other_loss = values.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
     point: dict[str, Any] = {}
-    for path, dimension in _by_dependency(space):
-        if not is_active(space, path, point):
+    for path, dimension in _by_dependency(config):
+        if not is_active(config, path, point):
             continue
         if path in values:
             value = values[path]
@@ -185,24 +185,24 @@ def _complete(space: SweepConfig, values: dict[str, Any], where: str) -> dict[st
         if not dimension.contains(value):
             raise ConfigError(f"{where}: {path} = {value!r} lies outside {dimension.model_dump()}; widen the dimension")
         point[path] = value
-    if not is_feasible(space, point):
-        raise ConfigError(f"{where}: {point} breaks a constraint of {list(space.search.constraints)}")
+    if not is_feasible(config, point):
+        raise ConfigError(f"{where}: {point} breaks a constraint of {list(config.search.constraints)}")
     return point
 
 
-def _by_dependency(space: SweepConfig) -> list[tuple[str, Any]]:
-    return [(path, space.search.space[path]) for path in dimension_order(space)]
+def _by_dependency(config: SweepConfig) -> list[tuple[str, Any]]:
+    return [(path, config.search.space[path]) for path in dimension_order(config)]
 
 
-def dimension_order(space: SweepConfig) -> list[str]:
+def dimension_order(config: SweepConfig) -> list[str]:
     """The dimensions, each after those that its condition reads.
 
     Raises:
         ConfigError: conditions that wait for each other.
     """
-    conditions = space.search.parsed_conditions()
+    conditions = config.search.parsed_conditions()
     order: list[str] = []
-    waiting = list(space.search.space)
+    waiting = list(config.search.space)
     while waiting:
         ready = [
             path for path in waiting if path not in conditions or not (conditions[path].paths & (set(waiting) - {path}))

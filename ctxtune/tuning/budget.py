@@ -59,13 +59,13 @@ class Budget:
 
     def __init__(
         self,
-        space: SweepConfig,
+        config: SweepConfig,
         recorder: Recorder,
         resources: RunResources,
         clock: Callable[[], float],
         on_measured: Callable[[float], object] = lambda seconds: None,
     ) -> None:
-        self._space, self._recorder, self._resources, self._clock = space, recorder, resources, clock
+        self._config, self._recorder, self._resources, self._clock = config, recorder, resources, clock
         journal = recorder.journal
         worked = sum(run.seconds for run in journal.runs.values()) / resources.concurrent / 3600
         self._hours_before = max(worked, journal.decisions.get(SPENT, 0.0))
@@ -79,12 +79,12 @@ class Budget:
     @property
     def limited(self) -> bool:
         """Whether hours or GPU-hours are limited at all."""
-        budget = self._space.search.budget
+        budget = self._config.search.budget
         return budget.hours is not None or budget.gpu_hours is not None
 
     def limits(self) -> list[Limit]:
         """The limits that the file sets, with what is spent of each."""
-        budget, found = self._space.search.budget, []
+        budget, found = self._config.search.budget, []
         if budget.hours is not None:
             found.append(Limit("hours", budget.hours, self.hours_spent))
         if budget.gpu_hours is not None and self._resources.gpus:
@@ -102,7 +102,7 @@ class Budget:
     def estimate(self) -> Estimate:
         """What runs take, from those seen so far."""
         setup = median(self._setups.values()) if self._setups else 0.0
-        return Estimate(seconds_of_work(self._space, self._recorder.journal.runs.values()), setup)
+        return Estimate(seconds_of_work(self._config, self._recorder.journal.runs.values()), setup)
 
     def check_search(self) -> None:
         """Ask the recorder to stop the search where a limit is met: patience at every end of a run, hours once a second."""
@@ -118,7 +118,7 @@ class Budget:
         if now - self._looked_at < CHECK_SECONDS:
             return False
         self._looked_at = now
-        hours = self._space.search.budget.hours
+        hours = self._config.search.budget.hours
         if hours is not None and now - self._noted_at >= max(60.0, NOTED_SHARE * 3600 * hours):
             self._noted_at = now
             self._recorder.decide(SPENT, round(self.hours_spent, 4))
@@ -138,7 +138,7 @@ class Budget:
 
     def affordable_seeds(self, arms: int) -> int:
         """Seeds of the confirmation that fit in what is left: two at least, as many as the file asks for at most."""
-        confirm = self._space.confirm
+        confirm = self._config.confirm
         asked = confirm.seeds if confirm else 0
         if not self.limited or not asked:
             return asked
@@ -147,7 +147,7 @@ class Budget:
 
     def affordable_race(self, arms: int) -> tuple[Round, ...]:
         """The rounds of the selection that fit in what is left, a confirmation kept back; none: there is no selection."""
-        blocks = len(stages.blocks(self._space))
+        blocks = len(stages.blocks(self._config))
         if not self.limited:
             return (Round(arms, blocks),)
         kept = self.confirmation(self._seeds_kept_back(), self._confirmed_arms())
@@ -155,30 +155,30 @@ class Budget:
 
     def next_round_fits(self, runs: int) -> bool:
         """Whether so many runs of selection and the smallest confirmation still fit."""
-        kept = self.confirmation(FEWEST_SEEDS if self._space.confirm else 0, self._confirmed_arms())
-        return self.fits([(runs, self.estimate.run(self._space, "selection")), *kept])
+        kept = self.confirmation(FEWEST_SEEDS if self._config.confirm else 0, self._confirmed_arms())
+        return self.fits([(runs, self.estimate.run(self._config, "selection")), *kept])
 
     def selection(self, rounds: Sequence[Round]) -> list[Batch]:
         """The rounds of a selection as batches."""
-        seconds = self.estimate.run(self._space, "selection")
+        seconds = self.estimate.run(self._config, "selection")
         return [(runs, seconds) for runs in new_runs(rounds)]
 
     def confirmation(self, seeds: int, arms: int) -> list[Batch]:
         """A confirmation as a batch."""
-        return [(seeds * arms, self.estimate.run(self._space, "confirmation"))] if seeds else []
+        return [(seeds * arms, self.estimate.run(self._config, "confirmation"))] if seeds else []
 
     def needed(self, limit: str) -> float:
         """The least of a limit that holds the start, a handful of trials and a minimal confirmation."""
-        return least_budget(self._space, self._resources, self.estimate, limit)
+        return least_budget(self._config, self._resources, self.estimate, limit)
 
     def _measure(self) -> None:
         """As soon as a run tells how long an interval takes: say so, and end what the budget cannot hold."""
-        seconds = seconds_between_reports(self._space, self._recorder.journal.stage("search"))
+        seconds = seconds_between_reports(self._config, self._recorder.journal.stage("search"))
         if seconds is None:
             return
         self._measured = True
         for limit in self.limits():
-            told = too_little(self._space, self._resources, Estimate(seconds), limit.name)
+            told = too_little(self._config, self._resources, Estimate(seconds), limit.name)
             if told:
                 self._recorder.request_stop("budget", told, resumable=True)
                 return
@@ -186,8 +186,8 @@ class Budget:
 
     def _seeds_kept_back(self) -> int:
         """Seeds that are kept back while selection is planned: all that fit beside the least that selection gets."""
-        asked, arms = self._space.confirm.seeds if self._space.confirm else 0, self._confirmed_arms()
-        everything = self.selection((Round(stages.arm_count(self._space), len(stages.blocks(self._space))),))
+        asked, arms = self._config.confirm.seeds if self._config.confirm else 0, self._confirmed_arms()
+        everything = self.selection((Round(stages.arm_count(self._config), len(stages.blocks(self._config))),))
         for seeds in range(asked, FEWEST_SEEDS, -1):
             batches = self.confirmation(seeds, arms)
             if all(
@@ -199,17 +199,17 @@ class Budget:
         return min(asked, FEWEST_SEEDS)
 
     def _confirmed_arms(self) -> int:
-        return 1 + len(self._space.confirm.also) if self._space.confirm else 0
+        return 1 + len(self._config.confirm.also) if self._config.confirm else 0
 
     def _wanted(self, limit: str) -> float:
         """What selection and confirmation take of a limit where nothing is left out."""
-        rounds = (Round(stages.arm_count(self._space), len(stages.blocks(self._space))),)
-        seeds = self._space.confirm.seeds if self._space.confirm else 0
-        selection = self.selection(rounds) if self._space.select else []
+        rounds = (Round(stages.arm_count(self._config), len(stages.blocks(self._config))),)
+        seeds = self._config.confirm.seeds if self._config.confirm else 0
+        selection = self.selection(rounds) if self._config.select else []
         return self.cost(limit, [*selection, *self.confirmation(seeds, self._confirmed_arms())])
 
     def _check_limits(self) -> None:
-        share = self._space.search.budget.search_share
+        share = self._config.search.budget.search_share
         for limit in self.limits():
             reserve = min(self._wanted(limit.name), (1 - share) * limit.total)
             if limit.spent + reserve >= limit.total:
@@ -218,11 +218,11 @@ class Budget:
                 self._recorder.request_stop(limit.name, message, resumable=False)
 
     def _check_patience(self) -> None:
-        patience, journal = self._space.search.budget.no_improvement_for, self._recorder.journal
+        patience, journal = self._config.search.budget.no_improvement_for, self._recorder.journal
         if patience is None or journal.ended_runs == self._ended:
             return
         self._ended = journal.ended_runs
-        best = stages.best_trial(self._space, journal)
+        best = stages.best_trial(self._config, journal)
         ended = [run.key for run in journal.stage("search") if run.state != "running"]
         if best and len(ended) - 1 - ended.index(best.key) >= patience:
             message = f"the search ends: no better trial in the last {patience}"

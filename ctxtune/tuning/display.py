@@ -22,34 +22,34 @@ from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.stages import best_trial
 
 
-def sweep_display(console: Console, space: SweepConfig) -> RunDisplay:
+def sweep_display(console: Console, config: SweepConfig) -> RunDisplay:
     """The display of a sweep."""
-    search = space.search
+    search = config.search
     words = {
-        "search": f"search: up to {{runs}} trials of {space.search_epochs} epochs, "
+        "search": f"search: up to {{runs}} trials of {config.search_epochs} epochs, "
         f"{search.sampler.name} and {search.scheduler.name}",
         "selection": "selection: {runs} runs, the best trials and the start again on validation with fresh seeds",
         "confirmation": "confirmation: {runs} runs on all train classes; the test classes are scored, once a run",
     }
 
     def standing(recorder: Recorder) -> str:
-        best = best_trial(space, recorder.journal)
+        best = best_trial(config, recorder.journal)
         return f"best {best.last(search.objective.metric):.4f} ({best.key})" if best else ""
 
     def remark(recorder: Recorder, run: RunRecord) -> Text:
         line = Text()
         if run.stage == "search":
-            best = best_trial(space, recorder.journal)
+            best = best_trial(config, recorder.journal)
             if best is not None and best.key == run.key:
                 line.append("best  ", style="bold green")
             line.append(show_point(run.spec.point), style="dim")
         return line
 
-    return RunDisplay(console, words, metric=lambda stage: _metric_of(space, stage), standing=standing, remark=remark)
+    return RunDisplay(console, words, metric=lambda stage: _metric_of(config, stage), standing=standing, remark=remark)
 
 
-def _metric_of(space: SweepConfig, stage: str) -> str:
-    objective = Objective(metric=space.search.objective.metric)
+def _metric_of(config: SweepConfig, stage: str) -> str:
+    objective = Objective(metric=config.search.objective.metric)
     return objective.test_metric if stage == "confirmation" else objective.metric
 
 

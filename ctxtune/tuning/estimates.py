@@ -20,33 +20,33 @@ FEWEST_SEEDS = 2
 """Of a confirmation: for an interval."""
 
 
-def fold_count(space: SweepConfig) -> int:
+def fold_count(config: SweepConfig) -> int:
     """How many folds the validation scheme has."""
-    return 1 if space.validation.scheme == "class_holdout" else space.validation.folds
+    return 1 if config.validation.scheme == "class_holdout" else config.validation.folds
 
 
-def fit_share(space: SweepConfig) -> float:
+def fit_share(config: SweepConfig) -> float:
     """The share of the train classes that a run on one fold learns from."""
-    validation = space.validation
+    validation = config.validation
     return 1 - (validation.fraction if validation.scheme == "class_holdout" else 1 / validation.folds)
 
 
-def work_of(space: SweepConfig, stage: Stage | str) -> float:
+def work_of(config: SweepConfig, stage: Stage | str) -> float:
     """The work of a whole run of a stage, in full-length runs on one fold."""
     if stage == "search":
-        search, trial = space.search, space.trial
+        search, trial = config.search, config.trial
         crop = (search.crop or trial.image.train_crop) / trial.image.train_crop
-        length = space.search_epochs / trial.schedule.epochs
-        return length * (search.images or 1.0) * crop**2 * len(space.validation.use)
-    return 1 / fit_share(space) if stage == "confirmation" else 1.0
+        length = config.search_epochs / trial.schedule.epochs
+        return length * (search.images or 1.0) * crop**2 * len(config.validation.use)
+    return 1 / fit_share(config) if stage == "confirmation" else 1.0
 
 
-def mean_share(space: SweepConfig) -> float:
+def mean_share(config: SweepConfig) -> float:
     """The share of a trial's epochs that it runs on average, where the scheduler lets one in `reduction_factor` pass a rung."""
-    scheduler, epochs = space.search.scheduler, space.search_epochs
+    scheduler, epochs = config.search.scheduler, config.search_epochs
     if scheduler.name == "none":
         return 1.0
-    rung = float(min(scheduler.grace_epochs + space.search_trial(space.trial).schedule.head_warmup_epochs, epochs))
+    rung = float(min(scheduler.grace_epochs + config.search_trial(config.trial).schedule.head_warmup_epochs, epochs))
     trained, alive = rung, 1.0
     while rung < epochs:
         alive /= scheduler.reduction_factor
@@ -68,14 +68,14 @@ class Estimate:
     seconds: float | None
     setup: float = 0.0
 
-    def run(self, space: SweepConfig, stage: Stage | str, share: float = 1.0) -> float:
+    def run(self, config: SweepConfig, stage: Stage | str, share: float = 1.0) -> float:
         """Seconds of a run of a stage, or of a share of its epochs; infinite where nothing is known."""
         if self.seconds is None:
             return float("inf")
-        return self.setup + share * work_of(space, stage) * self.seconds
+        return self.setup + share * work_of(config, stage) * self.seconds
 
 
-def seconds_of_work(space: SweepConfig, runs: Iterable[RunRecord]) -> float | None:
+def seconds_of_work(config: SweepConfig, runs: Iterable[RunRecord]) -> float | None:
     """Seconds of a unit of work: all runs together by the work that they have done.
 
     As soon as selection has reported, full-length runs alone are asked: how much cheaper a cheap trial is, is an assumption.
@@ -85,12 +85,12 @@ def seconds_of_work(space: SweepConfig, runs: Iterable[RunRecord]) -> float | No
     work = seconds = 0.0
     for run in full_length or seen:
         epochs = run.spec.trial.schedule.epochs
-        work += work_of(space, run.stage) * run.epoch / epochs
+        work += work_of(config, run.stage) * run.epoch / epochs
         seconds += run.seconds
     return seconds / work if work else None
 
 
-def seconds_between_reports(space: SweepConfig, runs: Iterable[RunRecord]) -> float | None:
+def seconds_between_reports(config: SweepConfig, runs: Iterable[RunRecord]) -> float | None:
     """Seconds of a unit of work between the reports of a trial, without what its beginning took; None: none has two yet.
 
     A run with a single report says all that it can once it has ended.
@@ -101,16 +101,16 @@ def seconds_between_reports(space: SweepConfig, runs: Iterable[RunRecord]) -> fl
         done = run.epoch - (before.epoch if before else 0)
         if done and (before is not None or run.state == "completed"):
             began = before.metrics.get("time/seconds", 0.0) if before else 0.0
-            return (run.seconds - began) / (work_of(space, run.stage) * done / epochs)
+            return (run.seconds - began) / (work_of(config, run.stage) * done / epochs)
     return None
 
 
-def _least_parts(space: SweepConfig, resources: RunResources, estimate: Estimate, limit: str) -> tuple[float, float]:
+def _least_parts(config: SweepConfig, resources: RunResources, estimate: Estimate, limit: str) -> tuple[float, float]:
     """What the start with a handful of trials takes of a limit, and what the smallest confirmation does."""
-    start, others = estimate.run(space, "search"), estimate.run(space, "search", mean_share(space))
-    trials = min(HANDFUL, space.search.trials)
-    runs = FEWEST_SEEDS * (1 + len(space.confirm.also)) if space.confirm else 0
-    confirmation = estimate.run(space, "confirmation") if runs else 0.0
+    start, others = estimate.run(config, "search"), estimate.run(config, "search", mean_share(config))
+    trials = min(HANDFUL, config.search.trials)
+    runs = FEWEST_SEEDS * (1 + len(config.confirm.also)) if config.confirm else 0
+    confirmation = estimate.run(config, "confirmation") if runs else 0.0
     if limit == "hours":
         places = resources.concurrent
         search = max(start, (start + (trials - 1) * others) / places)
@@ -119,25 +119,25 @@ def _least_parts(space: SweepConfig, resources: RunResources, estimate: Estimate
     return (start + (trials - 1) * others) * gpu_hours, runs * confirmation * gpu_hours
 
 
-def least_budget(space: SweepConfig, resources: RunResources, estimate: Estimate, limit: str) -> float:
+def least_budget(config: SweepConfig, resources: RunResources, estimate: Estimate, limit: str) -> float:
     """The least of a limit that holds the start, a handful of trials and a minimal confirmation, by the shares of the file.
 
     Args:
         limit: hours or gpu_hours.
     """
-    search, confirmation = _least_parts(space, resources, estimate, limit)
-    share = space.search.budget.search_share
+    search, confirmation = _least_parts(config, resources, estimate, limit)
+    share = config.search.budget.search_share
     return max(search / share, confirmation / (1 - share))
 
 
-def too_little(space: SweepConfig, resources: RunResources, estimate: Estimate, limit: str) -> str | None:
+def too_little(config: SweepConfig, resources: RunResources, estimate: Estimate, limit: str) -> str | None:
     """What to say of a budget that cannot hold a sweep; None: it can."""
-    total, least = getattr(space.search.budget, limit), least_budget(space, resources, estimate, limit)
+    total, least = getattr(config.search.budget, limit), least_budget(config, resources, estimate, limit)
     if total is None or total >= least or estimate.seconds is None:
         return None
-    search, confirmation = _least_parts(space, resources, estimate, limit)
-    confirmed = f" and {FEWEST_SEEDS} seeds of confirmation" if space.confirm else ""
-    trials = min(HANDFUL, space.search.trials)
+    search, confirmation = _least_parts(config, resources, estimate, limit)
+    confirmed = f" and {FEWEST_SEEDS} seeds of confirmation" if config.confirm else ""
+    trials = min(HANDFUL, config.search.trials)
     told = (
         f"search.budget.{limit}: {total:g} cannot hold the start, {trials - 1} more trials{confirmed}: a full-length run takes "
         f"{duration(estimate.seconds / 3600)}. {_rounded_up(least):g} would do"
@@ -145,8 +145,8 @@ def too_little(space: SweepConfig, resources: RunResources, estimate: Estimate, 
     if search + confirmation < total:
         share = math.floor(100 * (1 - confirmation / total)) / 100
         told += f"; or search.budget.search_share: {share:g}, which leaves the search less"
-    elif confirmation < total * (1 - space.search.budget.search_share):
-        epochs = max(1, space.search_epochs // 4)
+    elif confirmation < total * (1 - config.search.budget.search_share):
+        epochs = max(1, config.search_epochs // 4)
         told += f"; or cheaper trials: search.schedule: {{epochs: {epochs}}}"
     return told
 

@@ -55,7 +55,7 @@ class Executor(Protocol):
 
 
 def run_stages(
-    space: SweepConfig,
+    config: SweepConfig,
     recorder: Recorder,
     executor: Executor,
     watcher: Watcher,
@@ -75,17 +75,17 @@ def run_stages(
         SweepStopped: it was interrupted, its budget cannot hold it, the disk is full, or too many runs failed in a row.
     """
     journal = recorder.journal
-    budget = Budget(space, recorder, executor.resources, executor.now, on_measured)
-    reopen_search(space, recorder)
-    prepare(stages.start_configuration(space)[1], "train")
+    budget = Budget(config, recorder, executor.resources, executor.now, on_measured)
+    reopen_search(config, recorder)
+    prepare(stages.start_configuration(config)[1], "train")
     if not journal.decisions.get(SEARCH_ENDED):
-        _search(space, recorder, executor, budget, watcher)
+        _search(config, recorder, executor, budget, watcher)
     if journal.decisions.get(CHOSEN) is None:
-        _select(space, recorder, executor, budget, watcher)
-    _confirm(space, recorder, executor, budget, watcher, prepare)
+        _select(config, recorder, executor, budget, watcher)
+    _confirm(config, recorder, executor, budget, watcher, prepare)
 
 
-def reopen_search(space: SweepConfig, recorder: Recorder) -> None:
+def reopen_search(config: SweepConfig, recorder: Recorder) -> None:
     """Go on with a search that its budget ended, where the file now allows more and no confirmation has begun.
 
     Trials that the budget killed go on from their checkpoints.
@@ -94,15 +94,15 @@ def reopen_search(space: SweepConfig, recorder: Recorder) -> None:
     ended = journal.decisions.get(SEARCH_ENDED)
     if not isinstance(ended, dict) or CONFIRMATION in journal.decisions or journal.stage("confirmation"):
         return
-    budget = space.search.budget
+    budget = config.search.budget
     more = ended["reason"] in stages.LIMITS and all(
         now is None or (before is not None and now >= before)
         for now, before in ((budget.hours, ended["hours"]), (budget.gpu_hours, ended["gpu_hours"]))
     )
-    unchanged = (budget.hours, budget.gpu_hours, space.search.trials) == (
+    unchanged = (budget.hours, budget.gpu_hours, config.search.trials) == (
         ended["hours"], ended["gpu_hours"], ended["trials"]
     )  # fmt: skip
-    more_trials = not ended["reason"] and space.search.trials > ended["trials"]
+    more_trials = not ended["reason"] and config.search.trials > ended["trials"]
     if unchanged or not (more or more_trials):
         return
     journal.decided(SEARCH_ENDED, None)
@@ -113,29 +113,29 @@ def reopen_search(space: SweepConfig, recorder: Recorder) -> None:
             journal.resumed(run.key)
 
 
-def _search(space: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
+def _search(config: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
     journal, earlier = recorder.journal, recorder.journal.stage("search")
-    sampler = Sampler(space)
-    sampler.replay(earlier, space.search.objective.metric)
-    scheduler = build_scheduler(space)
-    recorder.sampler = SeveralObjectives(space, journal, sampler) if space.search.objective.beside else sampler
+    sampler = Sampler(config)
+    sampler.replay(earlier, config.search.objective.metric)
+    scheduler = build_scheduler(config)
+    recorder.sampler = SeveralObjectives(config, journal, sampler) if config.search.objective.beside else sampler
     if isinstance(scheduler, RungScheduler):
         for key in scheduler.replay(earlier):
             recorder.finish(key)
-    watcher.on_stage(recorder, "search", space.search.trials)
-    next_run = partial(stages.next_trial, space, recorder, sampler)
+    watcher.on_stage(recorder, "search", config.search.trials)
+    next_run = partial(stages.next_trial, config, recorder, sampler)
     budget.check_search()  # a process that died when the budget was spent has left nothing to start
     executor.run("search", next_run, recorder, scheduler=scheduler, on_event=budget.check_search)
     ended_by = "" if recorder.stop.resumable else recorder.stop.reason
     if ended_by:
         watcher.on_note(recorder.stop.message)
     end_stage(recorder)
-    if stages.best_trial(space, journal) is None:
+    if stages.best_trial(config, journal) is None:
         raise CtxtuneError(_nothing_completed(journal, budget, ended_by))
-    limits = space.search.budget
+    limits = config.search.budget
     journal.decided(
         SEARCH_ENDED,
-        {"reason": ended_by, "hours": limits.hours, "gpu_hours": limits.gpu_hours, "trials": space.search.trials},
+        {"reason": ended_by, "hours": limits.hours, "gpu_hours": limits.gpu_hours, "trials": config.search.trials},
     )
 
 
@@ -150,29 +150,29 @@ def _nothing_completed(journal: Journal, budget: Budget, ended_by: str) -> str:
     return text
 
 
-def _select(space: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
+def _select(config: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
     journal = recorder.journal
-    settled = _settled_selection(space, recorder, budget, watcher)
+    settled = _settled_selection(config, recorder, budget, watcher)
     rounds = [Round(*each) for each in settled["rounds"]]
     for number, each in enumerate(rounds):
-        racing = _racing(space, recorder, budget, watcher, settled, number)
-        specs = stages.selection_specs(space, journal, racing, each.blocks)
+        racing = _racing(config, recorder, budget, watcher, settled, number)
+        specs = stages.selection_specs(config, journal, racing, each.blocks)
         if specs:
             watcher.on_stage(recorder, "selection", sum(new_runs(rounds)))
             executor.run("selection", partial(stages.next_of, specs, recorder), recorder, on_event=budget.keep_time)
             end_stage(recorder)
-    journal.decided(CHOSEN, stages.select(space, journal))
+    journal.decided(CHOSEN, stages.select(config, journal))
 
 
 def _racing(
-    space: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher, settled: dict[str, Any], number: int
+    config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher, settled: dict[str, Any], number: int
 ) -> list[str]:
     """The arms of a round of the selection, settled before its runs; none where the race is over before."""
     if number < len(settled["racing"]):
         return list(settled["racing"][number])
     journal, each = recorder.journal, Round(*settled["rounds"][number])
-    racing = (stages.standings(space, journal) if number else settled["arms"])[: each.arms]
-    runs = len(stages.selection_specs(space, journal, racing, each.blocks))
+    racing = (stages.standings(config, journal) if number else settled["arms"])[: each.arms]
+    runs = len(stages.selection_specs(config, journal, racing, each.blocks))
     if number and len(racing) < 2:
         racing = []
     elif number and not budget.next_round_fits(runs):
@@ -183,20 +183,20 @@ def _racing(
     return racing
 
 
-def _settled_selection(space: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> dict[str, Any]:
+def _settled_selection(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> dict[str, Any]:
     """``arms`` and ``rounds`` of the selection, settled before any of its runs, and who is ``racing`` in those that have begun.
 
     A sweep of an earlier version that was in its selection has all candidates on all blocks, as it began.
     """
     journal = recorder.journal
-    select = space.select.model_dump(mode="json") if space.select else None
+    select = config.select.model_dump(mode="json") if config.select else None
     settled: dict[str, Any] | None = journal.decisions.get(SELECTION)
     if settled is not None and settled["select"] == select:
         return settled
-    arms, blocks = (stages.candidates(space, journal), len(stages.blocks(space))) if space.select else ([], 0)
+    arms, blocks = (stages.candidates(config, journal), len(stages.blocks(config))) if config.select else ([], 0)
     begun_before = SELECTION not in journal.decisions and bool(journal.stage("selection"))
     rounds = (Round(len(arms), blocks),) if begun_before else budget.affordable_race(len(arms))
-    if space.select is None or stages.nothing_but_the_start(space, journal):
+    if config.select is None or stages.nothing_but_the_start(config, journal):
         rounds = ()
     settled = {
         "select": select, "arms": arms, "rounds": [[each.arms, each.blocks] for each in rounds], "racing": [],
@@ -217,7 +217,7 @@ def _told(rounds: tuple[Round, ...]) -> str:
 
 
 def _confirm(
-    space: SweepConfig,
+    config: SweepConfig,
     recorder: Recorder,
     executor: Executor,
     budget: Budget,
@@ -226,24 +226,24 @@ def _confirm(
 ) -> None:
     journal = recorder.journal
     chosen = journal.decisions[CHOSEN]
-    seeds = _confirmation_seeds(space, journal, budget, watcher)
-    specs = stages.confirmation_specs(space, journal, chosen, seeds)
+    seeds = _confirmation_seeds(config, journal, budget, watcher)
+    specs = stages.confirmation_specs(config, journal, chosen, seeds)
     if specs:
         prepare(specs[0].trial, "test")
-        watcher.on_stage(recorder, "confirmation", seeds * len(stages.confirmed_arms(space, journal, chosen)))
+        watcher.on_stage(recorder, "confirmation", seeds * len(stages.confirmed_arms(config, journal, chosen)))
         executor.run("confirmation", partial(stages.next_of, specs, recorder), recorder, on_event=budget.keep_time)
         end_stage(recorder)
 
 
-def _confirmation_seeds(space: SweepConfig, journal: Journal, budget: Budget, watcher: Watcher) -> int:
+def _confirmation_seeds(config: SweepConfig, journal: Journal, budget: Budget, watcher: Watcher) -> int:
     """How many seeds confirm the chosen configuration: settled once, before a test score is known.
 
     Raises:
         ConfigError: a resumed sweep asks for another confirmation than the one that has begun.
     """
-    if space.confirm is None:
+    if config.confirm is None:
         return 0
-    asked = space.confirm.model_dump(mode="json")
+    asked = config.confirm.model_dump(mode="json")
     begun = journal.decisions.get("confirm")
     if begun is not None and asked != begun:
         raise ConfigError(
@@ -252,16 +252,16 @@ def _confirmation_seeds(space: SweepConfig, journal: Journal, budget: Budget, wa
         )
     if CONFIRMATION in journal.decisions:
         return int(journal.decisions[CONFIRMATION]["seeds"])
-    arms = stages.confirmed_arms(space, journal, journal.decisions[CHOSEN])
-    seeds = space.confirm.seeds if begun is not None else budget.affordable_seeds(len(arms))
-    if stages.nothing_but_the_start(space, journal):
+    arms = stages.confirmed_arms(config, journal, journal.decisions[CHOSEN])
+    seeds = config.confirm.seeds if begun is not None else budget.affordable_seeds(len(arms))
+    if stages.nothing_but_the_start(config, journal):
         seeds = 0
         watcher.on_note("confirmation: none, since the budget ended the search before anything but the start had run")
-    elif seeds < space.confirm.seeds:
+    elif seeds < config.confirm.seeds:
         watcher.on_note(
-            f"confirmation: {seeds} of {counted(space.confirm.seeds, 'seed')} fit in the budget; this is settled before a "
+            f"confirmation: {seeds} of {counted(config.confirm.seeds, 'seed')} fit in the budget; this is settled before a "
             "test score is known"
         )
     journal.decided("confirm", asked)
-    journal.decided(CONFIRMATION, {"seeds": seeds, "asked": space.confirm.seeds, "arms": arms})
+    journal.decided(CONFIRMATION, {"seeds": seeds, "asked": config.confirm.seeds, "arms": arms})
     return seeds

@@ -82,35 +82,35 @@ class Forecast:
         return self.by_stage["search"].work_hours / self.work_hours if self.work_hours else 0.0
 
 
-def forecast(space: SweepConfig, resources: RunResources, full_run_seconds: float) -> Forecast | None:
+def forecast(config: SweepConfig, resources: RunResources, full_run_seconds: float) -> Forecast | None:
     """Simulate the sweep with configurations suggested at random: the median of a few; None: no trial would come to its end.
 
     Args:
         full_run_seconds: of a full-length run on one fold.
     """
-    sampler = space.search.sampler.model_copy(update={"name": "random"})
-    search = space.search.model_copy(
+    sampler = config.search.sampler.model_copy(update={"name": "random"})
+    search = config.search.model_copy(
         update={
-            "budget": space.search.budget.model_copy(update={"no_improvement_for": None}),
-            **({} if space.search.sampler.name == "grid" else {"sampler": sampler}),
+            "budget": config.search.budget.model_copy(update={"no_improvement_for": None}),
+            **({} if config.search.sampler.name == "grid" else {"sampler": sampler}),
         }
     )
     drawn = [
-        _drawn(space.model_copy(update={"search": search}), resources, full_run_seconds, seed) for seed in range(DRAWS)
+        _drawn(config.model_copy(update={"search": search}), resources, full_run_seconds, seed) for seed in range(DRAWS)
     ]
     found = sorted((each for each in drawn if each is not None), key=lambda each: each.by_stage["search"].work_hours)
     return found[len(found) // 2] if len(found) > DRAWS // 2 else None
 
 
-def _drawn(space: SweepConfig, resources: RunResources, full_run_seconds: float, seed: int) -> Forecast | None:
+def _drawn(config: SweepConfig, resources: RunResources, full_run_seconds: float, seed: int) -> Forecast | None:
     try:
-        with simulated_sweep(space, resources, full_run_seconds, score=plain_score(seed)) as simulated:
-            return _summed_up(space, simulated)
+        with simulated_sweep(config, resources, full_run_seconds, score=plain_score(seed)) as simulated:
+            return _summed_up(config, simulated)
     except CtxtuneError:
         return None
 
 
-def _summed_up(space: SweepConfig, simulated: Simulated) -> Forecast:
+def _summed_up(config: SweepConfig, simulated: Simulated) -> Forecast:
     journal, executor = simulated.journal, simulated.executor
     by_stage = {
         stage: StageForecast(
@@ -121,9 +121,9 @@ def _summed_up(space: SweepConfig, simulated: Simulated) -> Forecast:
     return Forecast(
         by_stage,
         finished=len(journal.completed("search")),
-        asked=space.search.trials,
+        asked=config.search.trials,
         seeds=journal.decisions.get("confirmation", {}).get("seeds", 0),
-        asked_seeds=space.confirm.seeds if space.confirm else 0,
+        asked_seeds=config.confirm.seeds if config.confirm else 0,
         cut=journal.decisions["search_ended"]["reason"] in LIMITS,
     )
 
@@ -143,7 +143,7 @@ class FullRun:
     told: str
 
 
-def full_run(space: SweepConfig, assumed: Assumed | None) -> FullRun:
+def full_run(config: SweepConfig, assumed: Assumed | None) -> FullRun:
     """Load the data and time a training step of the start configuration, or take the time that is assumed.
 
     Where the machine is assumed and the data are not here, either, the official size of the data set is taken.
@@ -151,72 +151,72 @@ def full_run(space: SweepConfig, assumed: Assumed | None) -> FullRun:
     Raises:
         ConfigError, DataError, RunFailed: whatever would stop the sweep at its start.
     """
-    _, trial = start_configuration(space)
+    _, trial = start_configuration(config)
     try:
         benchmark = load_dataset(trial.dataset)
     except DataError:
         if assumed is None or trial.dataset.name not in OFFICIAL_COUNTS:
             raise
         total = OFFICIAL_COUNTS[trial.dataset.name]["train"][1]
-        fit = round(total * fit_share(space))
+        fit = round(total * fit_share(config))
         batches = trial.sampler.batches_per_epoch or max(1, fit // trial.sampler.batch_size)
-        images = _images(space, batches, total - fit)
+        images = _images(config, batches, total - fit)
         told = f"{fit:,} images, by the official size of a data set that is not here, {batches} batches an epoch"
         return FullRun(images, images / assumed.images_per_second, f"{told}; assumed: {assumed}")
-    splits = fold_splits(trial, space.validation, space.validation.use[0], seed=0, benchmark=benchmark)
-    device = plan_device(space)
+    splits = fold_splits(trial, config.validation, config.validation.use[0], seed=0, benchmark=benchmark)
+    device = plan_device(config)
     learned = f"{len(splits.fit):,} images of {len(splits.fit.classes()):,} classes"
     if assumed is not None:
         batches = trial.sampler.batches_per_epoch or max(1, len(splits.fit) // trial.sampler.batch_size)
-        images = _images(space, batches, len(splits.query))
+        images = _images(config, batches, len(splits.query))
         return FullRun(
             images, images / assumed.images_per_second, f"{learned}, {batches} batches an epoch; assumed: {assumed}"
         )
-    timing = time_epoch(trial, splits, device, space.resources)
-    images = _images(space, timing.batches, len(splits.query))
+    timing = time_epoch(trial, splits, device, config.resources)
+    images = _images(config, timing.batches, len(splits.query))
     per_image = timing.seconds / (timing.batches * trial.sampler.batch_size)
     told = f"{learned}, {timing.batches} batches an epoch; {1 / per_image:,.0f} images/s, from a step on {device_name(device)}"
     return FullRun(images, images * per_image, told)
 
 
-def _images(space: SweepConfig, batches: int, scored: int) -> float:
-    _, trial = start_configuration(space)
+def _images(config: SweepConfig, batches: int, scored: int) -> float:
+    _, trial = start_configuration(config)
     epochs, evaluations = trial.schedule.epochs, -(-trial.schedule.epochs // trial.evaluation.every)
     return epochs * batches * trial.sampler.batch_size + EVALUATION_COST * evaluations * scored
 
 
-def check_holds(space: SweepConfig, resources: RunResources, run: FullRun) -> None:
+def check_holds(config: SweepConfig, resources: RunResources, run: FullRun) -> None:
     """Refuse a budget that cannot hold the start, a handful of trials and the smallest confirmation.
 
     Raises:
         ConfigError: with the number that would do.
     """
     for name in LIMITS:
-        told = too_little(space, resources, Estimate(run.seconds), name)
+        told = too_little(config, resources, Estimate(run.seconds), name)
         if told:
             raise ConfigError(told)
 
 
-def plan_lines(space: SweepConfig, resources: RunResources, full_run_seconds: float) -> Iterator[str]:
+def plan_lines(config: SweepConfig, resources: RunResources, full_run_seconds: float) -> Iterator[str]:
     """The stages with runs, hours, share and cost, and what to change where the search comes off badly."""
-    expected = forecast(space, resources, full_run_seconds)
+    expected = forecast(config, resources, full_run_seconds)
     if expected is None:
         yield "no trial would come to its last epoch within this budget"
         return
-    rate = Rate(resources.gpus, space.resources.price_per_gpu_hour)
+    rate = Rate(resources.gpus, config.resources.price_per_gpu_hour)
     for stage, each in expected.by_stage.items():
         share = each.work_hours / expected.work_hours if expected.work_hours else 0.0
         yield f"  {stage:<13}{_runs_told(expected, stage):<52}{duration(each.hours):>9}{share:>6.0%}"
     cost = rate.of(3600 * expected.work_hours)
     told = ", ".join(f"{value:,.3g} {'GPU-hours' if 'gpu' in name else 'of money'}" for name, value in cost.items())
-    limits = [f"{getattr(space.search.budget, name):g} {name.replace('gpu_hours', 'GPU-hours')}" for name in LIMITS
-              if getattr(space.search.budget, name) is not None]  # fmt: skip
+    limits = [f"{getattr(config.search.budget, name):g} {name.replace('gpu_hours', 'GPU-hours')}" for name in LIMITS
+              if getattr(config.search.budget, name) is not None]  # fmt: skip
     yield (
         f"  {'in all':<65}{duration(expected.hours):>9}"
         + (f", {told}" if told else "")
         + (f", of a budget of {' and '.join(limits)}" if limits else "")
     )
-    yield from _advice(space, resources, full_run_seconds, expected)
+    yield from _advice(config, resources, full_run_seconds, expected)
 
 
 def _runs_told(expected: Forecast, stage: str) -> str:
@@ -230,21 +230,21 @@ def _runs_told(expected: Forecast, stage: str) -> str:
     return counted(runs, "run")
 
 
-def _advice(space: SweepConfig, resources: RunResources, full_run_seconds: float, expected: Forecast) -> Iterator[str]:
-    budget = space.search.budget
-    thin = expected.cut and (expected.search_share < 0.5 or expected.trials < min(FEW_TRIALS, space.search.trials))
+def _advice(config: SweepConfig, resources: RunResources, full_run_seconds: float, expected: Forecast) -> Iterator[str]:
+    budget = config.search.budget
+    thin = expected.cut and (expected.search_share < 0.5 or expected.trials < min(FEW_TRIALS, config.search.trials))
     if thin:
         yield (
             f"warning: the search gets {expected.search_share:.0%} of the work and about {expected.trials} of "
-            f"{space.search.trials} trials. What would give it more:"
+            f"{config.search.trials} trials. What would give it more:"
         )
-        for lines, changed in _changes(space):
+        for lines, changed in _changes(config):
             better = forecast(changed, resources, full_run_seconds)
             if better is not None and better.trials > expected.trials:
                 yield f"  {lines}    # about {better.trials} trials, {better.seeds} seeds"
     elif not expected.cut and budget.hours and expected.hours < 0.8 * budget.hours:
         spare = budget.hours - expected.hours
-        more = int(space.search.trials * (1 + spare / max(expected.by_stage["search"].hours, 1e-9)))
+        more = int(config.search.trials * (1 + spare / max(expected.by_stage["search"].hours, 1e-9)))
         yield f"the budget holds more: search.trials: {_two_digits(more)} would use its other {duration(spare)}"
 
 
@@ -253,32 +253,32 @@ def _two_digits(number: int) -> int:
     return number // step * step
 
 
-def _changes(space: SweepConfig) -> Iterator[tuple[str, SweepConfig]]:
+def _changes(config: SweepConfig) -> Iterator[tuple[str, SweepConfig]]:
     """Changes of the file that give the search more trials, as lines of YAML."""
-    search = space.search
+    search = config.search
     for divisor in (2, 4):
-        epochs = space.search_epochs // divisor
+        epochs = config.search_epochs // divisor
         if epochs < 4:
             continue
-        every = shortened(space.trial, epochs=epochs).evaluation.every
+        every = shortened(config.trial, epochs=epochs).evaluation.every
         grace = max(every, round(search.scheduler.grace_epochs / divisor / every) * every)
         scheduler = search.scheduler.model_copy(update={"grace_epochs": grace})
         update = {"schedule": SearchScheduleSettings(epochs=epochs), "scheduler": scheduler}
         yield (
             f"search.schedule: {{epochs: {epochs}}}, search.scheduler.grace_epochs: {grace}",
-            space.model_copy(update={"search": search.model_copy(update=update)}),
+            config.model_copy(update={"search": search.model_copy(update=update)}),
         )
     for name in LIMITS:
         total = getattr(search.budget, name)
         if total is not None:
             budget = search.budget.model_copy(update={name: 2 * total})
-            changed = space.model_copy(update={"search": search.model_copy(update={"budget": budget})})
+            changed = config.model_copy(update={"search": search.model_copy(update={"budget": budget})})
             yield f"search.budget.{name}: {2 * total:g}", changed
 
 
 def print_plan(
     console: Console,
-    space: SweepConfig,
+    config: SweepConfig,
     address: str | None = None,
     storage: str | None = None,
     assumed: Assumed | None = None,
@@ -290,39 +290,39 @@ def print_plan(
     """
     began = time.monotonic()
     place = usable_storage(storage)
-    resources = planned_resources(space, address, space.search.max_concurrent, assumed)
-    check_warm_starts(space)
-    run = full_run(space, assumed)
-    check_store(space.tracking.uri, space.name)
-    check_holds(space, resources, run)
-    console.print(_space_table(space))
-    scheduler = space.search.scheduler
+    resources = planned_resources(config, address, config.search.max_concurrent, assumed)
+    check_warm_starts(config)
+    run = full_run(config, assumed)
+    check_store(config.tracking.uri, config.name)
+    check_holds(config, resources, run)
+    console.print(_space_table(config))
+    scheduler = config.search.scheduler
     where = "the assumed machine" if assumed else address or "this machine"
-    cheaper = work_of(space, "search") / len(space.validation.use)
+    cheaper = work_of(config, "search") / len(config.validation.use)
     for line in (
-        f"{space.search.trials} trials of at most {space.search_epochs} epochs, {space.search.sampler.name} and "
+        f"{config.search.trials} trials of at most {config.search_epochs} epochs, {config.search.sampler.name} and "
         f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)",
         f"a run learns from {run.told}",
         f"a full-length run takes {duration(run.seconds / 3600)}"
         + (f", a trial {duration(cheaper * run.seconds / 3600)} at most" if cheaper < 1 else "")
         + f"; a run gets {counted(resources.cpus, 'CPU core')} and {counted(resources.gpus, 'GPU')}; "
         f"{resources.concurrent} at a time on {where}",
-        *plan_lines(space, resources, run.seconds),
-        f"tracking: {redact(space.tracking.uri)} can be used"
+        *plan_lines(config, resources, run.seconds),
+        f"tracking: {redact(config.tracking.uri)} can be used"
         + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
         console.print(line, style="yellow" if line.startswith("warning") else None, soft_wrap=True)
 
 
-def _space_table(space: SweepConfig) -> Table:
-    table = Table(title=f"{space.name}: the space", title_justify="left")
+def _space_table(config: SweepConfig) -> Table:
+    table = Table(title=f"{config.name}: the space", title_justify="left")
     for column in ("dimension", "range", "start"):
         table.add_column(column)
-    start, _ = start_configuration(space)
-    for path, dimension in space.search.space.items():
+    start, _ = start_configuration(config)
+    for path, dimension in config.search.space.items():
         kind, arguments = next(iter(dimension.model_dump().items()))
-        condition = space.search.conditions.get(path)
+        condition = config.search.conditions.get(path)
         text = f"{kind} {arguments}" + (f" if {condition}" if condition else "")
         table.add_row(path, text, setting(start.get(path, "-")))
     return table

@@ -184,7 +184,7 @@ class Simulated:
 
 @contextlib.contextmanager
 def simulated_sweep(
-    space: SweepConfig,
+    config: SweepConfig,
     resources: RunResources,
     full_run_seconds: float,
     *,
@@ -207,17 +207,17 @@ def simulated_sweep(
     with tempfile.TemporaryDirectory(prefix="ctxtune-", dir=memory) as folder:
         journal = Journal(journal_file or Path(folder) / "journal.jsonl")
         executor = SimulatedExecutor(
-            resources, lambda spec: full_run_seconds * work_of(space, spec.stage), score or plain_score(), setup
+            resources, lambda spec: full_run_seconds * work_of(config, spec.stage), score or plain_score(), setup
         )
         recorder = Recorder(
             journal,
             cast(Tracker, NoTracker()),
-            metric=space.search.objective.metric,
+            metric=config.search.objective.metric,
             sweep_id="simulated",
-            scheduler=space.search.scheduler.name,
+            scheduler=config.search.scheduler.name,
         )
         try:
-            run_stages(space, recorder, executor, Watcher(on_note=notes.append))
+            run_stages(config, recorder, executor, Watcher(on_note=notes.append))
             yield Simulated(journal, executor, tuple(notes))
         finally:
             journal.close()

@@ -22,7 +22,7 @@ MOST_UNRESOLVABLE = 20
 """So many suggestions in a row that no run can take are one too many."""
 
 
-def next_trial(space: SweepConfig, recorder: Recorder, sampler: Sampler) -> RunSpec | None:
+def next_trial(config: SweepConfig, recorder: Recorder, sampler: Sampler) -> RunSpec | None:
     """The trial to start now: one that an earlier process left unfinished, else what the sampler suggests; None: no more.
 
     All trials share one seed: they differ in their configuration alone, and the luck of the seed is taken out by
@@ -35,21 +35,21 @@ def next_trial(space: SweepConfig, recorder: Recorder, sampler: Sampler) -> RunS
     for run in trials:
         if recorder.may_start(run.key):
             return run.spec
-    if len(trials) >= space.search.trials or sampler.exhausted:
+    if len(trials) >= config.search.trials or sampler.exhausted:
         return None
     key = f"trial-{len(trials):04d}"
-    suggested = suggestion(space, sampler, key)
+    suggested = suggestion(config, sampler, key)
     if suggested is None:
         return None
     point, trial = suggested
     spec = _spec(
-        space, "search", key, arm=key, point=point, trial=space.search_trial(trial), folds=space.validation.use,
+        config, "search", key, arm=key, point=point, trial=config.search_trial(trial), folds=config.validation.use,
         seed_index=0,
     )  # fmt: skip
     return spec.model_copy(update={"memory": sampler.memory(key)})
 
 
-def suggestion(space: SweepConfig, sampler: Sampler, key: str) -> tuple[dict[str, Any], TrialSettings] | None:
+def suggestion(config: SweepConfig, sampler: Sampler, key: str) -> tuple[dict[str, Any], TrialSettings] | None:
     """The sampler's next point that a run can take, with its full-length configuration; None: there are no more.
 
     Raises:
@@ -59,8 +59,8 @@ def suggestion(space: SweepConfig, sampler: Sampler, key: str) -> tuple[dict[str
     while not sampler.exhausted:
         point = sampler.ask(key)
         try:
-            trial = resolve_trial(space, point)
-            space.search_trial(trial)
+            trial = resolve_trial(config, point)
+            config.search_trial(trial)
         except (ConfigError, ValidationError):
             sampler.tell(key, "failed", None)
             refused += 1
@@ -76,49 +76,49 @@ def next_of(specs: Sequence[RunSpec], recorder: Recorder) -> RunSpec | None:
     return next((spec for spec in specs if recorder.may_start(spec.key)), None)
 
 
-def best_trial(space: SweepConfig, journal: Journal) -> RunRecord | None:
+def best_trial(config: SweepConfig, journal: Journal) -> RunRecord | None:
     """The best completed trial so far, by its last score."""
-    return best(journal.completed("search"), space.search.objective.all)
+    return best(journal.completed("search"), config.search.objective.all)
 
 
-def arm_count(space: SweepConfig) -> int:
+def arm_count(config: SweepConfig) -> int:
     """How many configurations selection scores again, at most: the best trials, and the start."""
-    return space.select.top + 1 if space.select else 0
+    return config.select.top + 1 if config.select else 0
 
 
-def blocks(space: SweepConfig) -> list[tuple[int, int]]:
+def blocks(config: SweepConfig) -> list[tuple[int, int]]:
     """Seed and fold of each block that selection scores a configuration on, in this order."""
-    if space.select is None:
+    if config.select is None:
         return []
-    folds = range(fold_count(space)) if space.select.folds == "all" else space.select.folds
-    return [(seed_index, fold) for seed_index in range(space.select.seeds) for fold in folds]
+    folds = range(fold_count(config)) if config.select.folds == "all" else config.select.folds
+    return [(seed_index, fold) for seed_index in range(config.select.seeds) for fold in folds]
 
 
-def candidates(space: SweepConfig, journal: Journal) -> list[str]:
+def candidates(config: SweepConfig, journal: Journal) -> list[str]:
     """The arms of the selection, the most promising first: the best full-length trials, and the start if not among them."""
-    wanted = space.select.top if space.select else 1
+    wanted = config.select.top if config.select else 1
     arms: dict[str, str] = {}
-    for run in ranked(journal.completed("search"), space.search.objective.all):
+    for run in ranked(journal.completed("search"), config.search.objective.all):
         if len(arms) < wanted:
-            arms.setdefault(configuration(space, journal, run.key)[1].hash(), run.key)
-    arms.setdefault(start_configuration(space)[1].hash(), START)
+            arms.setdefault(configuration(config, journal, run.key)[1].hash(), run.key)
+    arms.setdefault(start_configuration(config)[1].hash(), START)
     return list(arms.values())
 
 
-def selection_specs(space: SweepConfig, journal: Journal, arms: Sequence[str], block_count: int) -> list[RunSpec]:
+def selection_specs(config: SweepConfig, journal: Journal, arms: Sequence[str], block_count: int) -> list[RunSpec]:
     """Arms on the first blocks (fold and fresh seed), at full length; without the runs that have ended."""
-    configurations = {arm: configuration(space, journal, arm) for arm in arms}
+    configurations = {arm: configuration(config, journal, arm) for arm in arms}
     return [
-        _spec(space, "selection", key, arm=arm, point=point, trial=trial, folds=(fold,), seed_index=seed_index)
-        for seed_index, fold in blocks(space)[:block_count]
+        _spec(config, "selection", key, arm=arm, point=point, trial=trial, folds=(fold,), seed_index=seed_index)
+        for seed_index, fold in blocks(config)[:block_count]
         for arm, (point, trial) in configurations.items()
         if not _ended(journal, key := f"selection-{arm}-fold{fold}-seed{seed_index}")
     ]
 
 
-def selection_scores(space: SweepConfig, journal: Journal) -> dict[str, list[float]]:
+def selection_scores(config: SweepConfig, journal: Journal) -> dict[str, list[float]]:
     """The selection scores of each arm that finished all its runs; arms that fell behind have fewer than the others."""
-    metric = space.search.objective.metric
+    metric = config.search.objective.metric
     scores: dict[str, list[float]] = {}
     incomplete: set[str] = set()
     for run in journal.stage("selection"):
@@ -130,69 +130,69 @@ def selection_scores(space: SweepConfig, journal: Journal) -> dict[str, list[flo
     return {arm: values for arm, values in scores.items() if arm not in incomplete}
 
 
-def standings(space: SweepConfig, journal: Journal) -> list[str]:
+def standings(config: SweepConfig, journal: Journal) -> list[str]:
     """The arms that are still in the selection's race, the best first: of those with the most blocks, by their mean."""
-    scores = selection_scores(space, journal)
+    scores = selection_scores(config, journal)
     most = max(map(len, scores.values()), default=0)
-    sign = 1 if space.search.objective.mode == "max" else -1
+    sign = 1 if config.search.objective.mode == "max" else -1
     leading = [arm for arm, values in scores.items() if len(values) == most]
     return sorted(leading, key=lambda arm: -sign * float(np.mean(scores[arm])))
 
 
-def select(space: SweepConfig, journal: Journal) -> str:
+def select(config: SweepConfig, journal: Journal) -> str:
     """The arm to confirm: best mean in selection; without selection the best trial.
 
     Raises:
         CtxtuneError: neither a selection run nor a trial came to its end.
     """
-    leading = standings(space, journal)
+    leading = standings(config, journal)
     if leading:
         return leading[0]
-    found = best_trial(space, journal)
+    found = best_trial(config, journal)
     if found is None:
         raise CtxtuneError("no trial came to its last epoch: there is nothing to select from")
     return found.key
 
 
-def nothing_but_the_start(space: SweepConfig, journal: Journal) -> bool:
+def nothing_but_the_start(config: SweepConfig, journal: Journal) -> bool:
     """Whether the budget ended the search before any other configuration could show what it is worth."""
-    start, _ = start_configuration(space)
+    start, _ = start_configuration(config)
     ended = journal.decisions.get("search_ended")
     shown = (run for run in journal.stage("search") if run.state in ("completed", "pruned"))
     return isinstance(ended, dict) and ended["reason"] in LIMITS and all(run.spec.point == start for run in shown)
 
 
-def confirmation_specs(space: SweepConfig, journal: Journal, chosen: str, seeds: int) -> list[RunSpec]:
+def confirmation_specs(config: SweepConfig, journal: Journal, chosen: str, seeds: int) -> list[RunSpec]:
     """The chosen configuration and the start point, on all train classes, over the same fresh seeds; without what has ended."""
-    arms = {arm: configuration(space, journal, arm) for arm in confirmed_arms(space, journal, chosen)}
+    arms = {arm: configuration(config, journal, arm) for arm in confirmed_arms(config, journal, chosen)}
     return [
-        _spec(space, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index)
+        _spec(config, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index)
         for seed_index in range(seeds)
         for arm, (point, trial) in arms.items()
         if not _ended(journal, key := f"confirmation-{arm}-seed{seed_index}")
     ]
 
 
-def confirmed_arms(space: SweepConfig, journal: Journal, chosen: str) -> list[str]:
+def confirmed_arms(config: SweepConfig, journal: Journal, chosen: str) -> list[str]:
     """The chosen configuration, and the start where it is asked for and another one."""
-    if space.confirm is None:
+    if config.confirm is None:
         return []
-    same = configuration(space, journal, chosen)[1].hash() == start_configuration(space)[1].hash()
-    return [chosen] if same or START not in space.confirm.also else [chosen, START]
+    same = configuration(config, journal, chosen)[1].hash() == start_configuration(config)[1].hash()
+    return [chosen] if same or START not in config.confirm.also else [chosen, START]
 
 
-def configuration(space: SweepConfig, journal: Journal, arm: str) -> tuple[dict[str, object], TrialSettings]:
+def configuration(config: SweepConfig, journal: Journal, arm: str) -> tuple[dict[str, object], TrialSettings]:
     """Point and full-length configuration of an arm."""
     if arm == START:
-        return start_configuration(space)
+        return start_configuration(config)
     point = journal.runs[arm].spec.point
-    return point, resolve_trial(space, point)
+    return point, resolve_trial(config, point)
 
 
-def start_configuration(space: SweepConfig) -> tuple[dict[str, object], TrialSettings]:
+def start_configuration(config: SweepConfig) -> tuple[dict[str, object], TrialSettings]:
     """The first start point, unaltered; without one the trial of the file as it stands."""
-    point = next(iter(start_points(space).values()), None)
-    return (point, resolve_trial(space, point)) if point is not None else ({}, space.trial)
+    point = next(iter(start_points(config).values()), None)
+    return (point, resolve_trial(config, point)) if point is not None else ({}, config.trial)
 
 
 def _ended(journal: Journal, key: str) -> bool:
@@ -201,7 +201,7 @@ def _ended(journal: Journal, key: str) -> bool:
 
 
 def _spec(
-    space: SweepConfig, stage: Stage, key: str, *, arm: str, point: dict[str, object], trial: TrialSettings,
+    config: SweepConfig, stage: Stage, key: str, *, arm: str, point: dict[str, object], trial: TrialSettings,
     folds: tuple[int, ...], seed_index: int,
 ) -> RunSpec:  # fmt: skip
     return RunSpec(
@@ -210,7 +210,7 @@ def _spec(
         arm=arm,
         point=point,
         trial=trial,
-        validation=space.validation,
+        validation=config.validation,
         folds=folds,
         seed_index=seed_index,
         seed=stage_seed(stage, seed_index),

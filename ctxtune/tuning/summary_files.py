@@ -7,7 +7,7 @@ from ctxtune.tuning.stages import configuration
 from ctxtune.yaml_text import write_yaml
 
 
-def best_file(space: SweepConfig, journal: Journal, chosen: str | None) -> str:
+def best_file(config: SweepConfig, journal: Journal, chosen: str | None) -> str:
     """The text of `best.yaml`.
 
     Args:
@@ -18,15 +18,15 @@ def best_file(space: SweepConfig, journal: Journal, chosen: str | None) -> str:
     """
     if chosen is None:
         raise ValueError("no trial finished, so there is no best configuration")
-    point, trial = configuration(space, journal, chosen)
+    point, trial = configuration(config, journal, chosen)
     tree = {
-        "name": f"{space.name}-best",
+        "name": f"{config.name}-best",
         "trial": trial.tree(),
-        "validation": space.validation.model_dump(mode="json"),
-        "tracking": space.tracking.model_dump(mode="json"),
+        "validation": config.validation.model_dump(mode="json"),
+        "tracking": config.tracking.model_dump(mode="json"),
     }
     header = (
-        f"# The configuration that the sweep {space.name} chose ({chosen}, config {trial.hash()}).\n"
+        f"# The configuration that the sweep {config.name} chose ({chosen}, config {trial.hash()}).\n"
         f"# Searched values: {', '.join(f'{path} = {setting(value)}' for path, value in point.items())}\n"
     )
     return header + write_yaml(tree)

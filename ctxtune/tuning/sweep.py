@@ -27,7 +27,7 @@ from ctxtune.yaml_text import write_yaml
 
 
 def run_sweep(
-    space: SweepConfig,
+    config: SweepConfig,
     *,
     root: Path,
     resume: bool = False,
@@ -38,7 +38,7 @@ def run_sweep(
     """Run a sweep to its end, or go on with one.
 
     Args:
-        space: the search space.
+        config: what the search-space file says.
         root: the folder of all results; this sweep's is ``root/NAME``.
         resume: go on with an earlier process's sweep.
         address: of a Ray cluster; None starts Ray on this machine.
@@ -50,37 +50,37 @@ def run_sweep(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    place = checked_place(space, root, address, storage)
+    place = checked_place(config, root, address, storage)
     if not resume:
-        check_warm_starts(space)
-    folder = sweep_folder(root, space, resume=resume)
+        check_warm_starts(config)
+    folder = sweep_folder(root, config, resume=resume)
     with opened(
-        space, folder, place, max_concurrent=space.search.max_concurrent, watcher=watcher, resume=resume
+        config, folder, place, max_concurrent=config.search.max_concurrent, watcher=watcher, resume=resume
     ) as parts:
         journal, connection = parts.journal, parts.connection
-        space = with_warm_starts(with_precision(space, journal, connection.resources), journal)
-        objective = space.search.objective.metric
+        config = with_warm_starts(with_precision(config, journal, connection.resources), journal)
+        objective = config.search.objective.metric
         recorder = Recorder(
             journal,
             parts.tracker,
             metric=objective,
             sweep_id=identity(journal, "sweep"),
-            scheduler=space.search.scheduler.name,
+            scheduler=config.search.scheduler.name,
             on_change=watcher.on_change,
         )
-        _start_tracking(space, recorder, connection, resume=resume)
+        _start_tracking(config, recorder, connection, resume=resume)
         with interrupts(recorder, watcher):
             run_stages(
-                space,
+                config,
                 recorder,
                 RayExecutor(connection.storage, connection.resources),
                 watcher,
-                on_measured=lambda seconds: _tell_plan(space, connection.resources, seconds, watcher),
+                on_measured=lambda seconds: _tell_plan(config, connection.resources, seconds, watcher),
                 prepare=lambda trial, side: _prepare(trial, side, place, connection, recorder, watcher),
             )
-        result = results_of(space, journal, ended=True)
-        _write(space, recorder, folder, result, parts.missing)
-        tell_link(space, parts.tracker, f"Trials by {objective}", watcher)
+        result = results_of(config, journal, ended=True)
+        _write(config, recorder, folder, result, parts.missing)
+        tell_link(config, parts.tracker, f"Trials by {objective}", watcher)
         return result
 
 
@@ -92,39 +92,43 @@ def _prepare(
         features_ahead(trial, side, connection.resources, recorder, watcher)
 
 
-def _tell_plan(space: SweepConfig, resources: RunResources, seconds: float, watcher: Watcher) -> None:
+def _tell_plan(config: SweepConfig, resources: RunResources, seconds: float, watcher: Watcher) -> None:
     watcher.on_note(f"a full-length run takes {duration(seconds / 3600)} here; what this comes to:")
-    for line in plan_lines(space, resources, seconds):
+    for line in plan_lines(config, resources, seconds):
         watcher.on_note(line)
 
 
-def _start_tracking(space: SweepConfig, recorder: Recorder, connection: Connection, *, resume: bool) -> None:
-    tree = space.model_dump(mode="json")
+def _start_tracking(config: SweepConfig, recorder: Recorder, connection: Connection, *, resume: bool) -> None:
+    tree = config.model_dump(mode="json")
     recorder.tracker.start_run(
         recorder.sweep_id,
-        name=space.name,
+        name=config.name,
         kind="sweep",
         params=flatten({key: tree[key] for key in ("search", "select", "confirm", "validation")}),
         tags={
             **connection.environment,
-            **recorded_weights(space.trial),
-            "data_set": space.trial.dataset.name,
+            **recorded_weights(config.trial),
+            "data_set": config.trial.dataset.name,
             "data.train_fingerprint": connection.fingerprint,
         },
     )
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)
     recorder.tracker.log_text(recorder.sweep_id, write_yaml(tree), "space.yaml")
-    objective = space.search.objective
+    objective = config.search.objective
     recorder.tracker.save_view(
-        f"Trials by {objective.metric}", objective.metric, list(space.search.space), mode=objective.mode
+        f"Trials by {objective.metric}", objective.metric, list(config.search.space), mode=objective.mode
     )
 
 
 def _write(
-    space: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepConfig], result: SweepResults, missing: list[str]
+    config: SweepConfig,
+    recorder: Recorder,
+    folder: ResultsFolder[SweepConfig],
+    result: SweepResults,
+    missing: list[str],
 ) -> None:
-    text = best_file(space, recorder.journal, result.chosen)
+    text = best_file(config, recorder.journal, result.chosen)
     folder.write_best(text)
     _keep_checkpoint(recorder, folder, missing)
     folder.write_summary(sweep_summary(result))

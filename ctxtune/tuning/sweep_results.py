@@ -7,10 +7,10 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.runs import runs_of
 
 
-def results_of(space: SweepConfig, journal: Journal, *, ended: bool) -> SweepResults:
+def results_of(config: SweepConfig, journal: Journal, *, ended: bool) -> SweepResults:
     """What a sweep found; ``ended``: no run is to come."""
     return SweepResults(
-        design=SweepDesign.model_validate(space.model_dump(mode="json")),
+        design=SweepDesign.model_validate(config.model_dump(mode="json")),
         runs=runs_of(journal),
         ended=ended,
         decided=journal.decisions.get("chosen"),

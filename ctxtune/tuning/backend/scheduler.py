@@ -34,9 +34,9 @@ class RungScheduler(FIFOScheduler):
     process exactly. With ``loss.name`` in the space each loss has its own rungs.
     """
 
-    def __init__(self, space: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig) -> None:
         super().__init__()
-        self._space = space
+        self._config = config
         self._rules: dict[str, TrialScheduler] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -55,10 +55,10 @@ class RungScheduler(FIFOScheduler):
 
     def decide(self, key: str, loss: str, result: dict[str, Any]) -> str:
         """The rule's decision on one report; a report without the metric decides nothing."""
-        metric = self._space.search.objective.metric
+        metric = self._config.search.objective.metric
         if metric not in result:
             return TrialScheduler.CONTINUE
-        if result["epoch"] >= self._space.search_epochs:
+        if result["epoch"] >= self._config.search_epochs:
             self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
             return TrialScheduler.CONTINUE  # the run ends by itself, and counts as completed
         return self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
@@ -82,7 +82,7 @@ class RungScheduler(FIFOScheduler):
 
     def _rule(self, loss: str, key: str) -> TrialScheduler:
         # Hyperband's brackets differ in their grace: each trial belongs to one, by its key.
-        settings = self._space.search.scheduler
+        settings = self._config.search.scheduler
         bracket = zlib.crc32(key.encode()) % HYPERBAND_BRACKETS if settings.name == "hyperband" else 0
         name = f"{loss}/{bracket}"
         if name not in self._rules:
@@ -93,8 +93,8 @@ class RungScheduler(FIFOScheduler):
         return rule
 
     def _build(self, bracket: int) -> TrialScheduler:
-        objective, settings = self._space.search.objective, self._space.search.scheduler
-        schedule = self._space.search_trial(self._space.trial).schedule
+        objective, settings = self._config.search.objective, self._config.search.scheduler
+        schedule = self._config.search_trial(self._config.trial).schedule
         grace = settings.grace_epochs * settings.reduction_factor**bracket + schedule.head_warmup_epochs
         common = {"time_attr": "epoch", "metric": objective.metric, "mode": objective.mode}
         if settings.name == "median":
@@ -107,6 +107,6 @@ class RungScheduler(FIFOScheduler):
         )
 
 
-def build_scheduler(space: SweepConfig) -> FIFOScheduler:
+def build_scheduler(config: SweepConfig) -> FIFOScheduler:
     """The scheduler of a search space: none, or Ray's rule under our keys."""
-    return FIFOScheduler() if space.search.scheduler.name == "none" else RungScheduler(space)
+    return FIFOScheduler() if config.search.scheduler.name == "none" else RungScheduler(config)

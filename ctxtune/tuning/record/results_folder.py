@@ -209,13 +209,13 @@ class ResultsFolder(Generic[Resolved]):
             )
 
 
-def sweep_folder(root: Path, space: SweepConfig, *, resume: bool) -> ResultsFolder[SweepConfig]:
+def sweep_folder(root: Path, config: SweepConfig, *, resume: bool) -> ResultsFolder[SweepConfig]:
     """The folder of a sweep.
 
     Raises:
         ConfigError: see `ResultsFolder`.
     """
-    return ResultsFolder(root, space, file=SWEEP_FILE, may_change=_SWEEP_MAY_CHANGE, resume=resume)
+    return ResultsFolder(root, config, file=SWEEP_FILE, may_change=_SWEEP_MAY_CHANGE, resume=resume)
 
 
 def resume_command(command: str, arguments: list[str]) -> str:

@@ -34,22 +34,22 @@ class Sampler:
     trials share one seed, so the same point is the same run. A finite space comes to its end.
     """
 
-    def __init__(self, space: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._space = space
-        self._order = dimension_order(space)
-        self._starts = list({point_key(point): point for point in start_points(space).values()}.values())
+        self._config = config
+        self._order = dimension_order(config)
+        self._starts = list({point_key(point): point for point in start_points(config).values()}.values())
         self._study = optuna.create_study(
-            directions=["maximize" if each.mode == "max" else "minimize" for each in space.search.objective.all],
+            directions=["maximize" if each.mode == "max" else "minimize" for each in config.search.objective.all],
             sampler=self._fresh_sampler(0),
         )
-        self._several = bool(space.search.objective.beside)
+        self._several = bool(config.search.objective.beside)
         self._open: dict[str, optuna.Trial] = {}
         self._asked = 0
         self._tried: set[tuple[Any, ...]] = set()
         self._refused: list[dict[str, Any]] = []
         self._pending: dict[str, dict[str, Any]] = {}
-        self._untried = _shuffled(space)
+        self._untried = _shuffled(config)
 
     @property
     def exhausted(self) -> bool:
@@ -63,14 +63,14 @@ class Sampler:
         self._forget_parents()
         if number < len(self._starts):
             return self._suggest_fixed(key, self._starts[number])
-        if self._untried is not None and self._space.search.sampler.name == "grid":
+        if self._untried is not None and self._config.search.sampler.name == "grid":
             return self._suggest_fixed(key, next(iter(self._untried.values())))
         repeats = 0
         for _ in range(MOST_REJECTIONS):
             trial = self._study.ask()
             point = self._suggest(trial)
             repeated = point_key(point) in self._tried
-            if not repeated and is_feasible(self._space, point):
+            if not repeated and is_feasible(self._config, point):
                 self._note(key, trial, point)
                 return point
             self._study.tell(trial, state=TrialState.FAIL)
@@ -137,7 +137,7 @@ class Sampler:
                     self.report(run.key, report.epoch, report.metrics[metric])
             if run.state != "running":
                 state = run.state if run.state in _TOLD else "failed"
-                self.tell(run.key, state, told_scores(self._space, run))
+                self.tell(run.key, state, told_scores(self._config, run))
 
     def _forget_parents(self) -> None:
         """Let nsga-ii choose parents anew each time: its cache is kept in another order than it is first used in."""
@@ -154,8 +154,8 @@ class Sampler:
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         point: dict[str, Any] = {}
         for path in self._order:
-            if is_active(self._space, path, point):
-                point[path] = _suggest_one(trial, path, self._space.search.space[path])
+            if is_active(self._config, path, point):
+                point[path] = _suggest_one(trial, path, self._config.search.space[path])
         return point
 
     def _suggest_fixed(self, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Sampler:
             warnings.simplefilter("ignore")  # a start point between two steps of a quantized dimension is as meant
             trial = self._study.ask()
             for path in point:
-                _suggest_one(trial, path, self._space.search.space[path])
+                _suggest_one(trial, path, self._config.search.space[path])
         self._note(key, trial, dict(point))
         return dict(point)
 
@@ -179,35 +179,35 @@ class Sampler:
             return list(self._untried.values())[int(random.integers(len(self._untried)))]
         repeated: dict[str, Any] | None = None
         for _ in range(MOST_DRAWS):
-            point = self._rounded(random_point(self._space, random))
-            if is_feasible(self._space, point):
+            point = self._rounded(random_point(self._config, random))
+            if is_feasible(self._config, point):
                 if point_key(point) not in self._tried:
                     return point
                 repeated = point
         if repeated is None:
             raise ConfigError(
                 f"search.constraints: none of {MOST_DRAWS:,} random points of the space meets "
-                f"{list(self._space.search.constraints)}; loosen them"
+                f"{list(self._config.search.constraints)}; loosen them"
             )
         return repeated
 
     def _rounded(self, point: dict[str, Any]) -> dict[str, Any]:
-        space = self._space.search.space
+        dimensions = self._config.search.space
         return {
-            path: rounded(value, float(space[path].low), float(space[path].high))
-            if space[path].count() is None
+            path: rounded(value, float(dimensions[path].low), float(dimensions[path].high))
+            if dimensions[path].count() is None
             else value
             for path, value in point.items()
         }
 
     def _seed(self, number: int) -> int:
-        return int(np.random.SeedSequence([self._space.search.sampler.seed, number]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self._config.search.sampler.seed, number]).generate_state(1)[0])
 
     def _fresh_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         return RoundingSampler(self._unrounded_sampler(number))
 
     def _unrounded_sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        settings = self._space.search.sampler
+        settings = self._config.search.sampler
         seed = self._seed(number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -243,18 +243,18 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
     return trial.suggest_float(path, low, high, log=dimension.kind == "loguniform")
 
 
-def _shuffled(space: SweepConfig) -> dict[tuple[Any, ...], dict[str, Any]] | None:
+def _shuffled(config: SweepConfig) -> dict[tuple[Any, ...], dict[str, Any]] | None:
     """Every feasible point of a finite space by its key, in a seeded order: a part of a grid is a fair sample. None: endless.
 
     Raises:
         ConfigError: a grid has too many points.
     """
-    points = all_points(space)
+    points = all_points(config)
     if points is None:
-        if space.search.sampler.name == "grid":
+        if config.search.sampler.name == "grid":
             raise ConfigError(
                 f"search.sampler: a grid has {MOST_ENUMERATED:,} points at most; take sampler random or tpe"
             )
         return None
-    shuffle = np.random.default_rng(space.search.sampler.seed).permutation(len(points))
+    shuffle = np.random.default_rng(config.search.sampler.seed).permutation(len(points))
     return {point_key(points[index]): points[index] for index in shuffle}

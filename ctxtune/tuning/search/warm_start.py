@@ -13,64 +13,64 @@ from ctxtune.yaml_text import YamlError, parse_value
 DECISION = "warm_starts"
 
 
-def check_warm_starts(space: SweepConfig) -> None:
+def check_warm_starts(config: SweepConfig) -> None:
     """Ask for all warm starts, so that what is wrong with them is said before anything is started.
 
     Raises:
         ConfigError: an earlier sweep is not there, has no completed trial, or one that lies outside this space.
     """
-    _started(space, _found(space))
+    _started(config, _found(config))
 
 
-def with_warm_starts(space: SweepConfig, journal: Journal) -> SweepConfig:
-    """The space with each ``{best_of: SWEEP, count: n}`` of `start_from` replaced by explicit points.
+def with_warm_starts(config: SweepConfig, journal: Journal) -> SweepConfig:
+    """The sweep with each ``{best_of: SWEEP, count: n}`` of `start_from` replaced by explicit points.
 
     They are asked for once and kept in the journal: a resumed sweep starts from the same points.
 
     Raises:
         ConfigError: as `check_warm_starts`.
     """
-    if not any(isinstance(item, WarmStart) for item in space.search.start_from):
-        return space
+    if not any(isinstance(item, WarmStart) for item in config.search.start_from):
+        return config
     if DECISION not in journal.decisions:
-        journal.decided(DECISION, _found(space))
-    return _started(space, journal.decisions[DECISION])
+        journal.decided(DECISION, _found(config))
+    return _started(config, journal.decisions[DECISION])
 
 
-def _started(space: SweepConfig, found: Iterable[list[dict[str, Any]]]) -> SweepConfig:
-    """The space with the points that were found for each warm start, in their order."""
+def _started(config: SweepConfig, found: Iterable[list[dict[str, Any]]]) -> SweepConfig:
+    """The sweep with the points that were found for each warm start, in their order."""
     waiting = iter(found)
     items: list[Any] = []
-    for item in space.search.start_from:
+    for item in config.search.start_from:
         items += next(waiting) if isinstance(item, WarmStart) else [item]
-    search = space.search.model_copy(update={"start_from": tuple(items)})
-    started = space.model_copy(update={"search": search})
+    search = config.search.model_copy(update={"start_from": tuple(items)})
+    started = config.model_copy(update={"search": search})
     start_points(started)
     return started
 
 
-def _found(space: SweepConfig) -> list[list[dict[str, Any]]]:
-    return [_points(space, item) for item in space.search.start_from if isinstance(item, WarmStart)]
+def _found(config: SweepConfig) -> list[list[dict[str, Any]]]:
+    return [_points(config, item) for item in config.search.start_from if isinstance(item, WarmStart)]
 
 
-def _points(space: SweepConfig, warm_start: WarmStart) -> list[dict[str, Any]]:
-    objective = space.search.objective
+def _points(config: SweepConfig, warm_start: WarmStart) -> list[dict[str, Any]]:
+    objective = config.search.objective
     try:
-        runs = best_runs(space.tracking.uri, warm_start.best_of, objective.metric, objective.mode, warm_start.count)
+        runs = best_runs(config.tracking.uri, warm_start.best_of, objective.metric, objective.mode, warm_start.count)
     except TrackingError as error:
         raise ConfigError(f"search.start_from: best_of: {error}") from None
     if not runs:
         raise ConfigError(
             f"search.start_from: best_of: the sweep {warm_start.best_of} has no completed trial with {objective.metric}"
         )
-    return [searched_values(space, run) for run in runs]
+    return [searched_values(config, run) for run in runs]
 
 
-def searched_values(space: SweepConfig, run: TrackedRun) -> dict[str, Any]:
+def searched_values(config: SweepConfig, run: TrackedRun) -> dict[str, Any]:
     """The point of the space that a tracked run had."""
     return {
         path: _value(dimension, run.params[path])
-        for path, dimension in space.search.space.items()
+        for path, dimension in config.search.space.items()
         if path in run.params
     }
 

@@ -1,14 +1,15 @@
 """An ablation from start to end: check, tune every cell, run the seeds, write down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from ctxtune.ablation.results import design_of, results_of
 from ctxtune.ablation.runs import cell_specs, next_trial, repeats_of, run_count, tuned_configuration
 from ctxtune.ablation.searches import Searches
-from ctxtune.config import Ablation, cells_of
+from ctxtune.config import Ablation, cells_of, search_of, searched_models
 from ctxtune.data import load_dataset
+from ctxtune.models import ModelSettings
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import hours_of
 from ctxtune.results.summary import ablation_summary
@@ -63,7 +64,7 @@ def run_ablation(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    place = checked_place(ablation, root, address, storage)
+    place = checked_place(ablation, _models(ablation), root, address, storage)
     if not place.address:
         _check_data(ablation)
     folder = ablation_folder(root, ablation, resume=resume)
@@ -96,6 +97,12 @@ def _on_change(recorder: Recorder, run: RunRecord, watcher: Watcher) -> None:
     if run.state != "running" and not (run.stage == "cell" and run.spec.seed_index == 0):
         delete_checkpoints(run)
     watcher.on_change(recorder, run)
+
+
+def _models(ablation: Ablation) -> Iterator[ModelSettings]:
+    """The models of all cells, and of what is searched in them."""
+    for cell in cells_of(ablation):
+        yield from searched_models(search_of(ablation, cell)) if ablation.tune_each else [cell.trial.model]
 
 
 def _check_data(ablation: Ablation) -> None:

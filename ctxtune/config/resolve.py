@@ -1,5 +1,7 @@
 """From a point of the search space to the configuration of one run."""
 
+import contextlib
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from ctxtune.config.search import SweepConfig, WarmStart
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError
+from ctxtune.models.settings import ModelSettings
 from ctxtune.recipes import load_recipe, published_recipe
 
 Point = Mapping[str, Any]
@@ -64,6 +67,16 @@ def resolve_trial(config: SweepConfig, point: Point) -> TrialSettings:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{dict(point)}: {'.'.join(map(str, first['loc']))}: {in_words([first])}") from None
+
+
+def searched_models(config: SweepConfig) -> list[ModelSettings]:
+    """The `model` blocks that runs of a sweep may have, as far as backbone and weights tell them apart."""
+    searched = [path for path in ("model.backbone", "model.weights") if path in config.search.space]
+    models = [config.trial.model]
+    for values in itertools.product(*(config.search.space[path].values() for path in searched)):
+        with contextlib.suppress(ConfigError):  # told when it is suggested
+            models.append(resolve_trial(config, dict(zip(searched, values, strict=True))).model)
+    return models
 
 
 def is_active(config: SweepConfig, path: str, point: Point) -> bool:

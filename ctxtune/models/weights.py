@@ -18,7 +18,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ctxtune.errors import ConfigError
 from ctxtune.models.backbones import VisionTransformerFeatures
-from ctxtune.models.hub import hub_file
+from ctxtune.models.hub import hub_file, promised_sha256, require_answer
 from ctxtune.models.own_backbone import OwnFeatures
 from ctxtune.models.settings import TIMM, ModelSettings, is_weight_file
 from ctxtune.models.timm_models import TimmFeatures, fitted, pretrained_configuration
@@ -61,7 +61,7 @@ def weight_file(settings: ModelSettings) -> WeightFile | None:
     """The file of `model.weights`, fetched first where it is a published one that is not here yet; None for null.
 
     Raises:
-        ConfigError: there is no such file, or no network; it says which file to put where.
+        ConfigError: there is no such file, or no network, or a damaged copy; it says which file to put where.
     """
     if settings.weights is None:
         return None
@@ -71,10 +71,21 @@ def weight_file(settings: ModelSettings) -> WeightFile | None:
             raise ConfigError(f"model.weights: there is no file {path} (seen from {Path.cwd()})")
         return WeightFile(path, path.name)
     if settings.backbone.startswith(TIMM):
-        return WeightFile(*hub_file(settings.backbone, pretrained_configuration(settings.backbone)))
+        return _intact(WeightFile(*hub_file(settings.backbone, pretrained_configuration(settings.backbone))))
     return WeightFile(
         _download(settings.backbone, settings.weights), f"torchvision/{settings.backbone}/{settings.weights}"
     )
+
+
+def _intact(file: WeightFile) -> WeightFile:
+    """A file of the hub's cache whose content is what the hub said; its client compares the size only."""
+    promised = promised_sha256(file.path)
+    if promised is not None and file.sha256 != promised:
+        raise ConfigError(
+            f"model.weights: {file.path} is damaged: its SHA-256 is {file.sha256}, the hub's {promised}. Delete "
+            f"{file.path.resolve()}, and it is fetched again"
+        )
+    return file
 
 
 def weight_record(settings: ModelSettings) -> dict[str, str]:
@@ -110,6 +121,7 @@ def _download(name: str, weights: str) -> Path:
     if cache.is_file():
         return cache
     try:
+        require_answer(entry.url)
         entry.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # urllib's errors are OSErrors
         raise ConfigError(

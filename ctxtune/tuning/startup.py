@@ -1,13 +1,14 @@
 """What sweeps and ablations open before their first run, and close whatever happens."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ctxtune.config import TrialFile, TrialSettings
 from ctxtune.errors import ConfigError, TrackingError
+from ctxtune.models import ModelSettings
 from ctxtune.models.weights import weight_file, weight_record
 from ctxtune.tracking import Tracker, absolute_uri, find_sweep
 from ctxtune.tracking.addresses import sqlite_path
@@ -35,12 +36,18 @@ class Place:
     fingerprint: str
 
 
-def checked_place(file: TrialFile, root: Path, address: str | None, storage: str | None) -> Place:
-    """Look for what can be wrong before anything is opened; see `check_before`."""
+def checked_place(
+    file: TrialFile, models: Iterable[ModelSettings], root: Path, address: str | None, storage: str | None
+) -> Place:
+    """Look for what can be wrong before anything is opened; see `check_before`.
+
+    The weights of all ``models`` that runs may ask for are fetched here, once, where the runs are on this machine.
+    """
     _check_lasting(file, root)
     address = cluster_address(address)
     if address is None:
-        weight_file(file.trial.model)
+        for model in {model.model_dump_json(include={"backbone", "weights"}): model for model in models}.values():
+            weight_file(model)
     return Place(address, *check_before(file, address, storage))
 
 

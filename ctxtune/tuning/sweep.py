@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ctxtune.config import SweepConfig, TrialSettings
+from ctxtune.config import SweepConfig, TrialSettings, searched_models
 from ctxtune.results.note import sweep_note
 from ctxtune.results.summary import sweep_metrics, sweep_summary
 from ctxtune.results.sweep import SweepResults
@@ -50,7 +50,7 @@ def run_sweep(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
-    place = checked_place(config, root, address, storage)
+    place = checked_place(config, searched_models(config), root, address, storage)
     if not resume:
         check_warm_starts(config)
     folder = sweep_folder(root, config, resume=resume)

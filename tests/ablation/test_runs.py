@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from ctxtune.ablate import main
 from ctxtune.ablation.display import print_results
 from ctxtune.ablation.results import design_of, results_of
 from ctxtune.ablation.runs import cell_specs, run_count, tuned_configuration
@@ -20,6 +21,8 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.run_trainer import open_trainer
 from tests.helpers import trees
+from tests.helpers.ablations import SMALL, ablation_command
+from tests.helpers.processes import run_here
 from tests.helpers.runs import cell_trials
 
 TUNED = [
@@ -286,3 +289,17 @@ def test_the_design_tells_what_each_cell_changes_in_the_trial_and_nothing_else(q
     }
     other_loss = quickstart("variants.other={loss.name: contrastive, loss.positive_margin: 0.75}")
     assert design_of(other_loss).cells[-1].settings == {"loss.name": "contrastive", "loss.positive_margin": 0.75}
+
+
+def test_weights_that_only_one_cell_needs_are_looked_for_before_anything_starts(repository, tmp_path):
+    dropped = ("trial.model.", "variants.", "tune_each")
+    overrides = [text for text in SMALL if not text.startswith(dropped)] + [
+        "trial.model={backbone: timm/test_vit, weights: null, width: null, pooling: model}",
+        "trial.regularizer.weight=0.1",
+        "tune_each=null",
+        "variants={full: {}, pretrained: {model.weights: pretrained}}",
+    ]
+    done = run_here(main, tmp_path, *ablation_command(repository, overrides=overrides)[3:])  # tests have no network
+    assert done.returncode == 2
+    assert "the pretrained weights of timm/test_vit could not be had" in done.stderr
+    assert not list((tmp_path / "results").glob("*/journal.jsonl"))

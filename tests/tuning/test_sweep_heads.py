@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers import trees
-from tests.helpers.sweeps import CARS_CLASSES, run_sweep
+from tests.helpers.hub import publish, repository_of, running_hub
+from tests.helpers.sweeps import CARS_CLASSES, run_sweep, sweep_here
 
 CLASSES = 16
 
@@ -64,6 +65,64 @@ def test_missing_weights_are_one_message_before_anything_starts(repository, tmp_
     assert "model.weights: there is no file" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "results").glob("*/journal.jsonl"))
+
+
+def photographs_with(folder, model, space):
+    trees.class_folders(folder / "photographs", {"train": CLASSES, "test": 6}, images=4)
+    return [
+        f"trial.dataset={{name: class_folders, root: {folder / 'photographs'}}}",
+        f"trial.model={{{model}, embedding_dim: 8, projector_dim: null}}",
+        "trial.image={train_crop: 32, test_resize: 32, test_crop: 32}",
+        "trial.sampler.batch_size=16",
+        "trial.schedule.epochs=1",
+        "trial.evaluation={every: 1, recall_at: [1]}",
+        "search.constraints=[]",
+        f"search.space={space}",
+        "search.sampler.name=grid",
+        "search.scheduler.name=none",
+        "select=null",
+        "confirm=null",
+        "resources={gpus: 0, cpus: 1}",
+    ]
+
+
+def test_missing_weights_that_only_some_trials_need_are_one_message_too(repository, tmp_path):
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file({name: value.clone() for name, value in timm.create_model("test_vit").state_dict().items()}, weights)
+    overrides = photographs_with(
+        tmp_path,
+        f"backbone: timm/test_vit, weights: {weights}, train: full",
+        f"{{model.weights: {{choice: [{weights}, pretrained]}}}}",
+    )
+    done = sweep_here(repository, tmp_path, file="grocery.yaml", overrides=overrides)
+    assert done.returncode == 2
+    assert "the pretrained weights of timm/test_vit could not be had" in done.stderr
+    assert not list((tmp_path / "results").glob("*/journal.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_driver_fetches_what_trials_start_from_and_their_processes_ask_no_hub(repository, tmp_path):
+    names = ("test_vit", "test_efficientnet")
+    for name in names:
+        publish(name, tmp_path / "hub")
+    overrides = photographs_with(
+        tmp_path,
+        "backbone: timm/test_vit, weights: pretrained, train: full",
+        "{model.backbone: {choice: [timm/test_vit, timm/test_efficientnet]}, optimizer.lr: {choice: [0.001, 0.002]}}",
+    )
+    with running_hub(tmp_path / "hub") as hub:
+        variables = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = run_sweep(
+            repository, tmp_path, file="grocery.yaml", overrides=overrides, variables=variables, timeout=1100
+        )
+    assert done.returncode == 0, done.stderr
+    searched = Journal(tmp_path / "results/grocery/journal.jsonl").stage("search")
+    assert [run.state for run in searched] == ["completed"] * 4
+    assert {run.spec.point["model.backbone"] for run in searched} == {f"timm/{name}" for name in names}
+    assert sorted(hub.sent) == sorted(f"/objects/{repository_of(name)}/model.safetensors" for name in names)
+    assert len([path for _, path in hub.requests if "/resolve/" in path]) == 2 * len(names)
 
 
 def test_the_dinov2_file_passes_a_dry_run_without_weights(repository, tmp_path):

@@ -94,7 +94,7 @@ def _unused_of_optimizer(trial: TrialSettings) -> Iterator[tuple[str, str]]:
     if trial.model.projector_dim is None:
         yield "optimizer.lr_multipliers.projector", "there is no projector"
     entry = loss_entry(trial.loss.name)
-    if not entry.proxies and entry.origin != "yours":
+    if not entry.proxies and not entry.trainable and entry.origin != "yours":
         yield "optimizer.lr_multipliers.loss", f"loss {trial.loss.name} has no parameters of its own"
     readers = {"step_epochs": ("step",), "factor": ("step", "multistep"), "milestones": ("multistep",)}
     for key, names in readers.items():

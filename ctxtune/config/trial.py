@@ -29,6 +29,7 @@ _LATER: dict[tuple[str, str], Any] = {
     ("image", "interpolation"): None,
     ("image", "views"): None,
     ("loss", "proxies"): "class",
+    ("loss", "noise_filter"): None,
     ("sampler", "round_up"): False,
     ("sampler", "without_replacement"): False,
 }

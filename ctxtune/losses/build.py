@@ -10,6 +10,7 @@ from ctxtune.losses.combined import CombinedLoss
 from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
 from ctxtune.losses.miners import build_miner
+from ctxtune.losses.noise_filter import NoiseFilter
 from ctxtune.losses.registry import LossEntry, Sizes, loss_entry
 from ctxtune.losses.settings import LossSettings, RegularizerSettings
 
@@ -26,11 +27,13 @@ def build_loss(
 
     Args:
         name: one of `loss_names()`, or "package.module:Class" for a user's own.
-        num_classes: number of training classes, labeled 0 ... num_classes - 1; needed by losses with proxies.
-        embedding_dim: width of the embeddings; needed by losses with proxies and by a memory.
+        num_classes: number of training classes, labeled 0 ... num_classes - 1; needed by losses with proxies
+            and by a noise filter.
+        embedding_dim: width of the embeddings; needed by those, and by a memory.
         num_images: number of training images; needed by losses with `proxies="image"`.
-        options: those of the loss (docs/losses.md), and for every loss: `miner`, `memory`, `contextual` (the term
-            beside it), `regularizer_weight` (default 0, for contextual 0.1) and `similarity_target` (0.3).
+        options: those of the loss (docs/losses.md), and for every loss: `miner`, `memory`, `noise_filter`,
+            `contextual` (the term beside it), `regularizer_weight` (default 0, for contextual 0.1) and
+            `similarity_target` (0.3).
 
     Raises:
         ValueError: an unknown name or option, a value out of its range, a combination that cannot be, or a size that
@@ -80,7 +83,8 @@ class TrainingLoss(nn.Module):
             loss, regularizer, num_classes=num_classes, embedding_dim=embedding_dim, num_images=num_images
         )
         for part in self.loss.modules():
-            if isinstance(part, ContextualLoss):
+            # A filtered batch has another size each time, and graphs are recorded for one.
+            if isinstance(part, ContextualLoss) and loss.noise_filter is None:
                 part.use_cuda_graphs()
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -143,6 +147,7 @@ def assemble(
         loss,
         miner=miner,
         memory=_memory(settings, embedding_dim, miner),
+        noise_filter=_noise_filter(settings, num_classes, embedding_dim),
         joint_memory=entry.memory == "joint",
         pairs_with_memory=_pairs_with_memory(entry, loss, miner),
         contextual=term,
@@ -161,13 +166,21 @@ def _memory(settings: LossSettings, embedding_dim: int | None, miner: nn.Module 
     return ReferenceMemory(embedding_dim, settings.memory.size, settings.memory.start_step, miner)
 
 
+def _noise_filter(settings: LossSettings, num_classes: int | None, embedding_dim: int | None) -> NoiseFilter | None:
+    if settings.noise_filter is None:
+        return None
+    if num_classes is None or embedding_dim is None:
+        raise ValueError("a noise filter needs num_classes and embedding_dim")
+    return NoiseFilter(num_classes, embedding_dim, **settings.noise_filter.model_dump())
+
+
 def _pairs_with_memory(entry: LossEntry, loss: nn.Module, miner: nn.Module | None) -> bool:
     return entry.takes_miner and (miner is not None or not getattr(loss, "leaves_out_copies", False))
 
 
 def _combines(combined: CombinedLoss) -> bool:
     """Whether there is more to a combined loss than the loss itself."""
-    parts = (combined.miner, combined.memory, combined.contextual)
+    parts = (combined.miner, combined.memory, combined.noise_filter, combined.contextual)
     return any(part is not None for part in parts) or bool(combined.regularizer_weight)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
+from ctxtune.losses.noise_filter import NoiseFilter
 from ctxtune.losses.numerics import at_least_float32, check_not_empty, full_precision
 from ctxtune.losses.regularizer import similarity_regularizer
 from ctxtune.losses.roadmap import RoadmapLoss
@@ -21,6 +22,7 @@ class CombinedLoss(BaseMetricLossFunction):
         loss: called with (embeddings, labels), and with indices_tuple, ref_emb, ref_labels where there are any.
         miner: chooses the pairs or triplets that `loss` sees.
         memory: remembers embeddings of earlier batches.
+        noise_filter: chooses the items of the batch that everything else sees.
         joint_memory: remembered embeddings join the batch, for losses that know no reference set.
         pairs_with_memory: the loss must be told which pairs are not those of an item with its copy in the memory.
         contextual, contextual_weight: a ContextualLoss with the contextual term alone, and its weight.
@@ -35,6 +37,7 @@ class CombinedLoss(BaseMetricLossFunction):
         *,
         miner: nn.Module | None = None,
         memory: ReferenceMemory | None = None,
+        noise_filter: NoiseFilter | None = None,
         joint_memory: bool = False,
         pairs_with_memory: bool = True,
         contextual: ContextualLoss | None = None,
@@ -45,6 +48,7 @@ class CombinedLoss(BaseMetricLossFunction):
     ) -> None:
         super().__init__()
         self.name, self.loss, self.miner, self.memory = name, loss, miner, memory
+        self.noise_filter = noise_filter
         self.joint_memory, self.pairs_with_memory = joint_memory, pairs_with_memory
         self.contextual, self.contextual_weight = contextual, contextual_weight
         self.other_weight = other_weight
@@ -79,6 +83,10 @@ class CombinedLoss(BaseMetricLossFunction):
         check_not_empty(len(embeddings))
         with full_precision(embeddings.device):
             embeddings = at_least_float32(embeddings)
+            kept = None
+            if self.noise_filter is not None and indices_tuple is None and reference is None:
+                kept = self.noise_filter(embeddings, labels)
+                embeddings, labels = embeddings[kept], labels[kept]
             own_memory = self.memory is not None and reference is None
             if own_memory:
                 assert self.memory is not None
@@ -94,6 +102,8 @@ class CombinedLoss(BaseMetricLossFunction):
                 regularizer = similarity_regularizer(embeddings, self.similarity_target)
                 total = total + self.regularizer_weight * regularizer
                 terms["regularizer"] = regularizer.detach()
+            if kept is not None:
+                terms["kept_share"] = kept.to(total.dtype).mean()
             return total, terms
 
     def _inputs(

@@ -61,6 +61,20 @@ class MemorySettings(Settings):
     start_step: int = Field(0, ge=0)
 
 
+class NoiseFilterSettings(Settings):
+    """`loss.noise_filter`: items with doubtful labels are left out of the batch (PRISM, Liu et al., CVPR 2021).
+
+    Attributes:
+        noise_rate: the share of wrong labels that is expected.
+        window: number of batches over which the threshold is averaged.
+        size: number of embeddings that are remembered for the centers of the classes.
+    """
+
+    noise_rate: float = Field(0.2, ge=0.0, lt=1.0)
+    window: int = Field(30, ge=1, le=100_000)
+    size: int = Field(8192, ge=1, le=10_000_000)
+
+
 class ContrastiveSettings(Settings):
     """`contrastive`, with the margins of the authors' baseline."""
 
@@ -128,6 +142,86 @@ class ArcFaceSettings(Settings):
 
     margin: float = Field(28.6, ge=0.0, lt=180.0)
     scale: Positive = 64.0
+
+
+class SubCenterArcFaceSettings(ArcFaceSettings):
+    """`sub_center_arcface`: several centers a class, of which the nearest counts."""
+
+    sub_centers: int = Field(3, ge=1, le=100)
+
+
+class ProxyNCAPlusPlusSettings(Settings):
+    """`proxy_nca_plus_plus`: the temperature of the softmax over squared distances of unit vectors."""
+
+    temperature: Positive = 1 / 9
+
+
+class SoftTripleSettings(Settings):
+    """`soft_triple`.
+
+    Attributes:
+        centers_per_class: 10 in the paper (2 for SOP).
+        scale, temperature, margin: lambda, gamma and delta in the paper.
+    """
+
+    centers_per_class: int = Field(10, ge=1, le=1000)
+    scale: Positive = 20.0
+    temperature: Positive = 0.1
+    margin: float = Field(0.01, ge=0.0, le=2.0)
+
+
+class MarginSettings(Settings):
+    """`margin`, on the distance of normalized embeddings.
+
+    Attributes:
+        margin, beta: positives are to be nearer than beta - margin, negatives farther than beta + margin.
+        learn_beta: whether each class learns its own beta, from that start.
+        nu: weight of the learned betas themselves.
+    """
+
+    margin: float = Field(0.2, ge=0.0, le=2.0)
+    beta: float = Field(1.2, ge=0.0, le=2.0)
+    learn_beta: bool = False
+    nu: Weight = 0.0
+
+
+class HistSettings(Settings):
+    """`hist`: class distributions and a hypergraph network.
+
+    Attributes:
+        scale, hardness, network_weight: tau, alpha and lambda_s in the paper.
+        network_width: of the network's hidden layer.
+    """
+
+    scale: Positive = 32.0
+    hardness: Positive = 0.9
+    network_weight: Weight = 1.0
+    network_width: int = Field(512, ge=1, le=100_000)
+
+
+class PotentialFieldSettings(Settings):
+    """`potential_field` (PFML)."""
+
+    proxies_per_class: int = Field(15, ge=1, le=1000)
+    decay: float = Field(4.0, gt=0.0, le=20.0)
+    radius: float = Field(0.2, ge=0.01, le=2.0)
+
+
+class HyperbolicSettings(Settings):
+    """`hyperbolic`: cross-entropy of pairs over distances in the Poincare ball."""
+
+    temperature: Positive = 0.2
+    curvature: float = Field(0.1, gt=0.0, le=4.0)
+    clip_radius: float = Field(2.3, gt=0.0, le=10.0)
+
+
+class RecallAtKSettings(Settings):
+    """`recall_at_k`: the surrogate of Recall@k, and SiMix as `mixing`."""
+
+    cutoffs: list[Annotated[int, Field(ge=1, le=100_000)]] = Field([1, 2, 4, 8, 16], min_length=1)
+    rank_temperature: Positive = 0.01
+    cutoff_temperature: Positive = 1.0
+    mixing: bool = True
 
 
 class SupAPSettings(Settings):

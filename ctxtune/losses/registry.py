@@ -12,7 +12,11 @@ from ctxtune.losses import loss_settings
 from ctxtune.losses.average_precision import SmoothAPLoss, SoftBinAPLoss, SupAPLoss
 from ctxtune.losses.contextual.loss import ContextualLoss, contrastive_weight_of
 from ctxtune.losses.custom_loss import build_custom_loss, custom_loss_inputs, custom_loss_options
+from ctxtune.losses.hyperbolic import HyperbolicLoss
+from ctxtune.losses.hypergraph import HistLoss
 from ctxtune.losses.naming import unknown
+from ctxtune.losses.potential_field import PotentialFieldLoss
+from ctxtune.losses.recall_at_k import RecallAtKLoss
 from ctxtune.losses.roadmap import RoadmapLoss
 from ctxtune.settings import Settings
 
@@ -47,7 +51,9 @@ class LossEntry:
             (embeddings, labels, indices_tuple, ref_emb, ref_labels).
         source: paper.
         origin: whose code computes it.
-        proxies: whether it holds proxies, as a rule one for each class (and so needs num_classes and embedding_dim).
+        proxies: how many proxies or centers it holds, in words; None where it has none. Those that have some need
+            num_classes and embedding_dim.
+        trainable: whether it may have parameters of its own that are no proxies.
         takes_miner: whether an indices_tuple means anything to it.
         memory: "reference", where it compares the batch with a reference set; "joint", where remembered embeddings
             join the batch.
@@ -58,7 +64,8 @@ class LossEntry:
     build: Callable[[Mapping[str, Any], Sizes], nn.Module]
     source: str
     origin: str = "pytorch-metric-learning"
-    proxies: bool = False
+    proxies: str | None = None
+    trainable: bool = False
     takes_miner: bool = True
     memory: Literal["reference", "joint"] = "reference"
     miner: str | None = None
@@ -89,6 +96,33 @@ def _contextual(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     )
 
 
+def _soft_triple(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+    loss: nn.Module = losses.SoftTripleLoss(
+        num_classes=sizes.num_classes,
+        embedding_size=sizes.embedding_dim,
+        centers_per_class=options["centers_per_class"],
+        la=options["scale"],
+        gamma=options["temperature"],
+        margin=options["margin"],
+    )
+    return loss
+
+
+def _proxy_nca_plus_plus(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+    # The library's form has the positive proxy in the denominator, too, which is what the paper's ++ changes.
+    loss: nn.Module = losses.ProxyNCALoss(
+        sizes.num_classes, sizes.embedding_dim, softmax_scale=1.0 / options["temperature"]
+    )
+    return loss
+
+
+def _margin(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+    if options["learn_beta"] and sizes.num_classes is None:
+        raise ValueError("loss margin with learn_beta holds a beta for each class: it needs num_classes")
+    loss: nn.Module = losses.MarginLoss(**options, num_classes=sizes.num_classes if options["learn_beta"] else None)
+    return loss
+
+
 def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     loss: nn.Module = losses.ContrastiveLoss(
         pos_margin=options["positive_margin"], neg_margin=options["negative_margin"], distance=CosineSimilarity()
@@ -117,35 +151,92 @@ _LOSSES: Mapping[str, LossEntry] = {
         loss_settings.ProxyAnchorSettings,
         _with_proxies(losses.ProxyAnchorLoss),
         "Kim et al., CVPR 2020",
-        proxies=True,
+        proxies="one a class",
         memory="joint",
     ),
     "proxy_nca": LossEntry(
         loss_settings.ProxyNCASettings,
         _with_proxies(losses.ProxyNCALoss),
         "Movshovitz-Attias et al., ICCV 2017",
-        proxies=True,
+        proxies="one a class",
         memory="joint",
     ),
     "normalized_softmax": LossEntry(
         loss_settings.NormalizedSoftmaxSettings,
         _with_proxies(losses.NormalizedSoftmaxLoss),
         "Zhai & Wu, BMVC 2019",
-        proxies=True,
+        proxies="one a class",
         memory="joint",
     ),
     "cosface": LossEntry(
         loss_settings.CosFaceSettings,
         _with_proxies(losses.CosFaceLoss),
         "Wang et al., CVPR 2018",
-        proxies=True,
+        proxies="one a class",
         memory="joint",
     ),
     "arcface": LossEntry(
         loss_settings.ArcFaceSettings,
         _with_proxies(losses.ArcFaceLoss),
         "Deng et al., CVPR 2019",
-        proxies=True,
+        proxies="one a class",
+        memory="joint",
+    ),
+    "sub_center_arcface": LossEntry(
+        loss_settings.SubCenterArcFaceSettings,
+        _with_proxies(losses.SubCenterArcFaceLoss),
+        "Deng et al., ECCV 2020",
+        proxies="`sub_centers` a class",
+        memory="joint",
+    ),
+    "proxy_nca_plus_plus": LossEntry(
+        loss_settings.ProxyNCAPlusPlusSettings,
+        _proxy_nca_plus_plus,
+        "Teh et al., ECCV 2020",
+        proxies="one a class",
+        memory="joint",
+    ),
+    "soft_triple": LossEntry(
+        loss_settings.SoftTripleSettings,
+        _soft_triple,
+        "Qian et al., ICCV 2019",
+        proxies="`centers_per_class`",
+        memory="joint",
+    ),
+    "margin": LossEntry(
+        loss_settings.MarginSettings,
+        _margin,
+        "Wu et al., ICCV 2017",
+        trainable=True,
+        miner="distance_weighted",
+    ),
+    "hist": LossEntry(
+        loss_settings.HistSettings,
+        _with_proxies(HistLoss),
+        "Lim et al., CVPR 2022",
+        origin="ctxtune",
+        proxies="a distribution a class, and a network",
+        takes_miner=False,
+        memory="joint",
+    ),
+    "potential_field": LossEntry(
+        loss_settings.PotentialFieldSettings,
+        _with_proxies(PotentialFieldLoss),
+        "Bhatnagar & Ahuja, CVPR 2025, arXiv 2405.18560",
+        origin="ctxtune",
+        proxies="`proxies_per_class`",
+        takes_miner=False,
+        memory="joint",
+    ),
+    "hyperbolic": LossEntry(
+        loss_settings.HyperbolicSettings, _plain(HyperbolicLoss), "Ermolov et al., CVPR 2022", origin="ctxtune"
+    ),
+    "recall_at_k": LossEntry(
+        loss_settings.RecallAtKSettings,
+        _plain(RecallAtKLoss),
+        "Patel et al., CVPR 2022",
+        origin="ctxtune",
+        takes_miner=False,
         memory="joint",
     ),
     "roadmap": LossEntry(

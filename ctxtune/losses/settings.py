@@ -5,12 +5,14 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ctxtune.losses.loss_settings import ContextualTermSettings, MemorySettings
+from ctxtune.losses.loss_settings import ContextualTermSettings, MemorySettings, NoiseFilterSettings
 from ctxtune.losses.miners import MINERS
 from ctxtune.losses.naming import unknown
 from ctxtune.losses.registry import LossEntry, loss_entry
 from ctxtune.settings import Settings, refuse
 from ctxtune.text import shortened
+
+_COMMON = ("miner", "contextual", "memory", "noise_filter")
 
 
 class RegularizerSettings(Settings):
@@ -60,6 +62,7 @@ class LossSettings(_Resolved):
     miner: MinerSettings | None = None
     contextual: ContextualTermSettings | None = None
     memory: MemorySettings | None = None
+    noise_filter: NoiseFilterSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +72,7 @@ class LossSettings(_Resolved):
         name = data.get("name", "contextual")
         if not isinstance(name, str):
             refuse(cls, ("name",), f"unknown loss: {shortened(repr(name))}; expected the name of a loss")
-        common = {key: data[key] for key in ("miner", "contextual", "memory") if key in data}
+        common = {key: data[key] for key in _COMMON if key in data}
         given = {key: value for key, value in data.items() if key != "name" and key not in common}
         try:
             entry = loss_entry(name)

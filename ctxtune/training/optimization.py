@@ -14,14 +14,15 @@ from ctxtune.models import EmbeddingModel
 def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
     """The optimizer with the groups backbone, embedding, projector and loss, each with its learning rate.
 
+    A part of the loss with a `learning_rate_share` is a group of its own, with that share of the loss's rate.
+
     Each group holds ``base_lr``, from which the schedule sets ``lr`` at every step. Frozen and empty groups are left
     out. With `layer_decay` d each block of the backbone is a group of its own, the i-th before the head with the rate
     times d^i (Clark et al., ELECTRA, 2020; Bao et al., BEiT, 2022). The fused kernels are used wherever torch has them.
     """
-    groups = {**model.parameter_groups(), "loss": [p for p in loss.parameters() if p.requires_grad]}
     multipliers = settings.lr_multipliers
     described = []
-    for name, parameters in groups.items():
+    for name, parameters in model.parameter_groups().items():
         rate = settings.lr * getattr(multipliers, name)
         if name == "backbone" and parameters and settings.layer_decay is not None:
             blocks = model.layered_backbone_parameters()
@@ -30,6 +31,9 @@ def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn
                 described.append({"params": block, "name": name, "lr": own, "base_lr": own})
         else:
             described.append({"params": parameters, "name": name, "lr": rate, "base_lr": rate})
+    for share, parameters in _loss_parameters(loss).items():
+        rate = settings.lr * multipliers.loss * share
+        described.append({"params": parameters, "name": "loss", "lr": rate, "base_lr": rate})
     described = [group for group in described if group["params"]]
     decay = settings.weight_decay
     if settings.name == "adamw":
@@ -37,6 +41,20 @@ def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn
     if settings.name == "adam":
         return torch.optim.Adam(described, weight_decay=decay, fused=True)
     return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum, weight_decay=decay, fused=True)
+
+
+def _loss_parameters(loss: nn.Module) -> dict[float, list[nn.Parameter]]:
+    """The parameters of a loss by their share of its learning rate; a share holds for all parts of a part."""
+    shares: dict[nn.Parameter, float] = dict.fromkeys(loss.parameters(), 1.0)
+    for part in loss.modules():
+        share = getattr(part, "learning_rate_share", None)
+        if isinstance(share, float):
+            shares.update(dict.fromkeys(part.parameters(), share))
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter, share in shares.items():
+        if parameter.requires_grad:
+            groups.setdefault(share, []).append(parameter)
+    return groups
 
 
 def learning_rate_factor(schedule: ScheduleSettings, progress: float) -> float:

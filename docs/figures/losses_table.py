@@ -43,7 +43,7 @@ def row(name: str) -> str:
     defaults = entry.options().model_dump(mode="json")
     options = ", ".join(f"`{key}: {json.dumps(value)}`".replace('"', "") for key, value in defaults.items())
     miner = entry.miner or ("possible" if entry.takes_miner else "-")
-    weights = "one a class" if entry.proxies else "-"
+    weights = entry.proxies or ("with `learn_beta` one a class" if entry.trainable else "-")
     return f"| `{name}` | {options or '-'} | {miner} | {weights} | {entry.origin} | {entry.source} |"
 
 

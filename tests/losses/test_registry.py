@@ -21,6 +21,8 @@ from tests.helpers.losses import OTHER_VALUES, batch, naive_loss, relative, tota
 NAMES = (
     *("contextual", "contrastive", "triplet", "multi_similarity", "proxy_anchor", "proxy_nca", "normalized_softmax"),
     *("cosface", "arcface", "roadmap", "smooth_ap", "softbin_ap", "fast_ap", "ntxent", "n_pair", "supcon", "circle"),
+    *("sub_center_arcface", "proxy_nca_plus_plus", "soft_triple", "margin", "hist", "potential_field", "hyperbolic"),
+    "recall_at_k",
 )
 WITH_PROXIES = ("proxy_anchor", "proxy_nca", "normalized_softmax", "cosface", "arcface")
 RANKING = ("roadmap", "sup_ap", "smooth_ap", "softbin_ap", "fast_ap", "n_pair")
@@ -112,13 +114,21 @@ class TestSettings:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 # For every option of every loss a value that differs from the default.
 
 
-OPTIONS = [(name, option) for name in loss_names() for option in LossSettings(name=name).options()]
+# Betas start where they stay if they are not learned: `learn_beta` has a test of its own.
+OPTIONS = [
+    (name, option)
+    for name in loss_names()
+    for option in LossSettings(name=name).options()
+    if (name, option) != ("margin", "learn_beta")
+]
 
 
 class TestNamedLosses:
@@ -146,8 +156,11 @@ class TestNamedLosses:
         common: dict[str, Any] = {"step": "sigmoid"} if name == "contextual" and option == "temperature" else {}
         if name == "triplet" and option == "swap":
             common = {"miner": None}
+        if name == "margin" and option == "nu":
+            common = {"learn_beta": True}
         plain = training_loss(name=name, **common)
-        changed = training_loss(name=name, **common, **{option: OTHER_VALUES[option]})
+        other = 0.8 if (name, option) == ("margin", "beta") else OTHER_VALUES[option]
+        changed = training_loss(name=name, **common, **{option: other})
         first = value_and_gradient(lambda e: total(plain, e, labels), embeddings)
         second = value_and_gradient(lambda e: total(changed, e, labels), embeddings)
         assert relative(second[0], first[0]) > 1e-9 or relative(second[1], first[1]) > 1e-9
@@ -162,6 +175,35 @@ class TestNamedLosses:
         assert weights.grad is not None
         assert weights.grad.abs().max() > 0
         assert isinstance(build_loss(name, num_classes=8, embedding_dim=16), losses.BaseMetricLossFunction)
+
+    @pytest.mark.parametrize(
+        ("name", "shapes"),
+        [
+            ("sub_center_arcface", [[16, 24]]),
+            ("proxy_nca_plus_plus", [[8, 16]]),
+            ("soft_triple", [[16, 80]]),
+            ("potential_field", [[120, 16]]),
+            ("hist", [[8, 16], [8, 16], [512, 16], [512], [8, 512], [8], [512], [512]]),
+        ],
+    )
+    def test_parameters_of_the_others(self, name: str, shapes: list[list[int]]) -> None:
+        loss = training_loss(name=name)
+        assert [list(parameter.shape) for parameter in loss.parameters()] == shapes
+        total(loss, *batch(32, dtype=torch.float32)).backward()
+        assert all(parameter.grad is not None for parameter in loss.parameters())
+        with pytest.raises(ValueError, match="needs num_classes and embedding_dim"):
+            build_loss(name)
+
+    def test_margin_learns_a_beta_for_each_class(self) -> None:
+        loss = training_loss(name="margin", learn_beta=True)
+        (betas,) = loss.parameters()
+        assert betas.shape == (8,)
+        total(loss, *batch(32, dtype=torch.float32)).backward()
+        assert betas.grad is not None
+        assert betas.grad.abs().max() > 0
+        assert not list(training_loss(name="margin").parameters())
+        with pytest.raises(ValueError, match="learn_beta .* needs num_classes"):
+            build_loss("margin", learn_beta=True)
 
     @pytest.mark.parametrize("name", ["proxy_anchor", "proxy_nca"])
     def test_proxies_by_image_are_as_many_as_images(self, name: str) -> None:

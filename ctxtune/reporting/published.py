@@ -31,11 +31,13 @@ class Published:
 
     Attributes:
         scores: Recall@K in [0, 1] by metric name (`recall_at_1`).
+        network: backbone, width of the embedding, and the data it was pretrained on.
     """
 
     method: str
     source: str
     scores: Mapping[str, float]
+    network: str = "ResNet-50, 512-d, ImageNet-1k"
 
 
 def published_scores(dataset: str, label_noise: float = 0.0) -> list[Published]:
@@ -53,7 +55,7 @@ def published_scores(dataset: str, label_noise: float = 0.0) -> list[Published]:
         if method in _PROXY_PER_IMAGE:
             source += "; a proxy for each image: not comparable"
         found.append(Published(_name(method), source, _shares(scores)))
-    return found + _by_method(results["state_of_the_art"], dataset, "published, ResNet-50, 512 dimensions")
+    return found + _by_method(results["state_of_the_art"], dataset, "published")
 
 
 def _by_method(table: Mapping[str, object], dataset: str, source: str) -> list[Published]:

@@ -202,7 +202,7 @@ class TestNamedLosses:
         assert betas.grad is not None
         assert betas.grad.abs().max() > 0
         assert not list(training_loss(name="margin").parameters())
-        with pytest.raises(ValueError, match="learn_beta .* needs num_classes"):
+        with pytest.raises(ValueError, match=r"learn_beta .* needs num_classes"):
             build_loss("margin", learn_beta=True)
 
     @pytest.mark.parametrize("name", ["proxy_anchor", "proxy_nca"])

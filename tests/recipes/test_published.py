@@ -263,6 +263,7 @@ def test_the_tables_cover_every_recipe() -> None:
     covered |= {
         f"{loss}_by_class_{dataset}_224" for loss, dataset, *_ in TABLE_224 if loss in ("proxy_anchor", "proxy_nca")
     }
+    covered |= {f"multi_similarity_without_miner_{dataset}_224" for dataset in ("cub200", "cars196", "sop")}
     assert set(recipe_names()) == covered
 
 
@@ -330,3 +331,12 @@ def test_honest_proxies_differ_in_the_proxies_alone(loss: str, dataset: str) -> 
     assert honest == published
     assert "not comparable" in " ".join(recipe_notes(f"{loss}_{dataset}_224").caveat.split())
     assert recipe_notes(f"{loss}_by_class_{dataset}_224").caveat == ""
+
+
+@pytest.mark.parametrize("dataset", ["cub200", "cars196", "sop"])
+def test_without_the_miner_nothing_else_differs(dataset: str) -> None:
+    with_it, without = (resolved(f"multi_similarity{words}_{dataset}_224", dataset) for words in ("", "_without_miner"))
+    assert with_it["loss"]["miner"] is not None
+    assert without["loss"]["miner"] is None
+    with_it["loss"]["miner"] = None
+    assert without == with_it

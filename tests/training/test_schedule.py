@@ -78,3 +78,15 @@ def test_every_parameter_is_in_one_group_with_its_rate(name):
     assert set(held) == {id(p) for module in (model, loss) for p in module.parameters() if p.requires_grad}
     set_learning_rates(optimizer, 0.1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(5e-5)
+
+
+def test_a_part_of_the_loss_with_a_share_of_its_rate() -> None:
+    model = build_model(
+        ModelSettings(backbone="small_conv", width=16, embedding_dim=16, projector_dim=None), image_size=32
+    )
+    loss = TrainingLoss(LossSettings(name="hist"), RegularizerSettings(weight=0.0), num_classes=5, embedding_dim=16)
+    settings = OptimizerSettings(lr=1e-4, lr_multipliers=LearningRateMultipliers(loss=1000))
+    groups = build_optimizer(settings, model, loss).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    shares = {name: rates[id(parameter)] for name, parameter in loss.named_parameters()}
+    assert all(rate == pytest.approx(1e-3 if ".network." in name else 0.1) for name, rate in shares.items()), shares

@@ -1,7 +1,8 @@
 """What the test classes say: the chosen configuration beside the start, and validation beside test."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,23 +209,34 @@ def published_table(data: SweepData, scores: Sequence[ConfirmedScore], known: Se
     """Ours beside what was published for the data set."""
     names = sorted({name for each in known for name in each.scores}, key=lambda name: int(name.rpartition("_")[2]))
     ours = {each.metric.removeprefix("test/"): each.chosen_interval for each in scores}
+    own = _network(data.design.trial.get("model", {}))
     rows: list[list[str]] = []
     records: list[dict[str, Any]] = []
     if ours:
         texts = [percent_interval(ours[name]) if name in ours else MISSING for name in names]
-        rows.append([f"this sweep ({data.design.name})", "mean ± half of the 95 % t-interval over fresh seeds", *texts])
+        rows.append(
+            [f"this sweep ({data.design.name})", own, "mean ± half of the 95 % t-interval over fresh seeds", *texts]
+        )
         records.append(
-            {"method": data.design.name, "source": "this sweep"} | {n: ours[n].mean for n in names if n in ours}
+            {"method": data.design.name, "network": own, "source": "this sweep"}
+            | {n: ours[n].mean for n in names if n in ours}
         )
     for each in known:
         texts = [percent(each.scores[name], 1) if name in each.scores else MISSING for name in names]
-        rows.append([each.method, each.source, *texts])
-        records.append({"method": each.method, "source": each.source, **each.scores})
+        rows.append([each.method, each.network, each.source, *texts])
+        records.append({"method": each.method, "network": each.network, "source": each.source, **each.scores})
     caption = (
-        f"Test classes of {data.design.dataset}, percent. Published values were as a rule tuned on the test classes."
+        f"Test classes of {data.design.dataset}, percent. Published values were as a rule tuned on the test classes. "
+        "Scores of networks that saw other data in pretraining are not comparable."
     )
-    header = ["method", "source", *(metric_title(name) for name in names)]
-    return Table("published", caption, header, rows, records, left=2, strong=[0] if ours else [])
+    header = ["method", "network and its pretraining", "source", *(metric_title(name) for name in names)]
+    return Table("published", caption, header, rows, records, left=3, strong=[0] if ours else [])
+
+
+def _network(model: Mapping[str, Any]) -> str:
+    """A sweep's own backbone, width and weights, to stand beside those of others."""
+    weights = Path(str(model.get("weights") or "no pretraining")).name
+    return f"{model.get('backbone')}, {model.get('embedding_dim')}-d, {weights}"
 
 
 def _flat(interval: Interval, deviation: float) -> dict[str, float]:

@@ -13,16 +13,16 @@ help:
 	@sed -n '1,4p' Makefile
 
 # The package and what it needs to run; without the developers' tools.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "ctxtune needs Python 3.10 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[cpu]'
+	$(PIP) -e '.[sweep,cpu]'
 	@touch $@
 
 # What tests and linters need besides.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[cpu,dev]'
+	$(PIP) -e '.[sweep,cpu,dev]'
 	@touch $@
 
 setup: $(VENV)/.installed

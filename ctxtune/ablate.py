@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.command_line import EXIT_INCOMPLETE, run_command
-from ctxtune.errors import no_such_file
+from ctxtune.command_line import EXIT_INCOMPLETE, program_name, run_command
+from ctxtune.shipped import find_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
     add_driver_arguments,
@@ -23,7 +23,7 @@ from ctxtune.terminal import (
 def build_parser() -> argparse.ArgumentParser:
     """The command line of an ablation."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctxtune.ablate",
+        prog=program_name("ablate"),
         description="Compare configurations as a designed experiment: every cell over the same seeds, on request after a "
         "small search of its own with the same budget.",
         epilog=DRIVER_EXITS,
@@ -37,13 +37,12 @@ def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
-    if not os.path.exists(arguments.file):  # noqa: PTH110  # Path raises for long ones
-        raise no_such_file(Path(arguments.file))
+    file = find_file(arguments.file, ("ablations",))
     from ctxtune.ablation.base import finder
     from ctxtune.config import load_ablation
 
     find_best = finder(Path(arguments.results), resume=arguments.resume)
-    ablation = load_ablation(arguments.file, all_overrides(arguments), find_best=find_best)
+    ablation = load_ablation(file, all_overrides(arguments), find_best=find_best)
     folder = writable_folder(Path(arguments.results) / ablation.name, "--results")
     from ctxtune.ablation.display import ablation_display, print_results
     from ctxtune.ablation.plan import print_plan

@@ -28,10 +28,18 @@ EXIT_PROGRAM_ERROR = 70
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 """What a shell reports of a program that wrote to a pipe which nobody reads."""
+SWEEP_PACKAGES = ("cmaes", "mlflow", "optuna", "ray", "statsmodels")
+"""What the extra `sweep` installs: who wants only losses and scores does without."""
 LARGEST_ARGUMENT = 1_000_000_000
 PROGRAM_ERROR = (
     f"{EXIT_PROGRAM_ERROR} an error that nobody foresaw, its traceback in the log file that the message names"
 )
+
+
+def program_name(command: str) -> str:
+    """How the user has called a command, for its help: `ctxtune sweep` or `python -m ctxtune.sweep`."""
+    called = f"ctxtune {command}"
+    return called if sys.argv[0] == called else f"python -m ctxtune.{command}"
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -48,6 +56,12 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except CtxtuneError as error:
         _say(f"error: {error}")
+        sys.exit(EXIT_USER_ERROR)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in SWEEP_PACKAGES:
+            _say(_unforeseen(error))
+            sys.exit(EXIT_PROGRAM_ERROR)
+        _say(f"error: this needs {error.name}, which is not installed: pip install 'ctxtune[sweep]'")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt as interrupt:
         _say(f"interrupted by {interrupt}" if str(interrupt) else "interrupted")

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.command_line import PROGRAM_ERROR, run_command, whole_number
+from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
 from ctxtune.data import Benchmark, Split, load_dataset
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.evaluation import (
@@ -50,7 +50,7 @@ SAME_SCORE, SAME_SCORE_ELSEWHERE = 2e-4, 2e-3
 def build_parser() -> argparse.ArgumentParser:
     """The command line of an evaluation."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctxtune.evaluate",
+        prog=program_name("evaluate"),
         description="Score a checkpoint of ctxtune.train or of a run of a sweep: by default on the validation classes that "
         "the run was scored on.",
         epilog="Exit status: 0 done, 2 wrong input, 130 interrupted, " + PROGRAM_ERROR + ".",
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recall-at", type=whole_number, nargs="+", metavar="K", help="default: as in the run's configuration"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     parser.add_argument("--threads", type=whole_number, help="CPU threads (default: what torch takes)")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.add_argument("--per-class", action="store_true", help="the scores of each class too, the worst first")

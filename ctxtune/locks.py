@@ -4,9 +4,13 @@ Written out over `fcntl` because the library for it (filelock) takes a file syst
 a lock service) for one whose lock is held by somebody else.
 """
 
-import fcntl
 import warnings
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # a system that has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 
 def try_lock(file: IO[str] | int) -> bool:
@@ -14,17 +18,19 @@ def try_lock(file: IO[str] | int) -> bool:
 
     Where the file system has no locks the user is warned and the file counts as locked.
     """
-    return _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return _locked(file, wait=False)
 
 
 def lock(file: IO[str] | int) -> None:
     """As `try_lock`, but wait for another process."""
-    _locked(file, fcntl.LOCK_EX)
+    _locked(file, wait=True)
 
 
-def _locked(file: IO[str] | int, how: int) -> bool:
+def _locked(file: IO[str] | int, wait: bool) -> bool:
     try:
-        fcntl.flock(file, how)
+        if fcntl is None:
+            raise OSError("this system has none")
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

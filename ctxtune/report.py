@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ctxtune.command_line import PROGRAM_ERROR, run_command
+from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
 from ctxtune.errors import CtxtuneError
 from ctxtune.terminal import DEFAULT_TRACKING, writable_folder
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     """The command line of a report."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctxtune.report",
+        prog=program_name("report"),
         description="Make the report of a sweep or an ablation, finished or still running, from its MLflow server alone: "
         "one HTML page that needs no network, Markdown, LaTeX (booktabs) and CSV tables, PNG, SVG and PDF figures. All "
         "of it is also logged as artifacts (report/...) of the sweep's or ablation's own run.",

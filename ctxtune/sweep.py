@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.command_line import EXIT_INCOMPLETE, run_command
-from ctxtune.errors import ConfigError, no_such_file
+from ctxtune.command_line import EXIT_INCOMPLETE, program_name, run_command
+from ctxtune.errors import ConfigError
+from ctxtune.shipped import find_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
     add_driver_arguments,
@@ -24,7 +25,7 @@ from ctxtune.terminal import (
 def build_parser() -> argparse.ArgumentParser:
     """The command line of a sweep."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctxtune.sweep",
+        prog=program_name("sweep"),
         description="Search a space of configurations, choose one on validation classes, and confirm it on the test "
         "classes over fresh seeds beside the unaltered start configuration.",
         epilog=DRIVER_EXITS,
@@ -43,11 +44,10 @@ def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
-    if not os.path.exists(arguments.file):  # noqa: PTH110  # Path raises for long ones
-        raise no_such_file(Path(arguments.file))
+    file = find_file(arguments.file, ("search_spaces",))
     from ctxtune.config import load_search_space
 
-    config = load_search_space(arguments.file, all_overrides(arguments))
+    config = load_search_space(file, all_overrides(arguments))
     if arguments.assume and not arguments.dry_run:
         raise ConfigError("--assume plans only: add --dry-run")
     folder = writable_folder(Path(arguments.results) / config.name, "--results")

@@ -81,7 +81,7 @@ def tracking_places(tracking_uri: str, link: str | None) -> dict[str, str]:
 
 
 def named_device(asked: str) -> "torch.device":
-    """The device of ``--device``: auto takes a CUDA device where torch sees one.
+    """The device of ``--device``: auto takes a CUDA device where torch sees one; Apple's (mps) must be asked for.
 
     Raises:
         ConfigError: no such device.
@@ -93,9 +93,11 @@ def named_device(asked: str) -> "torch.device":
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {asked}: expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"--device {asked}: torch sees no Apple GPU on this machine")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {asked}: torch sees no CUDA device on this machine")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

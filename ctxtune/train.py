@@ -15,12 +15,13 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, run_command, whole_number
+from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, program_name, run_command, whole_number
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
 from ctxtune.data.features import Reporter
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.locks import try_lock
 from ctxtune.models.weights import weight_record
+from ctxtune.shipped import find_file
 from ctxtune.terminal import add_file_arguments, all_overrides, named_device, use_threads
 from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_splits
 from ctxtune.training import progress as standing
@@ -31,7 +32,7 @@ from ctxtune.training.trainer import Report, Trainer
 def build_parser() -> argparse.ArgumentParser:
     """The command line of a single run."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctxtune.train",
+        prog=program_name("train"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train the one configuration of a file (best.yaml, or the `trial` of a search-space file) and score\n"
         "it on the validation classes of its folds. The test classes are left to the confirmation of a sweep.\n\n"
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto (a GPU where there is one), cpu, cuda or cuda:N; under torchrun each process takes its own "
+        help="auto (a CUDA GPU where there is one), cpu, cuda, cuda:N or mps; under torchrun each process takes its own "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -83,7 +84,7 @@ def main() -> int:
 
 
 def _train(arguments: argparse.Namespace, world: ProcessGroup) -> int:
-    file = load_trial_file(arguments.file, all_overrides(arguments))
+    file = load_trial_file(find_file(arguments.file, ("search_spaces",)), all_overrides(arguments))
     if arguments.seed_index < 0:
         raise ConfigError(f"--seed-index {arguments.seed_index}: counts from 0")
     use_threads(arguments.threads)
@@ -180,7 +181,7 @@ def open_trainer(
 
 def _device(asked: str, world: ProcessGroup) -> torch.device:
     device = named_device(asked)
-    if device.type == "cpu":
+    if device.type != "cuda":
         return device
     if world.together:
         if device.index is not None:

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).resolve().parent
 TORCH = ("torch", "torchvision")
-EXTRAS = ("cluster",)
+EXTRAS = ("sweep", "cluster")
 
 
 def closure(requirements: list[str]) -> dict[str, str]:
@@ -39,7 +39,7 @@ def own_requirements() -> list[str]:
     """What pyproject.toml asks for, the extras of a cluster among it."""
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
     extras = [text for extra in EXTRAS for text in project["optional-dependencies"][extra]]
-    return [*project["dependencies"], *extras, "setuptools"]
+    return [*project["dependencies"], *(text for text in extras if not text.startswith("ctxtune[")), "setuptools"]
 
 
 def pins() -> dict[str, str]:

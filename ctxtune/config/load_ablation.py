@@ -12,6 +12,7 @@ from ctxtune.config.load import fill_in, laid_on, validated
 from ctxtune.config.paths import Location
 from ctxtune.config.source import Override, Source, apply_overrides, read_overrides, read_source
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.shipped import named
 from ctxtune.text import shortened
 
 FindBest = Callable[[BestOf, dict[str, Any]], dict[str, Any]]
@@ -109,10 +110,11 @@ def _lay_on_base(source: Source, find_best: FindBest | None) -> None:
 
 
 def _base_file(source: Source, name: str) -> dict[str, Any]:
-    """The data of a file that a base names, relative to the file that names it."""
+    """The data of a file that a base names: a path relative to the file that names it, or a shipped file's name."""
     try:
-        path = Path(name).expanduser()
-        other = read_source(path if path.is_absolute() else source.path.parent / path)
+        path = source.path.parent / Path(name).expanduser()  # an absolute one stays
+        shipped = [] if path.exists() else named(name)
+        other = read_source(shipped[0] if shipped else path)
         fill_in(other)
     except (ConfigError, RuntimeError) as error:  # RuntimeError: ~ of somebody who is not there
         raise source.error(("base",), str(error)) from None

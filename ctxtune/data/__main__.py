@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, run_command, whole_number
+from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, program_name, run_command, whole_number
 from ctxtune.data import cache
 from ctxtune.data.checking import SplitReport, advice, describe_split, open_images
 from ctxtune.data.contact_sheet import contact_sheet
@@ -48,7 +48,7 @@ class Request:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is returned."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False)
     try:
         dataset, image = _settings(options)
@@ -64,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of all three commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctxtune.data",
+        prog=program_name("data"),
         description="Look at a data set, build its image cache, or make a picture of it.",
         epilog=f"Data sets: {', '.join(dataset_names())}. Exit status: 0 well, 1 usable with faults, 2 not usable, "
         f"{PROGRAM_ERROR}.",

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import ctxtune
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.embedding_model import EmbeddingModel
 from ctxtune.models.exported import METADATA_FILE, METADATA_PROPERTY, ExportedModel, load_exported, sidecar
 from ctxtune.models.preprocessing import Preprocessing
+from ctxtune.version import __version__
 
 Format = Literal["torchscript", "torch_export", "onnx"]
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -110,7 +110,7 @@ def _metadata(
 ) -> str:
     content: dict[str, Any] = {
         "format": chosen,
-        "ctxtune": ctxtune.__version__,
+        "ctxtune": __version__,
         "torch": torch.__version__,
         "input": {"name": "images", "type": "float32", "shape": ["batch", 3, *size], "channels": "RGB"},
         "output": {"name": "embeddings", "type": "float32", "shape": ["batch", model.embedding_dim]},

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from ctxtune.command_line import PROGRAM_ERROR, run_command
+from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
 from ctxtune.errors import TrackingError
 from ctxtune.text import counted
 from ctxtune.tracking.checking import ask_store
@@ -16,10 +16,10 @@ from ctxtune.tracking.queries import dedupe
 from ctxtune.tracking.spool import Spool
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one of the commands; the exit status (2 after a user's error)."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of all commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctxtune.tracking",
+        prog=program_name("tracking"),
         description="The spool on the way to MLflow.",
         epilog=f"Exit status: 0 done, 2 wrong input, {PROGRAM_ERROR}.",
     )
@@ -45,7 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("deliver")  # what the Tracker starts; reads its orders from standard input
     command.add_argument("spool", type=Path)
     commands.add_parser("check")  # what `check_store` starts; reads its orders from standard input
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one of the commands; the exit status (2 after a user's error)."""
+    options = build_parser().parse_args(arguments)
     try:
         if options.command == "deliver":
             DeliveryProcess(options.spool).run()

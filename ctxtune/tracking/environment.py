@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-import ctxtune
+from ctxtune.version import __version__
 
 _LIBRARIES = (
     "torch",
@@ -38,7 +38,7 @@ def run_environment() -> dict[str, str]:
 
 
 def _git() -> dict[str, str]:
-    package = Path(ctxtune.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     # A repository around an installed package (a virtual environment inside a project) says nothing about our code.
     tracked = _output(["git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py"])
     folder = package if tracked is not None else Path.cwd()
@@ -51,7 +51,7 @@ def _git() -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"version.ctxtune": ctxtune.__version__, "version.python": platform.python_version()}
+    versions = {"version.ctxtune": __version__, "version.python": platform.python_version()}
     for library in _LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
             versions[f"version.{library}"] = metadata.version(library)

@@ -1,12 +1,12 @@
 """What a machine gives to runs, and how fast it trains: measured, asked of a cluster, or assumed."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from ctxtune.config import TrialFile, TrialSettings
 from ctxtune.config.search import ResourcesSettings
+from ctxtune.data.reading import processors
 from ctxtune.errors import ConfigError
 from ctxtune.text import counted
 from ctxtune.training import FoldTrainer
@@ -107,7 +107,7 @@ def planned_resources(
     address = cluster_address(address)
     if address is None:
         gpus = float(torch.cuda.device_count())
-        here = NodeKind("this machine", float(len(os.sched_getaffinity(0))), gpus, 1)
+        here = NodeKind("this machine", float(processors()), gpus, 1)
         return resources_on([here], True, file.resources, max_concurrent)
     with running_ray(address):
         return run_resources(file.resources, max_concurrent)

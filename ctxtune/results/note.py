@@ -24,7 +24,7 @@ def sweep_note(results: SweepResults) -> str:
     for score in results.confirmed:
         start, difference = score.start_interval, score.difference
         texts = [
-            percent(score.floor),
+            percent(score.untrained),
             percent_interval(start) if start else missing,
             percent_interval(score.chosen_interval),
             percent_interval(difference.interval, sign=True) if difference else missing,

@@ -7,7 +7,7 @@ from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import GPU_HOURS, MONEY, hours_of, spent
 from ctxtune.results.sweep import SweepResults
 from ctxtune.results.wording import search_sentence
-from ctxtune.statistics import t_interval
+from ctxtune.statistics import Verdict, t_interval
 
 
 def ablation_summary(results: AblationResults) -> dict[str, object]:
@@ -65,8 +65,8 @@ def sweep_summary(results: SweepResults) -> dict[str, object]:
                 "chosen": asdict(score.chosen_interval),
                 "start": score.start_interval and asdict(score.start_interval),
                 "difference": score.difference and asdict(score.difference.interval),
-                "floor": score.floor,
-                "verdict": score.verdict and asdict(score.verdict),
+                "floor": score.untrained,
+                "verdict": score.verdict and _verdict(score.verdict),
             }
             for score in results.confirmed
         ],
@@ -83,6 +83,11 @@ def sweep_summary(results: SweepResults) -> dict[str, object]:
     }
 
 
+def _verdict(verdict: Verdict) -> dict[str, object]:
+    """A verdict under the promised names of `summary.json`."""
+    return {"judgement": verdict.judgment} | {key: value for key, value in asdict(verdict).items() if key != "judgment"}
+
+
 def sweep_metrics(results: SweepResults) -> dict[str, float]:
     """What a sweep found, as metrics of its own run in MLflow."""
     cost = spent(results.runs)
@@ -94,7 +99,7 @@ def sweep_metrics(results: SweepResults) -> dict[str, float]:
     for score in results.confirmed:
         name = score.metric.partition("/")[2]
         metrics[score.metric] = score.chosen_interval.mean
-        metrics[f"floor/{name}"] = score.floor
+        metrics[f"floor/{name}"] = score.untrained
         if score.difference:
             metrics[f"difference/{name}"] = score.difference.interval.mean
     return metrics

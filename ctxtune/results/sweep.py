@@ -29,7 +29,7 @@ class ConfirmedScore:
 
     Attributes:
         chosen, start: by seed, of those that came to their end, which may be fewer in one arm than in the other.
-        floor: of the untrained model; not a number where it was not scored.
+        untrained: of the untrained model (`floor/...` in the runs); not a number where it was not scored.
         difference: over the seeds that both arms have; None where there is none.
         judged: whether it is the objective's counterpart, the one score that is tested.
         verdict: None also while seeds are still to come: to judge at each look would be optional stopping.
@@ -39,7 +39,7 @@ class ConfirmedScore:
     metric: str
     chosen: Mapping[int, float]
     start: Mapping[int, float]
-    floor: float
+    untrained: float
     difference: PairedDifference | None
     judged: bool
     verdict: Verdict | None
@@ -209,14 +209,14 @@ class SweepResults:
         ours, theirs = by_seed(chosen, metric), by_seed(start, metric)
         pairs = shared_scores(ours, theirs)
         difference = compare_pairs(*pairs) if pairs[0] else None
-        floors = by_seed(chosen, metric.replace("test/", "floor/"))
+        untrained_by_seed = by_seed(chosen, metric.replace("test/", "floor/"))
         planned = self.planned_seeds or (self.design.confirm.seeds if self.design.confirm else 0)
         judged = metric == self.design.objective.test_metric
         verdict = None
         if judged and difference is not None and (self.ended or 0 < planned <= difference.count):
             verdict = judge_family([difference], mode=self.design.objective.mode)[0]
-        floor = sum(floors.values()) / len(floors) if floors else math.nan
-        return ConfirmedScore(metric, ours, theirs, floor, difference, judged, verdict, planned)
+        untrained = sum(untrained_by_seed.values()) / len(untrained_by_seed) if untrained_by_seed else math.nan
+        return ConfirmedScore(metric, ours, theirs, untrained, difference, judged, verdict, planned)
 
     @cached_property
     def judged(self) -> ConfirmedScore | None:

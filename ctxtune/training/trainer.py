@@ -37,7 +37,7 @@ class Trainer:
     Args:
         runs: at least one, of equal length.
         score_at: "every" evaluation, or only the "last" (confirmations: the test classes are scored once).
-        floor: also score the untrained model, as ``floor/...``.
+        score_untrained: also score the model before training; these scores are named ``floor/...``.
         protocol: plain data that goes into each checkpoint: ``stage``, ``validation`` and ``folds``, so that whoever
             opens it knows which classes the run has seen.
         by_class: whether the last report says what each class adds to the scores.
@@ -48,7 +48,7 @@ class Trainer:
         runs: Sequence[FoldTrainer],
         *,
         score_at: Literal["every", "last"] = "every",
-        floor: bool = False,
+        score_untrained: bool = False,
         protocol: Mapping[str, Any] | None = None,
         by_class: bool = False,
     ) -> None:
@@ -56,8 +56,8 @@ class Trainer:
         self.protocol = dict(protocol or {})
         self.score_at = score_at
         self._by_class_wanted = by_class
-        self._floor_wanted = floor
-        self._floor: dict[str, float] = {}
+        self._score_untrained = score_untrained
+        self._untrained: dict[str, float] = {}
         self._reported = 0
         self._best: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
@@ -100,8 +100,8 @@ class Trainer:
         Raises:
             RunFailed: the run cannot go on, with the reason.
         """
-        if self._floor_wanted and not self._floor and self.run_epochs == 0:
-            self._floor = _floor_names(_mean([run.evaluate() for run in self.runs]))
+        if self._score_untrained and not self._untrained and self.run_epochs == 0:
+            self._untrained = _named_untrained(_mean([run.evaluate() for run in self.runs]))
         every = self.runs[0].trial.evaluation.every
         while self._reported < self.epochs:
             target = min((self._reported // every + 1) * every, self.epochs)
@@ -113,7 +113,9 @@ class Trainer:
                 metrics |= _mean([scores for scores, _ in scored])
                 by_class = joined([sums for _, sums in scored]) if last and self._by_class_wanted else None
             if last:
-                metrics |= _mean([{"train/recall_at_1": run.train_class_recall()} for run in self.runs]) | self._floor
+                metrics |= (
+                    _mean([{"train/recall_at_1": run.train_class_recall()} for run in self.runs]) | self._untrained
+                )
                 metrics |= _mean([run.data_record() for run in self.runs])
             metrics |= {"epoch": float(target), "time/seconds": self.seconds}
             self._reported = target
@@ -140,7 +142,7 @@ class Trainer:
             "reported": self._reported,
             "best": self._best,
             "history": self.history,
-            "floor": self._floor,
+            "floor": self._untrained,
             "seconds": self.seconds,
         }
 
@@ -156,7 +158,7 @@ class Trainer:
             run.load_state_dict(its_state)
         self._reported = state.get("reported", self.epoch)
         self._best, self.history = dict(state.get("best", {})), list(state.get("history", []))
-        self._floor = state["floor"]
+        self._untrained = state["floor"]
         self._seconds_before, self._started = state["seconds"], time.perf_counter()
 
     def close(self) -> None:
@@ -169,5 +171,5 @@ def _mean(each: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(sum(metrics[name] for metrics in each) / len(each)) for name in each[0]}
 
 
-def _floor_names(scores: dict[str, float]) -> dict[str, float]:
+def _named_untrained(scores: dict[str, float]) -> dict[str, float]:
     return {f"floor/{name.partition('/')[2]}": value for name, value in scores.items()}

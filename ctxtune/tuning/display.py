@@ -54,7 +54,7 @@ def _metric_of(config: SweepConfig, stage: str) -> str:
 
 
 def print_results(console: Console, results: SweepResults, files: dict[str, str]) -> None:
-    """Print what a sweep found: configuration, validation, test, floor, and where to go from here."""
+    """Print what a sweep found: configuration, scores (those of the untrained model too), and where to go from here."""
     done, full = results.epochs
     states = Counter(run.state for run in results.trials)
     listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -142,7 +142,7 @@ def _test_table(results: SweepResults) -> Table:
         start, difference = score.start_interval, score.difference
         table.add_row(
             metric_title(score.metric).removeprefix("test "),
-            percent(score.floor),
+            percent(score.untrained),
             percent_interval(start) if start else missing,
             percent_interval(score.chosen_interval),
             percent_interval(difference.interval, sign=True) if difference else missing,

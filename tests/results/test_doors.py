@@ -93,8 +93,8 @@ def record_sweep(
             f"test/{name}": 0.4 + gain + float(generator.normal(0, 0.002)) for name in ("map_at_r", "recall_at_1")
         }
         if spec.seed_index < seeds:
-            floors = {"floor/map_at_r": 0.02, "floor/recall_at_1": 0.1}
-            recording.run(spec, {**scores, **floors}, fails=spec.key in lost)
+            untrained = {"floor/map_at_r": 0.02, "floor/recall_at_1": 0.1}
+            recording.run(spec, {**scores, **untrained}, fails=spec.key in lost)
     recording.close(ended=ended)
     return [sweep_results_of(space, journal, ended=ended), read_sweep(read_study(recording.uri, space.name)).results]
 
@@ -113,7 +113,16 @@ def told(results: SweepResults) -> dict[str, Any]:
         "chosen": (results.chosen, results.same),
         "selection": results.selection,
         "confirmed": [
-            (each.metric, each.chosen, each.start, each.floor, each.judged, each.verdict, each.words, seeds_words(each))
+            (
+                each.metric,
+                each.chosen,
+                each.start,
+                each.untrained,
+                each.judged,
+                each.verdict,
+                each.words,
+                seeds_words(each),
+            )
             for each in results.confirmed
         ],
         "differences": [each.difference and each.difference.interval for each in results.confirmed],

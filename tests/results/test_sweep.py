@@ -122,7 +122,7 @@ class TestConfirmation:
         expected = stats.ttest_rel(ours, START_SCORES)
         assert score.difference.p_value == pytest.approx(expected.pvalue)
         assert score.difference.interval.low == pytest.approx(expected.confidence_interval().low)
-        assert score.chosen_interval.mean == pytest.approx(np.mean(ours)) and score.floor == 0.02
+        assert score.chosen_interval.mean == pytest.approx(np.mean(ours)) and score.untrained == 0.02
         assert score.verdict.judgment == "better" and seeds_words(score) == "the same 4 fresh seeds"
 
     def test_nothing_is_judged_before_all_planned_seeds_are_there(self) -> None:

@@ -66,7 +66,7 @@ def test_a_confirmation_reports_them_beside_its_test_scores() -> None:
 
     small = dataclasses.replace(splits, fit=few(splits.fit, 40), query=few(splits.query, 30), fold_classes=10)
     reports: list[dict[str, float]] = []
-    Trainer([FoldTrainer(TRIAL, small, seed=1)], score_at="last", floor=True).run(
+    Trainer([FoldTrainer(TRIAL, small, seed=1)], score_at="last", score_untrained=True).run(
         lambda report: reports.append(report.metrics)
     )
     assert reports[-1]["test_subset/map_at_r"] > reports[-1]["test/map_at_r"]

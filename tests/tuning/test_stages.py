@@ -118,7 +118,7 @@ def test_the_outcome_holds_paired_differences_with_their_t_interval(space, journ
     assert (
         last.difference.interval.half_width < last.chosen_interval.half_width / 3
     )  # pairing takes the luck of the seed out
-    assert last.floor == pytest.approx(0.1)
+    assert last.untrained == pytest.approx(0.1)
     page = sweep_note(result)
     assert f"{100 * last.difference.interval.mean:.2f} ± {100 * last.difference.interval.half_width:.2f}" in page
     assert "| loss.k | 4 |" in page

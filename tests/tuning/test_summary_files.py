@@ -123,3 +123,16 @@ def test_few_seeds_are_said_to_be_few(tmp_path):
     gains = [0.03, 0.00, 0.04, 0.01]
     space, journal = confirmed(tmp_path, scores=lambda name, seed: STARTS[seed] + gains[seed])
     assert "is inconclusive: between " in printed(space, journal)
+
+
+def test_the_names_in_the_summary_are_the_promised_ones(tmp_path):
+    """Python names may change; a script that reads `summary.json` of this format may not have to."""
+    summary = sweep_summary(results_of(*confirmed(tmp_path), ended=True))
+    assert {"chosen", "point", "start_point", "states", "search_scores", "selection", "confirmed", "hours"} <= set(
+        summary
+    )
+    (judged,) = (score for score in summary["confirmed"] if score["verdict"])
+    assert set(judged) == {"metric", "chosen", "start", "difference", "floor", "verdict"}
+    assert set(judged["chosen"]) == {"mean", "low", "high", "count"}
+    assert set(judged["verdict"]) == {"judgement", "corrected_p", "wilcoxon_p", "equivalence_p", "interval"}
+    assert judged["verdict"]["judgement"] == "better"

@@ -38,7 +38,7 @@ def confirmation_table(data: SweepData, scores: Sequence[ConfirmedScore]) -> Tab
         difference, tested = each.difference, each.verdict is not None
         ours, theirs = describe(list(each.chosen.values())), each.start_interval
         row = [metric_title(each.metric).removeprefix("test ")]
-        row += [percent(each.floor), percent_interval(theirs) if theirs else MISSING]
+        row += [percent(each.untrained), percent_interval(theirs) if theirs else MISSING]
         row += [percent_interval(ours.interval), percent_bounds(ours.bootstrap)]
         row += [percent_interval(difference.interval, sign=True) if difference else MISSING]
         row += [p_value(difference.p_value) if tested and difference else MISSING]
@@ -58,7 +58,7 @@ def confirmation_table(data: SweepData, scores: Sequence[ConfirmedScore]) -> Tab
 
 def _record(score: ConfirmedScore) -> dict[str, Any]:
     ours, difference = describe(list(score.chosen.values())), score.difference
-    record: dict[str, Any] = {"metric": score.metric, "untrained": score.floor, "seeds": len(score.chosen)}
+    record: dict[str, Any] = {"metric": score.metric, "untrained": score.untrained, "seeds": len(score.chosen)}
     record |= {f"chosen_{key}": value for key, value in _flat(ours.interval, ours.deviation).items()}
     record |= {"chosen_bootstrap_low": ours.bootstrap.low, "chosen_bootstrap_high": ours.bootstrap.high}
     record["chosen_values"] = " ".join(f"{value:.17g}" for value in score.chosen.values())

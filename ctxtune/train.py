@@ -183,7 +183,7 @@ def _device(asked: str, world: ProcessGroup) -> torch.device:
     device = named_device(asked)
     if device.type != "cuda":
         return device
-    if world.together:
+    if world.is_distributed:
         if device.index is not None:
             raise ConfigError(f"--device {asked}: under torchrun each process takes its own GPU; say cuda")
         device = named_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
@@ -195,7 +195,7 @@ def _device(asked: str, world: ProcessGroup) -> torch.device:
 @contextlib.contextmanager
 def _processes(world: ProcessGroup, device: torch.device) -> Iterator[None]:
     """The group of processes that torchrun has started, while they train."""
-    if not world.together:
+    if not world.is_distributed:
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))

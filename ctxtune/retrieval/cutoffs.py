@@ -1,6 +1,6 @@
-"""Floors: for each query a rank position that all of its first R items reach, estimated from a sample of the gallery.
+"""Cutoffs: for each query a rank position that all of its first R items reach, estimated from a sample of the gallery.
 
-R-precision and MAP@R ask nothing of matches beyond rank R, so items below the floor need not be looked at.
+R-precision and MAP@R ask nothing of matches beyond rank R, so items below the cutoff need not be looked at.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Block, Embeddings
-from ctxtune.retrieval.process_group import Ranks
+from ctxtune.retrieval.process_group import Processes
 from ctxtune.retrieval.similarity import exact_matrix, float32_error
 from ctxtune.retrieval.threads import Workers
 
@@ -21,14 +21,14 @@ CROWDED_ROWS = 64
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """The floor of each query: a similarity (q,), and among items as similar the last gallery index (q,) above it."""
+    """The cutoff of each query: a similarity (q,), and among items as similar the last gallery index (q,) above it."""
 
     similarity: Tensor
     item: Tensor
 
 
-def no_floors(number: int, items: int, device: torch.device) -> Cutoffs:
-    """Floors below everything."""
+def no_cutoffs(number: int, items: int, device: torch.device) -> Cutoffs:
+    """Cutoffs below everything."""
     similarity = torch.full((number,), -torch.inf, dtype=torch.float64, device=device)
     return Cutoffs(similarity, torch.full((number,), items, dtype=torch.int64, device=device))
 
@@ -36,18 +36,18 @@ def no_floors(number: int, items: int, device: torch.device) -> Cutoffs:
 class Sample:
     """Items of the gallery at equal distances."""
 
-    def __init__(self, gallery: Embeddings, *, own_left_out: bool) -> None:
+    def __init__(self, gallery: Embeddings, *, exclude_self: bool) -> None:
         least, most = SAMPLE_LIMITS
         size = min(max(least, min(most, int(SAMPLE_SHARE * len(gallery)))), len(gallery))
         self.items = torch.linspace(0, len(gallery) - 1, size, device=gallery.device).long()
         self.block = Block(gallery.select(self.items), 0, size)
         self.gallery_size = len(gallery)
-        self.own_left_out = own_left_out
+        self.exclude_self = exclude_self
 
     def needed(self, matches: Tensor, *, cautious: bool) -> Tensor:
         """The rank within the sample that R = matches (q,) of the whole gallery reach: surely if cautious, or nearly so.
 
-        If fewer than R items reached the floor, all those of the sample that do would be among the best R: about the
+        If fewer than R items reached the cutoff, all those of the sample that do would be among the best R: about the
         sample's share of R, rarely more than 3.5 standard deviations above that.
         """
         if cautious:
@@ -55,9 +55,9 @@ class Sample:
         expected = matches * (len(self.items) / self.gallery_size)
         return matches.minimum((expected + 3.5 * expected.sqrt() + 1.5).ceil().long())
 
-    def floors(self, queries: Block, needed: Tensor) -> tuple[Cutoffs, bool]:
-        """Floors of a block of queries, and whether it is crowded: neighbors too close for approximate similarities."""
-        own = (queries.origin[:, None] == self.items) if self.own_left_out else None
+    def cutoffs(self, queries: Block, needed: Tensor) -> tuple[Cutoffs, bool]:
+        """Cutoffs of a block of queries, and whether it is crowded: neighbors too close for approximate similarities."""
+        own = (queries.origin[:, None] == self.items) if self.exclude_self else None
         error = float32_error(queries.source.dimension)
         values = queries.approximate @ self.block.approximate.T
         similarity = _reached(values, own, needed) - error
@@ -67,8 +67,10 @@ class Sample:
         return Cutoffs(similarity, self.items[column]), True
 
 
-def find_floors(blocks: list[Block], sample: Sample, needed: Tensor, ranks: Ranks, workers: Workers) -> Cutoffs:
-    """Floors of the queries of consecutive blocks with their ranks `needed` (q,) in the sample.
+def find_cutoffs(
+    blocks: list[Block], sample: Sample, needed: Tensor, processes: Processes, workers: Workers
+) -> Cutoffs:
+    """Cutoffs of the queries of consecutive blocks with their ranks `needed` (q,) in the sample.
 
     Marks the blocks that are crowded.
     """
@@ -79,13 +81,13 @@ def find_floors(blocks: list[Block], sample: Sample, needed: Tensor, ranks: Rank
     def find(numbered: tuple[int, Block]) -> None:
         number, block = numbered
         rows = slice(block.start, block.stop)
-        floors, near = sample.floors(block, needed[rows])
-        similarity[rows], item[rows], crowded[number] = floors.similarity, floors.item, int(near)
+        cutoffs, near = sample.cutoffs(block, needed[rows])
+        similarity[rows], item[rows], crowded[number] = cutoffs.similarity, cutoffs.item, int(near)
         block.release()
 
-    workers.each(find, ranks.share(enumerate(blocks)))
+    workers.each(find, processes.share(enumerate(blocks)))
     for tensor in (similarity, item, crowded):
-        ranks.add_up(tensor)
+        processes.all_reduce(tensor)
     for block, flag in zip(blocks, crowded.tolist(), strict=True):
         block.crowded = bool(flag)
     return Cutoffs(similarity, item)
@@ -120,8 +122,8 @@ def _reached_exactly(values: Tensor, own: Tensor | None, needed: Tensor) -> tupl
     return torch.where(needed <= values.shape[1], value, -torch.inf), columns.gather(1, place)[:, 0]
 
 
-def _is_crowded(values: Tensor, floor: Tensor, error: float) -> bool:
-    """Whether many values (n, m) are too close to the floor (n,) for an approximation off by `error`."""
+def _is_crowded(values: Tensor, cutoff: Tensor, error: float) -> bool:
+    """Whether many values (n, m) are too close to the cutoff (n,) for an approximation off by `error`."""
     rows = slice(None, None, max(1, len(values) // CROWDED_ROWS))
-    near = (values[rows].double() - floor[rows, None]).abs() <= 3 * error
+    near = (values[rows].double() - cutoff[rows, None]).abs() <= 3 * error
     return bool(near.double().mean() > CROWDED_SHARE)

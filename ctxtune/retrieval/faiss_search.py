@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxtune.retrieval.cutoffs import Cutoffs, no_floors
+from ctxtune.retrieval.cutoffs import Cutoffs, no_cutoffs
 from ctxtune.retrieval.embeddings import Block, Embeddings
 from ctxtune.retrieval.matches import find_matches
-from ctxtune.retrieval.process_group import Ranks
+from ctxtune.retrieval.process_group import Processes
 from ctxtune.retrieval.rank_counter import Pairs, RankCounter
 from ctxtune.retrieval.ranking import Search, score_queries, scores_from_counts
 from ctxtune.retrieval.scores import QueryScores
@@ -67,10 +67,10 @@ def _for_number(index: dict[str, Any], number: int) -> Any:
 def score_with_faiss(search: Search) -> QueryScores:
     """Scores of every query, the same as `score_queries` gives."""
     fetch = faiss_fetch(search.gallery, search.tile)
-    alone = replace(search, ranks=Ranks())
+    alone = replace(search, processes=Processes())
     number = len(search.queries)
     columns = torch.zeros(5, number, dtype=torch.float64)
-    for start in search.ranks.share(range(0, number, search.tile)):
+    for start in search.processes.share(range(0, number, search.tile)):
         rows = slice(start, min(start + search.tile, number))
         scores = _score_block(replace(alone, queries=search.queries.select(rows)), fetch)
         columns[0, rows] = torch.from_numpy(scores.matches.astype(np.float64))
@@ -79,7 +79,7 @@ def score_with_faiss(search: Search) -> QueryScores:
         columns[3, rows] = torch.from_numpy(scores.average_precision_at_r)
         if scores.average_precision is not None:
             columns[4, rows] = torch.from_numpy(scores.average_precision)
-    search.ranks.add_up(columns)
+    search.processes.all_reduce(columns)
     matches, first_rank, r_precision, at_r, full = columns.numpy()
     return QueryScores(
         matches.astype(np.int64), first_rank.astype(np.int64), r_precision, at_r, full if search.full_ranking else None
@@ -95,24 +95,25 @@ def _score_block(search: Search, fetch: Fetch) -> QueryScores:
     block = Block(queries, 0, len(queries))
     similarities, items = fetch(block, number)
     error = float32_error(queries.dimension)
-    floors = no_floors(len(queries), len(gallery), queries.device)
+    cutoffs = no_cutoffs(len(queries), len(gallery), queries.device)
     if number < len(gallery):
         # What is not in the list is at most as similar as its last item, give or take the error.
-        floors = Cutoffs(similarities[:, -1] + error, torch.full_like(floors.item, -1))
-    tally = RankCounter(
-        find_matches(queries, gallery, search.members, floors, search.workers, own_left_out=search.own_left_out), floors
+        cutoffs = Cutoffs(similarities[:, -1] + error, torch.full_like(cutoffs.item, -1))
+    counter = RankCounter(
+        find_matches(queries, gallery, search.members, cutoffs, search.workers, exclude_self=search.exclude_self),
+        cutoffs,
     )
     others = gallery.classes[items] != queries.classes[:, None]
     rows, columns = others.nonzero(as_tuple=True)
     pairs = Pairs(
         block, Block(gallery, 0, len(gallery)), rows, items[rows, columns], similarities[rows, columns], error
     )
-    if not tally.add_listed(pairs, OPEN_PAIRS * len(queries)):
+    if not counter.add_listed(pairs, OPEN_PAIRS * len(queries)):
         return score_queries(search)
-    before = tally.before()
-    scores = scores_from_counts(tally.matches, before, full_ranking=False)
-    is_open = tally.counted
-    is_open[tally.unsettled(before)] = True
+    before = counter.before()
+    scores = scores_from_counts(counter.matches, before, full_ranking=False)
+    is_open = counter.counted
+    is_open[counter.unsettled(before)] = True
     open_rows = is_open.nonzero()[:, 0]
     if len(open_rows) == 0:
         return scores

@@ -69,14 +69,14 @@ def find_matches(
     queries: Embeddings,
     gallery: Embeddings,
     members: ClassMembers,
-    floors: Cutoffs,
+    cutoffs: Cutoffs,
     workers: Workers,
     *,
-    own_left_out: bool,
+    exclude_self: bool,
 ) -> Matches:
-    """The matches of all queries, or of large classes at least those that reach the floor, and the best.
+    """The matches of all queries, or of large classes at least those that reach the cutoff, and the best.
 
-    With `own_left_out` no query is its own match.
+    With `exclude_self` no query is its own match.
     """
     device = queries.device
     size = members.size[queries.classes]
@@ -100,13 +100,13 @@ def find_matches(
     items = members.items[
         torch.arange(len(owner), device=device) + (members.start[queries.classes] - start[:-1])[owner]
     ]
-    if own_left_out:
+    if exclude_self:
         kept = items != queries.origin[owner]
         owner, items, similarities = owner[kept], items[kept], similarities[kept]
         size = size - 1
     number = size
     if len(size) and int(size.max()) > SORTED_WHOLE:
-        kept = _is_needed(owner, items, similarities, floors)
+        kept = _is_needed(owner, items, similarities, cutoffs)
         owner, items, similarities = owner[kept], items[kept], similarities[kept]
         size = torch.bincount(owner, minlength=len(size))
     start = _starts(size)
@@ -114,13 +114,13 @@ def find_matches(
     return Matches(start, items.int(), similarities, number)
 
 
-def _is_needed(owner: Tensor, items: Tensor, similarities: Tensor, floors: Cutoffs) -> Tensor:
-    """Which matches (m,) reach their owner's floor or are as similar as its best."""
-    best = torch.full_like(floors.similarity, -torch.inf).scatter_reduce(0, owner, similarities, "amax")
-    floor = floors.similarity[owner]
+def _is_needed(owner: Tensor, items: Tensor, similarities: Tensor, cutoffs: Cutoffs) -> Tensor:
+    """Which matches (m,) reach their owner's cutoff or are as similar as its best."""
+    best = torch.full_like(cutoffs.similarity, -torch.inf).scatter_reduce(0, owner, similarities, "amax")
+    cutoff = cutoffs.similarity[owner]
     return (
-        (similarities > floor)
-        | ((similarities == floor) & (items <= floors.item[owner]))
+        (similarities > cutoff)
+        | ((similarities == cutoff) & (items <= cutoffs.item[owner]))
         | (similarities == best[owner])
     )
 

@@ -51,19 +51,19 @@ def nearest(
     # faiss has threads of its own.
     with torch.no_grad(), full_float32(), Workers(device, alone=use_faiss) as workers:
         queries = _read(query_embeddings, "query_embeddings", workers, device)
-        own_left_out = gallery_embeddings is None
+        exclude_self = gallery_embeddings is None
         gallery = queries
         if gallery_embeddings is not None:
             gallery = _read(gallery_embeddings, "gallery_embeddings", workers, device)
         if queries.dimension != gallery.dimension:
             raise ValueError(f"queries have {queries.dimension} dimensions, the gallery has {gallery.dimension}")
-        available = len(gallery) - own_left_out
+        available = len(gallery) - exclude_self
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= available:
             raise ValueError(
                 f"k must be an integer from 1 to {available}, the items that a query can find; found {k!r}"
             )
         fetch = faiss_fetch(gallery, chunk) if use_faiss else torch_fetch(gallery, chunk)
-        items, similarities = _find(queries, gallery, int(k), chunk, fetch, workers, own_left_out=own_left_out)
+        items, similarities = _find(queries, gallery, int(k), chunk, fetch, workers, exclude_self=exclude_self)
     return Neighbors(items.cpu().numpy(), similarities.cpu().numpy())
 
 
@@ -100,14 +100,14 @@ def _find(
     fetch: Fetch,
     workers: Workers,
     *,
-    own_left_out: bool,
+    exclude_self: bool,
 ) -> tuple[Tensor, Tensor]:
     """Fetch a few more than needed, rank them exactly, more where the end of the list is open, and at last all."""
     device = queries.device
     items = torch.empty(len(queries), number, dtype=torch.int64, device=device)
     similarities = torch.empty(len(queries), number, dtype=torch.float64, device=device)
     rows = torch.arange(len(queries), device=device)
-    needed = number + own_left_out
+    needed = number + exclude_self
     for wanted in (needed + SPARE, WIDENING * (needed + SPARE)):
         is_open = torch.zeros(len(queries), dtype=torch.bool, device=device)
 
@@ -115,7 +115,7 @@ def _find(
             place = rows[block.start : block.stop]
             fetched = fetch(block, min(wanted, len(gallery)))
             items[place], similarities[place], is_open[place] = _ranked(
-                block, gallery, fetched, number, own_left_out=own_left_out
+                block, gallery, fetched, number, exclude_self=exclude_self
             )
             block.release()
 
@@ -124,23 +124,23 @@ def _find(
         if len(rows) == 0:
             return items, similarities
 
-    def scan(block: Block) -> None:
+    def find_among_all(block: Block) -> None:
         place = rows[block.start : block.stop]
-        items[place], similarities[place] = _scan(block, gallery, number, chunk, own_left_out=own_left_out)
+        items[place], similarities[place] = _nearest_in_blocks(block, gallery, number, chunk, exclude_self=exclude_self)
         block.release()
 
-    workers.each(scan, queries.select(rows).blocks(chunk))
+    workers.each(find_among_all, queries.select(rows).blocks(chunk))
     return items, similarities
 
 
 def _ranked(
-    block: Block, gallery: Embeddings, fetched: tuple[Tensor, Tensor], number: int, *, own_left_out: bool
+    block: Block, gallery: Embeddings, fetched: tuple[Tensor, Tensor], number: int, *, exclude_self: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The first of the candidates in exact order, their similarities, and which queries (n,) need more."""
     approximate, candidates = fetched
     candidates = candidates.sort(dim=1).values
     values = _exact(block, gallery, candidates)
-    if own_left_out:
+    if exclude_self:
         values[candidates == block.origin[:, None]] = -torch.inf
     values, order = values.sort(dim=1, descending=True, stable=True)
     values, items = values[:, :number], candidates.gather(1, order[:, :number])
@@ -162,7 +162,9 @@ def _exact(block: Block, gallery: Embeddings, candidates: Tensor) -> Tensor:
     return values.view_as(candidates)
 
 
-def _scan(block: Block, gallery: Embeddings, number: int, chunk: int, *, own_left_out: bool) -> tuple[Tensor, Tensor]:
+def _nearest_in_blocks(
+    block: Block, gallery: Embeddings, number: int, chunk: int, *, exclude_self: bool
+) -> tuple[Tensor, Tensor]:
     """The nearest items and their similarities, by comparing a block's queries exactly with the whole gallery."""
     best = torch.empty(len(block), 0, dtype=torch.float64, device=gallery.device)
     items = torch.empty(len(block), 0, dtype=torch.int64, device=gallery.device)
@@ -170,7 +172,7 @@ def _scan(block: Block, gallery: Embeddings, number: int, chunk: int, *, own_lef
         values = exact_matrix(block.normalized, part.normalized)
         part.release()
         index = torch.arange(part.start, part.stop, device=gallery.device).expand_as(values)
-        if own_left_out:
+        if exclude_self:
             values[index == block.origin[:, None]] = -torch.inf
         # Earlier items come first, so that a stable sort leaves ties in order of their index.
         best, order = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 Item = TypeVar("Item")
 
 
-class Ranks:
+class Processes:
     """The processes of a torch.distributed group, or this process alone."""
 
     def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
@@ -26,7 +26,7 @@ class Ranks:
             if number % self.number == self.rank:
                 yield item
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Replace the tensor by its sum over all ranks."""
         if self.number > 1:
             moved = tensor.cuda() if self._through_gpu and not tensor.is_cuda else tensor
@@ -41,7 +41,7 @@ class Ranks:
         marks = torch.stack([_fingerprint(tensor) for tensor in tensors]).reshape(-1)
         table = torch.zeros(self.number, len(marks), dtype=torch.int64)
         table[self.rank] = marks
-        self.add_up(table)
+        self.all_reduce(table)
         return bool((table == table[0]).all())
 
 

@@ -52,31 +52,31 @@ class RankCounter:
     """Running counts for the queries of `matches`. Each pair of query and gallery item is to be added once.
 
     The state is `steps` (m,) and `reached` (q,). The sum of a query's steps from a match's place to its last place is
-    the number of items before that match; `reached` are the items of other classes seen at or above its floor.
+    the number of items before that match; `reached` are the items of other classes seen at or above its cutoff.
     Tallies of different pairs are merged by adding up both.
     """
 
-    def __init__(self, matches: Matches, floors: Cutoffs) -> None:
-        """Holds each query's matches that reach its floor, at any rate the best one.
+    def __init__(self, matches: Matches, cutoffs: Cutoffs) -> None:
+        """Holds each query's matches that reach its cutoff, at any rate the best one.
 
-        A floor that at least R items reach leaves nothing out of the first R ranks. Whether it was so, `unsettled`
+        A cutoff that at least R items reach leaves nothing out of the first R ranks. Whether it was so, `unsettled`
         says afterwards.
         """
         start, end = matches.start[:-1], matches.start[1:]
         some = end > start
-        relevant = search(matches, start, end, floors.similarity, floors.item)
-        # Where not even the best match reaches the floor, the items before it are counted without being listed.
+        relevant = search(matches, start, end, cutoffs.similarity, cutoffs.item)
+        # Where not even the best match reaches the cutoff, the items before it are counted without being listed.
         self.counted = some & (relevant == end)
         self.matches = matches.without_worst(torch.where(self.counted, relevant - 1, relevant) - start)
         self.left_out = self.matches.number - (self.matches.start[1:] - self.matches.start[:-1])
         self.best = self.matches.start[1:] - 1
         self.best_similarity = _at(matches.similarities, end - 1, some)
-        # Items are listed from the floor on where matches lie below it, to see whether it was right.
-        self.floors = floors
+        # Items are listed from the cutoff on where matches lie below it, to see whether it was right.
+        self.cutoffs = cutoffs
         below = self.left_out > 0
-        lowest = torch.where(below, floors.similarity, _at(matches.similarities, start, some))
+        lowest = torch.where(below, cutoffs.similarity, _at(matches.similarities, start, some))
         self.lowest = torch.where(some & ~self.counted, lowest, torch.inf)
-        self.lowest_item = torch.where(below, floors.item, _at(matches.items.long(), start, some))
+        self.lowest_item = torch.where(below, cutoffs.item, _at(matches.items.long(), start, some))
         self.reached = torch.zeros_like(matches.number)
         self.steps = torch.zeros_like(self.matches.items)
         # Tiles are added by several threads; adding to a tensor is not atomic.
@@ -103,8 +103,8 @@ class RankCounter:
         if limit is not None and int((possible - certain).sum()) > limit:
             return False
         rows = slice(pairs.query_block.start, pairs.query_block.stop)
-        floor = self.floors.similarity[rows].index_select(0, pairs.queries)
-        sure = pairs.queries[pairs.values >= floor + pairs.error]
+        cutoff = self.cutoffs.similarity[rows].index_select(0, pairs.queries)
+        sure = pairs.queries[pairs.values >= cutoff + pairs.error]
         reached = torch.bincount(sure, minlength=len(pairs.query_block))
         with self._lock:
             self.reached[rows] += reached

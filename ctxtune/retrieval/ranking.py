@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from ctxtune.retrieval.cutoffs import Sample, find_floors, no_floors
+from ctxtune.retrieval.cutoffs import Sample, find_cutoffs, no_cutoffs
 from ctxtune.retrieval.embeddings import Block, Embeddings
 from ctxtune.retrieval.matches import ClassMembers, Matches, find_matches
-from ctxtune.retrieval.process_group import Ranks
+from ctxtune.retrieval.process_group import Processes
 from ctxtune.retrieval.rank_counter import RankCounter
 from ctxtune.retrieval.scores import QueryScores
 from ctxtune.retrieval.threads import Workers
@@ -27,17 +27,17 @@ SYMMETRIC_MATCHES = 2**23
 class Search:
     """What is searched in what, and how.
 
-    `own_left_out`: the two are one set, and no query finds itself. `full_ranking`: score the average precision over
-    the whole ranking too. `tile`: rows of a block. `cautious`: take no floor but one that R items surely reach.
+    `exclude_self`: the two are one set, and no query finds itself. `full_ranking`: score the average precision over
+    the whole ranking too. `tile`: rows of a block. `cautious`: take no cutoff but one that R items surely reach.
     """
 
     queries: Embeddings
     gallery: Embeddings
     members: ClassMembers
-    own_left_out: bool
+    exclude_self: bool
     full_ranking: bool
     tile: int
-    ranks: Ranks
+    processes: Processes
     workers: Workers
     cautious: bool = False
 
@@ -68,32 +68,32 @@ def _query_groups(matches: Tensor, tile: int, dimension: int) -> Iterator[tuple[
 
 
 def _scores_of(search: Search, groups: Callable[[Search, list[Block]], Iterator[TileGroup]]) -> QueryScores:
-    queries, gallery, own, workers = search.queries, search.gallery, search.own_left_out, search.workers
+    queries, gallery, own, workers = search.queries, search.gallery, search.exclude_self, search.workers
     blocks = queries.blocks(search.tile)
     if search.full_ranking:
-        floors = no_floors(len(queries), len(gallery), queries.device)
+        cutoffs = no_cutoffs(len(queries), len(gallery), queries.device)
     else:
-        sample = Sample(gallery, own_left_out=own)
+        sample = Sample(gallery, exclude_self=own)
         needed = sample.needed(search.members.size[queries.classes] - int(own), cautious=search.cautious)
-        floors = find_floors(blocks, sample, needed, search.ranks, workers)
-    tally = RankCounter(find_matches(queries, gallery, search.members, floors, workers, own_left_out=own), floors)
-    workers.each_group(lambda pair: _count_tile(tally, *pair), _shared(groups(search, blocks), search.ranks))
-    search.ranks.add_up(tally.steps)
-    search.ranks.add_up(tally.reached)
-    before = tally.before()
-    scores = scores_from_counts(tally.matches, before, full_ranking=search.full_ranking)
-    rows = tally.unsettled(before)
+        cutoffs = find_cutoffs(blocks, sample, needed, search.processes, workers)
+    counter = RankCounter(find_matches(queries, gallery, search.members, cutoffs, workers, exclude_self=own), cutoffs)
+    workers.each_group(lambda pair: _count_tile(counter, *pair), _shared(groups(search, blocks), search.processes))
+    search.processes.all_reduce(counter.steps)
+    search.processes.all_reduce(counter.reached)
+    before = counter.before()
+    scores = scores_from_counts(counter.matches, before, full_ranking=search.full_ranking)
+    rows = counter.unsettled(before)
     if search.cautious or len(rows) == 0:
         return scores
     again = replace(search, queries=queries.select(rows), cautious=True)
     return scores.updated(rows.cpu().numpy(), _scores_of(again, _all_tiles))
 
 
-def _shared(groups: Iterator[TileGroup], ranks: Ranks) -> Iterator[TileGroup]:
+def _shared(groups: Iterator[TileGroup], processes: Processes) -> Iterator[TileGroup]:
     """The tiles that fall to this rank."""
     first = 0
     for tiles, finish in groups:
-        yield list(ranks.share(tiles, first)), finish
+        yield list(processes.share(tiles, first)), finish
         first += len(tiles)
 
 
@@ -120,16 +120,16 @@ def _release(blocks: list[Block]) -> None:
         block.release()
 
 
-def _count_tile(tally: RankCounter, queries: Block, gallery: Block) -> None:
-    """Count a tile for its queries; where both blocks are of the tally's queries, also with their parts exchanged."""
+def _count_tile(counter: RankCounter, queries: Block, gallery: Block) -> None:
+    """Count a tile for its queries; where both blocks are of the counter's queries, also with their parts exchanged."""
     tile = compute_tile(queries, gallery)
     sides = [tile]
     if gallery.source is queries.source and gallery is not queries:
         sides.append(tile.exchanged)
     for side in sides:
-        if not tally.add(side):
+        if not counter.add(side):
             exact = compute_tile(queries, gallery, exact=True)
-            tally.add(exact if side is tile else exact.exchanged)
+            counter.add(exact if side is tile else exact.exchanged)
 
 
 def scores_from_counts(matches: Matches, before: Tensor, *, full_ranking: bool) -> QueryScores:

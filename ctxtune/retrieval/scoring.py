@@ -11,7 +11,7 @@ from ctxtune.retrieval.faiss_search import score_with_faiss
 from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, check_recall_at, number_classes, working_device
 from ctxtune.retrieval.matches import class_members
 from ctxtune.retrieval.precision import full_float32
-from ctxtune.retrieval.process_group import Ranks
+from ctxtune.retrieval.process_group import Processes
 from ctxtune.retrieval.ranking import Search, score_queries
 from ctxtune.retrieval.scores import RetrievalScores, summarize
 from ctxtune.retrieval.threads import Workers
@@ -63,20 +63,20 @@ def score(
         gallery = queries
         if gallery_embeddings is not None:
             gallery = read_embeddings(gallery_embeddings, classes.gallery, "gallery_embeddings", workers)
-        own_left_out = gallery is queries
-        ranks = Ranks(process_group)
-        _check_together(queries, gallery, ranks)
-        cutoffs = check_recall_at(recall_at, len(gallery) - own_left_out)
+        exclude_self = gallery is queries
+        processes = Processes(process_group)
+        _check_inputs(queries, gallery, processes)
+        ks = check_recall_at(recall_at, len(gallery) - exclude_self)
         members = class_members(gallery.classes, len(classes.labels))
         tile = check_chunk_size(chunk_size, device)
-        search = Search(queries, gallery, members, own_left_out, full_map, tile, ranks, workers)
+        search = Search(queries, gallery, members, exclude_self, full_map, tile, processes, workers)
         scores = score_with_faiss(search) if use_faiss else score_queries(search)
     numbers = classes.queries.cpu().numpy()
-    return summarize(scores, cutoffs, numbers, classes.labels, per_query=per_query, per_class=per_class)
+    return summarize(scores, ks, numbers, classes.labels, per_query=per_query, per_class=per_class)
 
 
-def _check_together(queries: Embeddings, gallery: Embeddings, ranks: Ranks) -> None:
+def _check_inputs(queries: Embeddings, gallery: Embeddings, processes: Processes) -> None:
     if queries.dimension != gallery.dimension:
         raise ValueError(f"queries have {queries.dimension} dimensions, the gallery has {gallery.dimension}")
-    if not ranks.agree(queries.norms, queries.classes, gallery.norms, gallery.classes):
+    if not processes.agree(queries.norms, queries.classes, gallery.norms, gallery.classes):
         raise ValueError("the ranks of process_group must all pass the same embeddings and labels")

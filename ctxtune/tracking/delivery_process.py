@@ -39,7 +39,7 @@ def exclusive(path: Path) -> Iterator[bool]:
         yield try_lock(file)
 
 
-class Drain:
+class SpoolDelivery:
     """Delivers what a spool holds, one pass at a time, connecting when needed."""
 
     def __init__(self, spool: Spool, uri: str, experiment: str, may_go_on: Callable[[], bool] = lambda: True) -> None:
@@ -130,10 +130,10 @@ def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None]
         spool.retry_refused()
         before = spool.pending()
         try:
-            drain = Drain(spool, target, experiment)
-            while drain.run_once():
+            delivery = SpoolDelivery(spool, target, experiment)
+            while delivery.run_once():
                 progress(spool.pending())
-            drain.settle()
+            delivery.settle()
         except (Unreachable, Refused) as error:
             raise TrackingError(_not_replayed(spool, target, str(error), with_uri=uri is not None)) from None
         spool.set_state(last_error=None)
@@ -186,34 +186,34 @@ class DeliveryProcess:
             # The delivery process of an earlier owner may be in the middle of a request.
             with exclusive(self._folder / DELIVERY_LOCK) as alone:
                 if alone:
-                    drain = Drain(self._spool, orders["uri"], orders["experiment"], self._is_owner)
-                    self._check(drain)
-                    self._serve(drain)
+                    delivery = SpoolDelivery(self._spool, orders["uri"], orders["experiment"], self._is_owner)
+                    self._check(delivery)
+                    self._serve(delivery)
                     return
             time.sleep(0.05)
 
-    def _check(self, drain: Drain) -> None:
+    def _check(self, delivery: SpoolDelivery) -> None:
         try:
-            drain.check(lambda: self._spool.set_state(asking=self._owner))
+            delivery.check(lambda: self._spool.set_state(asking=self._owner))
             result = ""
         except TrackingError as error:
             result = str(error)
         self._spool.set_state(checked=json.dumps({"owner": self._owner, "error": result}))
 
-    def _serve(self, drain: Drain) -> None:
+    def _serve(self, delivery: SpoolDelivery) -> None:
         backoff = FIRST_BACKOFF_SECONDS
         settled = time.monotonic()
         while self._is_owner():
-            pause, before = POLL_SECONDS, drain.delivered
+            pause, before = POLL_SECONDS, delivery.delivered
             try:
-                pause = 0.0 if drain.run_once() else pause
+                pause = 0.0 if delivery.run_once() else pause
                 if pause and (self._closing.is_set() or time.monotonic() - settled > SETTLE_SECONDS):
-                    drain.settle()
+                    delivery.settle()
                     settled = time.monotonic()
                 backoff = FIRST_BACKOFF_SECONDS
                 self._note(None)
             except (Unreachable, Refused, TrackingError) as error:
-                if drain.delivered > before:  # it stumbles, but takes some
+                if delivery.delivered > before:  # it stumbles, but takes some
                     backoff = FIRST_BACKOFF_SECONDS
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
                 self._note(str(error))

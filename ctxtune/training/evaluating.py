@@ -112,7 +112,7 @@ class Evaluator:
             precision=self.precision,
             device=self.device,
         )
-        if self.world.together:
+        if self.world.is_distributed:
             kept = self.world.gather_uneven((kept + self.world.share(len(split)).start).to(self.device)).cpu()
             embeddings = self.world.gather_uneven(embeddings.to(self.device)).cpu()
         check_embeddings(embeddings, epoch)

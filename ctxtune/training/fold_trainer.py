@@ -112,7 +112,7 @@ class FoldTrainer:
         load_pretrained = load_pretrained or trial.model.train != "full"
         model = build_model(trial.model, image_size=trial.image_size, load_pretrained=load_pretrained)
         model.to(self.device).to(memory_format=torch.channels_last)
-        if self.world.together and self.device.type == "cuda" and trial.model.batch_norm == "trained":
+        if self.world.is_distributed and self.device.type == "cuda" and trial.model.batch_norm == "trained":
             # Statistics over the whole batch, as one GPU would take them.
             return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model

@@ -52,7 +52,7 @@ class ImageInputs:
     def training(self, split: Split) -> TrainingImages:
         """Batches to learn from; of several processes each gets its share."""
         reading = self._reading
-        kind = SharedTrainingImages if reading.world.together else TrainingImages
+        kind = SharedTrainingImages if reading.world.is_distributed else TrainingImages
         images = kind(
             split,
             self._settings,
@@ -101,7 +101,7 @@ class FeatureInputs:
             [self._features(split.table, view) for view in self._views()],
             device=self._reading.device,
             seed=self._reading.seed,
-            share=world.share if world.together else None,
+            share=world.share if world.is_distributed else None,
         )
 
     def evaluation(self, split: Split) -> EvaluationFeatures:
@@ -147,7 +147,7 @@ def open_inputs(trial: TrialSettings, reading: Reading) -> ImageInputs | Feature
 
 
 def _own_share(split: Split, world: ProcessGroup) -> Split:
-    if not world.together:
+    if not world.is_distributed:
         return split
     shared = world.share(len(split))
     return split.select(np.arange(shared.start, shared.stop), split.name)

@@ -25,7 +25,7 @@ class ProcessGroup:
     size: int = 1
 
     @property
-    def together(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there is more than one process."""
         return self.size > 1
 
@@ -36,7 +36,7 @@ class ProcessGroup:
 
     def gather(self, values: Tensor) -> Tensor:
         """The values (m, ...) of all processes, (size * m, ...), in the order of ranks; m is the same everywhere."""
-        if not self.together:
+        if not self.is_distributed:
             return values
         gathered = [torch.empty_like(values) for _ in range(self.size)]
         dist.all_gather(gathered, values.contiguous())
@@ -44,7 +44,7 @@ class ProcessGroup:
 
     def gather_uneven(self, values: Tensor) -> Tensor:
         """As `gather`, where each process has another number of rows. Waits for the device."""
-        if not self.together:
+        if not self.is_distributed:
             return values
         counts = self.gather(torch.tensor([len(values)], device=values.device)).tolist()
         padded = torch.zeros(max(counts), *values.shape[1:], dtype=values.dtype, device=values.device)
@@ -55,19 +55,19 @@ class ProcessGroup:
     def average_gradients(self, module: nn.Module) -> None:
         """The mean over processes of gradients that are equal up to rounding, so that they stay equal."""
         for parameter in module.parameters():
-            if self.together and parameter.grad is not None:
+            if self.is_distributed and parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= self.size
 
     def spread_buffers(self, module: nn.Module) -> None:
         """Give all processes the buffers of the first (running statistics of batch norm)."""
         for buffer in module.buffers():
-            if self.together:
+            if self.is_distributed:
                 dist.broadcast(buffer, 0)
 
     def from_first(self, value: Any) -> Any:
         """The first process's value (anything that pickles), in every process."""
-        if not self.together:
+        if not self.is_distributed:
             return value
         box = [value]
         dist.broadcast_object_list(box, 0)

@@ -68,7 +68,7 @@ class TrainingStep:
         self._loss_randomness = self._generators()
         self._epoch = 0
         self.recorder: StepRecorder | None = None
-        alone = not (self._compile or world.together or self._micro_batch or is_own_class(trial.model.backbone))
+        alone = not (self._compile or world.is_distributed or self._micro_batch or is_own_class(trial.model.backbone))
         if alone and device.type == "cuda" and recording_allowed():
             self.recorder = StepRecorder(self._forward, self._embed_to_record)
 
@@ -84,7 +84,7 @@ class TrainingStep:
 
     def prepare(self) -> None:
         """To be called before the first step, and where other parameters are trained from now on (head warm-up)."""
-        if not self.world.together:
+        if not self.world.is_distributed:
             return
         trained = [id(parameter) for parameter in self._forward.parameters() if parameter.requires_grad]
         if trained == self._parallel_over:
@@ -109,7 +109,7 @@ class TrainingStep:
         if terms is None:
             images = channels_last(images)
             pieces = [images] if self._micro_batch is None else list(images.split(self._micro_batch))
-            alone = len(pieces) == 1 and not self.world.together
+            alone = len(pieces) == 1 and not self.world.is_distributed
             terms = self._whole(images, labels) if alone else self._in_pieces(pieces, labels)
         if self._clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -176,7 +176,7 @@ class TrainingStep:
 
     def _whole_loss(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over all processes' images: equal in all of them, what it draws at random included."""
-        if not self.world.together:
+        if not self.world.is_distributed:
             return self._loss_of(embeddings, labels)
         with self._drawing_from(self._loss_randomness):
             result: tuple[Tensor, dict[str, Tensor]] = self._loss_of(embeddings, labels)

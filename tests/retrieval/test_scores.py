@@ -16,8 +16,8 @@ def naive_scores(queries, query_labels, gallery=None, gallery_labels=None):
 
     Similarities are rounded to 13 digits: those that differ by rounding of the last bits are ties.
     """
-    own_left_out = gallery is None
-    if own_left_out:
+    exclude_self = gallery is None
+    if exclude_self:
         gallery, gallery_labels = queries, query_labels
     queries, gallery = queries.astype(np.float64), gallery.astype(np.float64)
     queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
@@ -26,7 +26,7 @@ def naive_scores(queries, query_labels, gallery=None, gallery_labels=None):
     rows = []
     for index in range(len(queries)):
         items = np.arange(len(gallery))
-        if own_left_out:
+        if exclude_self:
             items = np.delete(items, index)
         ranking = items[np.argsort(-similarities[index, items], kind="stable")]
         relevant = gallery_labels[ranking] == query_labels[index]
@@ -190,9 +190,9 @@ def test_one_point_does_not_score_well():
 def test_own_index_is_left_out_and_duplicates_are_not():
     # Item 2 equals item 0: each finds the other first, although 0 comes before 2 in the ranking of both.
     points = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.6, 0.8]])
-    ranks = score(points, np.array([0, 1, 1, 0]), recall_at=(1,), per_query=True).per_query.first_match_rank
+    processes = score(points, np.array([0, 1, 1, 0]), recall_at=(1,), per_query=True).per_query.first_match_rank
     # 0: ranking 2, 3, 1. 1: 3, then 0 and 2 tie, 0 first. 2: 0, 3, 1. 3: 1, then 0 and 2 tie.
-    assert ranks.tolist() == [2, 3, 3, 2]
+    assert processes.tolist() == [2, 3, 3, 2]
 
 
 def test_a_large_class_and_every_cutoff():

@@ -38,7 +38,7 @@ from ctxtune.tuning.record.trial_report import DISK_FULL, TrialFailure
 from ctxtune.tuning.run_trainer import open_trainer
 
 
-def run_together(config: dict[str, Any]) -> None:
+def run_multi_gpu(config: dict[str, Any]) -> None:
     """Train the run of ``config["spec"]`` by several processes, from its last checkpoint if there is one.
 
     As `run_trial`: what is wrong with the run itself is reported as a failure; a process that dies ends all of them, and

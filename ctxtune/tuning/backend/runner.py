@@ -62,10 +62,10 @@ def run_stage(
         trainable: what Ray runs for each spec.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    together = process_count(resources.gpus) > 1
-    if together and trainable is run_trial:
-        from ctxtune.tuning.backend.multi_gpu import run_together as trainable  # Ray Train takes a second to import
-    share = HEAD if together else {"cpu": resources.cpus, "gpu": resources.gpus}
+    several_gpus = process_count(resources.gpus) > 1
+    if several_gpus and trainable is run_trial:
+        from ctxtune.tuning.backend.multi_gpu import run_multi_gpu as trainable  # Ray Train takes a second to import
+    share = HEAD if several_gpus else {"cpu": resources.cpus, "gpu": resources.gpus}
     config = {
         "storage": str(storage),
         "threads": resources.cpus,
@@ -80,7 +80,7 @@ def run_stage(
             tune_config=_tune_config(
                 _SpecSearcher(next_run, recorder, Concurrency(resources)),
                 scheduler,
-                reuse=not together and attempt == 0,
+                reuse=not several_gpus and attempt == 0,
             ),
             run_config=_run_config(name, recorder, str(storage), on_event),
         )

@@ -1,12 +1,11 @@
 """What pydantic says of a wrong value, in the words of someone who writes YAML."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctxtune.settings import REFUSED
-from ctxtune.text import shortened
+from ctxtune.text import did_you_mean, shortened
 from ctxtune.yaml_text import quoted
 
 _EXPECTED = {
@@ -92,5 +91,4 @@ def _near(problems: Sequence[Mapping[str, Any]], found: Any) -> str:
         for problem in problems
         for name in re.findall("'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
     ]
-    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    return did_you_mean(found, names, otherwise="")

@@ -1,6 +1,8 @@
-"""Durations, counts and long values as people say them."""
+"""Durations, counts, long values and names that nobody knows, as people say them."""
 
+import difflib
 import math
+from collections.abc import Iterable
 
 
 def duration(hours: float) -> str:
@@ -33,3 +35,23 @@ def shortened(text: str, most: int = 80) -> str:
     'xxxxxxxxxx... (5,000 characters)'
     """
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, otherwise: str | None = None) -> str:
+    """What to add to the message for an unknown name: up to ``most`` names that are near, else ``otherwise``.
+
+    Without ``otherwise`` all names are listed where none is near.
+
+    >>> did_you_mean("contextul", ["contextual", "triplet"])
+    '; did you mean "contextual"?'
+    >>> did_you_mean("x", ["contextual", "triplet"])
+    '; there are: contextual, triplet'
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(str(name), names, n=most, cutoff=0.6)
+    if near:
+        quoted = " or ".join(f'"{each}"' for each in near)
+        return f"; did you mean {quoted}?"
+    if otherwise is not None:
+        return otherwise
+    return f"; there are: {', '.join(names)}" if names else "; there are none"

@@ -8,11 +8,10 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator, mo
 
 from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
-from ctxtune.config.paths import did_you_mean
 from ctxtune.config.search import LONGEST_NAME, MOST_SEEDS, Dimension, ObjectiveSettings, TrialFile
 from ctxtune.error_messages import in_words
 from ctxtune.settings import Settings, refuse
-from ctxtune.text import shortened
+from ctxtune.text import did_you_mean, shortened
 
 Design = Literal["grid", "one_factor_at_a_time", "leave_one_out"]
 Level = bool | int | float | str | None

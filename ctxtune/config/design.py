@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ctxtune.config.ablation import Ablation
 from ctxtune.config.inert_settings import effective_tree, unused_settings
-from ctxtune.config.paths import did_you_mean, get_path
+from ctxtune.config.paths import get_path
 from ctxtune.config.resolve import resolve_trial, start_points, with_values
 from ctxtune.config.search import (
     Dimension,
@@ -27,6 +27,7 @@ from ctxtune.config.search import (
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError
+from ctxtune.text import did_you_mean
 
 LONGEST_KEY = 120
 MOST_CELLS = 2_000

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ctxtune.config.paths import Location, did_you_mean, get_path, merge
+from ctxtune.config.paths import Location, get_path, merge
 from ctxtune.config.points import expression_problem
 from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
 from ctxtune.config.search import SweepConfig, TrialFile
@@ -17,7 +17,7 @@ from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe
-from ctxtune.text import counted, shortened
+from ctxtune.text import counted, did_you_mean, shortened
 
 _DOTTED_BLOCKS: tuple[Location, ...] = (("search", "space"), ("search", "conditions"), ("search", "ties"))
 _SEARCH_BLOCKS = ("search", "select", "confirm")

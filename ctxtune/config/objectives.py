@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ctxtune.config.paths import Location, did_you_mean, get_path, leaves
+from ctxtune.config.paths import Location, get_path, leaves
 from ctxtune.config.trial import TrialSettings
 from ctxtune.settings import refuse
+from ctxtune.text import did_you_mean
 
 _OF_GPUS = ("gpu/memory_gib", "cost/gpu_hours", "cost/money")
 

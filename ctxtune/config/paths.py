@@ -1,7 +1,6 @@
 """Dotted paths into the config tree."""
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 Location: TypeAlias = tuple[str | int, ...]
@@ -65,12 +64,3 @@ def find_key(node: Mapping[str, Any], parts: Sequence[str], *, dotted: bool) -> 
         if ".".join(parts[:used]) in node:
             return ".".join(parts[:used]), used
     return (".".join(parts), len(parts)) if dotted else (parts[0], 1)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean "x"?`` where a known word is near, else the list of what there is."""
-    known = sorted(set(known))
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f'; did you mean "{near[0]}"?'
-    return f"; there are: {', '.join(known)}" if known else ""

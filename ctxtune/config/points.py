@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from ctxtune.config.expressions import Expression
-from ctxtune.config.paths import Location, did_you_mean, get_path, leaves
+from ctxtune.config.paths import Location, get_path, leaves
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
 from ctxtune.config.search import Dimension, SweepConfig
+from ctxtune.text import did_you_mean
 
 MOST_ENUMERATED = 20_000
 """Points of a space that is taken for finite; a larger one is as good as endless."""

@@ -8,13 +8,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ctxtune.config.expressions import parse
-from ctxtune.config.paths import did_you_mean, get_path, leaves, set_path
+from ctxtune.config.paths import get_path, leaves, set_path
 from ctxtune.config.search import SweepConfig, WarmStart
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError
 from ctxtune.models.settings import ModelSettings
 from ctxtune.recipes import load_recipe, published_recipe
+from ctxtune.text import did_you_mean
 
 Point = Mapping[str, Any]
 

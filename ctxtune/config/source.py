@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ctxtune.config.paths import Location, did_you_mean, find_key, format_path
+from ctxtune.config.paths import Location, find_key, format_path
 from ctxtune.errors import ConfigError, no_such_file
-from ctxtune.text import shortened
+from ctxtune.text import did_you_mean, shortened
 from ctxtune.yaml_text import MOST_CHARACTERS, YamlError, check_plain_text, read_yaml
 
 _ENVIRONMENT = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")

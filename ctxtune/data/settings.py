@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ctxtune.settings import Settings
+from ctxtune.text import did_you_mean
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A share of something, in [0, 1)."""
@@ -37,9 +37,7 @@ DATASETS = (
 
 def unknown_dataset(name: str) -> str:
     """The message for a name that is none of `DATASETS`."""
-    near = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(DATASETS)}"
-    return f"there is no data set {name!r}; {hint}"
+    return f"there is no data set {name!r}{did_you_mean(name, DATASETS)}"
 
 
 class DatasetSettings(Settings):

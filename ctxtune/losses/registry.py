@@ -14,11 +14,11 @@ from ctxtune.losses.contextual.loss import ContextualLoss, contrastive_weight_of
 from ctxtune.losses.custom_loss import build_custom_loss, custom_loss_inputs, custom_loss_options
 from ctxtune.losses.hyperbolic import HyperbolicLoss
 from ctxtune.losses.hypergraph import HistLoss
-from ctxtune.losses.naming import unknown
 from ctxtune.losses.potential_field import PotentialFieldLoss
 from ctxtune.losses.recall_at_k import RecallAtKLoss
 from ctxtune.losses.roadmap import RoadmapLoss
 from ctxtune.settings import Settings
+from ctxtune.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -307,5 +307,7 @@ def loss_entry(name: Any) -> LossEntry:
             memory="reference" if {"ref_emb", "ref_labels"} <= inputs else "joint",
         )
     if name not in _LOSSES:
-        raise ValueError(unknown("loss", name, _LOSSES) + '; a loss of your own is named "package.module:Class"')
+        raise ValueError(
+            f'unknown loss: {name!r}{did_you_mean(name, _LOSSES)}; a loss of your own is named "package.module:Class"'
+        )
     return _LOSSES[name]

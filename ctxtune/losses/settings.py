@@ -7,10 +7,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ctxtune.losses.loss_settings import ContextualTermSettings, MemorySettings, NoiseFilterSettings
 from ctxtune.losses.miners import MINERS
-from ctxtune.losses.naming import unknown
 from ctxtune.losses.registry import LossEntry, loss_entry
 from ctxtune.settings import Settings, refuse
-from ctxtune.text import shortened
+from ctxtune.text import did_you_mean, shortened
 
 _COMMON = ("miner", "contextual", "memory", "noise_filter")
 
@@ -46,7 +45,7 @@ class MinerSettings(_Resolved):
             return data
         name = str(data.get("name"))
         if name not in MINERS:
-            refuse(cls, ("name",), unknown("miner", name, MINERS))
+            refuse(cls, ("name",), f"unknown miner: {name!r}{did_you_mean(name, MINERS)}")
         given = {key: value for key, value in data.items() if key != "name"}
         return {"name": name, **_validated(cls, MINERS[name].options, given, f"miner {name}")}
 
@@ -98,6 +97,6 @@ def _validated(
     open_ended = options.model_config.get("extra") == "allow"
     wrong = [key for key in given if key not in allowed and not open_ended]
     if wrong:
-        choices = [*allowed, *others]
-        refuse(cls, (wrong[0],), unknown(f"option of {owner}", wrong[0], choices))
+        hint = did_you_mean(wrong[0], [*allowed, *others])
+        refuse(cls, (wrong[0],), f"unknown option of {owner}: {wrong[0]!r}{hint}")
     return options.model_validate(dict(given)).model_dump()

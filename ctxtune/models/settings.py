@@ -1,6 +1,5 @@
 """The `model` block of the config tree."""
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ctxtune.settings import Settings
+from ctxtune.text import did_you_mean
 from ctxtune.yaml_text import YamlError, parse_value
 
 SMALL_CONV = "small_conv"
@@ -152,7 +152,7 @@ class ModelSettings(Settings):
 
             own_class(name)
         elif name not in backbone_names():
-            raise ValueError(f"unknown backbone {name!r}; {_hint(name)}")
+            raise ValueError(f"unknown backbone {name!r}{_hint(name)}")
         return name
 
     @model_validator(mode="after")
@@ -238,12 +238,10 @@ def _hint(name: str) -> str:
     from ctxtune.models.timm_models import is_model
 
     if is_model(name):
-        return f"did you mean {TIMM}{name}?"
+        return f'; did you mean "{TIMM}{name}"?'
     known = backbone_names()
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}, {TIMM}NAME for every model of timm's, and package.module:Class for your own"
+    others = f"{TIMM}NAME for every model of timm's, and package.module:Class for your own"
+    return did_you_mean(name, known, most=3, otherwise=f"; there are: {', '.join(known)}, {others}")
 
 
 def _check_weight_name(backbone: str, weights: str) -> None:

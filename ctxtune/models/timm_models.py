@@ -1,6 +1,5 @@
 """timm's image models as backbones: `timm/NAME`, with the pixel format and the weights that timm names for them."""
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from ctxtune.errors import ConfigError
 from ctxtune.models.features import tokens_as_map
 from ctxtune.models.pixels import PixelFormat
 from ctxtune.models.settings import TIMM, ModelSettings
+from ctxtune.text import did_you_mean
 
 
 def is_model(name: str) -> bool:
@@ -35,9 +35,9 @@ def check_name(backbone: str) -> None:
     if timm.is_model(architecture):
         tags = list(timm.list_pretrained(f"{architecture}.*"))
         raise ValueError(f"timm knows no weights {name!r}; there are: {', '.join(tags) or 'none for this network'}")
-    close = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(TIMM + each for each in close)}?" if close else "timm.list_models() names them"
-    raise ValueError(f"timm {timm.__version__} has no model {architecture!r}; {hint}")
+    known = [TIMM + each for each in timm.list_models()]
+    hint = did_you_mean(TIMM + architecture, known, most=3, otherwise="; timm.list_models() names them")
+    raise ValueError(f"timm {timm.__version__} has no model {architecture!r}{hint}")
 
 
 def pretrained_configuration(backbone: str) -> Any:

@@ -1,6 +1,5 @@
 """Recipes by name: YAML files of this package, which may extend one another."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from ctxtune.errors import ConfigError
+from ctxtune.text import did_you_mean
 
 _RESULTS = "published_results"
 
@@ -65,9 +65,7 @@ def published_results() -> dict[str, Any]:
 def _resolved(name: str) -> dict[str, Any]:
     known = recipe_names()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise ConfigError(f"unknown recipe {name!r}; {hint}")
+        raise ConfigError(f"unknown recipe {name!r}{did_you_mean(name, known, most=3)}")
     return _extended(name)
 
 

@@ -1,6 +1,5 @@
 """The reading side of tracking: what reports, `best_of` and warm starts need to know of finished runs."""
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctxtune.errors import TrackingError
+from ctxtune.text import did_you_mean
 from ctxtune.tracking.addresses import absolute_uri, redact, sqlite_path
 from ctxtune.tracking.connection import connect, sorted_errors
 from ctxtune.tracking.duplicates import KEY_TAG, Doubled, dedupe_experiment, without_duplicates
@@ -199,15 +199,10 @@ def _instead_of(name: str, known: Sequence[str]) -> str:
     is_path = len(path.parts) > 1 or path.suffix in (".yaml", ".yml")
     hint = "; a name is wanted as MLflow shows it among its experiments, not a path" if is_path else ""
     parts = list(dict.fromkeys((*path.parts, path.stem))) if is_path else [name]
-    near = [part for part in parts if part in known]
-    near = near or difflib.get_close_matches(parts[-1], known, n=3, cutoff=0.6)
-    if near:
-        quoted = " or ".join(f'"{each}"' for each in near)
-        return f"{hint}; did you mean {quoted}?"
-    if not known:
-        return f"{hint}; there are none yet"
+    meant = next((part for part in parts if part in known), parts[-1])
     more = f" and {len(known) - _TOLD} more" if len(known) > _TOLD else ""
-    return f"{hint}; there are: {', '.join(sorted(known)[:_TOLD])}{more}"
+    there = f"; there are: {', '.join(sorted(known)[:_TOLD])}{more}" if known else "; there are none yet"
+    return hint + did_you_mean(meant, known, most=3, otherwise=there)
 
 
 def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:

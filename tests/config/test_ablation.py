@@ -129,7 +129,7 @@ def test_with_one_arm_every_level_is_compared_with_that_of_the_trial(file):
         (["variants.x={loss.contrastive_weight: 0.2}"], ["variants.x", "changes nothing"]),
         (["variants.x={}"], ["arm x", "same configuration as full"]),
         (["variants.x={loss.name: contrastive, loss.positive_margin: 0.9}"], ["arm x", "same", "contrastive"]),
-        (["variants.x.loss.kk=4"], ["variants.x.loss.kk", "did you mean 'k'"]),
+        (["variants.x.loss.kk=4"], ["variants.x.loss.kk", 'did you mean "k"']),
         (["variants.x.modl.width=4"], ["variants.x.modl.width", "the trial has no modl.width"]),
         (["variants.x.loss.k=0"], ["variants.x.loss.k", "arm x, label_noise=0 cannot be run"]),
         (["variants.x.dataset.label_noise=0.4"], ["dataset.label_noise is a factor, too"]),

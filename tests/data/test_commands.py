@@ -67,7 +67,7 @@ def test_check_returns_1_where_counts_differ_and_2_when_strict(tmp_path, capsys)
     ("arguments", "message"),
     [
         (["check", "cars196", "/nowhere"], "looked in /nowhere"),
-        (["check", "cub", "/nowhere"], "did you mean cub200?"),
+        (["check", "cub", "/nowhere"], 'did you mean "cub200"?'),
         (["check", "glyphs", "--set", "image.flipp=true"], "flipp"),
         (["check", "glyphs", "--set", "model.x=1"], "expected image.KEY=VALUE or dataset.KEY=VALUE"),
         (["show", "glyphs", "--split", "gallery"], "glyphs has train, test"),

@@ -355,7 +355,7 @@ def test_loading_opens_no_image(tmp_path, monkeypatch):
 
 def test_every_data_set_that_can_be_named_can_be_loaded():
     assert sorted(LOADERS) == dataset_names()
-    with pytest.raises(ValidationError, match="did you mean cars196"):
+    with pytest.raises(ValidationError, match='did you mean "cars196"'):
         DatasetSettings(name="cars")
 
 

@@ -178,7 +178,7 @@ def test_the_real_omniglot_has_its_official_counts():
 def test_missing_data_and_unknown_names_are_one_clear_message(tmp_path):
     with pytest.raises(DataError, match=r"(?s)no such file or folder.*Accepted.*dataset\.root"):
         load("omniglot", tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="did you mean glyphs"):
+    with pytest.raises(ConfigError, match='did you mean "glyphs"'):
         load("glyhps")
     with pytest.raises(ConfigError, match="no such option"):
         load("glyphs", None, image_sise=3)

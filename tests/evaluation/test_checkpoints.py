@@ -252,7 +252,7 @@ def test_the_gallery_report_is_one_page(run, run_folder, tmp_path):
     ("arguments", "message"),
     [
         (["--data", "cars196", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["--data", "glyfs", "-"], "did you mean glyphs"),
+        (["--data", "glyfs", "-"], 'did you mean "glyphs"'),
         (["--set", "trial.model.embedding_dim=8"], "the checkpoint was made with its own model"),
         (["--set", "trial.image.test_crop=few"], "trial.image.test_crop"),
         (["--set", "results=1"], "begin with trial. or validation."),

@@ -91,7 +91,7 @@ class TestOwnLoss:
             ({"name": "my_own_losses:no_class"}, "no torch.nn.Module class"),
             ({"name": "my_own_losses:"}, "package.module:Class"),
             ({"name": "my_own_losses:Simple"}, "required"),
-            ({"name": "my_own_losses:Simple", "scale": 1.0, "shfit": 1.0}, "did you mean 'shift'"),
+            ({"name": "my_own_losses:Simple", "scale": 1.0, "shfit": 1.0}, 'did you mean "shift"'),
             ({"name": "my_own_losses:Simple", "scale": 1.0, "miner": "batch_hard"}, "takes no miner"),
         ],
         ids=str,

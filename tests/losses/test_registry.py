@@ -63,9 +63,9 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("loss", "key", "words"),
         [
-            ({"name": "contextul"}, "name", "did you mean 'contextual'"),
+            ({"name": "contextul"}, "name", 'did you mean "contextual"'),
             ({"name": 3}, "name", "unknown loss: 3"),
-            ({"epsilonn": 0.1}, "epsilonn", "did you mean 'epsilon'"),
+            ({"epsilonn": 0.1}, "epsilonn", 'did you mean "epsilon"'),
             ({"regularizer_weight": 0.1}, "regularizer_weight", "unknown option of loss contextual"),
             ({"k": 1}, "k", "greater than or equal to 2"),
             ({"k": 2.5}, "k", "integer"),
@@ -74,7 +74,7 @@ class TestSettings:
             ({"contextual_weight": 1.5}, "", "leaves contrastive_weight below 0"),
             ({"contrastive_weight": "rest"}, "contrastive_weight", "remainder"),
             ({"name": "triplet", "miner": "hardest"}, "miner.name", "unknown miner: 'hardest'"),
-            ({"name": "triplet", "miner": {"name": "multi_similarity", "epsilom": 1}}, "miner.epsilom", "'epsilon'"),
+            ({"name": "triplet", "miner": {"name": "multi_similarity", "epsilom": 1}}, "miner.epsilom", '"epsilon"'),
             ({"name": "triplet", "miner": {"cutoff": 1}}, "miner.name", "unknown miner"),
             ({"name": "smooth_ap", "miner": "batch_hard"}, "miner", "takes no miner"),
             ({"contextual": {"k": 4}}, "contextual", "has the contextual term already"),
@@ -96,8 +96,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ({"name": "contextul"}, "did you mean 'contextual'"),
-            ({"name": "contextual", "slop": 3}, "did you mean 'slope'"),
+            ({"name": "contextul"}, 'did you mean "contextual"'),
+            ({"name": "contextual", "slop": 3}, 'did you mean "slope"'),
             ({"name": "triplet", "regularizer_weight": -1.0}, "regularizer.* greater than or equal to 0|weight"),
             ({"name": "proxy_anchor"}, "needs num_classes and embedding_dim"),
             ({"name": "triplet", "memory": {"size": 8}}, "a memory needs embedding_dim"),

@@ -213,7 +213,7 @@ def test_defaults_follow_the_backbone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": "resnet51"}, "did you mean resnet50"),
+        ({"backbone": "resnet51"}, 'did you mean "resnet50'),
         ({"backbone": "resnet50", "weights": "IMAGENET1K_V9"}, "it has IMAGENET1K_V1, IMAGENET1K_V2"),
         ({"backbone": "small_conv", "weights": "IMAGENET1K_V1"}, "small_conv has no published weights"),
         ({"backbone": "resnet50", "width": 32}, "width belongs to small_conv"),

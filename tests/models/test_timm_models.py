@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_and_files_that_are_none_are_one_clear_error(tmp
     ("options", "message"),
     [
         ({"backbone": "timm/test_vitt"}, "did you mean .*timm/test_vit"),
-        ({"backbone": "test_vit"}, "did you mean timm/test_vit"),
+        ({"backbone": "test_vit"}, 'did you mean "timm/test_vit'),
         ({"backbone": "timm/test_vit.no_such"}, "knows no weights 'test_vit.no_such'; there are: test_vit.r160_in1k"),
         ({"backbone": "timm/test_vit", "weights": "IMAGENET1K_V1"}, "`pretrained`, the path of"),
         ({"backbone": "resnet18", "pooling": "model"}, "pooling model is for timm/NAME"),

@@ -289,9 +289,9 @@ def test_published_recipe_of_a_data_set() -> None:
 
 
 def test_unknown_recipe_names_its_neighbors() -> None:
-    with pytest.raises(ConfigError, match="did you mean contextual_cars196_224"):
+    with pytest.raises(ConfigError, match='did you mean "contextual_cars196_224"'):
         load_recipe("contextual_cars_224")
-    with pytest.raises(ConfigError, match="there are contextual_cars196_224, "):
+    with pytest.raises(ConfigError, match="there are: contextual_cars196_224, "):
         load_recipe("zzz")
     for hidden in ("_224", "published_results", "../recipes/_224"):
         with pytest.raises(ConfigError, match="unknown recipe"):

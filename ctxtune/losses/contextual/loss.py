@@ -15,9 +15,9 @@ from ctxtune.losses.contextual.contrastive import Margins
 from ctxtune.losses.contextual.cuda_graphs import CudaGraphs
 from ctxtune.losses.contextual.hybrid import ClosedForm, hybrid_loss
 from ctxtune.losses.contextual.options import HybridTerms, SimilarityOptions, takes_similarity_options
-from ctxtune.losses.naming import unknown
 from ctxtune.losses.numerics import check_number
 from ctxtune.losses.reference import join_reference, narrowed_pairs
+from ctxtune.text import did_you_mean
 
 _LIBRARY_ARGUMENTS = ("embedding_regularizer", "embedding_reg_weight", "collect_stats", "distance", "reducer")
 _OPTIONS = SimilarityOptions().model_dump()
@@ -174,7 +174,8 @@ def _check_library_arguments(names: Iterable[str]) -> None:
     ours = list(inspect.signature(ContextualLoss).parameters)[:-1]
     for name in names:
         if name not in _LIBRARY_ARGUMENTS:
-            raise TypeError(unknown("option of ContextualLoss", name, [*ours, *_LIBRARY_ARGUMENTS]))
+            hint = did_you_mean(name, [*ours, *_LIBRARY_ARGUMENTS])
+            raise TypeError(f"unknown option of ContextualLoss: {name!r}{hint}")
 
 
 def _check_distance(distance: object) -> None:

@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError
 
 from ctxtune.error_messages import in_words
 from ctxtune.losses.contextual.contrastive import Margins
-from ctxtune.losses.naming import unknown
 from ctxtune.losses.numerics import check_number
 from ctxtune.settings import Settings
+from ctxtune.text import did_you_mean
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -58,7 +58,7 @@ class SimilarityOptions(Settings):
         """
         for name in given:
             if name not in cls.model_fields:
-                raise TypeError(unknown(f"option of {owner}", name, cls.model_fields))
+                raise TypeError(f"unknown option of {owner}: {name!r}{did_you_mean(name, cls.model_fields)}")
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         try:
             return cls.model_validate(plain, strict=True)

@@ -46,7 +46,7 @@ class TestOptions:
         assert abs(values[0] - values[1]) > 1e-6
 
     def test_an_unknown_option_is_named(self) -> None:
-        with pytest.raises(TypeError, match="'slop'; did you mean 'slope'"):
+        with pytest.raises(TypeError, match="'slop'; did you mean \"slope\""):
             ContextualLoss(slop=3.0)
 
     def test_shows_its_options(self) -> None:

@@ -1,4 +1,4 @@
-"""The names of metrics, as people write them."""
+"""The names of metrics: as people write them, and of the same score on other classes."""
 
 _TITLES = {"map_at_r": "MAP@R", "r_precision": "R-precision"}
 
@@ -12,3 +12,12 @@ def metric_title(metric: str) -> str:
     split, _, name = metric.rpartition("/")
     recall = f"Recall@{name.removeprefix('recall_at_')}" if name.startswith("recall_at_") else name
     return f"{split} {_TITLES.get(name, recall)}".strip()
+
+
+def on_split(metric: str, split: str) -> str:
+    """The name of a validation metric's counterpart on another split; other metrics as they are.
+
+    >>> on_split("validation/map_at_r", "test"), on_split("train/loss", "test")
+    ('test/map_at_r', 'train/loss')
+    """
+    return f"{split}/{metric.removeprefix('validation/')}" if metric.startswith("validation/") else metric

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ctxtune.data import EvaluationImages, ValidationSettings, load_dataset
 from ctxtune.data.features import open_features
+from ctxtune.float32_products import allow_tf32
 from ctxtune.losses import ContextualLoss
 from ctxtune.training import FoldTrainer, fold_splits
 from ctxtune.training.backbone_features import FrozenBackbone
 from ctxtune.training.embedding import embed
-from ctxtune.training.precision import allow_tf32, autocast
+from ctxtune.training.precision import autocast
 from gpu_checks.measuring import compare, relative, synchronize
 from gpu_checks.photographs import head_trial, photograph_folder, photograph_run
 from gpu_checks.report import Report, Scale

@@ -10,6 +10,7 @@ from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
 from ctxtune.config.search import LONGEST_NAME, MOST_SEEDS, Dimension, ObjectiveSettings, TrialFile
 from ctxtune.error_messages import in_words
+from ctxtune.metric_names import on_split
 from ctxtune.settings import Settings, refuse
 from ctxtune.text import did_you_mean, shortened
 
@@ -79,7 +80,7 @@ class CompareSettings(ObjectiveSettings):
 
     def scored_metric(self, *, confirmatory: bool) -> str:
         """The metric that the cells' final scores have in tracking."""
-        return self.metric.replace("validation/", "test/") if confirmatory else self.metric
+        return on_split(self.metric, "test") if confirmatory else self.metric
 
 
 class Ablation(TrialFile):

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctxtune.data.settings import IMAGENET_DEVIATION, IMAGENET_MEAN, ImageSettings, Size
+from ctxtune.data.settings import ImageSettings, Size
+from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 ATTEMPTS = 10
 """Draws of a crop before torchvision falls back to a central one."""

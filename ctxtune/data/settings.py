@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.settings import Settings
 from ctxtune.text import did_you_mean
 
@@ -15,10 +16,6 @@ LARGEST_SIDE = 8192
 """Pixels that an image is resized or cropped to, at most."""
 Size = int | tuple[int, int]
 """Pixels: one number is the short side, two are height and width."""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Per RGB channel, of values in [0, 1]."""
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-
 
 DATASETS = (
     "cars196",

@@ -10,13 +10,14 @@ from ctxtune.config import TrialSettings
 from ctxtune.data import Benchmark, EvaluationImages, Split, load_dataset, split
 from ctxtune.errors import ConfigError
 from ctxtune.evaluation.checkpoint import Checkpoint
+from ctxtune.float32_products import allow_tf32
 from ctxtune.models import EmbeddingModel
 from ctxtune.models.export import export_model
 from ctxtune.models.preprocessing import Preprocessing
 from ctxtune.retrieval import RetrievalScores, score
 from ctxtune.training.embedding import embed
 from ctxtune.training.health import check_embeddings
-from ctxtune.training.precision import allow_tf32, resolve_precision
+from ctxtune.training.precision import resolve_precision
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils.common_functions import indices_tuple_not_supported, labels_required
 from torch import Tensor
 
+from ctxtune.float32_products import full_float32
 from ctxtune.losses.numerics import (
     at_least_float32,
     check_not_empty,
     check_number,
     check_positive,
-    full_precision,
     unit_rows,
 )
 from ctxtune.losses.reference import join_reference
@@ -50,7 +50,7 @@ class _AveragePrecisionLoss(BaseMetricLossFunction):
             labels_required(ref_labels)
             assert ref_labels is not None
             gallery, gallery_labels, _ = join_reference(embeddings, labels, ref_emb, ref_labels)
-        with full_precision(embeddings.device):
+        with full_float32(embeddings.device.type):
             units, _ = unit_rows(at_least_float32(gallery))
             similarities = units[: len(labels)] @ units.T
             precision = self.average_precision(similarities, labels.unsqueeze(1) == gallery_labels)

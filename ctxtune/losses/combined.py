@@ -6,10 +6,11 @@ import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
+from ctxtune.float32_products import full_float32
 from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
 from ctxtune.losses.noise_filter import NoiseFilter
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, full_precision
+from ctxtune.losses.numerics import at_least_float32, check_not_empty
 from ctxtune.losses.regularizer import similarity_regularizer
 from ctxtune.losses.roadmap import RoadmapLoss
 
@@ -81,7 +82,7 @@ class CombinedLoss(BaseMetricLossFunction):
             ValueError: the batch is empty, or too small for the loss.
         """
         check_not_empty(len(embeddings))
-        with full_precision(embeddings.device):
+        with full_float32(embeddings.device.type):
             embeddings = at_least_float32(embeddings)
             kept = None
             if self.noise_filter is not None and indices_tuple is None and reference is None:

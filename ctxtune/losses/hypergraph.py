@@ -10,7 +10,8 @@ from pytorch_metric_learning.utils.common_functions import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_number, check_positive, full_precision
+from ctxtune.float32_products import full_float32
+from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_number, check_positive
 
 
 class HypergraphNetwork(nn.Module):
@@ -91,7 +92,7 @@ class HistLoss(BaseMetricLossFunction):
         indices_tuple_not_supported(indices_tuple)
         ref_not_supported(embeddings, labels, ref_emb, ref_labels)
         check_not_empty(len(embeddings))
-        with full_precision(embeddings.device):
+        with full_float32(embeddings.device.type):
             embeddings = at_least_float32(embeddings)
             if self.means.dtype != embeddings.dtype:
                 self.to(embeddings.dtype)

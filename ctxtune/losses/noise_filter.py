@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ctxtune.losses.numerics import check_number, full_precision, unit_rows
+from ctxtune.float32_products import full_float32
+from ctxtune.losses.numerics import check_number, unit_rows
 
 
 class NoiseFilter(nn.Module):
@@ -41,7 +42,7 @@ class NoiseFilter(nn.Module):
     @torch.no_grad()
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Which items to keep, at least two and a quarter of them: (n, d) and (n,) to (n,) bool."""
-        with full_precision(embeddings.device):
+        with full_float32(embeddings.device.type):
             units, _ = unit_rows(embeddings.detach())
             units = units.to(self.rows.dtype)
             kept = self._kept(self.probabilities(units, labels))

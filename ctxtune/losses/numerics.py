@@ -1,43 +1,10 @@
-"""What every loss shares: precision, checks of numbers and batches, unit rows, matrices of shared labels."""
+"""What every loss shares: checks of numbers and batches, unit rows, matrices of shared labels."""
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """No autocast, TF32 or bfloat16 products inside: they would move neighbors across the edge of a neighborhood."""
-    switch, name, full = _product_precision(device)
-    previous = getattr(switch, name, full)
-    if previous in (full, "none") and not torch.is_autocast_enabled(device.type):
-        return nullcontext()
-    return _full_precision(device, switch, name, previous, full)
-
-
-@contextmanager
-def _full_precision(device: torch.device, switch: Any, name: str, previous: Any, full: Any) -> Iterator[None]:
-    with torch.autocast(device.type, enabled=False):
-        if previous != full:
-            setattr(switch, name, full)
-        try:
-            yield
-        finally:
-            if previous != full:
-                setattr(switch, name, previous)
-
-
-def _product_precision(device: torch.device) -> tuple[Any, str, Any]:
-    """Where the precision of float32 products is kept, under which name, and its full value."""
-    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    switch = getattr(backend, "matmul", None)
-    if device.type == "cuda" and not hasattr(switch, "fp32_precision"):
-        return switch, "allow_tf32", False  # PyTorch before 2.9
-    return switch, "fp32_precision", "ieee"
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from pytorch_metric_learning.utils.common_functions import (
 )
 from torch import Tensor, nn
 
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_positive, full_precision, unit_rows
+from ctxtune.float32_products import full_float32
+from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_positive, unit_rows
 
 _SMALLEST = 1e-3
 """Distances below are taken as this one: the repulsion of a point from its copy would be infinite."""
@@ -64,7 +65,7 @@ class PotentialFieldLoss(BaseMetricLossFunction):
         indices_tuple_not_supported(indices_tuple)
         ref_not_supported(embeddings, labels, ref_emb, ref_labels)
         check_not_empty(len(embeddings))
-        with full_precision(embeddings.device):
+        with full_float32(embeddings.device.type):
             embeddings = at_least_float32(embeddings)
             points, _ = unit_rows(torch.cat([embeddings, self.proxies.to(embeddings)]))
             energy = self._energy(points, torch.cat([labels, self.proxy_labels.to(labels)]))

@@ -12,8 +12,9 @@ from pytorch_metric_learning.utils.common_functions import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ctxtune.float32_products import full_float32
 from ctxtune.losses.average_precision import smooth_step
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_positive, full_precision, unit_rows
+from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_positive, unit_rows
 
 _MOST_VALUES = 1 << 25
 """Of one (pair, item) matrix at a time; what is above is computed in blocks, and again for the gradient."""
@@ -65,7 +66,7 @@ class RecallAtKLoss(BaseMetricLossFunction):
         indices_tuple_not_supported(indices_tuple)
         ref_not_supported(embeddings, labels, ref_emb, ref_labels)
         check_not_empty(len(embeddings))
-        with full_precision(embeddings.device):
+        with full_float32(embeddings.device.type):
             items, _ = unit_rows(at_least_float32(embeddings))
             cutoffs = torch.tensor([min(k, len(items)) for k in self.cutoffs], device=items.device, dtype=items.dtype)
             if self.mixing:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, get_model_builder
 
 from ctxtune.errors import ConfigError
+from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.models.own_backbone import build_own
 from ctxtune.models.settings import SMALL_CONV, TIMM, ModelSettings, is_own_class
 from ctxtune.models.small_conv import small_conv
@@ -27,7 +28,7 @@ class InceptionInput(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        mean, deviation = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_DEVIATION)
         self.register_buffer("scale", (deviation / 0.5).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", ((mean - 0.5) / 0.5).view(3, 1, 1), persistent=False)
 

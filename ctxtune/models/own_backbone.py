@@ -21,9 +21,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ctxtune.errors import ConfigError
+from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.imports import named_object
 from ctxtune.models.features import tokens_as_map
-from ctxtune.models.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN, PixelFormat
+from ctxtune.models.pixels import PixelFormat
 from ctxtune.models.settings import ModelSettings
 
 

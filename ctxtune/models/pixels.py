@@ -3,10 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctxtune.image_modes import to_rgb, without_ends
-from ctxtune.models.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN
+from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.settings import Settings
 
 

@@ -6,6 +6,7 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ctxtune.metric_names import on_split
 from ctxtune.results.runs import Measured, State
 
 
@@ -46,7 +47,7 @@ class Objective(BaseModel):
     @property
     def test_metric(self) -> str:
         """Its counterpart on the test classes."""
-        return self.metric.replace("validation/", "test/")
+        return on_split(self.metric, "test")
 
 
 def sign(objective: Aim) -> int:

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctxtune.float32_products import full_float32
 from ctxtune.retrieval.backends import choose_backend
 from ctxtune.retrieval.embeddings import Block, Embeddings, read_embeddings
 from ctxtune.retrieval.faiss_search import Fetch, faiss_fetch
 from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, working_device
-from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.similarity import exact_matrix, exact_pairs, float32_error
 from ctxtune.retrieval.threads import Workers
 
@@ -49,7 +49,7 @@ def nearest(
     chunk = check_chunk_size(chunk_size, device)
     use_faiss = choose_backend(backend) == "faiss"
     # faiss has threads of its own.
-    with torch.no_grad(), full_float32(), Workers(device, alone=use_faiss) as workers:
+    with torch.no_grad(), full_float32("cpu", "cuda"), Workers(device, alone=use_faiss) as workers:
         queries = _read(query_embeddings, "query_embeddings", workers, device)
         exclude_self = gallery_embeddings is None
         gallery = queries

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ctxtune.float32_products import full_float32
 from ctxtune.retrieval.backends import choose_backend
 from ctxtune.retrieval.embeddings import Embeddings, read_embeddings
 from ctxtune.retrieval.faiss_search import score_with_faiss
 from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, check_recall_at, number_classes, working_device
 from ctxtune.retrieval.matches import class_members
-from ctxtune.retrieval.precision import full_float32
 from ctxtune.retrieval.process_group import Processes
 from ctxtune.retrieval.ranking import Search, score_queries
 from ctxtune.retrieval.scores import RetrievalScores, summarize
@@ -57,7 +57,7 @@ def score(
         raise ValueError("gallery_embeddings and gallery_labels go together; only one of them was given")
     use_faiss = choose_backend(backend) == "faiss"
     device = working_device(query_embeddings)
-    with torch.no_grad(), full_float32(), Workers(device) as workers:
+    with torch.no_grad(), full_float32("cpu", "cuda"), Workers(device) as workers:
         classes = number_classes(query_labels, gallery_labels, device)
         queries = read_embeddings(query_embeddings, classes.queries, "query_embeddings", workers)
         gallery = queries

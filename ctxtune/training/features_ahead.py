@@ -10,8 +10,9 @@ from ctxtune.config.trial import TrialSettings
 from ctxtune.data import Benchmark, Split, load_dataset
 from ctxtune.data.features import Reporter
 from ctxtune.data.images import reading_threads
+from ctxtune.float32_products import allow_tf32
 from ctxtune.training.inputs import FeatureInputs, Reading
-from ctxtune.training.precision import allow_tf32, resolve_precision
+from ctxtune.training.precision import resolve_precision
 from ctxtune.training.process_group import ProcessGroup
 
 Side = Literal["train", "test"]

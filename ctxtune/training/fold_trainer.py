@@ -17,6 +17,7 @@ from ctxtune.data import Split, build_sampler
 from ctxtune.data.features import Reporter
 from ctxtune.data.images import reading_threads
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.float32_products import allow_tf32
 from ctxtune.losses import TrainingLoss
 from ctxtune.models import EmbeddingModel, build_head, build_model
 from ctxtune.retrieval import RetrievalScores
@@ -27,7 +28,7 @@ from ctxtune.training.evaluating import Evaluator
 from ctxtune.training.health import CHECK_EVERY, SMALLER_MODEL, check_scale, memory_errors_named
 from ctxtune.training.inputs import FeatureInputs, Reading, TrainingInputs, open_inputs
 from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
-from ctxtune.training.precision import allow_tf32, gradient_scaler, resolve_precision
+from ctxtune.training.precision import gradient_scaler, resolve_precision
 from ctxtune.training.process_group import ProcessGroup
 from ctxtune.training.progress import EvaluationInterval, Progress
 from ctxtune.training.splits import RunSplits, scaled_sampler

@@ -1,7 +1,7 @@
-"""Number and memory formats: which one the forward pass runs in, and whether float32 products on CUDA may take TF32."""
+"""Number and memory formats of the forward pass."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,18 +36,3 @@ def channels_last(batch: Tensor) -> Tensor:
 def gradient_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
     """The loss scaler: at work for float16 only."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Let float32 products and convolutions on CUDA take TF32 (10 bits of mantissa), or not.
-
-    Losses and scores switch it off for themselves, whatever is said here.
-    """
-    matmul: Any = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # PyTorch 2.9 and later; the older switches must not be mixed with it
-        matmul.fp32_precision = "tf32" if allowed else "ieee"
-        convolution: Any = torch.backends.cudnn
-        convolution.conv.fp32_precision = "tf32" if allowed else "ieee"
-    else:
-        matmul.allow_tf32 = allowed
-        torch.backends.cudnn.allow_tf32 = allowed

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from ctxtune.config import SweepConfig
+from ctxtune.metric_names import on_split
 from ctxtune.results.costs import Rate
 from ctxtune.tracking import Tracker
 from ctxtune.tuning.backend.cluster import RunResources
@@ -143,7 +144,7 @@ class SimulatedExecutor:
         spec, epochs = run.spec, run.spec.trial.schedule.epochs
         run.seconds += self._interval(run)
         run.epoch = self._next_epoch(run)
-        name = recorder.metric.replace("validation/", "test/") if spec.scores_test else recorder.metric
+        name = on_split(recorder.metric, "test") if spec.scores_test else recorder.metric
         cost = Rate(self.resources.gpus, self.resources.price_per_gpu_hour).of(run.seconds + self.setup)
         report = TrialReport(
             run.epoch, {name: self.score(spec, run.epoch / epochs), "time/seconds": run.seconds, **cost}

@@ -13,10 +13,10 @@ from ctxtune.command_line import run_command
 from ctxtune.data import ValidationSettings, load, split
 from ctxtune.errors import CtxtuneError, TrackingError
 from ctxtune.evaluation import read_checkpoint
+from ctxtune.float32_products import allow_tf32
 from ctxtune.models.exported import load_exported
 from ctxtune.tracking import all_test_scorings
 from ctxtune.training import CheckpointFolder, load_checkpoint, save_checkpoint
-from ctxtune.training.precision import allow_tf32
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.run_spec import RunSpec
 from tests.helpers.tracking import new_store

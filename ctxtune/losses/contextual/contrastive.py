@@ -11,13 +11,13 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
+from ctxtune.float32_products import full_float32
 from ctxtune.losses.contextual.sparse_mask import SparseMask, take
 from ctxtune.losses.numerics import (
     at_least_float32,
     check_not_empty,
     check_number,
     class_matrix,
-    full_precision,
     unit_rows,
 )
 from ctxtune.losses.reference import join_reference, narrowed_pairs
@@ -77,7 +77,7 @@ class ContrastiveLoss(BaseMetricLossFunction):
         allowed = (
             None if indices_tuple is None else narrowed_pairs(indices_tuple, labels, rows, columns, required=False)
         )
-        with full_precision(embeddings.device):
+        with full_float32(embeddings.device.type):
             units, _ = unit_rows(at_least_float32(embeddings))
             same_class = class_matrix(labels[:rows], labels, units.dtype)
             value = contrastive_loss(units[:rows] @ units.T, same_class, self.margins, allowed)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ctxtune.float32_products import full_float32
 from ctxtune.losses.contextual.closed_form import closed_form
 from ctxtune.losses.contextual.contrastive import contrastive_loss
 from ctxtune.losses.contextual.options import HybridTerms
 from ctxtune.losses.contextual.similarity import compose
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, class_matrix, full_precision, unit_rows
+from ctxtune.losses.numerics import at_least_float32, check_not_empty, class_matrix, unit_rows
 
 ClosedForm = Callable[
     [Tensor, Tensor, HybridTerms, int, Tensor | None, bool],
@@ -53,7 +54,7 @@ def hybrid_loss(
     check_not_empty(rows)
     if terms.contextual_weight:
         terms.options.check_batch(len(embeddings))
-    with full_precision(embeddings.device):
+    with full_float32(embeddings.device.type):
         embeddings = at_least_float32(embeddings)
         if terms.contextual_weight and not terms.options.closed_form:
             compute = _composed

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ctxtune.float32_products import full_float32
 from ctxtune.losses.contextual.options import SimilarityOptions, takes_similarity_options
-from ctxtune.losses.numerics import at_least_float32, full_precision
+from ctxtune.losses.numerics import at_least_float32
 
 # Elements of the largest temporary that `minimum_product` makes at once: 64 MiB in float32.
 _BLOCK_ELEMENTS = 1 << 24
@@ -42,7 +43,7 @@ def contextual_similarity(similarities: Tensor, k: int, epsilon: float, **option
         raise ValueError(f"similarities must be a square matrix, not of shape {tuple(similarities.shape)}")
     if not similarities.is_floating_point():
         raise ValueError(f"similarities must be floating point numbers, not {similarities.dtype}")
-    with full_precision(similarities.device):
+    with full_float32(similarities.device.type):
         return compose(at_least_float32(similarities), checked)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ctxtune.metric_names import metric_title
+from ctxtune.metric_names import metric_title, on_split
 from ctxtune.reporting.document import Table
 from ctxtune.reporting.palette import BLUE, GRAY, VERMILION
 from ctxtune.reporting.published import Published
@@ -168,7 +168,7 @@ def _transfer(data: SweepData, arm: str) -> dict[str, Any] | None:
 
 
 def _subset_metric(data: SweepData) -> str:
-    return data.objective.replace("validation/", "test_subset/")
+    return on_split(data.objective, "test_subset")
 
 
 def _test_values(data: SweepData, arm: str, metric: str) -> list[float]:

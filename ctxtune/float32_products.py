@@ -12,12 +12,13 @@ import torch
 
 FULL = ("ieee", "highest", "none")
 """Values of either kind of switch under which products take neither TF32 nor bfloat16."""
+_BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 def full_float32(*device_types: str) -> AbstractContextManager[None]:
     """Inside, products on these kinds of device ("cpu", "cuda") are IEEE float32 and autocast is off.
 
-    Both are as before afterwards. Where nothing has to be changed, nothing is: that costs a microsecond.
+    Both are as before afterwards. Where nothing has to be changed, nothing is: that costs a few microseconds.
     """
     lowered = [kind for kind in device_types if _precision(kind) not in FULL]
     autocast = [kind for kind in device_types if torch.is_autocast_enabled(kind)]
@@ -29,7 +30,7 @@ def allow_tf32(allowed: bool) -> None:
 
     Losses and scores switch it off for themselves, whatever is said here.
     """
-    if _by_backend():
+    if _BY_BACKEND:
         _set_precision("cuda", "tf32" if allowed else "ieee")
         convolution: Any = torch.backends.cudnn
         convolution.conv.fp32_precision = "tf32" if allowed else "ieee"
@@ -53,18 +54,14 @@ def _switched(lowered: Sequence[str], autocast: Sequence[str]) -> Iterator[None]
                 _set_precision(kind, value)
 
 
-def _by_backend() -> bool:
-    return hasattr(torch.backends.cuda.matmul, "fp32_precision")
-
-
 def _precision(device_type: str) -> str:
-    if not _by_backend():
+    if not _BY_BACKEND:
         return torch.get_float32_matmul_precision()
     return str(_switch(device_type).fp32_precision)
 
 
 def _set_precision(device_type: str, value: str) -> None:
-    if _by_backend():
+    if _BY_BACKEND:
         _switch(device_type).fp32_precision = value
     else:
         torch.set_float32_matmul_precision("highest" if value == "ieee" else value)

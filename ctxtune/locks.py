@@ -1,7 +1,9 @@
 """Locks on files, freed when their process ends, however it ends.
 
-Written out over `fcntl` because the library for it (filelock) takes a file system that has no locks (ENOLCK: NFS without
-a lock service) for one whose lock is held by somebody else.
+Written out over `fcntl`, since the library for it (filelock) cannot keep two promises. Up to version 3, the last for
+Python 3.10, it takes almost every error of `flock` for a lock that somebody else holds: on NFS without a lock service
+(ENOLCK) a sweep would be refused as running already. From version 4 on it falls back, where there is no `flock` (ENOSYS), to
+a file whose existence is the lock, and which a killed process leaves behind.
 """
 
 import warnings
@@ -11,6 +13,15 @@ try:
     import fcntl
 except ImportError:  # a system that has no such locks
     fcntl = None  # type: ignore[assignment]
+
+
+def lock_for_certain(file: IO[str] | int) -> bool:
+    """Lock an open file until it is closed; true only if that is certain: no other process, and no lack of locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def try_lock(file: IO[str] | int) -> bool:

@@ -4,7 +4,6 @@ Each holds a locked file for as long as its process lives: a folder whose file c
 """
 
 import contextlib
-import fcntl
 import os
 import platform
 import shutil
@@ -12,6 +11,8 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from ctxtune.locks import lock_for_certain
 
 PREFIX = "ctxtune-"
 _LOCK = "lock"
@@ -35,8 +36,7 @@ def private_folder(parent: Path | None = None) -> Iterator[Path]:
     try:
         descriptor = os.open(new / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(descriptor, platform.node().encode())
-        with contextlib.suppress(OSError):  # a file system without locks: such a folder is never taken for abandoned
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_for_certain(descriptor)  # on a file system without locks such a folder is never taken for abandoned
         new.rename(folder)
         yield folder
     finally:
@@ -73,10 +73,9 @@ def _is_abandoned(folder: Path) -> bool:
     except OSError:  # not one of ours, or just deleted by its own process
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The folder may be shared between machines that do not see each other's locks.
-        return os.read(descriptor, 1024) == platform.node().encode()
-    except OSError:  # its process lives, or nobody can say here
+        return lock_for_certain(descriptor) and os.read(descriptor, 1024) == platform.node().encode()
+    except OSError:
         return False
     finally:
         os.close(descriptor)

@@ -26,10 +26,10 @@ from ctxtune.data.contact_sheet import contact_sheet
 from ctxtune.data.loading import dataset_names, load_dataset
 from ctxtune.data.oddities import left_out, listed_twice
 from ctxtune.data.official_counts import DataWarning, differences
-from ctxtune.data.reading import processors
 from ctxtune.data.settings import DatasetSettings, ImageSettings
 from ctxtune.data.split import Benchmark, Split
 from ctxtune.data.stores import Building, decoded_store, encoded_store, uniform_store, views_store
+from ctxtune.data.threads import processors
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.text import shortened

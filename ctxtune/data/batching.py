@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,10 +17,12 @@ from ctxtune.data.augmentation import (
     normalized,
     place_crops,
 )
+from ctxtune.data.memory import ReusedMemory
 from ctxtune.data.reading import Unreadable, crop_by_pillow, crop_by_torch
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.split import ImageTable, Integers
 from ctxtune.data.stores import PixelReader
+from ctxtune.data.threads import SpreadOver
 
 
 @dataclass(frozen=True)
@@ -49,61 +48,6 @@ class Batcher(Protocol):
     def device(self, batch: HostBatch) -> Tensor:
         """(b, 3, crop, crop) float32, normalized."""
         ...
-
-
-class SpreadOver:
-    """Runs work on positions 0 ... n - 1 by threads, each taking every so-manieth; 0 threads: in the caller's own."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="images") if workers else None
-
-    def each(self, work: Callable[[int], None], count: int) -> None:
-        """Return when all is done; what the work raises is raised."""
-        if self._pool is None:
-            for position in range(count):
-                work(position)
-            return
-
-        def share(first: int) -> None:
-            for position in range(first, count, self._workers):
-                work(position)
-
-        for future in [self._pool.submit(share, first) for first in range(min(self._workers, count))]:
-            future.result()
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-class Buffers:
-    """Memory for batches, used again once nobody holds a tensor on it any more.
-
-    Fresh memory of a batch's size costs the kernel as much time for its pages as the resize of the images takes. An
-    array is free when nothing but this list refers to it: a tensor made from it, and every view of that, does.
-    """
-
-    MOST = 8
-
-    def __init__(self) -> None:
-        self._arrays: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)]
-        self._unused = self._references(0)
-        self._arrays.clear()
-
-    def _references(self, index: int) -> int:
-        return sys.getrefcount(self._arrays[index])
-
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """A float32 tensor of `shape` with arbitrary content."""
-        for index in range(len(self._arrays)):
-            if self._references(index) == self._unused and self._arrays[index].shape == shape:
-                return torch.from_numpy(self._arrays[index])
-        array = np.empty(shape, dtype=np.float32)
-        if len(self._arrays) < self.MOST:
-            self._arrays.append(array)
-        return torch.from_numpy(array)
 
 
 class UniformBatcher:
@@ -154,7 +98,7 @@ class CroppingBatcher:
         self._table, self._reader, self._settings = table, reader, settings
         self._device, self._spread, self._unreadable = device, spread, unreadable
         self._crop = crop_by_pillow if settings.exact else crop_by_torch
-        self._buffers = Buffers()
+        self._memory = ReusedMemory()
         scale = torch.tensor(settings.pixel_deviation).mul_(255).reciprocal_()
         shift = torch.tensor(settings.pixel_mean).mul_(-255).mul_(scale)
         self._scale, self._shift = (values.repeat(settings.train_crop) for values in (scale, shift))
@@ -194,7 +138,7 @@ class CroppingBatcher:
         """(count, crop, crop, 3): float32 for a CPU, pinned uint8 for a GPU."""
         shape = (count, self._settings.train_crop, self._settings.train_crop, 3)
         if on_cpu:
-            return self._buffers.take(shape)
+            return self._memory.take(shape)
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
 
     def _pixels(self, row: int) -> npt.NDArray[np.uint8] | None:

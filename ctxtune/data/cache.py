@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ctxtune.data.reading import Unreadable, in_threads
+from ctxtune.data.reading import Unreadable
 from ctxtune.data.split import ImageTable, Integers
+from ctxtune.data.threads import in_threads
 from ctxtune.errors import DataError
 from ctxtune.locks import lock
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ctxtune.data.cache import Progress
-from ctxtune.data.reading import in_threads
 from ctxtune.data.split import Benchmark, Split
+from ctxtune.data.threads import in_threads
 from ctxtune.text import counted
 
 HUGE = 89_478_485

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ctxtune.data.augmentation import evaluation_view, normalized, resized_shape
-from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, SpreadOver, UniformBatcher
+from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, UniformBatcher
 from ctxtune.data.prefetching import DeviceAhead, ahead
-from ctxtune.data.reading import Unreadable, evaluation_pixels, processors
+from ctxtune.data.reading import Unreadable, evaluation_pixels
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.split import Integers, Split
 from ctxtune.data.stores import Building, DecodedReader, open_reader, uniform_store, views_store
+from ctxtune.data.threads import SpreadOver, processors
 from ctxtune.errors import DataError
 
 BATCHES_AHEAD = 3

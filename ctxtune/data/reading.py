@@ -1,19 +1,10 @@
-"""The work on single images, in threads: reading, cropping, and keeping count of what cannot be read.
-
-Threads, not processes: decoding and resizing release Python's lock, nothing is copied to a worker, and a process
-that already uses a GPU is never forked.
-"""
+"""The work on single images: reading, cropping, and keeping count of what cannot be read."""
 
 from __future__ import annotations
 
 import math
-import os
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,36 +17,9 @@ from ctxtune.data.split import ImageTable
 from ctxtune.errors import DataError
 from ctxtune.image_modes import MOST_PIXELS, without_ends
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 NAMED_AT_MOST = 10
 # Crops of a memory-mapped cache are read only, and nothing writes to them. At import: see `data.sources`.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-
-def processors() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`work` on every item by `workers` threads, results in order, a bounded number of items ahead. 0: no thread."""
-    if workers <= 0:
-        yield from map(work, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 class Unreadable:

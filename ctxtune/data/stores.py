@@ -13,10 +13,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from ctxtune.data.cache import Entry, Progress, Store, TooLarge, one_by_one, open_store
-from ctxtune.data.reading import evaluation_pixels, processors, resized, training_pixels
+from ctxtune.data.reading import evaluation_pixels, resized, training_pixels
 from ctxtune.data.settings import ImageSettings
 from ctxtune.data.sources import decode
 from ctxtune.data.split import ImageTable, Integers
+from ctxtune.data.threads import processors
 from ctxtune.errors import DataError
 
 LOG = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import torch
 
 from ctxtune.config import TrialFile, TrialSettings
 from ctxtune.config.search import ResourcesSettings
-from ctxtune.data.reading import processors
+from ctxtune.data.threads import processors
 from ctxtune.errors import ConfigError
 from ctxtune.text import counted
 from ctxtune.training import FoldTrainer

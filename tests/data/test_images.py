@@ -12,9 +12,10 @@ from torchvision.transforms import v2
 
 from ctxtune.data import EvaluationImages, ImageSettings, TrainingImages, load
 from ctxtune.data.augmentation import draw_crops, place_crops
-from ctxtune.data.batching import PackingBatcher, SpreadOver
+from ctxtune.data.batching import PackingBatcher
 from ctxtune.data.reading import Unreadable
 from ctxtune.data.stores import Building, DecodedReader, decoded_store
+from ctxtune.data.threads import SpreadOver
 from ctxtune.errors import DataError
 from tests.helpers import trees
 

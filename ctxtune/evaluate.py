@@ -215,7 +215,7 @@ def _subject(checkpoint: Checkpoint, split: str, one: Scored) -> str:
     if one.fold is None:
         return f"{name}, {seen}"
     rule = checkpoint.validation
-    folds = "" if rule.scheme == "class_holdout" else f" of {rule.folds}"
+    folds = "" if rule.count == 1 else f" of {rule.folds}"
     return f"{name}, {seen}, fold {one.fold}{folds} ({rule.scheme}, seed {rule.seed})"
 
 

@@ -1,6 +1,7 @@
 """Files into typed settings, with one clear error for whatever is wrong."""
 
 import itertools
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -95,6 +96,9 @@ def _make_absolute(source: Source) -> None:
     trial = source.data.get("trial")
     if not isinstance(trial, dict):
         return
+    dataset = trial.get("dataset")
+    if isinstance(dataset, dict) and dataset.get("root") is None and dataset.get("file"):
+        dataset["file"] = _absolute_files(dataset["file"])
     for block, key in (("dataset", "root"), ("model", "weights")):
         settings = trial.get(block)
         path = settings.get(key) if isinstance(settings, dict) else None
@@ -103,6 +107,13 @@ def _make_absolute(source: Source) -> None:
                 settings[key] = str(Path(path).expanduser().absolute())
             except RuntimeError as error:  # ~ of somebody who is not there
                 raise source.error(("trial", block, key), f"{path}: {error}") from None
+
+
+def _absolute_files(files: Any) -> Any:
+    """`dataset.file` without a root: from the directory of the command."""
+    if isinstance(files, dict):
+        return {name: _absolute_files(file) for name, file in files.items()}
+    return os.path.abspath(os.path.expanduser(files)) if isinstance(files, str) else files  # noqa: PTH100, PTH111  # no error
 
 
 def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BaseModel,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -24,7 +25,7 @@ from ctxtune.config.trial import MOST_EPOCHS, TrialSettings
 from ctxtune.data.settings import ValidationSettings
 from ctxtune.error_messages import in_words
 from ctxtune.redaction import redact
-from ctxtune.settings import Settings
+from ctxtune.settings import Settings, refuse
 
 _VALIDATION = re.compile(r"validation/(map_at_r|r_precision|recall_at_\d+)")
 _COSTS = ("time/seconds", "time/images_per_second", "gpu/memory_gib", "cost/gpu_hours", "cost/money")
@@ -387,6 +388,17 @@ class TrackingSettings(Settings):
         return redact(uri)
 
 
+def check_closed_set(model: type[BaseModel], trial: TrialSettings, validation: ValidationSettings) -> None:
+    """Refuse a validation that asks another question than the test: on known classes, or on unseen ones."""
+    if (validation.scheme == "image_holdout") == trial.dataset.closed_set:
+        return
+    if trial.dataset.closed_set:
+        told = "the data set is closed_set (the test has classes that training knows): take scheme image_holdout"
+    else:
+        told = "image_holdout validates on classes that training knows: say dataset.closed_set: true if the test does so, too"
+    refuse(model, ("validation", "scheme"), told)
+
+
 class TrialFile(Settings):
     """A file that holds one configuration: `best.yaml`, or a search-space file without its search."""
 
@@ -395,6 +407,11 @@ class TrialFile(Settings):
     validation: ValidationSettings = ValidationSettings()
     tracking: TrackingSettings = TrackingSettings()
     resources: ResourcesSettings = ResourcesSettings()
+
+    @model_validator(mode="after")
+    def _known_classes_on_both_sides_or_none(self) -> "TrialFile":
+        check_closed_set(type(self), self.trial, self.validation)
+        return self
 
 
 class SweepConfig(TrialFile):

@@ -22,6 +22,11 @@ from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
 from ctxtune.settings import Settings, refuse
 
 _LATER: dict[tuple[str, str], Any] = {
+    ("dataset", "file"): None,
+    ("dataset", "columns"): None,
+    ("dataset", "test_fraction"): None,
+    ("dataset", "split_seed"): None,
+    ("dataset", "closed_set"): False,
     ("model", "train"): "full",
     ("optimizer", "layer_decay"): None,
     ("image", "mean"): None,
@@ -180,8 +185,16 @@ class TrialSettings(Settings):
         """Twelve hexadecimal digits that name this configuration, wherever the data lies on disk."""
         tree = self.tree()
         tree["dataset"].pop("root", None)
+        tree["dataset"]["file"] = _file_names(tree["dataset"]["file"])
         for (block, key), before in _LATER.items():
             if key in tree[block] and tree[block][key] == before:
                 del tree[block][key]
         canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _file_names(file: Any) -> Any:
+    """`dataset.file` without the folders that it lies in."""
+    if isinstance(file, dict):
+        return {split: _file_names(each) for split, each in file.items()}
+    return None if file is None else file.rsplit("/", 1)[-1]

@@ -81,7 +81,11 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("name", help="data set")
-        command.add_argument("root", nargs="?", help="where it lies (default: $CTXTUNE_DATA/NAME or data/NAME)")
+        command.add_argument(
+            "root",
+            nargs="?",
+            help="where it lies (default: $CTXTUNE_DATA/NAME or data/NAME); of table: the CSV, parquet or tar file",
+        )
         command.add_argument(
             "--set",
             action="append",
@@ -106,6 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> tuple[DatasetSettings, ImageSettings]:
     blocks: dict[str, dict[str, Any]] = {"dataset": {"name": options.name, "root": options.root}, "image": {}}
+    if options.name == "table":
+        blocks["dataset"] = {"name": options.name, "file": options.root}
     for assignment in options.set:
         key, equals, value = assignment.partition("=")
         block, _, field = key.removeprefix("trial.").partition(".")

@@ -28,6 +28,7 @@ DATASETS = (
     "inshop",
     "omniglot",
     "sop",
+    "table",
 )
 """The data sets that can be named."""
 
@@ -44,6 +45,10 @@ class DatasetSettings(Settings):
     omniglot to a square of that many pixels. `lists` names the image lists of `image_list` (split name to path,
     relative to the root). `train_classes` is, for `class_folders` without a train and a test folder, the number of
     classes (in sorted order) that are for training.
+
+    For `table`: `file` names a CSV or parquet file or tar shards (a path, a pattern, or one for each split), `columns` maps our
+    names of columns to those of the file; where it says no splits, `test_fraction` of the classes, drawn by `split_seed`, are
+    for test. `closed_set` allows the same classes in train and test; it goes with `validation.scheme: image_holdout`.
     """
 
     name: str
@@ -51,6 +56,11 @@ class DatasetSettings(Settings):
     image_size: int | None = Field(default=None, ge=8, le=2048)
     lists: dict[str, str] | None = None
     train_classes: int | None = Field(default=None, ge=1)
+    file: str | dict[str, str] | None = None
+    columns: dict[str, str] | None = None
+    test_fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
+    split_seed: int | None = Field(default=None, ge=0)
+    closed_set: bool = False
     recall_at: tuple[int, ...] | None = None
     label_noise: Share = 0.0
     label_noise_kind: Literal["uniform", "confusable"] = "uniform"
@@ -201,11 +211,12 @@ class ValidationSettings(Settings):
     """Which train classes the search validates on. The published test classes are never among them.
 
     `class_folds`: `folds` disjoint groups of classes, each in turn the validation side; `super_class_folds`: whole
-    super-classes stay together; `class_holdout`: one split, `fraction` of the classes for validation. `use` says
-    which folds a search looks at.
+    super-classes stay together; `class_holdout`: one split, `fraction` of the classes for validation; `image_holdout`:
+    one split, `fraction` of the images of each class, for data sets with `closed_set` alone. `use` says which folds a
+    search looks at.
     """
 
-    scheme: Literal["class_folds", "class_holdout", "super_class_folds"] = "class_folds"
+    scheme: Literal["class_folds", "class_holdout", "super_class_folds", "image_holdout"] = "class_folds"
     folds: int = Field(default=4, ge=2, le=1000)
     use: tuple[int, ...] = (0,)
     fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
@@ -213,8 +224,18 @@ class ValidationSettings(Settings):
 
     @model_validator(mode="after")
     def _use_exists(self) -> ValidationSettings:
-        count = 1 if self.scheme == "class_holdout" else self.folds
+        count = self.count
         wrong = [fold for fold in self.use if not 0 <= fold < count]
         if not self.use or wrong or len(set(self.use)) != len(self.use):
             raise ValueError(f"use must name distinct folds among 0 ... {count - 1}, not {list(self.use)}")
         return self
+
+    @property
+    def count(self) -> int:
+        """How many folds the scheme has."""
+        return 1 if self.scheme in ("class_holdout", "image_holdout") else self.folds
+
+    @property
+    def validation_share(self) -> float:
+        """The share of the classes (of the images of each, for `image_holdout`) that a fold validates on."""
+        return self.fraction if self.count == 1 else 1 / self.folds

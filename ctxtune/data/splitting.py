@@ -27,6 +27,8 @@ def split(train: Split, validation: ValidationSettings) -> list[Fold]:
     are shared out evenly; which classes go together is a function of `validation.seed` and the split's labels alone.
     Raises DataError where there are fewer classes than folds, or no super-classes to split by.
     """
+    if validation.scheme == "image_holdout":
+        return [_image_holdout(train, validation)]
     labels, sizes = np.unique(train.labels, return_counts=True)
     groups = _super_class_of(train, labels)
     if validation.scheme == "super_class_folds":
@@ -39,9 +41,8 @@ def split(train: Split, validation: ValidationSettings) -> list[Fold]:
     else:
         _enough(len(labels), 2, "classes", train.name)
         fold_of = _holdout(groups, sizes, validation)
-    count = 1 if validation.scheme == "class_holdout" else validation.folds
     image_fold = fold_of[np.searchsorted(labels, train.labels)]
-    return [_checked(train, image_fold == fold, fold) for fold in range(count)]
+    return [_checked(train, image_fold == fold, fold) for fold in range(validation.count)]
 
 
 def _checked(train: Split, held: np.ndarray, fold: int) -> Fold:
@@ -52,6 +53,24 @@ def _checked(train: Split, held: np.ndarray, fold: int) -> Fold:
     if not len(fit) or not len(validation):
         raise DataError(f"{train.name}: fold {fold} leaves one side empty")
     return Fold(fit, validation, fold)
+
+
+def _image_holdout(train: Split, validation: ValidationSettings) -> Fold:
+    """Images of every class on both sides: closed-set. Raises DataError where no class has three images."""
+    rng = np.random.default_rng((validation.seed, 5))
+    held = np.zeros(len(train), dtype=bool)
+    for label in train.classes():
+        members = rng.permutation(np.flatnonzero(train.labels == label))
+        held[members[: images_held_out(len(members), validation.fraction)]] = True
+    if not held.any():
+        raise DataError(f"{train.name}: no class has the three images that scheme image_holdout needs")
+    fit = train.select(np.flatnonzero(~held), f"{train.name}/fold0/fit")
+    return Fold(fit, train.select(np.flatnonzero(held), f"{train.name}/fold0/validation"), 0)
+
+
+def images_held_out(count: int, fraction: float) -> int:
+    """How many of a class's images are held out: two at least, so that they find each other, one stays; none of two."""
+    return 0 if count < 3 else min(max(2, round(fraction * count)), count - 1)
 
 
 def _enough(found: int, wanted: int, what: str, name: str) -> None:

@@ -58,7 +58,8 @@ def confirmation_splits(
     """
     benchmark = benchmark or load_dataset(trial.dataset)
     fold = split(benchmark.train, validation)[validation.use[0]]
-    share, fold_classes = len(benchmark.train) / len(fold.fit), len(fold.validation.classes())
+    share = len(benchmark.train) / len(fold.fit)
+    fold_classes = None if trial.dataset.closed_set else len(fold.validation.classes())
     fit = corrupt(benchmark.train, trial.dataset, seed)
     if benchmark.test is not None:
         return RunSplits(fit, benchmark.test, None, "test", share, fold_classes)

@@ -22,13 +22,12 @@ FEWEST_SEEDS = 2
 
 def fold_count(config: SweepConfig) -> int:
     """How many folds the validation scheme has."""
-    return 1 if config.validation.scheme == "class_holdout" else config.validation.folds
+    return config.validation.count
 
 
 def fit_share(config: SweepConfig) -> float:
     """The share of the train classes that a run on one fold learns from."""
-    validation = config.validation
-    return 1 - (validation.fraction if validation.scheme == "class_holdout" else 1 / validation.folds)
+    return 1 - config.validation.validation_share
 
 
 def work_of(config: SweepConfig, stage: Stage | str) -> float:

@@ -166,6 +166,8 @@ def full_run(config: SweepConfig, assumed: Assumed | None) -> FullRun:
     splits = fold_splits(trial, config.validation, config.validation.use[0], seed=0, benchmark=benchmark)
     device = plan_device(config)
     learned = f"{len(splits.fit):,} images of {len(splits.fit.classes()):,} classes"
+    if trial.dataset.closed_set:
+        learned += ", closed-set: scored are other images of the same classes"
     if assumed is not None:
         batches = trial.sampler.batches_per_epoch or max(1, len(splits.fit) // trial.sampler.batch_size)
         images = _images(config, batches, len(splits.query))

@@ -170,3 +170,34 @@ def test_relative_paths_count_from_the_directory_of_the_command(write, tmp_path,
     monkeypatch.chdir(tmp_path)
     path = write(QUICK)
     assert load_search_space(path, ["trial.dataset.root=data/here"]).trial.dataset.root == str(tmp_path / "data/here")
+
+
+def test_a_table_is_named_from_the_commands_folder_and_hashed_wherever_it_lies(repository, tmp_path, monkeypatch):
+    space = repository / "search_spaces/quickstart.yaml"
+    hashes = set()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        config = load_search_space(space, ["trial.dataset={name: table, file: sub/items.csv}"])
+        assert config.trial.dataset.file == str(tmp_path / folder / "sub/items.csv")
+        hashes.add(config.trial.hash())
+    assert len(hashes) == 1
+    rooted = load_search_space(space, ["trial.dataset={name: table, root: /data, file: {train: a.csv, test: b.csv}}"])
+    assert rooted.trial.dataset.file == {"train": "a.csv", "test": "b.csv"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "validation.scheme=image_holdout",
+            "validation.scheme: image_holdout validates on classes that training knows",
+        ),
+        ("trial.dataset.closed_set=true", "validation.scheme: the data set is closed_set"),
+    ],
+)
+def test_validation_asks_the_question_of_the_test(repository, override, said):
+    space = repository / "search_spaces/quickstart.yaml"
+    with pytest.raises(ConfigError, match=said):
+        load_search_space(space, [override])
+    load_search_space(space, ["validation={scheme: image_holdout}", "trial.dataset.closed_set=true"])

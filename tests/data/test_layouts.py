@@ -378,3 +378,19 @@ def test_string_table():
     assert list(table[np.array([3, 1, 1])]) == ["last", "a/b.jpg", "a/b.jpg"]
     with pytest.raises(IndexError):
         table[4]
+
+
+def test_classes_of_lists_may_be_text(tmp_path):
+    for split, animals in (("train", ("ox", "cow")), ("test", ("wren", "ant"))):
+        lines = ["image_id class_id super_class_id path"]
+        for number, animal in enumerate(animals):
+            trees.write_image(tmp_path / f"{animal}/1.png", number)
+            lines.append(f"{number} {animal} {'birds' if animal == 'wren' else 'rest'} {animal}/1.png")
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    benchmark = quiet("image_list", tmp_path)
+    assert benchmark.train.class_names == {1: "cow", 2: "ox"} and benchmark.test.class_names == {0: "ant", 3: "wren"}
+    assert list(benchmark.test.super_labels) == [0, 1]
+    lines[1] = "0 7 1 wren/1.png"
+    (tmp_path / "test.txt").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"train\.txt, line 2: class_id must be a whole number, found 'ox'"):
+        quiet("image_list", tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, mat_content, not_found, read_mat, require_files
 from ctxtune.data.layouts.folders import images_by_class
+from ctxtune.data.layouts.hub_parquet import hub_parquet
 from ctxtune.data.sources import FolderSource
 from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
@@ -15,6 +16,7 @@ LAYOUTS = (
     "car_ims/*.jpg and cars_annos.mat",
     "torchvision's: stanford_cars/ with cars_train/, cars_test/, devkit/cars_train_annos.mat and "
     "cars_test_annos_withlabels.mat (in devkit/ or beside it)",
+    "a copy from the Hugging Face hub: *.parquet (at the root or in data/) with the images and a label column",
     "class folders: car_data/train/CLASS/*.jpg and car_data/test/CLASS/*.jpg (or train/ and test/ at the root)",
 )
 TEST_ANNOTATIONS = "cars_test_annos_withlabels.mat"
@@ -34,6 +36,8 @@ def load_cars196(root: Path) -> Benchmark:
             train_classes = _train_classes(rows)
             break
     else:
+        if (copy := hub_parquet("cars196", root, classes=196, train_classes=TRAIN_CLASSES)) is not None:
+            return copy
         raise not_found("cars196", root, LAYOUTS, _almost(root))
     source = FolderSource(base)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
 from ctxtune.data.layouts.folders import images_by_class
+from ctxtune.data.layouts.hub_parquet import hub_parquet
 from ctxtune.data.sources import FolderSource, is_image_name
 from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
@@ -16,6 +17,7 @@ LAYOUTS = (
     "CUB_200_2011/ with images/001.Name/*.jpg, images.txt and image_class_labels.txt "
     "(the root is that folder or its parent)",
     "images/001.Name/*.jpg without the lists",
+    "a copy from the Hugging Face hub: *.parquet (at the root or in data/) with the images and a label column",
 )
 
 
@@ -28,7 +30,7 @@ def load_cub200(root: Path) -> Benchmark:
     else:
         base = first_folder(candidates, "images")
         if base is None:
-            raise not_found("cub200", root, LAYOUTS)
+            return _hub_copy(root)
         rows, layout = _from_folders(base), "images/ without the lists"
     source = FolderSource(base)
 
@@ -41,6 +43,13 @@ def load_cub200(root: Path) -> Benchmark:
         return make_split(f"cub200/{name}", source, paths, labels, None, names)
 
     return Benchmark("cub200", split("train", False), split("test", True), None, None, (1, 2, 4, 8), layout)
+
+
+def _hub_copy(root: Path) -> Benchmark:
+    found = hub_parquet("cub200", root, classes=200, train_classes=TRAIN_CLASSES)
+    if found is None:
+        raise not_found("cub200", root, LAYOUTS)
+    return found
 
 
 def _from_lists(base: Path) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
@@ -23,19 +24,63 @@ SOP_LAYOUTS = (
 )
 
 
-def read_list(name: str, path: Path, root: Path) -> Split:
-    """One split from a list. Raises DataError with file and line for anything that is not as it should be."""
-    lines, labels, supers, paths = [], [], [], []
-    for line, (image, label, super_label, file) in read_rows(path, COLUMNS, header=True):
-        whole_number(image, "image_id", path, line)
-        lines.append(line)
-        labels.append(whole_number(label, "class_id", path, line))
-        supers.append(whole_number(super_label, "super_class_id", path, line))
-        paths.append(file if "/" in file else file.replace("\\", "/"))  # lists that were written on Windows
-    if not paths:
-        raise DataError(f"{path}: no images in it")
-    require_files(root, paths, lambda position: f"{path}, line {lines[position]}")
-    return make_split(name, FolderSource(root), paths, labels, supers)
+@dataclass(frozen=True)
+class _Rows:
+    """The lines of one list: their numbers, and their cells as written."""
+
+    file: Path
+    lines: list[int]
+    labels: list[str]
+    supers: list[str]
+    paths: list[str]
+
+
+def read_lists(name: str, root: Path, files: Mapping[str, Path]) -> dict[str, Split]:
+    """The splits of a data set from a list for each.
+
+    Classes and super-classes are whole numbers, or text throughout, which is numbered in sorted order over all lists.
+    Raises DataError with file and line for anything that is not as it should be.
+    """
+    lists = {split: _read(file) for split, file in files.items()}
+    labels, class_names = _numbered([(rows, rows.labels) for rows in lists.values()], "class_id")
+    supers, _ = _numbered([(rows, rows.supers) for rows in lists.values()], "super_class_id")
+    splits = {}
+    for (split, rows), own, own_supers in zip(lists.items(), labels, supers, strict=True):
+        file, lines = rows.file, rows.lines
+
+        def where(position: int, file: Path = file, lines: list[int] = lines) -> str:
+            return f"{file}, line {lines[position]}"
+
+        require_files(root, rows.paths, where)
+        named = {label: class_names[label] for label in set(own)} if class_names else {}
+        splits[split] = make_split(f"{name}/{split}", FolderSource(root), rows.paths, own, own_supers, named)
+    return splits
+
+
+def _read(file: Path) -> _Rows:
+    rows = _Rows(file, [], [], [], [])
+    for line, (image, label, super_label, path) in read_rows(file, COLUMNS, header=True):
+        whole_number(image, "image_id", file, line)
+        rows.lines.append(line)
+        rows.labels.append(label)
+        rows.supers.append(super_label)
+        rows.paths.append(path if "/" in path else path.replace("\\", "/"))  # lists that were written on Windows
+    if not rows.paths:
+        raise DataError(f"{file}: no images in it")
+    return rows
+
+
+def _numbered(columns: list[tuple[_Rows, list[str]]], what: str) -> tuple[list[list[int]], dict[int, str]]:
+    """The numbers of each list's cells; and the names where they are text. Raises DataError where some are numbers."""
+    texts = sorted({text for _, cells in columns for text in cells})
+    if not any(text.lstrip("-")[:1].isdigit() for text in texts):
+        number = {text: index for index, text in enumerate(texts)}
+        return [[number[text] for text in cells] for _, cells in columns], dict(enumerate(texts))
+    numbers = [
+        [whole_number(text, what, rows.file, line) for line, text in zip(rows.lines, cells, strict=True)]
+        for rows, cells in columns
+    ]
+    return numbers, {}
 
 
 def load_image_lists(
@@ -49,7 +94,7 @@ def load_image_lists(
     if "train" not in lists or not ("test" in lists or {"query", "gallery"} <= set(lists)):
         named = ", ".join(lists) or "none"
         raise not_found(name, root, LAYOUTS, f"lists found: {named}; needed: train, and test or query and gallery")
-    splits = {split: read_list(f"{name}/{split}", root / file, root) for split, file in lists.items()}
+    splits = read_lists(name, root, {split: root / file for split, file in lists.items()})
     return Benchmark(
         name, splits["train"], splits.get("test"), splits.get("query"), splits.get("gallery"), recall_at, "image lists"
     )
@@ -60,5 +105,7 @@ def load_sop(root: Path) -> Benchmark:
     base = first_folder((root, root / "Stanford_Online_Products"), "Ebay_train.txt", "Ebay_test.txt")
     if base is None:
         raise not_found("sop", root, SOP_LAYOUTS)
-    train, test = (read_list(f"sop/{split}", base / f"Ebay_{split}.txt", base) for split in ("train", "test"))
-    return Benchmark("sop", train, test, None, None, (1, 10, 100, 1000), "Ebay_train.txt and Ebay_test.txt")
+    splits = read_lists("sop", base, {split: base / f"Ebay_{split}.txt" for split in ("train", "test")})
+    return Benchmark(
+        "sop", splits["train"], splits["test"], None, None, (1, 10, 100, 1000), "Ebay_train.txt and Ebay_test.txt"
+    )

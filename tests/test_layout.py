@@ -25,7 +25,7 @@ def test_no_test_imports_another(repository):
 def test_folders_mirror_the_package(repository):
     for folder in {file.parent.relative_to(repository / "tests") for file in (repository / "tests").rglob("test_*.py")}:
         assert (
-            folder.splits[:1] in {(), *((name,) for name in WITHOUT_ROOM)} or (repository / "ctxtune" / folder).is_dir()
+            folder.parts[:1] in {(), *((name,) for name in WITHOUT_ROOM)} or (repository / "ctxtune" / folder).is_dir()
         )
 
 
@@ -33,8 +33,8 @@ def test_the_map_of_the_tests_names_what_is_there_and_every_room(repository):
     text = (repository / "docs/testing.md").read_text()
     links = re.findall(r"\]\(\.\./([^)]+)\)", text)
     assert [link for link in links if not (repository / link).exists()] == []
-    rooms = {file.relative_to(repository / "tests").splits[0] for file in (repository / "tests").rglob("*/test_*.py")}
-    named = {Path(link).splits[1] for link in links if link.startswith("tests/")}
+    rooms = {file.relative_to(repository / "tests").parts[0] for file in (repository / "tests").rglob("*/test_*.py")}
+    named = {Path(link).parts[1] for link in links if link.startswith("tests/")}
     assert rooms - named - {"benchmarks"} == set()
 
 

@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "train one configuration, without Ray",
     "evaluate": "score a checkpoint, look at its errors, export its model",
     "data": "look at a data set, build its image cache, picture it",
+    "new": "look at your own images, and write a search-space file for them",
+    "doctor": "check this machine and installation, say what to mend",
     "copy": "list the shipped search spaces and ablations, copy one to edit it",
     "tracking": "what waits on its way to MLflow: show it, deliver it",
 }

@@ -33,6 +33,8 @@ _TRIAL_PATH = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")
 MOST_CHOICES = 1000
 MOST_TRIALS = 1_000_000
 MOST_SEEDS = 1000
+MOST_SHOWN_QUERIES = 40
+"""Pictures of one arm's queries travel as one report of its run."""
 LONGEST_NAME = 100
 """Of a sweep: folders, files and experiments are called so, with something before and after it."""
 LARGEST_BOUND = 2.0**53
@@ -357,6 +359,9 @@ class ConfirmSettings(Settings):
 
     seeds: int = Field(5, ge=2, le=MOST_SEEDS, description="two at least, for an interval")
     also: tuple[Literal["start"], ...] = ("start",)
+    shown_queries: int = Field(
+        16, ge=0, le=MOST_SHOWN_QUERIES, description="test queries whose nearest images the report shows; 0: none"
+    )
 
 
 class ResourcesSettings(Settings):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
+    from ctxtune.retrieved_images import RetrievedImage, ShownQuery
+
 Record: TypeAlias = Mapping[str, object]
 
 
@@ -51,11 +53,28 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Queries with the images that each arm retrieves for them, shown on the page only.
+
+    Attributes:
+        caption: what is shown.
+        rows: of each query, by arm, the images found.
+    """
+
+    name: str
+    caption: str
+    rows: "Sequence[tuple[ShownQuery, Mapping[str, Sequence[RetrievedImage]]]]"
+
+
+Item: TypeAlias = str | Table | Picture | Gallery
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it, in order: paragraphs (text), tables, figures."""
+    """A heading with what stands below it, in order: paragraphs (text), tables, figures, galleries."""
 
     title: str
-    items: Sequence[str | Table | Picture]
+    items: Sequence[Item]
 
 
 @dataclass(frozen=True)

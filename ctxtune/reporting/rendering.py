@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ctxtune.reporting.background import begin
-from ctxtune.reporting.document import Document, Picture, Table, file_stem
+from ctxtune.reporting.document import Document, Gallery, Item, Picture, Table, file_stem
 from ctxtune.reporting.pages import render
 from ctxtune.reporting.style import styled
 
@@ -66,9 +66,11 @@ def markdown(document: Document) -> str:
     return "\n".join([*lines, "", *map(_without_html, document.notes), ""])
 
 
-def _markdown_item(item: str | Table | Picture) -> str:
+def _markdown_item(item: Item) -> str:
     if isinstance(item, str):
         return _without_html(item)
+    if isinstance(item, Gallery):
+        return f"{_without_html(item.caption)} The pictures are on the page, [{PAGE}]({PAGE})."
     if isinstance(item, Picture):
         caption = _without_html(item.caption)
         return f"![{caption}]({FIGURES}/{item.name}.png)\n\n{caption}"

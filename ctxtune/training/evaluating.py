@@ -1,5 +1,7 @@
 """Scoring an embedding on splits of the data, between the epochs of a run."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,17 +11,44 @@ from ctxtune.data import Split
 from ctxtune.errors import ConfigError
 from ctxtune.models import EmbeddingModel
 from ctxtune.retrieval import RetrievalScores, score
+from ctxtune.retrieved_images import ShownQuery
 from ctxtune.training.by_class import ClassSums, class_sums
 from ctxtune.training.embedding import embed
 from ctxtune.training.health import check_embeddings
 from ctxtune.training.inputs import EvaluationInputs, OpenEvaluation
 from ctxtune.training.precision import Precision
 from ctxtune.training.process_group import ProcessGroup
+from ctxtune.training.shown_queries import shown_queries
 from ctxtune.training.splits import RunSplits
 from ctxtune.training.subsets import subset_scores
 
-Scored = list[tuple[Tensor, np.ndarray]]
-"""Embeddings and labels of the query split and, where there is one, of the gallery."""
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """The images of a split that can be read, and their embeddings (n, d) on the CPU, not normalised."""
+
+    split: Split
+    embeddings: Tensor
+
+
+Embedded = list[EmbeddedSplit]
+"""The query split and, where there is one, the gallery."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that an evaluation can say.
+
+    Attributes:
+        metrics: ``validation/...`` or ``test/...``; of test classes also ``test_subset/...``, the means over random subsets
+            of a validation fold's size.
+        by_class: what each class adds to the scores.
+        shown: what is retrieved for a few queries, with pictures; of several processes the first one has them.
+    """
+
+    metrics: dict[str, float]
+    by_class: ClassSums
+    shown: tuple[ShownQuery, ...] = ()
 
 
 class Evaluator:
@@ -53,12 +82,12 @@ class Evaluator:
         scores = self.score_splits(model, epoch, self.splits.query, self.splits.gallery)
         return named_scores(scores, self.splits.scored_as)
 
-    def evaluate_by_class(self, model: EmbeddingModel, epoch: int) -> tuple[dict[str, float], ClassSums]:
-        """The same, what each class adds, and and scores of random class subsets; see `FoldTrainer.evaluate_by_class`."""
-        scored = self._embed_both(model, epoch, self.splits.query, self.splits.gallery)
-        scores = self._score(scored, self.splits.query.name)
-        named = named_scores(scores, self.splits.scored_as) | self._on_subsets(scored)
-        return named, class_sums(scores, self.splits.scored_as)
+    def evaluate_in_full(self, model: EmbeddingModel, epoch: int, shown: int) -> Evaluation:
+        """Also by class, on random class subsets, and for `shown` queries with pictures; see `FoldTrainer`."""
+        embedded = self._embed_both(model, epoch, self.splits.query, self.splits.gallery)
+        scores = self._score(embedded, self.splits.query.name)
+        named = named_scores(scores, self.splits.scored_as) | self._on_subsets(embedded)
+        return Evaluation(named, class_sums(scores, self.splits.scored_as), self._shown(embedded, shown))
 
     def score_splits(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> RetrievalScores:
         """Scores of any split.
@@ -74,15 +103,15 @@ class Evaluator:
             images.close()
         self._images.clear()
 
-    def _embed_both(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> Scored:
+    def _embed_both(self, model: EmbeddingModel, epoch: int, query: Split, gallery: Split | None) -> Embedded:
         return [self._embed(model, epoch, split) for split in (query, gallery) if split is not None]
 
-    def _score(self, scored: Scored, name: str) -> RetrievalScores:
+    def _score(self, embedded: Embedded, name: str) -> RetrievalScores:
         scores: RetrievalScores | None = None
         if self.world.rank == 0:
             try:
                 scores = score(
-                    *(each for pair in scored for each in pair),
+                    *(given for each in embedded for given in (each.embeddings, each.split.labels)),
                     recall_at=self.trial.evaluation.recall_at,
                     per_class=True,
                 )
@@ -91,18 +120,27 @@ class Evaluator:
         result: RetrievalScores = self.world.from_first(scores)
         return result
 
-    def _on_subsets(self, scored: Scored) -> dict[str, float]:
+    def _shown(self, embedded: Embedded, count: int) -> tuple[ShownQuery, ...]:
+        if not count or self.world.rank != 0:
+            return ()
+        query, gallery = embedded[0], embedded[1] if len(embedded) > 1 else None
+        if gallery is None:
+            return shown_queries(query.split, query.embeddings, None, None, count)
+        return shown_queries(query.split, query.embeddings, gallery.split, gallery.embeddings, count)
+
+    def _on_subsets(self, embedded: Embedded) -> dict[str, float]:
         if self.splits.scored_as != "test" or self.splits.fold_classes is None:
             return {}
         found: list[dict[str, float]] = []
         if self.world.rank == 0:
-            each = subset_scores(scored, self.splits.fold_classes, self.trial.evaluation.recall_at)
-            found = [named_scores(scores, "test_subset") for scores in each]
+            pairs = [(each.embeddings, each.split.labels) for each in embedded]
+            subsets = subset_scores(pairs, self.splits.fold_classes, self.trial.evaluation.recall_at)
+            found = [named_scores(scores, "test_subset") for scores in subsets]
         found = self.world.from_first(found)
         return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]} if found else {}
 
-    def _embed(self, model: EmbeddingModel, epoch: int, split: Split) -> tuple[Tensor, np.ndarray]:
-        """Embeddings and labels of the images of a split that can be read; each process embeds its share."""
+    def _embed(self, model: EmbeddingModel, epoch: int, split: Split) -> EmbeddedSplit:
+        """The images of a split that can be read, embedded; each process embeds its share."""
         if split.name not in self._images:
             self._images[split.name] = self._open_split(split)
         embeddings, kept = embed(
@@ -116,7 +154,7 @@ class Evaluator:
             kept = self.world.gather_uneven((kept + self.world.share(len(split)).start).to(self.device)).cpu()
             embeddings = self.world.gather_uneven(embeddings.to(self.device)).cpu()
         check_embeddings(embeddings, epoch)
-        return embeddings, split.labels[kept.numpy()]
+        return EmbeddedSplit(split.select(kept.numpy(), split.name), embeddings)
 
 
 def named_scores(scores: RetrievalScores, prefix: str) -> dict[str, float]:

@@ -23,8 +23,7 @@ from ctxtune.models import EmbeddingModel, build_head, build_model
 from ctxtune.retrieval import RetrievalScores
 from ctxtune.training.averaging import AveragedModel
 from ctxtune.training.backbone_features import check_frozen, frozen_identity
-from ctxtune.training.by_class import ClassSums
-from ctxtune.training.evaluating import Evaluator
+from ctxtune.training.evaluating import Evaluation, Evaluator
 from ctxtune.training.health import CHECK_EVERY, SMALLER_MODEL, check_scale, memory_errors_named
 from ctxtune.training.inputs import FeatureInputs, Reading, TrainingInputs, open_inputs
 from ctxtune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rates
@@ -211,15 +210,16 @@ class FoldTrainer:
         """
         return self._evaluator.evaluate(self.scored_model, self.epoch)
 
-    def evaluate_by_class(self) -> tuple[dict[str, float], ClassSums]:
-        """The scores of `evaluate`, and what each class adds to them.
+    def evaluate_in_full(self, shown_queries: int = 0) -> Evaluation:
+        """The scores of `evaluate`, of test classes also on subsets, and what each class adds to them.
 
-        Of test classes also ``test_subset/...``, the means over random subsets of a validation fold's size.
+        Args:
+            shown_queries: for so many queries also what is retrieved, with pictures; their images are opened for that.
 
         Raises:
             RunFailed: the embeddings are not finite or have collapsed.
         """
-        return self._evaluator.evaluate_by_class(self.scored_model, self.epoch)
+        return self._evaluator.evaluate_in_full(self.scored_model, self.epoch, shown_queries)
 
     def train_class_recall(self) -> float:
         """Recall@1 among images of the classes that were trained on: far above validation means overfitting."""

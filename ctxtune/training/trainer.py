@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ctxtune.errors import CtxtuneError
+from ctxtune.retrieved_images import ShownQuery
 from ctxtune.training.by_class import ClassSums, joined
 from ctxtune.training.fold_trainer import FoldTrainer
 from ctxtune.training.progress import Progress
@@ -23,12 +24,14 @@ class Report:
         state: makes the state to resume from; called only where a checkpoint is wanted.
         best: whether the validation score is the best so far (for information; what counts is the last epoch's).
         by_class: what each class adds to the last scores, where the trainer keeps that.
+        shown: what the first run retrieves at last for a few queries, with pictures, where the trainer keeps that.
     """
 
     metrics: dict[str, float]
     state: Callable[[], dict[str, Any]]
     best: bool = False
     by_class: ClassSums | None = None
+    shown: tuple[ShownQuery, ...] = ()
 
 
 class Trainer:
@@ -41,6 +44,7 @@ class Trainer:
         protocol: plain data that goes into each checkpoint: ``stage``, ``validation`` and ``folds``, so that whoever
             opens it knows which classes the run has seen.
         by_class: whether the last report says what each class adds to the scores.
+        shown_queries: for so many queries the last report also has what is retrieved, with pictures.
     """
 
     def __init__(
@@ -51,11 +55,13 @@ class Trainer:
         score_untrained: bool = False,
         protocol: Mapping[str, Any] | None = None,
         by_class: bool = False,
+        shown_queries: int = 0,
     ) -> None:
         self.runs = runs
         self.protocol = dict(protocol or {})
         self.score_at = score_at
         self._by_class_wanted = by_class
+        self._shown_queries = shown_queries
         self._score_untrained = score_untrained
         self._untrained: dict[str, float] = {}
         self._reported = 0
@@ -108,10 +114,12 @@ class Trainer:
             metrics = _mean([run.advance(on_progress, until=target, on_epoch=on_checkpoint) for run in self.runs])
             last = target >= self.epochs
             by_class: ClassSums | None = None
+            shown: tuple[ShownQuery, ...] = ()
             if last or self.score_at == "every":
-                scored = [run.evaluate_by_class() for run in self.runs]
-                metrics |= _mean([scores for scores, _ in scored])
-                by_class = joined([sums for _, sums in scored]) if last and self._by_class_wanted else None
+                scored = [run.evaluate_in_full(self._shown_queries if last else 0) for run in self.runs]
+                metrics |= _mean([each.metrics for each in scored])
+                by_class = joined([each.by_class for each in scored]) if last and self._by_class_wanted else None
+                shown = scored[0].shown
             if last:
                 metrics |= (
                     _mean([{"train/recall_at_1": run.train_class_recall()} for run in self.runs]) | self._untrained
@@ -120,7 +128,7 @@ class Trainer:
             metrics |= {"epoch": float(target), "time/seconds": self.seconds}
             self._reported = target
             self.history.append(metrics)
-            on_report(Report(metrics, self.state_dict, self._is_best(metrics), by_class))
+            on_report(Report(metrics, self.state_dict, self._is_best(metrics), by_class, shown))
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         score = metrics.get(BEST_BY)

@@ -30,7 +30,14 @@ def open_trainer(
         protocol["stage"] = "confirmation"  # who opens its checkpoint then knows that it has seen all train classes
         splits = confirmation_splits(trial, spec.validation, seed)
         run = FoldTrainer(trial, splits, seed=seed, device=device, cache_dir=cache_dir, cores=cores, world=world)
-        return Trainer([run], score_at="last", score_untrained=True, protocol=protocol, by_class=by_class)
+        return Trainer(
+            [run],
+            score_at="last",
+            score_untrained=True,
+            protocol=protocol,
+            by_class=by_class,
+            shown_queries=spec.shown_queries,
+        )
     runs = [
         FoldTrainer(
             trial,

@@ -165,12 +165,16 @@ def nothing_but_the_start(config: SweepConfig, journal: Journal) -> bool:
 def confirmation_specs(config: SweepConfig, journal: Journal, chosen: str, seeds: int) -> list[RunSpec]:
     """The chosen configuration and the start point, on all train classes, over the same fresh seeds; without what has ended."""
     arms = {arm: configuration(config, journal, arm) for arm in confirmed_arms(config, journal, chosen)}
+    shown = config.confirm.shown_queries if config.confirm else 0
     return [
-        _spec(config, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index)
+        _spec(
+            config, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index,
+            shown_queries=0 if seed_index else shown,
+        )
         for seed_index in range(seeds)
         for arm, (point, trial) in arms.items()
         if not _ended(journal, key := f"confirmation-{arm}-seed{seed_index}")
-    ]
+    ]  # fmt: skip
 
 
 def confirmed_arms(config: SweepConfig, journal: Journal, chosen: str) -> list[str]:
@@ -202,7 +206,7 @@ def _ended(journal: Journal, key: str) -> bool:
 
 def _spec(
     config: SweepConfig, stage: Stage, key: str, *, arm: str, point: dict[str, object], trial: TrialSettings,
-    folds: tuple[int, ...], seed_index: int,
+    folds: tuple[int, ...], seed_index: int, shown_queries: int = 0,
 ) -> RunSpec:  # fmt: skip
     return RunSpec(
         key=key,
@@ -214,4 +218,5 @@ def _spec(
         folds=folds,
         seed_index=seed_index,
         seed=stage_seed(stage, seed_index),
+        shown_queries=shown_queries,
     )

@@ -182,6 +182,16 @@ def test_image_lists_by_part_and_for_any_data_set(tmp_path):
     assert cars.name == "cars196" and counts(cars.train) == (4, 8) and counts(cars.test) == (3, 3)
 
 
+def test_classes_of_a_list_have_the_name_of_their_folder_where_it_is_theirs_alone(tmp_path):
+    rows = [(0, 0, "fruit/apple/1.jpg"), (0, 0, "more/apple/2.jpg"), (1, 0, "pear/1.jpg"), (2, 0, "pear/2.jpg")]
+    rows += [(3, 0, "plum/1.jpg"), (3, 0, "prune/2.jpg"), (4, 0, "none.jpg")]
+    trees.write_list(tmp_path, "train.txt", rows)
+    trees.write_list(tmp_path, "test.txt", [(7, 0, "kiwi/1.jpg")])
+    benchmark = quiet("image_list", tmp_path)
+    assert benchmark.train.class_names == {0: "apple"}
+    assert benchmark.test.class_names == {7: "kiwi"}
+
+
 def test_class_folders(tmp_path):
     trees.class_folders(tmp_path / "sides", {"train": 3, "test": 2})
     benchmark = quiet("class_folders", tmp_path / "sides")

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 
+from ctxtune.embedded_image import embedded_image
+from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, RetrievedImage, ShownQuery, to_json
 from ctxtune.tracking import Tracker, record_test_scoring, replay
 from tests.helpers.tracking import new_store
 
@@ -196,6 +199,7 @@ class FakeSweep:
     state: str | None = "completed"
     seed: int = 0
     lost: Sequence[str] = ()
+    shown: bool = False
 
     def scores(self) -> list[tuple[dict[str, Any], list[float], str]]:
         """Point, scores by epoch and state of each trial; the last one failed."""
@@ -247,6 +251,25 @@ class FakeSweep:
         own = np.random.default_rng(self.seed + len(arm)).normal(0, 0.002, 3)
         return [float(value) for value in 0.4 + luck + own + (0.0 if arm == "start" else self.gain)]
 
+    def shown_queries(self, arm: str) -> tuple[ShownQuery, ...]:
+        """Two queries with three neighbors: of the start's one is right, of the chosen one's two."""
+        right = 1 if arm == "start" else 2
+        return tuple(
+            ShownQuery(
+                row=row,
+                class_name=f"<car {row}>",
+                picture=embedded_image(Image.new("RGB", (70, 70), (row, 0, 0)), "query"),
+                found=tuple(
+                    RetrievedImage(
+                        class_name="car", similarity=0.9, right=place < right,
+                        picture=None if place == 2 else embedded_image(Image.new("RGB", (70, 70), (row, place, 9)), "car"),
+                    )
+                    for place in range(3)
+                ),
+            )
+            for row in (4, 7)
+        )  # fmt: skip
+
     def _stages(self, tracker: Tracker) -> None:
         for arm in (self.best, "start"):
             for fold in range(2):
@@ -271,4 +294,6 @@ class FakeSweep:
                 }
                 metrics |= {"test_subset/map_at_r": score + 0.12} if self.subsets else {}
                 tracker.log_metrics(key, {**metrics, "time/seconds": 900.0}, 9)
+                if self.shown and seed == 0:
+                    tracker.log_text(key, to_json(self.shown_queries(arm)), SHOWN_QUERIES_FILE)
                 tracker.end_run(key, "completed")

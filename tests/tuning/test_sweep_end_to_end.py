@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctxtune.tracking import read_runs
+from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, from_json
+from ctxtune.tracking import read_runs, read_texts
 from ctxtune.training import load_checkpoint
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers.processes import PATIENCE, environment
@@ -84,6 +85,20 @@ def test_chosen_and_start_are_confirmed_over_the_same_seeds_and_only_they_see_te
     assert len({frozenset(each) for each in seeds.values()}) == 1
     stages = {stage: {record.spec.seed for record in journal.stage(stage)} for stage in ("search", "selection")}
     assert not stages["search"] & stages["selection"]
+
+
+def test_the_first_seed_of_each_confirmation_keeps_what_it_retrieves_for_the_same_queries(finished_sweep):
+    folder, _ = finished_sweep
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    confirmed = [run for run in read_runs(uri, "quickstart") if run.kind == "confirmation"]
+    texts = read_texts(uri, confirmed, SHOWN_QUERIES_FILE)
+    kept = {run.tags["arm"]: from_json(texts[run.run_id]) for run in confirmed if run.run_id in texts}
+    assert len(confirmed) == 4 and all(run.tags["seed_index"] == "0" for run in confirmed if run.run_id in texts)
+    queries = {tuple(query.row for query in shown) for shown in kept.values()}
+    assert len(kept) == 2 and len(queries) == 1 and len(queries.pop()) == 16
+    for shown in kept.values():
+        assert all(len(query.found) == 8 and query.picture is not None for query in shown)
+        assert all(each.right == (each.class_name == query.class_name) for query in shown for each in query.found)
 
 
 def test_the_best_configuration_can_be_trained(repository, finished_sweep):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ctxtune.data.layouts.finding import first_folder, not_found, read_rows, require_files, whole_number
 from ctxtune.data.sources import FolderSource
@@ -52,9 +53,19 @@ def read_lists(name: str, root: Path, files: Mapping[str, Path]) -> dict[str, Sp
             return f"{file}, line {lines[position]}"
 
         require_files(root, rows.paths, where)
-        named = {label: class_names[label] for label in set(own)} if class_names else {}
+        named = {label: class_names[label] for label in set(own)} if class_names else _folder_names(rows.paths, own)
         splits[split] = make_split(f"{name}/{split}", FolderSource(root), rows.paths, own, own_supers, named)
     return splits
+
+
+def _folder_names(paths: Sequence[str], labels: Sequence[int]) -> dict[int, str]:
+    """A class with a number for a name is called as the folder of its images, where no other class has one of that name."""
+    folders: dict[int, set[str]] = {}
+    for path, label in zip(paths, labels, strict=True):
+        folders.setdefault(label, set()).add(PurePosixPath(path).parent.name)
+    classes = Counter(name for names in folders.values() for name in names)
+    alone = {label: next(iter(names)) for label, names in folders.items() if len(names) == 1}
+    return {label: name for label, name in alone.items() if name and classes[name] == 1}
 
 
 def _read(file: Path) -> _Rows:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.tables import failures
-from ctxtune.reporting.document import Document, Picture, Section, Table
+from ctxtune.reporting.document import Document, Item, Picture, Section, Table
 from ctxtune.reporting.ledger import ledger_section
 from ctxtune.reporting.provenance import provenance_section
 from ctxtune.reporting.published import published_scores
@@ -16,6 +16,7 @@ from ctxtune.reporting.study import bill, device_of
 from ctxtune.reporting.sweep import confirmation as confirming
 from ctxtune.reporting.sweep import search_figures, space_figures
 from ctxtune.reporting.sweep.data import SearchedDimension, SweepData
+from ctxtune.reporting.sweep.gallery import retrieved_section
 from ctxtune.reporting.sweep.importance import FEWEST_TRIALS, MOST_TRIALS, Importances, importances
 from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import MISSING, capital, percent, price, setting
@@ -25,7 +26,6 @@ from ctxtune.results.wording import confirmation_sentence, lost_sentences
 from ctxtune.text import counted, duration
 
 BEST_SHOWN = 10
-Item = str | Table | Picture
 
 
 def sweep_document(data: SweepData, processes: int = 1) -> Document:
@@ -33,6 +33,7 @@ def sweep_document(data: SweepData, processes: int = 1) -> Document:
     scores = data.results.confirmed
     sections = [
         _confirmation_section(data, scores),
+        retrieved_section(data),
         _search_section(data),
         _space_section(data, processes),
         _cost_section(data),

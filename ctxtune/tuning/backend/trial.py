@@ -86,7 +86,7 @@ def _send(report: Report, costs: dict[str, float]) -> None:
 def told(report: Report, costs: dict[str, float]) -> dict[str, Any]:
     """What the driver is told of a report."""
     metrics = {name: value for name, value in (report.metrics | costs).items() if name != EPOCH}
-    return TrialReport(int(report.metrics[EPOCH]), metrics, report.by_class).plain()
+    return TrialReport(int(report.metrics[EPOCH]), metrics, report.by_class, report.shown).plain()
 
 
 def _fail(epoch: int, reason: str, message: str) -> None:

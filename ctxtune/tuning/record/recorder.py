@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ctxtune.results.runs import KINDS, State
+from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, to_json
 from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
 from ctxtune.tuning.record.journal import DiskFullError, Journal, RunRecord
 from ctxtune.tuning.record.run_spec import RunSpec
@@ -208,6 +209,8 @@ class Recorder:
         # Before the journal, for the same reason as in `end`; what tracking knows already it leaves out.
         if report.by_class is not None:
             self.tracker.log_text(self.tracked(key), json.dumps(report.by_class), CLASS_SCORES)
+        if report.shown:
+            self.tracker.log_text(self.tracked(key), to_json(report.shown), SHOWN_QUERIES_FILE)
         self.tracker.log_metrics(self.tracked(key), report.metrics, step=report.epoch)
 
     def _guard(self, write: Callable[[], Any]) -> bool:

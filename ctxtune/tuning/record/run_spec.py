@@ -20,6 +20,7 @@ class RunSpec(Settings):
         seed_index: which repetition; arms with the same index share all randomness.
         seed: from `ctxtune.config.stage_seed`.
         tags: more of them, for tracking.
+        shown_queries: for so many queries the run keeps what it retrieves at last, with pictures.
         memory: what the sampler must know again of this suggestion after a restart.
     """
 
@@ -33,6 +34,7 @@ class RunSpec(Settings):
     seed_index: int
     seed: int
     tags: dict[str, str] = {}
+    shown_queries: int = 0
     memory: dict[str, Any] = {}
 
     @property

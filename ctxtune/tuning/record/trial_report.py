@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ctxtune.retrieved_images import ShownQuery, from_json, to_json
 from ctxtune.training.by_class import ClassSums
 
-EPOCH, _FAILURE, _MESSAGE, _BY_CLASS = "epoch", "failure", "message", "by_class"
+EPOCH, _FAILURE, _MESSAGE, _BY_CLASS, _SHOWN = "epoch", "failure", "message", "by_class", "shown_queries"
 DISK_FULL, NO_GPU = "disk_full", "no_gpu"
 MACHINE_FAILURES = {DISK_FULL: "the disk is full", NO_GPU: "a GPU cannot be used"}
 """Failures of a machine, by reason: they stop the sweep, not the run."""
@@ -25,16 +26,19 @@ class TrialReport:
         epoch: epochs trained so far.
         metrics: by name, such as ``train/loss`` and ``validation/map_at_r``; finite values only.
         by_class: what each class adds to the scores, at the end of runs that keep that.
+        shown: what is retrieved for a few queries, with pictures, at the end of runs that keep that.
     """
 
     epoch: int
     metrics: dict[str, float]
     by_class: ClassSums | None = None
+    shown: tuple[ShownQuery, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """The report as it travels."""
         by_class = {} if self.by_class is None else {_BY_CLASS: self.by_class}
-        return {EPOCH: float(self.epoch), **self.metrics, **by_class}
+        shown = {_SHOWN: to_json(self.shown)} if self.shown else {}
+        return {EPOCH: float(self.epoch), **self.metrics, **by_class, **shown}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def read_report(result: Mapping[str, Any]) -> TrialReport | TrialFailure:
     if tells_failure(result):
         return TrialFailure(epoch, str(result[_FAILURE]), str(result[_MESSAGE]))
     metrics = {name: float(value) for name, value in result.items() if _is_metric(name, value)}
-    return TrialReport(epoch, metrics, result.get(_BY_CLASS))
+    shown = from_json(result[_SHOWN]) if _SHOWN in result else ()
+    return TrialReport(epoch, metrics, result.get(_BY_CLASS), shown)
 
 
 def _is_metric(name: str, value: Any) -> bool:

@@ -48,7 +48,7 @@ def figures(page: str) -> list[tuple[str, int]]:
     found, kind = [], ""
     for tag, attributes in Page(section).elements:
         if tag == "figure":
-            kind = attributes["class"] or ""
+            kind = (attributes["class"] or "").removeprefix("retrieved ")
         elif tag == "img":
             found.append((kind, number_of(attributes["src"] or "")))
     return found

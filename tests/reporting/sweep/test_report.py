@@ -107,6 +107,24 @@ def test_a_sweep_that_still_runs_says_what_is_not_known_yet(tmp_path: Path) -> N
     assert "No confirmation is completed: nothing is known of the test classes." in text
 
 
+def test_the_page_shows_what_start_and_chosen_retrieve(tmp_path: Path) -> None:
+    uri = FakeSweep(trials=4, shown=True).write(tmp_path)
+    files = write_report(uri, "sweep", tmp_path / "report", store=False)
+    page = files.page.read_text()
+    gallery = page.partition('<div class="gallery">')[2].partition("</section>")[0]
+    assert [gallery.count(f'class="retrieved {kind}"') for kind in ("asked", "right", "wrong")] == [2, 6, 6]
+    assert gallery.count("cannot be read") == 4
+    assert gallery.count("data:image/jpeg") == 2 + 8
+    assert "&lt;car 4&gt;" in gallery and "<car" not in page
+    assert "Of 6 images found, 2 of the start and 4 of the chosen configuration are right" in gallery
+    assert "http" not in gallery and "<script" not in page
+    assert "The pictures are on the page" in files.markdown.read_text()
+
+
+def test_without_kept_images_there_is_no_gallery(sweep) -> None:
+    assert "Retrieved images" not in (sweep[2] / "report.html").read_text()
+
+
 def test_confirmations_that_failed_are_named_and_each_arm_is_counted(tmp_path: Path) -> None:
     fake = FakeSweep(trials=4, lost=["confirmation-start-seed2"])
     uri = fake.write(tmp_path)

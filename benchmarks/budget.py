@@ -33,7 +33,7 @@ def line(name: str, overrides: list[str], rate: float, gpus: int) -> str:
             states = Counter(run.state for run in journal.stage("search"))
             epochs = sum(run.epoch for run in journal.stage("search"))
             work = sum(executor.busy.values())
-            seeds = journal.decisions["confirmation"]["seeds"]
+            seeds = journal.decisions.confirmation.seeds
             return (
                 f"{head} {states.total()} ({states['completed']} whole) | {epochs} | {executor.busy['search'] / work:.0%} | "
                 f"{len(journal.stage('selection'))} | {seeds} | {executor.clock / 3600:.1f} |"

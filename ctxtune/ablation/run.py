@@ -122,7 +122,7 @@ def _run_stages(ablation: Ablation, recorder: Recorder, connection: Connection, 
 
     cells = cells_of(ablation)
     tuning, scored = run_count(ablation, len(cells))
-    if ablation.tune_each is not None and "search_ended" not in recorder.journal.decisions:
+    if ablation.tune_each is not None and not recorder.journal.decisions.search_ended:
         searches = Searches(ablation, cells)
         searches.replay(recorder.journal.stage("cell_search"))
         recorder.sampler = searches

@@ -246,13 +246,17 @@ class SweepResults:
         return sum(run.epoch for run in self.trials), self.design.search_epochs * len(self.trials)
 
 
-def select(results: SweepResults) -> str | None:
-    """The arm to confirm: the best mean in selection, of those with the most runs (others fell behind in its race).
+def standings(results: SweepResults) -> list[str]:
+    """The arms that are still in the selection's race, the best first: of those with the most runs, by their mean."""
+    most = max(map(len, results.selection.values()), default=0)
+    means = {arm: sum(scores) / most for arm, scores in results.selection.items() if len(scores) == most}
+    return sorted(means, key=lambda arm: -sign(results.design.objective) * means[arm])
 
-    Without selection the best trial; None where nothing came to its end.
+
+def select(results: SweepResults) -> str | None:
+    """The arm to confirm: the first of the selection's standings; without selection the best trial.
+
+    None where nothing came to its end.
     """
-    if results.selection:
-        most = max(map(len, results.selection.values()))
-        means = {arm: sum(scores) / most for arm, scores in results.selection.items() if len(scores) == most}
-        return max(means, key=lambda arm: sign(results.design.objective) * means[arm])
-    return results.best.key if results.best else None
+    leading = standings(results)
+    return leading[0] if leading else results.best.key if results.best else None

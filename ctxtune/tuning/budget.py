@@ -24,7 +24,6 @@ CHECK_SECONDS = 1.0
 """Between two looks at the clock: Ray asks many times a second."""
 NOTED_SHARE = 0.01
 """Of the hours, between two notes of how many are spent (but a minute at least): what a killed process forgets, at most."""
-SPENT = "hours_spent"
 SELECTION_SHARE = 1 / 3
 """Of what is left after the search: the least that selection gets before confirmation loses seeds to it."""
 
@@ -68,7 +67,7 @@ class Budget:
         self._config, self._recorder, self._resources, self._clock = config, recorder, resources, clock
         journal = recorder.journal
         worked = sum(run.seconds for run in journal.runs.values()) / resources.concurrent / 3600
-        self._hours_before = max(worked, journal.decisions.get(SPENT, 0.0))
+        self._hours_before = max(worked, journal.decisions.hours_spent)
         self._started = self._looked_at = self._noted_at = clock()
         self._looked_at -= CHECK_SECONDS
         self._ended = -1
@@ -121,7 +120,7 @@ class Budget:
         hours = self._config.search.budget.hours
         if hours is not None and now - self._noted_at >= max(60.0, NOTED_SHARE * 3600 * hours):
             self._noted_at = now
-            self._recorder.decide(SPENT, round(self.hours_spent, 4))
+            self._recorder.decide("hours_spent", round(self.hours_spent, 4))
         self._watch_setups(now)
         return True
 

@@ -80,9 +80,9 @@ def end_stage(recorder: Recorder) -> None:
 def with_precision(file: File, journal: Journal, resources: RunResources) -> File:
     """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same."""
     if file.trial.precision == "auto":
-        if "precision" not in journal.decisions:
+        if journal.decisions.precision is None:
             journal.decided("precision", worker_precision(resources))
-        trial = file.trial.model_copy(update={"precision": journal.decisions["precision"]})
+        trial = file.trial.model_copy(update={"precision": journal.decisions.precision})
         file = file.model_copy(update={"trial": trial})
     return file
 
@@ -95,9 +95,9 @@ def forget_unstarted(folder: ResultsFolder[Any], journal: Journal) -> None:
 
 def identity(journal: Journal, kind: str) -> str:
     """What names the runs of this sweep or ablation in MLflow, whatever their experiment holds besides."""
-    if "sweep_id" not in journal.decisions:
+    if not journal.decisions.sweep_id:
         journal.decided("sweep_id", f"{kind}-{uuid.uuid4().hex[:12]}")
-    return str(journal.decisions["sweep_id"])
+    return journal.decisions.sweep_id
 
 
 @contextlib.contextmanager

@@ -115,6 +115,6 @@ def stopped_by_its_disk(journal: Journal, tracker: Tracker) -> Iterator[None]:
             raise
         told = f"{error.filename or 'a file'}: {error.strerror}" if isinstance(error, OSError) else str(error)
         with contextlib.suppress(SpoolFullError):  # tracking then learns of it when the sweep is resumed
-            if tracker.knows(sweep_id := str(journal.decisions.get("sweep_id", ""))):
+            if tracker.knows(sweep_id := journal.decisions.sweep_id):
                 tracker.end_run(sweep_id, "killed", "disk_full")
         raise SweepStopped("disk_full", told) from None

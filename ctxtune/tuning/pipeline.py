@@ -3,12 +3,13 @@
 Every decision stands in the journal before the runs that follow from it: a sweep that was killed repeats it when it goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from ctxtune.config import SweepConfig, TrialSettings
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.results.sweep import select, standings
 from ctxtune.text import counted
 from ctxtune.training.features_ahead import Side
 from ctxtune.tuning import stages
@@ -17,11 +18,13 @@ from ctxtune.tuning.backend.scheduler import RungScheduler, build_scheduler
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.callbacks import Watcher, end_stage
 from ctxtune.tuning.race import Round, new_runs
+from ctxtune.tuning.record.decisions import ConfirmationPlan, SearchEnd, SelectionPlan
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.multi_objective import SeveralObjectives
 from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.sweep_results import results_of
 
 SEARCH_ENDED, SELECTION, CHOSEN, CONFIRMATION = "search_ended", "selection", "chosen", "confirmation"
 """Decisions in the journal."""
@@ -43,7 +46,7 @@ class Executor(Protocol):
         next_run: Callable[[], RunSpec | None],
         recorder: Recorder,
         *,
-        scheduler: Any = None,
+        scheduler: object = None,
         on_event: Callable[[], object] | None = None,
     ) -> None:
         """Run what `next_run` says until it says None or the recorder says stop.
@@ -78,9 +81,9 @@ def run_stages(
     budget = Budget(config, recorder, executor.resources, executor.now, on_measured)
     reopen_search(config, recorder)
     prepare(stages.start_configuration(config)[1], "train")
-    if not journal.decisions.get(SEARCH_ENDED):
+    if not journal.decisions.search_ended:
         _search(config, recorder, executor, budget, watcher)
-    if journal.decisions.get(CHOSEN) is None:
+    if journal.decisions.chosen is None:
         _select(config, recorder, executor, budget, watcher)
     _confirm(config, recorder, executor, budget, watcher, prepare)
 
@@ -91,18 +94,18 @@ def reopen_search(config: SweepConfig, recorder: Recorder) -> None:
     Trials that the budget killed go on from their checkpoints.
     """
     journal = recorder.journal
-    ended = journal.decisions.get(SEARCH_ENDED)
-    if not isinstance(ended, dict) or CONFIRMATION in journal.decisions or journal.stage("confirmation"):
+    ended = journal.decisions.search_ended
+    if not isinstance(ended, SearchEnd) or journal.decisions.confirmation or journal.stage("confirmation"):
         return
     budget = config.search.budget
-    more = ended["reason"] in stages.LIMITS and all(
+    more = ended.reason in stages.LIMITS and all(
         now is None or (before is not None and now >= before)
-        for now, before in ((budget.hours, ended["hours"]), (budget.gpu_hours, ended["gpu_hours"]))
+        for now, before in ((budget.hours, ended.hours), (budget.gpu_hours, ended.gpu_hours))
     )
     unchanged = (budget.hours, budget.gpu_hours, config.search.trials) == (
-        ended["hours"], ended["gpu_hours"], ended["trials"]
+        ended.hours, ended.gpu_hours, ended.trials
     )  # fmt: skip
-    more_trials = not ended["reason"] and config.search.trials > ended["trials"]
+    more_trials = not ended.reason and config.search.trials > ended.trials
     if unchanged or not (more or more_trials):
         return
     journal.decided(SEARCH_ENDED, None)
@@ -135,7 +138,7 @@ def _search(config: SweepConfig, recorder: Recorder, executor: Executor, budget:
     limits = config.search.budget
     journal.decided(
         SEARCH_ENDED,
-        {"reason": ended_by, "hours": limits.hours, "gpu_hours": limits.gpu_hours, "trials": config.search.trials},
+        SearchEnd(reason=ended_by, hours=limits.hours, gpu_hours=limits.gpu_hours, trials=config.search.trials),
     )
 
 
@@ -152,55 +155,55 @@ def _nothing_completed(journal: Journal, budget: Budget, ended_by: str) -> str:
 
 def _select(config: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
     journal = recorder.journal
-    settled = _settled_selection(config, recorder, budget, watcher)
-    rounds = [Round(*each) for each in settled["rounds"]]
+    rounds = [Round(*each) for each in _selection_plan(config, recorder, budget, watcher).rounds]
     for number, each in enumerate(rounds):
-        racing = _racing(config, recorder, budget, watcher, settled, number)
+        racing = _racing(config, recorder, budget, watcher, number)
         specs = stages.selection_specs(config, journal, racing, each.blocks)
         if specs:
             watcher.on_stage(recorder, "selection", sum(new_runs(rounds)))
             executor.run("selection", partial(stages.next_of, specs, recorder), recorder, on_event=budget.keep_time)
             end_stage(recorder)
-    journal.decided(CHOSEN, stages.select(config, journal))
+    chosen = select(results_of(config, journal, ended=False))
+    if chosen is None:
+        raise CtxtuneError("no trial came to its last epoch: there is nothing to select from")
+    journal.decided(CHOSEN, chosen)
 
 
-def _racing(
-    config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher, settled: dict[str, Any], number: int
-) -> list[str]:
+def _racing(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher, number: int) -> Sequence[str]:
     """The arms of a round of the selection, settled before its runs; none where the race is over before."""
-    if number < len(settled["racing"]):
-        return list(settled["racing"][number])
-    journal, each = recorder.journal, Round(*settled["rounds"][number])
-    racing = (stages.standings(config, journal) if number else settled["arms"])[: each.arms]
+    journal, plan = recorder.journal, _selection_plan(config, recorder, budget, watcher)
+    if number < len(plan.racing):
+        return plan.racing[number]
+    each = Round(*plan.rounds[number])
+    racing = (standings(results_of(config, journal, ended=False)) if number else list(plan.arms))[: each.arms]
     runs = len(stages.selection_specs(config, journal, racing, each.blocks))
     if number and len(racing) < 2:
         racing = []
     elif number and not budget.next_round_fits(runs):
         racing = []
         watcher.on_note(f"selection ends here: {counted(runs, 'more run')} would not fit in the budget")
-    settled["racing"].append(racing)
-    journal.decided(SELECTION, settled)
+    journal.decided(SELECTION, plan.model_copy(update={"racing": (*plan.racing, tuple(racing))}))
     return racing
 
 
-def _settled_selection(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> dict[str, Any]:
-    """``arms`` and ``rounds`` of the selection, settled before any of its runs, and who is ``racing`` in those that have begun.
+def _selection_plan(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> SelectionPlan:
+    """The plan of the selection, settled at the first call, before any of its runs.
 
     A sweep of an earlier version that was in its selection has all candidates on all blocks, as it began.
     """
     journal = recorder.journal
-    select = config.select.model_dump(mode="json") if config.select else None
-    settled: dict[str, Any] | None = journal.decisions.get(SELECTION)
-    if settled is not None and settled["select"] == select:
+    asked_for = config.select.model_dump(mode="json") if config.select else None
+    settled = journal.decisions.selection
+    if settled is not None and settled.select == asked_for:
         return settled
     arms, blocks = (stages.candidates(config, journal), len(stages.blocks(config))) if config.select else ([], 0)
-    begun_before = SELECTION not in journal.decisions and bool(journal.stage("selection"))
+    begun_before = not journal.decisions.ever(SELECTION) and bool(journal.stage("selection"))
     rounds = (Round(len(arms), blocks),) if begun_before else budget.affordable_race(len(arms))
     if config.select is None or stages.nothing_but_the_start(config, journal):
         rounds = ()
-    settled = {
-        "select": select, "arms": arms, "rounds": [[each.arms, each.blocks] for each in rounds], "racing": [],
-    }  # fmt: skip
+    settled = SelectionPlan(
+        select=asked_for, arms=tuple(arms), rounds=tuple((each.arms, each.blocks) for each in rounds)
+    )
     journal.decided(SELECTION, settled)
     asked = len(arms) * blocks
     if sum(new_runs(rounds)) < asked:
@@ -225,8 +228,9 @@ def _confirm(
     prepare: Callable[[TrialSettings, Side], object],
 ) -> None:
     journal = recorder.journal
-    chosen = journal.decisions[CHOSEN]
-    seeds = _confirmation_seeds(config, journal, budget, watcher)
+    chosen = journal.decisions.chosen
+    assert chosen is not None  # settled by the selection
+    seeds = _confirmation_seeds(config, journal, chosen, budget, watcher)
     specs = stages.confirmation_specs(config, journal, chosen, seeds)
     if specs:
         prepare(specs[0].trial, "test")
@@ -235,7 +239,7 @@ def _confirm(
         end_stage(recorder)
 
 
-def _confirmation_seeds(config: SweepConfig, journal: Journal, budget: Budget, watcher: Watcher) -> int:
+def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budget: Budget, watcher: Watcher) -> int:
     """How many seeds confirm the chosen configuration: settled once, before a test score is known.
 
     Raises:
@@ -244,15 +248,15 @@ def _confirmation_seeds(config: SweepConfig, journal: Journal, budget: Budget, w
     if config.confirm is None:
         return 0
     asked = config.confirm.model_dump(mode="json")
-    begun = journal.decisions.get("confirm")
+    begun = journal.decisions.confirm
     if begun is not None and asked != begun:
         raise ConfigError(
             f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
             "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"
         )
-    if CONFIRMATION in journal.decisions:
-        return int(journal.decisions[CONFIRMATION]["seeds"])
-    arms = stages.confirmed_arms(config, journal, journal.decisions[CHOSEN])
+    if journal.decisions.confirmation is not None:
+        return journal.decisions.confirmation.seeds
+    arms = stages.confirmed_arms(config, journal, chosen)
     seeds = config.confirm.seeds if begun is not None else budget.affordable_seeds(len(arms))
     if stages.nothing_but_the_start(config, journal):
         seeds = 0
@@ -263,5 +267,5 @@ def _confirmation_seeds(config: SweepConfig, journal: Journal, budget: Budget, w
             "test score is known"
         )
     journal.decided("confirm", asked)
-    journal.decided(CONFIRMATION, {"seeds": seeds, "asked": config.confirm.seeds, "arms": arms})
+    journal.decided(CONFIRMATION, ConfirmationPlan(seeds=seeds, asked=config.confirm.seeds, arms=tuple(arms)))
     return seeds

@@ -20,6 +20,7 @@ from ctxtune.training import fold_splits
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import usable_storage
 from ctxtune.tuning.estimates import Estimate, fit_share, too_little, work_of
+from ctxtune.tuning.record.decisions import SearchEnd
 from ctxtune.tuning.search.warm_start import check_warm_starts
 from ctxtune.tuning.simulation import Simulated, plain_score, simulated_sweep
 from ctxtune.tuning.stages import LIMITS, start_configuration
@@ -112,6 +113,7 @@ def _drawn(config: SweepConfig, resources: RunResources, full_run_seconds: float
 
 def _summed_up(config: SweepConfig, simulated: Simulated) -> Forecast:
     journal, executor = simulated.journal, simulated.executor
+    ended = journal.decisions.search_ended
     by_stage = {
         stage: StageForecast(
             len(journal.stage(stage)), executor.spans.get(stage, 0.0), executor.busy.get(stage, 0.0) / 3600
@@ -122,9 +124,9 @@ def _summed_up(config: SweepConfig, simulated: Simulated) -> Forecast:
         by_stage,
         finished=len(journal.completed("search")),
         asked=config.search.trials,
-        seeds=journal.decisions.get("confirmation", {}).get("seeds", 0),
+        seeds=journal.decisions.confirmation.seeds if journal.decisions.confirmation else 0,
         asked_seeds=config.confirm.seeds if config.confirm else 0,
-        cut=journal.decisions["search_ended"]["reason"] in LIMITS,
+        cut=isinstance(ended, SearchEnd) and ended.reason in LIMITS,
     )
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from ctxtune.config import SweepConfig, TrialSettings, resolve_trial, stage_seed, start_points
-from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.errors import ConfigError
 from ctxtune.results.ranking import best, ranked
 from ctxtune.results.runs import START, Stage
 from ctxtune.tuning.estimates import fold_count
+from ctxtune.tuning.record.decisions import SearchEnd
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
@@ -116,50 +116,12 @@ def selection_specs(config: SweepConfig, journal: Journal, arms: Sequence[str], 
     ]
 
 
-def selection_scores(config: SweepConfig, journal: Journal) -> dict[str, list[float]]:
-    """The selection scores of each arm that finished all its runs; arms that fell behind have fewer than the others."""
-    metric = config.search.objective.metric
-    scores: dict[str, list[float]] = {}
-    incomplete: set[str] = set()
-    for run in journal.stage("selection"):
-        score = run.last(metric)
-        if run.state == "completed" and score is not None:
-            scores.setdefault(run.spec.arm, []).append(score)
-        else:
-            incomplete.add(run.spec.arm)
-    return {arm: values for arm, values in scores.items() if arm not in incomplete}
-
-
-def standings(config: SweepConfig, journal: Journal) -> list[str]:
-    """The arms that are still in the selection's race, the best first: of those with the most blocks, by their mean."""
-    scores = selection_scores(config, journal)
-    most = max(map(len, scores.values()), default=0)
-    sign = 1 if config.search.objective.mode == "max" else -1
-    leading = [arm for arm, values in scores.items() if len(values) == most]
-    return sorted(leading, key=lambda arm: -sign * float(np.mean(scores[arm])))
-
-
-def select(config: SweepConfig, journal: Journal) -> str:
-    """The arm to confirm: best mean in selection; without selection the best trial.
-
-    Raises:
-        CtxtuneError: neither a selection run nor a trial came to its end.
-    """
-    leading = standings(config, journal)
-    if leading:
-        return leading[0]
-    found = best_trial(config, journal)
-    if found is None:
-        raise CtxtuneError("no trial came to its last epoch: there is nothing to select from")
-    return found.key
-
-
 def nothing_but_the_start(config: SweepConfig, journal: Journal) -> bool:
     """Whether the budget ended the search before any other configuration could show what it is worth."""
     start, _ = start_configuration(config)
-    ended = journal.decisions.get("search_ended")
+    ended = journal.decisions.search_ended
     shown = (run for run in journal.stage("search") if run.state in ("completed", "pruned"))
-    return isinstance(ended, dict) and ended["reason"] in LIMITS and all(run.spec.point == start for run in shown)
+    return isinstance(ended, SearchEnd) and ended.reason in LIMITS and all(run.spec.point == start for run in shown)
 
 
 def confirmation_specs(config: SweepConfig, journal: Journal, chosen: str, seeds: int) -> list[RunSpec]:

@@ -146,7 +146,7 @@ def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig], mis
 
     A checkpoint that cannot be read is told as missing: the result stands without it.
     """
-    chosen = recorder.journal.decisions["chosen"]
+    chosen = recorder.journal.decisions.chosen or ""
     confirmed = [run for run in recorder.journal.completed("confirmation") if run.spec.arm == chosen]
     run = confirmed[0] if confirmed else recorder.journal.runs.get(chosen)
     if run is None:

@@ -13,6 +13,6 @@ def results_of(config: SweepConfig, journal: Journal, *, ended: bool) -> SweepRe
         design=SweepDesign.model_validate(config.model_dump(mode="json")),
         runs=runs_of(journal),
         ended=ended,
-        decided=journal.decisions.get("chosen"),
-        planned_seeds=(journal.decisions.get("confirmation") or {}).get("seeds"),
+        decided=journal.decisions.chosen,
+        planned_seeds=journal.decisions.confirmation.seeds if journal.decisions.confirmation else None,
     )

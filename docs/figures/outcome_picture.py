@@ -15,12 +15,12 @@ from ctxtune.tuning.sweep_results import results_of
 
 def main(folder: Path, picture: Path) -> None:
     """Write the picture."""
-    space = SweepConfig.model_validate(yaml.safe_load((folder / "space.yaml").read_text()))
+    config = SweepConfig.model_validate(yaml.safe_load((folder / "space.yaml").read_text()))
     journal = Journal(folder / "journal.jsonl")
-    precision = journal.decisions["precision"]
-    space = space.model_copy(update={"trial": space.trial.model_copy(update={"precision": precision})})
+    precision = journal.decisions.precision
+    config = config.model_copy(update={"trial": config.trial.model_copy(update={"precision": precision})})
     console = Console(record=True, width=104, file=io.StringIO())
-    print_results(console, results_of(space, journal, ended=True), {})
+    print_results(console, results_of(config, journal, ended=True), {})
     picture.write_text(console.export_svg(title="python -m ctxtune.sweep search_spaces/quickstart.yaml"))
 
 

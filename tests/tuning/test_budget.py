@@ -74,19 +74,17 @@ def test_selection_is_a_race_whose_later_rounds_hold_the_better_half(repository,
     notes: list[str] = []
     space = cars(repository, "search.budget.hours=24")
     journal, _ = drive(space, tmp_path / "j", hours=0.55, notes=notes)
-    settled = journal.decisions["selection"]
-    assert (len(settled["rounds"]) >= 2 and settled["arms"][-1:] == [START]) or "trial-0000" in settled["arms"]
+    settled = journal.decisions.selection
+    assert (len(settled.rounds) >= 2 and settled.arms[-1:] == (START,)) or "trial-0000" in settled.arms
     scores: dict[str, list[float]] = {}
     for run in journal.stage("selection"):
         scores.setdefault(run.spec.arm, []).append(run.last(METRIC))
-    for racing, (count, blocks), following in zip(
-        settled["racing"], settled["rounds"], settled["racing"][1:], strict=False
-    ):
+    for racing, (count, blocks), following in zip(settled.racing, settled.rounds, settled.racing[1:], strict=False):
         assert len(racing) == count
         means = {arm: sum(scores[arm][:blocks]) / blocks for arm in racing}
         assert following == sorted(racing, key=lambda arm: -means[arm])[: len(following)]
-    last = settled["racing"][-1]
-    assert journal.decisions["chosen"] == max(last, key=lambda arm: sum(scores[arm]) / len(scores[arm]))
+    last = settled.racing[-1]
+    assert journal.decisions.chosen == max(last, key=lambda arm: sum(scores[arm]) / len(scores[arm]))
     assert any("fit in the budget" in note for note in notes)
 
 
@@ -122,8 +120,8 @@ def test_killed_and_resumed_it_decides_the_same(repository, tmp_path, die_after)
         first = next(number for number, line in enumerate(lines) if f'"stage":"{settled}"' in line)
         later = [line for line in lines[first:] if f'"name":"{settled}"' in line]
         assert all('"racing"' in line for line in later)  # only who goes on is added, the plan stands
-    assert broken.decisions["confirmation"]["seeds"] >= 2
-    assert len(broken.completed("confirmation")) == 2 * broken.decisions["confirmation"]["seeds"]
+    assert broken.decisions.confirmation.seeds >= 2
+    assert len(broken.completed("confirmation")) == 2 * broken.decisions.confirmation.seeds
     total = sum(run.seconds for run in broken.runs.values()) / 3600
     assert total <= 24 + 0.1
     assert abs(len(broken.stage("search")) - len(whole.stage("search"))) <= 8  # what a death costs: an interval each
@@ -168,8 +166,8 @@ def test_journals_of_earlier_versions_go_on_as_they_began(repository, tmp_path):
         old.append(line)
     (tmp_path / "old").write_text("\n".join(old) + "\n")
     journal, _ = drive(space, tmp_path / "old", hours=0.6)
-    assert len(journal.decisions["selection"]["rounds"]) == 1
-    arms = len(journal.decisions["selection"]["arms"])
+    assert len(journal.decisions.selection.rounds) == 1
+    arms = len(journal.decisions.selection.arms)
     assert len(journal.completed("selection")) == 8 * arms
 
 
@@ -179,7 +177,7 @@ def test_nothing_but_the_start_is_not_confirmed_with_seeds_of_its_own(repository
     journal, _ = drive(space, tmp_path / "j", hours=1.1, notes=notes, slow_after_start=400)
     assert [run.state for run in journal.stage("search")] == ["completed", "killed"]
     assert not journal.stage("selection") and not journal.stage("confirmation")
-    assert journal.decisions["chosen"] == "trial-0000"
+    assert journal.decisions.chosen == "trial-0000"
     assert any("before anything but the start had run" in note for note in notes)
     results = results_of(space, journal, ended=True)
     words = "1 of 64 trials: the budget ended the search; nothing can be concluded."
@@ -239,4 +237,4 @@ def test_patience_counts_trials_since_the_best(repository, tmp_path):
 
     journal, _ = drive(space, tmp_path / "j", hours=1, score=score)
     assert [run.state for run in journal.stage("search")] == ["completed"] * 4
-    assert journal.decisions["search_ended"]["reason"] == "no_improvement"
+    assert journal.decisions.search_ended.reason == "no_improvement"

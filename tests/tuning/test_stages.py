@@ -14,6 +14,7 @@ from ctxtune.config import load_trial_file, resolve_trial
 from ctxtune.errors import RunFailed
 from ctxtune.results.note import sweep_note
 from ctxtune.results.ranking import pareto_front
+from ctxtune.results.sweep import select
 from ctxtune.tuning.backend.devices import run_device
 from ctxtune.tuning.display import print_results
 from ctxtune.tuning.record.journal import Journal
@@ -25,7 +26,6 @@ from ctxtune.tuning.stages import (
     START,
     candidates,
     confirmation_specs,
-    select,
 )
 from ctxtune.tuning.summary_files import best_file
 from ctxtune.tuning.sweep_results import results_of
@@ -75,7 +75,7 @@ def test_only_full_length_trials_are_candidates_and_the_start_is_always_scored_b
 
 def test_selection_overrules_a_lucky_winner(space, journal):
     score_selection(space, journal, {"trial-0003": 0.35, "trial-0005": 0.45, START: 0.2})
-    assert select(space, journal) == "trial-0005"
+    assert select(results_of(space, journal, ended=False)) == "trial-0005"
 
 
 def test_an_arm_with_a_failed_selection_run_is_not_chosen(space, journal):
@@ -85,7 +85,7 @@ def test_an_arm_with_a_failed_selection_run_is_not_chosen(space, journal):
             journal.ended(spec.key, "failed", "non_finite")
         else:
             finish(journal, spec, 9, {METRIC: {"trial-0003": 0.35, "trial-0005": 0.9, START: 0.2}[spec.arm]})
-    assert select(space, journal) == "trial-0003"
+    assert select(results_of(space, journal, ended=False)) == "trial-0003"
 
 
 def test_what_has_ended_is_not_asked_for_again(space, journal):
@@ -97,7 +97,7 @@ def test_what_has_ended_is_not_asked_for_again(space, journal):
 
 def test_the_outcome_holds_paired_differences_with_their_t_interval(space, journal):
     score_selection(space, journal, {"trial-0003": 0.5, "trial-0005": 0.4, START: 0.2})
-    journal.decided("chosen", select(space, journal))
+    journal.decided("chosen", select(results_of(space, journal, ended=False)))
     rng = np.random.default_rng(0)
     ours, start = {}, {}
     for spec in confirmation_specs(space, journal, "trial-0003", 4):
@@ -128,7 +128,7 @@ def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):
     score_selection(space, journal, {"trial-0003": 0.5, "trial-0005": 0.4, START: 0.2})
     journal.decided("chosen", "trial-0003")
     path = tmp_path / "best.yaml"
-    path.write_text(best_file(space, journal, journal.decisions["chosen"]))
+    path.write_text(best_file(space, journal, journal.decisions.chosen))
     point = journal.runs["trial-0003"].spec.point
     assert load_trial_file(path).trial.hash() == resolve_trial(space, point).hash()
     assert yaml.safe_load(path.read_text())["name"] == "quick-best"
@@ -183,7 +183,7 @@ def test_several_objectives_leave_a_pareto_front_and_its_best_by_the_first_is_ch
     front = {run.key for run in pareto_front(journal.stage("search"), space.search.objective.all)}
     assert front == {f"trial-{number:04d}" for number in set(range(8)) - beaten}
     assert set(candidates(space, journal)) <= front | {START}
-    chosen = select(space, journal)
+    chosen = select(results_of(space, journal, ended=False))
     assert journal.runs[chosen].last(METRIC) == max(scores)
     journal.decided("chosen", chosen)
     result = results_of(space, journal, ended=True)

@@ -94,7 +94,7 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(reposi
 def expected_in_tracking(journal_file: Path) -> list[tuple[str, str, int]]:
     """(run, metric, step) of all that the journal holds, as the store should hold it."""
     journal = Journal(journal_file)
-    sweep = journal.decisions["sweep_id"]
+    sweep = journal.decisions.sweep_id
     return sorted(
         (f"{sweep}/{run.key}", name, report.epoch)
         for run in journal.runs.values()
@@ -228,6 +228,6 @@ def test_a_search_that_its_budget_ends_leaves_nothing_running_and_goes_on_to_the
     journal = Journal(tmp_path / "results/quickstart/journal.jsonl")
     states = [trial.state for trial in journal.stage("search")]
     assert 2 <= len(states) < 6 and "completed" in states and set(states) <= {"completed", "killed"}
-    assert journal.decisions["search_ended"] and journal.decisions["chosen"]
+    assert journal.decisions.search_ended and journal.decisions.chosen
     tracked = read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "quickstart", "trial")
     assert {each.name: each.state for each in tracked} == {run.key: run.state for run in journal.runs.values()}

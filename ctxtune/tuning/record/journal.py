@@ -22,6 +22,7 @@ from ctxtune.errors import CtxtuneError
 from ctxtune.results.runs import State
 from ctxtune.text import counted
 from ctxtune.tuning.record import events
+from ctxtune.tuning.record.decisions import Decisions
 from ctxtune.tuning.record.events import DamagedLine, Event, ForeignLine
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import EPOCH, TrialReport
@@ -112,7 +113,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.runs: dict[str, RunRecord] = {}
-        self.decisions: dict[str, Any] = {}
+        self.decisions = Decisions()
         self.events = self.ended_runs = 0
         self.damage = ""
         """What is wrong with the end of the file, in words; empty where nothing is."""
@@ -269,7 +270,7 @@ class Journal:
 
     def _apply(self, event: Event) -> None:
         if isinstance(event, events.Decided):
-            self.decisions[event.name] = event.value
+            self.decisions.take(event.name, event.value)
         elif isinstance(event, events.Asked):
             self.runs[event.key] = RunRecord(event.spec)
         else:

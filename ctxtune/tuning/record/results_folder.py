@@ -166,7 +166,7 @@ class ResultsFolder(Generic[Resolved]):
             if tracked or left:
                 raise ConfigError(self._lost("no event", [_short(key) for key in tracked] or left))
             return
-        sweep_id = str(self.journal.decisions.get("sweep_id", ""))
+        sweep_id = self.journal.decisions.sweep_id
         known = {sweep_id, *(f"{sweep_id}/{key}" for key in self.journal.runs)}
         unknown = [_short(key) for key in tracked if key not in known]
         if unknown:

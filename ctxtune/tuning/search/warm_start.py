@@ -10,8 +10,6 @@ from ctxtune.tracking import TrackedRun, best_runs
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.yaml_text import YamlError, parse_value
 
-DECISION = "warm_starts"
-
 
 def check_warm_starts(config: SweepConfig) -> None:
     """Ask for all warm starts, so that what is wrong with them is said before anything is started.
@@ -32,9 +30,11 @@ def with_warm_starts(config: SweepConfig, journal: Journal) -> SweepConfig:
     """
     if not any(isinstance(item, WarmStart) for item in config.search.start_from):
         return config
-    if DECISION not in journal.decisions:
-        journal.decided(DECISION, _found(config))
-    return _started(config, journal.decisions[DECISION])
+    found = journal.decisions.warm_starts
+    if found is None:
+        found = _found(config)
+        journal.decided("warm_starts", found)
+    return _started(config, found)
 
 
 def _started(config: SweepConfig, found: Iterable[list[dict[str, Any]]]) -> SweepConfig:

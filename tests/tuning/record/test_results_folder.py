@@ -64,7 +64,7 @@ def test_over_a_half_made_folder_a_start_starts(tmp_path, left):
     assert not made.begun
     made.journal.decided("sweep_id", "sweep-1")
     assert space_of().name in made.file.read_text()
-    assert open_folder(tmp_path, resume=True).journal.decisions == {"sweep_id": "sweep-1"}
+    assert open_folder(tmp_path, resume=True).journal.decisions.sweep_id == "sweep-1"
 
 
 def test_resumed_a_half_made_folder_is_a_start_and_none_at_all_an_error(tmp_path):

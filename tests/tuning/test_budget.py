@@ -82,7 +82,7 @@ def test_selection_is_a_race_whose_later_rounds_hold_the_better_half(repository,
     for racing, (count, blocks), following in zip(settled.racing, settled.rounds, settled.racing[1:], strict=False):
         assert len(racing) == count
         means = {arm: sum(scores[arm][:blocks]) / blocks for arm in racing}
-        assert following == sorted(racing, key=lambda arm: -means[arm])[: len(following)]
+        assert list(following) == sorted(racing, key=lambda arm: -means[arm])[: len(following)]
     last = settled.racing[-1]
     assert journal.decisions.chosen == max(last, key=lambda arm: sum(scores[arm]) / len(scores[arm]))
     assert any("fit in the budget" in note for note in notes)

@@ -10,6 +10,7 @@ SHIPPED = {
     "ctxtune.search_spaces": "search_spaces",
     "ctxtune.ablations": "ablations",
     "ctxtune.ablations.bases": "ablations/bases",
+    "ctxtune.schemas": "schemas",
 }
 
 

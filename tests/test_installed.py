@@ -17,7 +17,7 @@ from ctxtune.shipped import find_file
 from tests.helpers.once import once
 from tests.helpers.processes import PATIENCE
 
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "ctxtune", "search_spaces", "ablations")
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "ctxtune", "search_spaces", "ablations", "schemas")
 WITHOUT_SWEEPS = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -86,6 +86,7 @@ def test_the_wheel_holds_all_that_is_shipped(installation, repository):
     for folder in ("search_spaces", "ablations"):
         for file in (repository / folder).rglob("*.yaml"):
             assert f"ctxtune/{file.relative_to(repository).as_posix()}" in held
+    assert {"ctxtune/schemas/search_space.json", "ctxtune/schemas/ablation.json", "ctxtune/schemas/trial.json"} <= held
     code = [file for file in (repository / "ctxtune").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     assert {file.relative_to(repository).as_posix() for file in code} - held == set()
     assert not [name for name in held if name.startswith(("tests", "docs", "benchmarks"))]
@@ -123,7 +124,9 @@ def test_shipped_files_are_listed_and_copied_to_be_edited(installed, tmp_path):
     assert re.search(r"^  cars +Cars196", listed, re.MULTILINE) and "contextual_loss" in listed
     installed("ctxtune", "copy", "cars", "mine.yaml")
     installed("ctxtune", "copy", "ablations/quickstart")
-    assert "name: cars-contextual" in (tmp_path / "mine.yaml").read_text()
+    copied = (tmp_path / "mine.yaml").read_text()
+    schema = re.fullmatch(r"# yaml-language-server: \$schema=(.+)", copied.splitlines()[0])
+    assert "name: cars-contextual" in copied and schema is not None and Path(schema[1]).is_file()
     assert load_ablation(tmp_path / "quickstart.yaml").trial == load_ablation(find_file("ablations/quickstart")).trial
 
 

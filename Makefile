@@ -2,15 +2,16 @@
 # make test        set up what the tests need and run the default ones
 # make test-slow   run the long tests too: minutes each, an hour or two together
 # make lint        run the linters and the type checker
+# make docs        build the site, strictly
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup sweep test test-slow lint ui clean
+.PHONY: help setup sweep test test-slow lint docs ui clean
 
 help:
-	@sed -n '1,4p' Makefile
+	@sed -n '1,5p' Makefile
 
 # The package and what it needs to run; without the developers' tools.
 $(VENV)/.installed: pyproject.toml setup.py
@@ -46,8 +47,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site in site/: it needs no network to be read. Strict: a link that leads nowhere is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
+
 ui: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build site *.egg-info

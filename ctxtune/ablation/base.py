@@ -6,7 +6,7 @@ from typing import Any
 
 from ctxtune.config import BestOf, SweepConfig, resolve_trial
 from ctxtune.config.load_ablation import FindBest
-from ctxtune.config.search import TrackingSettings
+from ctxtune.config.sweep import TrackingSettings
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs, find_sweep, read_text
 from ctxtune.tuning.record.results_folder import ABLATION_FILE

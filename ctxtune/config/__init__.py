@@ -2,11 +2,12 @@
 
 from ctxtune.config.ablation import Ablation, BestOf
 from ctxtune.config.design import Cell, Contrast, cells_of, contrasts_of, reference_cell, search_of
+from ctxtune.config.dimensions import Dimension
 from ctxtune.config.load import load_search_space, load_trial_file
 from ctxtune.config.load_ablation import load_ablation
 from ctxtune.config.resolve import changed_values, resolve_trial, searched_models, start_points, with_values
-from ctxtune.config.search import Dimension, SweepConfig, TrialFile
 from ctxtune.config.seeds import stage_seed
+from ctxtune.config.sweep import SweepConfig, TrialFile
 from ctxtune.config.trial import TrialSettings
 
 __all__ = [

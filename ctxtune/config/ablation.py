@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
+from ctxtune.config.dimensions import Dimension
 from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
-from ctxtune.config.search import LONGEST_NAME, MOST_SEEDS, Dimension, ObjectiveSettings, TrialFile
+from ctxtune.config.search import ObjectiveSettings
+from ctxtune.config.sweep import LONGEST_NAME, MOST_SEEDS, TrialFile
 from ctxtune.error_messages import in_words
 from ctxtune.metric_names import on_split
 from ctxtune.settings import Settings, refuse

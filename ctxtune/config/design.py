@@ -13,17 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from ctxtune.config.ablation import Ablation
+from ctxtune.config.dimensions import Dimension
 from ctxtune.config.inert_settings import effective_tree, unused_settings
 from ctxtune.config.paths import get_path
 from ctxtune.config.resolve import resolve_trial, start_points, with_values
-from ctxtune.config.search import (
-    Dimension,
-    ObjectiveSettings,
-    SchedulerSettings,
-    SearchSamplerSettings,
-    SearchSettings,
-    SweepConfig,
-)
+from ctxtune.config.search import ObjectiveSettings, SchedulerSettings, SearchSamplerSettings, SearchSettings
+from ctxtune.config.sweep import SweepConfig
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from ctxtune.config.paths import Location, get_path, merge
 from ctxtune.config.points import expression_problem
 from ctxtune.config.resolve import dimension_order, resolve_trial, start_points
-from ctxtune.config.search import SweepConfig, TrialFile
 from ctxtune.config.source import Override, Source, apply_overrides, read_source
+from ctxtune.config.sweep import SweepConfig, TrialFile
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.settings import is_weight_file

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ctxtune.config.dimensions import Dimension
 from ctxtune.config.expressions import Expression
 from ctxtune.config.paths import Location, get_path, leaves
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
-from ctxtune.config.search import Dimension, SweepConfig
+from ctxtune.config.sweep import SweepConfig
 from ctxtune.text import did_you_mean
 
 MOST_ENUMERATED = 20_000

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from ctxtune.config.expressions import parse
 from ctxtune.config.paths import get_path, leaves, set_path
-from ctxtune.config.search import SweepConfig, WarmStart
+from ctxtune.config.search import WarmStart
+from ctxtune.config.sweep import SweepConfig
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ctxtune.config.ablation import Ablation, BestOf
-from ctxtune.config.search import SweepConfig, TrialFile
+from ctxtune.config.sweep import SweepConfig, TrialFile
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data.settings import DATASETS
 from ctxtune.losses.miners import MINERS

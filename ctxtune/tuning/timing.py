@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ctxtune.config import TrialFile, TrialSettings
-from ctxtune.config.search import ResourcesSettings
+from ctxtune.config.sweep import ResourcesSettings
 from ctxtune.data.threads import processors
 from ctxtune.errors import ConfigError
 from ctxtune.text import counted

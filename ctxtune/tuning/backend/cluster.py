@@ -14,7 +14,7 @@ import yaml
 from ray.exceptions import AuthenticationError, RpcError
 
 import ctxtune
-from ctxtune.config.search import ResourcesSettings
+from ctxtune.config.sweep import ResourcesSettings
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.backend.client import require_token
 from ctxtune.tuning.backend.local_ray import local_ray, own_sigterm

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ctxtune.config import SweepConfig, start_points
-from ctxtune.config.search import Dimension, WarmStart
+from ctxtune.config.dimensions import Dimension
+from ctxtune.config.search import WarmStart
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs
 from ctxtune.tuning.record.journal import Journal

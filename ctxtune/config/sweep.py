@@ -1,0 +1,183 @@
+"""A whole search-space file, and its blocks beside `trial` and `search`."""
+
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+
+from ctxtune.config.fidelity import shortened
+from ctxtune.config.objectives import check_measured
+from ctxtune.config.search import SearchSettings
+from ctxtune.config.trial import TrialSettings
+from ctxtune.data.settings import ValidationSettings
+from ctxtune.error_messages import in_words
+from ctxtune.redaction import redact
+from ctxtune.settings import Settings, refuse
+
+MOST_SEEDS = 1000
+MOST_SHOWN_QUERIES = 40
+"""Pictures of one arm's queries travel as one report of its run."""
+LONGEST_NAME = 100
+"""Of a sweep: folders, files and experiments are called so, with something before and after it."""
+
+
+class SelectSettings(Settings):
+    """The `select` block: the best full-length trials, scored again on validation with fresh seeds."""
+
+    top: int = Field(5, ge=1, le=MOST_SEEDS)
+    folds: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
+    seeds: int = Field(2, ge=1, le=MOST_SEEDS)
+
+
+class ConfirmSettings(Settings):
+    """The `confirm` block: the chosen configuration, and others beside it, on all train classes; test scored once."""
+
+    seeds: int = Field(5, ge=2, le=MOST_SEEDS, description="two at least, for an interval")
+    also: tuple[Literal["start"], ...] = ("start",)
+    shown_queries: int = Field(
+        16, ge=0, le=MOST_SHOWN_QUERIES, description="test queries whose nearest images the report shows; 0: none"
+    )
+
+
+class ResourcesSettings(Settings):
+    """The `resources` block: what one trial gets; `auto`: one GPU where the cluster has one, else one CPU core."""
+
+    gpus: Literal["auto"] | float = Field("auto")
+    cpus: Literal["auto"] | float = Field("auto")
+    price_per_gpu_hour: PositiveFloat | None = Field(
+        None, description="what an hour of one GPU costs, in any currency; adds money to GPU-hours"
+    )
+
+    @model_validator(mode="after")
+    def _not_negative(self) -> "ResourcesSettings":
+        for key in ("gpus", "cpus"):
+            value = getattr(self, key)
+            if value != "auto" and value < 0:
+                raise ValueError(f"{key} must be auto, 0 or more; found {value}")
+        return self
+
+
+class TrackingSettings(Settings):
+    """The `tracking` block."""
+
+    uri: str = "sqlite:///mlflow.db"
+
+    @field_serializer("uri")
+    def _without_secrets(self, uri: str) -> str:
+        # Whatever is written down (results folder, best.yaml, MLflow) holds no password; who goes on gives it again.
+        return redact(uri)
+
+
+def check_closed_set(model: type[BaseModel], trial: TrialSettings, validation: ValidationSettings) -> None:
+    """Refuse a validation that asks another question than the test: on known classes, or on unseen ones."""
+    if (validation.scheme == "image_holdout") == trial.dataset.closed_set:
+        return
+    if trial.dataset.closed_set:
+        told = "the data set is closed_set (the test has classes that training knows): take scheme image_holdout"
+    else:
+        told = "image_holdout validates on classes that training knows: say dataset.closed_set: true if the test does so, too"
+    refuse(model, ("validation", "scheme"), told)
+
+
+class TrialFile(Settings):
+    """A file that holds one configuration: `best.yaml`, or a search-space file without its search."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=LONGEST_NAME)
+    trial: TrialSettings
+    validation: ValidationSettings = ValidationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    resources: ResourcesSettings = ResourcesSettings()
+
+    @model_validator(mode="after")
+    def _known_classes_on_both_sides_or_none(self) -> "TrialFile":
+        check_closed_set(type(self), self.trial, self.validation)
+        return self
+
+
+class SweepConfig(TrialFile):
+    """A search-space file."""
+
+    search: SearchSettings
+    select: SelectSettings | None = SelectSettings()
+    confirm: ConfirmSettings | None = ConfirmSettings()
+
+    @model_validator(mode="after")
+    def _objectives(self) -> "SweepConfig":
+        check_measured(
+            type(self),
+            ("search", "objective"),
+            [objective.metric for objective in self.search.objective.all],
+            self.trial,
+            searched=self.search.space,
+            gpus=self.resources.gpus,
+            price=self.resources.price_per_gpu_hour,
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_budget(self) -> "SweepConfig":
+        if self.search.budget.gpu_hours is not None and self.resources.gpus == 0:
+            raise ValueError(
+                "search.budget.gpu_hours: no run gets a GPU (resources.gpus is 0); take search.budget.hours"
+            )
+        return self
+
+    def search_trial(self, trial: TrialSettings) -> TrialSettings:
+        """The form in which the search trains a configuration: as it is, or cheaper (`search.schedule`, `images`, `crop`)."""
+        search = self.search
+        epochs = search.schedule.epochs if search.schedule else None
+        return shortened(trial, epochs=epochs, images=search.images, crop=search.crop)
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs of a trial that runs to its end."""
+        return self.search.schedule.epochs if self.search.schedule else self.trial.schedule.epochs
+
+    @model_validator(mode="after")
+    def _fidelity(self) -> "SweepConfig":
+        if self.search.schedule and self.search.schedule.epochs > self.trial.schedule.epochs:
+            raise ValueError(
+                f"search.schedule.epochs ({self.search.schedule.epochs}) is above the {self.trial.schedule.epochs} epochs of "
+                "a full-length run"
+            )
+        if self.search.crop and self.search.crop > self.trial.image.train_crop:
+            raise ValueError(
+                f"search.crop ({self.search.crop}) is above trial.image.train_crop ({self.trial.image.train_crop})"
+            )
+        try:
+            self.search_trial(self.trial)
+        except ValidationError as error:
+            raise ValueError(
+                f"search.schedule, images and crop leave no sound trial: {in_words(error.errors())}"
+            ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _rungs(self) -> "SweepConfig":
+        shortened_base = self.search_trial(self.trial)
+        scheduler, every, epochs = self.search.scheduler, shortened_base.evaluation.every, self.search_epochs
+        if scheduler.name == "none":
+            return self
+        if scheduler.grace_epochs % every:
+            raise ValueError(
+                f"search.scheduler.grace_epochs ({scheduler.grace_epochs}) must be a multiple of "
+                f"trial.evaluation.every ({every}{', scaled by search.schedule' if self.search.schedule else ''}): a rung "
+                "needs a score"
+            )
+        swept = [path for path in self.search.space if path.startswith(("schedule.", "evaluation."))]
+        swept = [path for path in swept if path not in ("schedule.factor", "schedule.name")]
+        if swept:
+            raise ValueError(
+                f"search.space.{swept[0]} cannot be swept with scheduler {scheduler.name}: trials of different "
+                "length are not comparable at a rung; take scheduler none"
+            )
+        if scheduler.grace_epochs > epochs:
+            raise ValueError(f"search.scheduler.grace_epochs ({scheduler.grace_epochs}) is above the {epochs} epochs")
+        return self

@@ -1,7 +1,9 @@
 """The config tree: YAML files into typed settings, with errors that name file, line and key."""
 
 from ctxtune.config.ablation import Ablation, BestOf
-from ctxtune.config.design import Cell, Contrast, cells_of, contrasts_of, reference_cell, search_of
+from ctxtune.config.cell_search import search_of
+from ctxtune.config.cells import Cell
+from ctxtune.config.design import Contrast, cells_of, contrasts_of, reference_cell
 from ctxtune.config.dimensions import Dimension
 from ctxtune.config.load import load_search_space, load_trial_file
 from ctxtune.config.load_ablation import load_ablation

@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ctxtune.config.ablation import Ablation, BestOf
-from ctxtune.config.design import ArmError, cells_of, check_search, contrasts_of
+from ctxtune.config.cell_search import check_search
+from ctxtune.config.cells import ArmError
+from ctxtune.config.design import cells_of, contrasts_of
 from ctxtune.config.load import fill_in, laid_on, validated
 from ctxtune.config.paths import Location
 from ctxtune.config.source import Override, Source, apply_overrides, read_overrides, read_source

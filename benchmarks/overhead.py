@@ -1,4 +1,4 @@
-"""What a sweep costs besides training: no-op trials of 3 reports through our engine and through stock Ray Tune.
+"""What a sweep costs besides training: no-op trials of 3 reports through our runner and through stock Ray Tune.
 
     python benchmarks/overhead.py [--trials 1000] [--stock 100] [--sampler tpe] [--profile FILE]
         [--checkpoints] [--without-savings]
@@ -119,7 +119,7 @@ def profiled(file: str | None) -> Iterator[None]:
 def ours(
     folder: Path, trials: int, sampler: str, profile: str | None, trainable: Callable[[dict[str, Any]], None] = no_op
 ) -> dict[str, Any]:
-    """Run no-op trials through the engine; seconds at which each ended, memory at each, seconds until delivered."""
+    """Run no-op trials through the runner; seconds at which each ended, memory at each, seconds until delivered."""
     from ctxtune.tracking import Tracker
     from ctxtune.tuning import stages
     from ctxtune.tuning.backend.cluster import RunResources

@@ -45,7 +45,7 @@ class Search(Protocol):
 
 
 class Ours:
-    """This package's sampler and scheduler, driven as its book drives them."""
+    """This package's sampler and scheduler, driven as its recorder drives them."""
 
     def __init__(self, seed: int, *, sampler: str = "tpe", scheduler: str = "asha", tell_pruned: bool = True) -> None:
         from ctxtune.tuning.backend.scheduler import RungScheduler

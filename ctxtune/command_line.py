@@ -45,7 +45,7 @@ def program_name(command: str) -> str:
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's body and leave the process.
 
-    Exit status: 0 done; 2 something that the user can mend, said in one message; 70 any other error, said in one message,
+    Exit status: 0 done; 2 something that the user can correct, said in one message; 70 any other error, said in one message,
     its traceback in a log file; 130 interrupted.
     """
     warnings.showwarning = _show_warning

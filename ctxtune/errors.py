@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Commands print their message, without a traceback, and exit with status 2."""
+"""Errors that a user can correct. Commands print their message, without a traceback, and exit with status 2."""
 
 import difflib
 from pathlib import Path
@@ -8,7 +8,7 @@ NEIGHBORS_NAMED = 12
 
 
 class CtxtuneError(Exception):
-    """Something the user can mend; the message says what was found, where, and what would be right."""
+    """Something the user can correct; the message says what was found, where, and what would be right."""
 
 
 class ConfigError(CtxtuneError):

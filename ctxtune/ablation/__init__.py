@@ -1,1 +1,1 @@
-"""Designed ablations on the engine of sweeps: cells, each with its own small search, then seeds shared by all."""
+"""Designed ablations run as sweeps are: cells, each with its own small search, then seeds shared by all."""

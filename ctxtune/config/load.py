@@ -126,7 +126,7 @@ def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:
 
 
 def laid_on(base: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial with what is said laid on it; another loss drops the options of the loss before it."""
+    """A trial overridden by what is said; another loss drops the options of the loss before it."""
     own_loss, its_loss = said.get("loss") or {}, base.get("loss") or {}
     both = isinstance(own_loss, dict) and isinstance(its_loss, dict)
     if both and own_loss.get("name", its_loss.get("name")) != its_loss.get("name"):

@@ -46,7 +46,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the leaves of ``over`` laid on it; lists and scalars replace."""
+    """``base`` overridden by the leaves of ``over``; lists and scalars replace."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

@@ -109,7 +109,7 @@ def advice(benchmark: Benchmark, reports: list[SplitReport], differing: list[str
             "or more while it is read; scale them down once."
         )
     if not broken and not differing and not twice:
-        steps.append("Nothing to mend.")
+        steps.append("Nothing to correct.")
     if benchmark.train.table.source.image_size is None:
         steps.append("`python -m ctxtune.data prepare` with the same arguments builds the image cache beforehand.")
     return steps

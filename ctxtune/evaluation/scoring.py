@@ -149,11 +149,11 @@ def _query_and_gallery(
 
 
 def _embed(
-    trial: TrialSettings, model: EmbeddingModel, split_name: Split, device: torch.device, epoch: int
+    trial: TrialSettings, model: EmbeddingModel, images_of: Split, device: torch.device, epoch: int
 ) -> tuple[Split, torch.Tensor]:
     """The images of a split that can be read, and their embeddings, in the numbers that training's evaluations took."""
     allow_tf32(trial.tf32)
-    images = EvaluationImages(split_name, trial.images, device=device)
+    images = EvaluationImages(images_of, trial.images, device=device)
     try:
         embeddings, kept = embed(
             model,
@@ -165,4 +165,4 @@ def _embed(
     finally:
         images.close()
     check_embeddings(embeddings, epoch)
-    return split_name.select(kept.numpy(), split_name.name), embeddings
+    return images_of.select(kept.numpy(), images_of.name), embeddings

@@ -70,7 +70,7 @@ def _resolved(name: str) -> dict[str, Any]:
 
 
 def _extended(stem: str) -> dict[str, Any]:
-    """The file's tree laid over those that it extends, the later of these over the earlier."""
+    """The file's tree, which overrides those that it extends, the later of these over the earlier."""
     own = dict(_read(stem))
     bases = own.pop("extends", [])
     tree: dict[str, Any] = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A server's limits for one request are 1000 metrics, 100 params, 100 tags and 1 MB (mlflow/utils/validation.py).
 _MAX_METRICS, _MAX_TEXTS, _MAX_CHARACTERS = 800, 90, 400_000
-# A run whose events make the server stumble is left alone for a while, each time for longer; several runs in a row, none of
+# A run whose events make the server fail is left alone for a while, each time for longer; several runs in a row, none of
 # which gets through, are an outage.
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.5, 5.0
 _OUTAGE = 3
@@ -122,7 +122,7 @@ class Delivery:
         by_run: dict[int, list[Event]] = {}
         for event in events:
             by_run.setdefault(event.run, []).append(event)
-        stumbles: list[Unreachable] = []
+        failures: list[Unreachable] = []
         in_a_row = 0
         for number, of_run in by_run.items():
             if not may_go_on():
@@ -136,13 +136,13 @@ class Delivery:
                 self._delays.pop(number, None)
                 in_a_row = 0
             except Unreachable as error:
-                stumbles.append(error)
+                failures.append(error)
                 in_a_row += 1
                 if not error.answered or in_a_row == _OUTAGE:
                     raise
                 self._delay(number)
-        if stumbles:
-            raise stumbles[0]
+        if failures:
+            raise failures[0]
         return len(events)
 
     def settle(self) -> None:

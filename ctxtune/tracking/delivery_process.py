@@ -177,7 +177,7 @@ class DeliveryProcess:
         """Deliver until the driver goes away."""
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # Ctrl-C is meant for the driver, which then closes the spool
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # in order: a store that is being made is tidied away
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # in order: a store that is being made is removed
         orders = json.loads(sys.stdin.readline())
         self._owner = orders["owner"]
         threading.Thread(target=self._listen, daemon=True).start()
@@ -213,7 +213,7 @@ class DeliveryProcess:
                 backoff = FIRST_BACKOFF_SECONDS
                 self._note(None)
             except (Unreachable, Refused, TrackingError) as error:
-                if delivery.delivered > before:  # it stumbles, but takes some
+                if delivery.delivered > before:  # errors now and then, but takes some
                     backoff = FIRST_BACKOFF_SECONDS
                 pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
                 self._note(str(error))

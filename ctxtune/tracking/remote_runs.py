@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DOUBT_SECONDS = 600.0
 """A request that got no answer so long ago has been carried out by now, or never will be."""
 _PAUSES = (0.05, 0.1, 0.2)
-"""Before the further tries of one request at a server that stumbles."""
+"""Before the further tries of one request at a server that fails for a moment."""
 Answer = TypeVar("Answer")
 
 
@@ -43,7 +43,7 @@ class RemoteRuns:
         self._doubts: set[int] = {run.number for run in spool.doubtful()}
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
-        """Make a request that may be repeated, again at once where the server stumbles. Raises Unreachable, Refused."""
+        """Make a request that may be repeated, again at once where the server fails. Raises Unreachable, Refused."""
         for pause in (*_PAUSES, None):
             try:
                 with sorted_errors(self._uri):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def make_sqlite_store(path: Path, client_class: "type[MlflowClient]") -> None:
     """Make MLflow's tables where there is no file, or an empty one.
 
-    That takes some seconds, in a file beside it which gets its name only when it is whole: MLflow would stumble for ever
+    That takes some seconds, in a file beside it which gets its name only when it is whole: MLflow would fail for ever
     over one whose maker was killed on the way. Who comes second finds the other's.
     """
     if path.exists() and path.stat().st_size > 0:

@@ -36,7 +36,7 @@ def test_check_says_what_was_found(folders, capsys):
         "4 (class000)",
         "60 x 40",
         "100 x 90",
-        "Nothing to mend",
+        "Nothing to correct",
     ):
         assert fact in printed
 

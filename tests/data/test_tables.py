@@ -471,4 +471,4 @@ def test_the_block_of_a_file_and_the_command(tmp_path, capsys):
     assert len(benchmark.train) == 12
     assert data_command(["check", "table", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "items.csv, columns path, label, split; columns not used: colour" in said and "Nothing to mend" in said
+    assert "items.csv, columns path, label, split; columns not used: colour" in said and "Nothing to correct" in said

@@ -134,7 +134,7 @@ def test_the_best_file_is_the_chosen_configuration(space, journal, tmp_path):
     assert yaml.safe_load(path.read_text())["name"] == "quick-best"
 
 
-def test_what_a_run_reports_after_its_end_is_not_heard(space, journal):
+def test_what_a_run_reports_after_its_end_is_ignored(space, journal):
     recorder = silent_recorder(journal, METRIC)
     before = journal.events
     recorder.report("trial-0003", TrialReport(12, {METRIC: 0.99}))

@@ -155,7 +155,7 @@ def _check_removed(source: Source, location: Location, origin: str, removable: M
         return
     known = {str(name): None for place in (block, removable[block]) for name in _keys_at(source.data, place)}
     if key not in known:
-        there = did_you_mean(str(key), known) or "; it is empty"
+        there = did_you_mean(str(key), known) if known else "; it is empty"
         raise ConfigError(f"{origin}: null takes out a key, and {format_path(removable[block])} has no {key}{there}")
 
 

@@ -1,8 +1,12 @@
-"""Durations, counts, long values and names that nobody knows, as people say them."""
+"""Durations, counts, long values and names that nobody knows, as people say them; texts for Markdown."""
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
+
+_OBEYED_BY_MARKDOWN = {"<": "&lt;", "&": "&amp;", "]": r"\]"}
+_MARKDOWN = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[])")
 
 
 def duration(hours: float) -> str:
@@ -55,3 +59,21 @@ def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, otherwise
     if otherwise is not None:
         return otherwise
     return f"; there are: {', '.join(names)}" if names else "; there are none"
+
+
+def markdown_text(text: object) -> str:
+    """A text for Markdown, which passes HTML on: a tag, an entity, a link or a picture in it is seen, not obeyed.
+
+    >>> markdown_text("<b>k</b> < 5 & [0, 1]; ![x](y)")
+    '&lt;b>k&lt;/b> < 5 & [0, 1]; ![x\\\\](y)'
+    """
+    return _MARKDOWN.sub(lambda found: _OBEYED_BY_MARKDOWN[found[0]], str(text))
+
+
+def markdown_cell(text: object) -> str:
+    """A text for a cell of a Markdown table.
+
+    >>> markdown_cell("a|b")
+    'a\\\\|b'
+    """
+    return markdown_text(text).replace("|", "\\|").replace("\n", " ")

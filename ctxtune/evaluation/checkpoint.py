@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from ctxtune.checked_lines import DamagedLine, unsealed
 from ctxtune.config import TrialSettings
 from ctxtune.config.paths import Location
 from ctxtune.config.source import Source, apply_overrides
@@ -149,15 +150,32 @@ def _asked_by_sweep(path: Path) -> dict[str, Any]:
     journal = next((each / "journal.jsonl" for each in parents if (each / "journal.jsonl").is_file()), None)
     if journal is None:
         return {}
-    names = {each.name for each in parents}
-    with journal.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # the torn last line of a sweep at work
-            if event.get("event") == "asked" and event["key"] in names:
+    return _asked(journal, {each.name for each in parents})
+
+
+def _asked(journal: Path, keys: set[str]) -> dict[str, Any]:
+    """The spec of the run with one of these keys; nothing where the journal knows none of them.
+
+    Raises:
+        CtxtuneError: it may be in a line that is damaged.
+    """
+    damaged = ""
+    checked = False
+    *lines, _torn = journal.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            text, has_checksum = unsealed(line, number, checked=checked)
+            event = json.loads(text)
+            checked = checked or (has_checksum and event["event"] == "format")
+            if event["event"] == "asked" and event["key"] in keys:
                 return dict(event["spec"])
+        except (DamagedLine, ValueError, KeyError, TypeError) as error:
+            damaged = damaged or f"{journal}:{number}: damaged ({error})"
+    if damaged:
+        raise CtxtuneError(
+            f"{damaged}, and no other line says on which classes this checkpoint was scored; evaluate a copy of it outside of "
+            "the sweep's folder, with --set validation.use=[...]"
+        )
     return {}
 
 

@@ -13,6 +13,7 @@ from ctxtune.reporting.background import begin
 from ctxtune.reporting.document import Document, Gallery, Item, Picture, Table, file_stem
 from ctxtune.reporting.pages import render
 from ctxtune.reporting.style import styled
+from ctxtune.text import markdown_cell, markdown_text
 
 PAGE, MARKDOWN, FIGURES, TABLES = "report.html", "report.md", "figures", "tables"
 _DOTS_PER_INCH = 200
@@ -56,23 +57,23 @@ def write_document(document: Document, folder: Path, *, processes: int = 1) -> R
 
 def markdown(document: Document) -> str:
     """The document as Markdown, with figures by reference."""
-    lines = [f"# {_without_html(document.title)}", "", _without_html(document.subtitle), ""]
-    lines += [f"- {_without_html(name)}: {_without_html(value)}" for name, value in document.facts.items()]
-    lines += ["", *(f"> {_without_html(finding)}\n>" for finding in document.findings)]
+    lines = [f"# {markdown_text(document.title)}", "", markdown_text(document.subtitle), ""]
+    lines += [f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in document.facts.items()]
+    lines += ["", *(f"> {markdown_text(finding)}\n>" for finding in document.findings)]
     for section in document.sections:
-        lines += ["", f"## {_without_html(section.title)}"]
+        lines += ["", f"## {markdown_text(section.title)}"]
         for item in section.items:
             lines += ["", _markdown_item(item)]
-    return "\n".join([*lines, "", *map(_without_html, document.notes), ""])
+    return "\n".join([*lines, "", *map(markdown_text, document.notes), ""])
 
 
 def _markdown_item(item: Item) -> str:
     if isinstance(item, str):
-        return _without_html(item)
+        return markdown_text(item)
     if isinstance(item, Gallery):
-        return f"{_without_html(item.caption)} The pictures are on the page, [{PAGE}]({PAGE})."
+        return f"{markdown_text(item.caption)} The pictures are on the page, [{PAGE}]({PAGE})."
     if isinstance(item, Picture):
-        caption = _without_html(item.caption)
+        caption = markdown_text(item.caption)
         return f"![{caption}]({FIGURES}/{item.name}.png)\n\n{caption}"
     return markdown_table(item)
 
@@ -85,15 +86,10 @@ def markdown_table(table: Table) -> str:
         [f"**{cell}**" if index in table.strong and cell else cell for cell in row]
         for index, row in enumerate(table.rows)
     ]
-    lines = ["| " + " | ".join(_without_html(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+    lines = ["| " + " | ".join(markdown_cell(cell) for cell in row) + " |"
              for row in [table.header, rule, *rows]]  # fmt: skip
-    note = ["", _without_html(table.note)] if table.note else []
-    return "\n".join([_without_html(table.caption), "", *lines, *note])
-
-
-def _without_html(text: str) -> str:
-    """Markdown passes HTML on: a name or value of the user's that looks like a tag is to be seen, not obeyed."""
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    note = ["", markdown_text(table.note)] if table.note else []
+    return "\n".join([markdown_text(table.caption), "", *lines, *note])
 
 
 def latex_table(table: Table, study: str = "") -> str:

@@ -4,18 +4,19 @@ from ctxtune.metric_names import metric_title
 from ctxtune.results.formatting import MISSING, percent, percent_interval, setting
 from ctxtune.results.sweep import SweepResults
 from ctxtune.results.wording import confirmation_sentence, lost_sentences, seeds_words
+from ctxtune.text import markdown_cell, markdown_text
 
 
 def sweep_note(results: SweepResults) -> str:
     """What a sweep found, in tables and sentences."""
-    lines = [f"**Chosen configuration: {results.chosen}**", "", "| | start | chosen |", "|---|---|---|"]
-    lines += [f"| {path} | {setting(start)} | {setting(chosen)} |" for path, start, chosen in results.changes]
+    lines = [f"**Chosen configuration: {markdown_text(results.chosen)}**", "", "| | start | chosen |", "|---|---|---|"]
+    lines += [_row(path, setting(start), setting(chosen)) for path, start, chosen in results.changes]
     if results.front:
         names = [objective.metric for objective in results.design.objectives]
         lines += ["", "Pareto front (the best by the first objective goes on):", ""]
-        lines += [f"| trial | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        lines += [_row("trial", *names), "|---" * (len(names) + 1) + "|"]
         for run in results.front:
-            lines.append(f"| {run.key} | {' | '.join(map(setting, results.objective_values(run).values()))} |")
+            lines.append(_row(run.key, *map(setting, results.objective_values(run).values())))
     if results.confirmed:
         over = seeds_words(results.confirmed[0])
         lines += ["", f"Test classes, percent, mean and 95 % t-interval over {over}:", ""]
@@ -29,7 +30,13 @@ def sweep_note(results: SweepResults) -> str:
             percent_interval(score.chosen_interval),
             percent_interval(difference.interval, sign=True) if difference else missing,
         ]
-        lines.append(f"| {metric_title(score.metric).removeprefix('test ')} | {' | '.join(texts)} |")
-    lines += ["", confirmation_sentence(results)]
-    lines += ["", *(f"- {sentence}" for sentence in lost_sentences(results.lost))] if results.lost else []
+        lines.append(_row(metric_title(score.metric).removeprefix("test "), *texts))
+    lines += ["", markdown_text(confirmation_sentence(results))]
+    lines += (
+        ["", *(f"- {markdown_text(sentence)}" for sentence in lost_sentences(results.lost))] if results.lost else []
+    )
     return "\n".join(lines)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(map(markdown_cell, cells))} |"

@@ -194,6 +194,20 @@ def test_a_run_of_a_sweep_is_scored_on_its_own_fold(run, run_folder, recorded, t
     assert found["scores"]["map_at_r"] == recorded["validation/map_at_r"]
 
 
+def test_a_damaged_journal_around_a_checkpoint_is_not_believed(run, run_folder, tmp_path):
+    folder = in_a_sweep(run_folder, tmp_path, "search", (1,))
+    journal = tmp_path / "journal.jsonl"
+    whole = journal.read_bytes()
+    assert whole.count(b'"folds":[1]') == 1
+    journal.write_bytes(whole.replace(b'"folds":[1]', b'"folds":[2]'))
+    with pytest.raises(
+        CtxtuneError, match=r"journal.jsonl:2: damaged \(its checksum does not match\), .*--set validation.use"
+    ):
+        run(folder)
+    journal.write_bytes(whole + b'{"event":"torn')
+    assert json.loads(run(folder, "--json"))["runs"][0]["fold"] == 1
+
+
 def test_a_confirmation_has_no_validation_fold(run, run_folder, tmp_path):
     folder = in_a_sweep(run_folder, tmp_path, "confirmation", ())
     with pytest.raises(CtxtuneError, match=r"it was trained on all train classes.*--split test"):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 
@@ -35,6 +36,13 @@ def test_a_markdown_document_holds_no_html_of_the_users():
     section = Section("<h1>", ["<img src=x onerror=alert(1)>", table(HOSTILE)])
     text = markdown(Document("<svg>", "<p>", {"<a>": "<a>"}, ["<u>"], [section], notes=["<!-- -->"], study="x"))
     assert not any(tag in text for tag in ("<svg", "<p>", "<a>", "<u>", "<h1", "<img", "<!--", "<script"))
+
+
+def test_markdown_follows_no_link_and_fetches_no_picture_of_the_users():
+    cells = ["![x](http://y/z)", "[x](javascript:alert(1))", "![x][ref]", "&lt;script&gt;"]
+    text = markdown_table(table(cells))
+    assert r"![x\](http" in text and r"![x\][ref]" in text and "&amp;lt;script&amp;gt;" in text
+    assert not re.search(r"[^\\]\][(\[]", text)
 
 
 @pytest.mark.parametrize("cell", [text for text in HOSTILE if text[0] in "=+-@"])

@@ -22,11 +22,14 @@ NAMES = ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r",
 STARTS = [0.40, 0.42, 0.41, 0.43]
 
 
-def confirmed(tmp_path, *, failed=(), objective=METRIC, scores=None):
+REASON = "not_finite: the loss is not finite at epoch 2\nmore of it"
+
+
+def confirmed(tmp_path, *, failed=(), objective=METRIC, scores=None, reason=REASON):
     """Space and journal of a sweep whose start has the test scores STARTS; `scores(name, seed)` are the chosen one's.
 
     Args:
-        failed: keys of runs that fail.
+        failed: keys of runs that fail, all for one reason.
     """
     tree = space_of(trials=4, objective={"metric": objective}).model_dump(mode="json")
     tree |= {"select": {"top": 2, "folds": [1], "seeds": 1}, "confirm": {"seeds": 4}}
@@ -36,7 +39,7 @@ def confirmed(tmp_path, *, failed=(), objective=METRIC, scores=None):
     def run(spec, metrics):
         journal.asked(spec)
         if spec.key in failed:
-            journal.ended(spec.key, "failed", "not_finite: the loss is not finite at epoch 2\nmore of it")
+            journal.ended(spec.key, "failed", reason)
             return
         journal.reported(spec.key, TrialReport(9, metrics))
         journal.ended(spec.key, "completed")
@@ -84,6 +87,14 @@ def test_seeds_that_failed_are_named_and_each_arm_has_its_own_number_of_seeds(tm
         )
         assert f"confirmation of {CHOSEN}: 1 of 4 runs lost: seed 3 failed" in text
         assert "selection of trial-0002: 1 of 1 runs lost: fold 1, seed 0 failed" in text
+
+
+def test_the_page_in_mlflow_obeys_nothing_that_an_error_of_the_users_says(tmp_path):
+    reason = "error: <img src=x onerror=alert(1)> ![seen](http://x/?q) </td> &lt;b&gt; a < 5"
+    space, journal = confirmed(tmp_path, failed=[f"confirmation-{CHOSEN}-seed3"], reason=reason)
+    text = sweep_note(results_of(space, journal, ended=True))
+    assert "&lt;img src=x onerror=alert(1)> ![seen\\](http://x/?q) &lt;/td> &amp;lt;b&amp;gt; a < 5" in text
+    assert "<" not in text.replace("a < 5", "")
 
 
 def test_whole_confirmations_say_nothing_of_losses(tmp_path):

@@ -1,26 +1,23 @@
 """The events of a journal, and the lines in which they stand.
 
-A line is an event as JSON whose last entry, ``crc32``, is the checksum of the line's number and of the text before it: a
-changed byte, and a line that is lost, doubled or moved, are all noticed. Where such lines begin an event ``format`` stands:
-lines before it were written by a ctxtune that knew no checksums, and are taken as they are.
+A line is an event as JSON with a checksum (`ctxtune.checked_lines`). Where such lines begin an event ``format`` stands: lines
+before it were written by a ctxtune that knew no checksums, and are taken as they are.
 
 What is promised: an entry or an event that older versions cannot do without raises `FORMAT`, and a version refuses a journal
 of a higher one. Every version reads the journals of all earlier ones.
 """
 
 import json
-import re
-import zlib
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ctxtune.checked_lines import DamagedLine, sealed, unsealed
 from ctxtune.results.runs import Stage, State
 from ctxtune.settings import Settings
 from ctxtune.tuning.record.run_spec import RunSpec
 
 FORMAT = 2
-_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\Z')
 
 
 class Format(BaseModel):
@@ -86,10 +83,6 @@ _LINE: TypeAdapter[Event | Format] = TypeAdapter(Annotated[Event | Format, Field
 _KINDS = {"format", "asked", "reported", "checkpointed", "ended", "resumed", "decided"}
 
 
-class DamagedLine(Exception):
-    """A line is not what was written."""
-
-
 class ForeignLine(Exception):
     """A line is whole, but this version of ctxtune does not know what it says."""
 
@@ -101,8 +94,7 @@ def encode(event: Event | Format, number: int) -> bytes:
         number: of the line in its file, from 1.
     """
     tree = event.model_dump(mode="json")
-    text = json.dumps(tree, separators=(",", ":"), allow_nan=False).encode()
-    return text[:-1] + b',"crc32":"%08x"}\n' % _checksum(text[:-1], number)
+    return sealed(json.dumps(tree, separators=(",", ":"), allow_nan=False).encode(), number)
 
 
 def decode(line: bytes, number: int, *, checked: bool) -> Event | Format:
@@ -114,22 +106,14 @@ def decode(line: bytes, number: int, *, checked: bool) -> Event | Format:
     Raises:
         DamagedLine, ForeignLine: what is wrong with it, in words.
     """
-    found = _CHECKSUM.search(line)
-    if found is None:
-        if checked:
-            raise DamagedLine("it has no checksum")
-    else:
-        text = line[: found.start()]
-        if found[1] != b"%08x" % _checksum(text, number):
-            raise DamagedLine("its checksum does not match")
-        line = text + b"}"
+    line, has_checksum = unsealed(line, number, checked=checked)
     try:
         event = _LINE.validate_json(line)
     except ValidationError as error:
-        raise _misread(line, error, checked=found is not None) from None
+        raise _misread(line, error, checked=has_checksum) from None
     if isinstance(event, Reported) and "epoch" not in event.metrics:
         raise DamagedLine("a report without an epoch")
-    if isinstance(event, Format) and found is None:
+    if isinstance(event, Format) and not has_checksum:
         raise DamagedLine("it has no checksum")
     if isinstance(event, Format) and event.version > FORMAT:
         raise ForeignLine(f"the journal's format {event.version} of ctxtune {event.ctxtune}; this one reads {FORMAT}")
@@ -159,7 +143,3 @@ def _misread(line: bytes, error: ValidationError, *, checked: bool) -> DamagedLi
     place = ".".join(str(part) for part in first["loc"][1:])
     told = f"{kind}: {place}: {first['msg']}"
     return ForeignLine(told) if checked or "spec" in first["loc"] else DamagedLine(told)
-
-
-def _checksum(text: bytes, number: int) -> int:
-    return zlib.crc32(text, zlib.crc32(b"%d:" % number))

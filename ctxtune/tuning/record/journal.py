@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ctxtune.checked_lines import DamagedLine
 from ctxtune.config.paths import get_path
 from ctxtune.durable_files import sync_folder, write_durably
 from ctxtune.errors import CtxtuneError
@@ -23,7 +24,7 @@ from ctxtune.results.runs import State
 from ctxtune.text import counted
 from ctxtune.tuning.record import events
 from ctxtune.tuning.record.decisions import Decisions
-from ctxtune.tuning.record.events import DamagedLine, Event, ForeignLine
+from ctxtune.tuning.record.events import Event, ForeignLine
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import EPOCH, TrialReport
 

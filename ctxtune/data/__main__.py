@@ -24,8 +24,8 @@ from ctxtune.data import cache
 from ctxtune.data.checking import SplitReport, advice, describe_split, open_images
 from ctxtune.data.contact_sheet import contact_sheet
 from ctxtune.data.loading import dataset_names, load_dataset
-from ctxtune.data.oddities import left_out, listed_twice
-from ctxtune.data.official_counts import DataWarning, differences
+from ctxtune.data.oddities import copies, left_out, listed_twice
+from ctxtune.data.official_counts import OFFICIAL_COUNTS, DataWarning, differences
 from ctxtune.data.settings import DatasetSettings, ImageSettings
 from ctxtune.data.split import Benchmark, Split
 from ctxtune.data.stores import Building, decoded_store, encoded_store, uniform_store, views_store
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|prepare|show")
     helps = {
-        "check": "counts, class sizes, image sizes, unreadable files, what to do next",
+        "check": "counts, class sizes, image sizes, unreadable files, copies, what to do next",
         "prepare": "build and verify the image cache",
         "show": "write a picture with sample images per class",
     }
@@ -147,12 +147,18 @@ def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) 
                 report = open_images(split, report, request.workers, progress)
         reports.append(report)
     differing, twice = differences(benchmark), listed_twice(benchmark)
+    same = copies(benchmark, {name: report.pixels for name, report in zip(benchmark.splits(), reports, strict=True)})
+    # What the published data set, or the fonts, hold twice nobody is to mend.
+    given = benchmark.name == "glyphs" or (benchmark.name in OFFICIAL_COUNTS and not differing)
+    twice += [] if given else same
     console.print(f"{benchmark.name}: {benchmark.layout}, Recall at {', '.join(map(str, benchmark.recall_at))}")
     console.print(_table(reports))
     for sentence in differing:
         console.print(f"counts: {sentence}", markup=False)
     for sentence in twice:
         console.print(f"twice: {sentence}", markup=False)
+    for sentence in same if given else []:
+        console.print(f"copies in the data set itself: {sentence}", markup=False)
     for sentence in left_out(benchmark):
         console.print(f"left out: {sentence}", markup=False)
     broken = [(report.name, *item) for report in reports for item in report.unreadable.items()]

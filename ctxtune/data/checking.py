@@ -1,7 +1,8 @@
-"""What `python -m ctxtune.data check` finds out: counts, class sizes, image sizes, unreadable files."""
+"""What `python -m ctxtune.data check` finds out: counts, class sizes, image sizes, unreadable files, copies."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,10 @@ HUGE = 89_478_485
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Facts about one split. Sizes are (width, height) in pixels of the upright images; None where none was opened."""
+    """Facts about one split. Sizes are (width, height) in pixels of the upright images; None where none was opened.
+
+    `pixels` has a digest of the size and the pixels of each image that was opened, by its path.
+    """
 
     name: str
     images: int
@@ -31,6 +35,7 @@ class SplitReport:
     largest_image: tuple[int, int] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     huge_images: int = 0
+    pixels: dict[str, bytes] = field(default_factory=dict)
 
 
 def describe_split(split: Split) -> SplitReport:
@@ -55,19 +60,22 @@ def describe_split(split: Split) -> SplitReport:
 def open_images(split: Split, report: SplitReport, workers: int, progress: Progress | None = None) -> SplitReport:
     """`report` with what only decoding every image tells: sizes, and the files that cannot be read."""
 
-    def attempt(index: int) -> tuple[int, int] | Exception:
+    def attempt(index: int) -> tuple[tuple[int, int], bytes] | Exception:
         try:
-            return split.read(index).size
+            image = split.read(index)
         except (OSError, ValueError) as error:
             return error
+        return image.size, hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
 
     sizes: list[tuple[int, int]] = []
     unreadable: dict[str, str] = {}
+    pixels: dict[str, bytes] = {}
     for index, found in enumerate(in_threads(attempt, range(len(split)), workers)):
         if isinstance(found, Exception):
             unreadable[split.path(index)] = str(found) or type(found).__name__
         else:
-            sizes.append(found)
+            sizes.append(found[0])
+            pixels[split.path(index)] = found[1]
         if progress is not None:
             progress(index + 1, len(split))
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
@@ -79,6 +87,7 @@ def open_images(split: Split, report: SplitReport, workers: int, progress: Progr
             "largest_image": by_area[-1] if by_area else None,
             "unreadable": unreadable,
             "huge_images": sum(width * height > HUGE for width, height in sizes),
+            "pixels": pixels,
         }
     )
 
@@ -96,7 +105,7 @@ def advice(benchmark: Benchmark, reports: list[SplitReport], differing: list[str
     if differing:
         steps.append("Compare your copy with the official one: counts differ. Scores will not be comparable.")
     if twice:
-        steps.append("List each image once: a copy is the nearest neighbor of its original and raises Recall@1.")
+        steps.append("Keep each image once: a copy is the nearest neighbor of its original and raises Recall@1.")
     for report in reports:
         if report.name.endswith("/test") and report.single_image_classes:
             steps.append(

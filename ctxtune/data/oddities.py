@@ -1,10 +1,10 @@
-"""What is odd about a data set that can be used all the same: images listed twice, files that nobody reads."""
+"""What is odd about a data set that can be used all the same: images listed twice, copies, files that nobody reads."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ctxtune.data.sources import FolderSource, is_image_name
@@ -31,6 +31,51 @@ def listed_twice(benchmark: Benchmark) -> list[str]:
             if shared := sorted(paths[name].keys() & paths[other].keys()):
                 found.append(f"{benchmark.name}: {_named(shared)} both in {name} and in {other}")
     return found
+
+
+def copies(benchmark: Benchmark, pixels: Mapping[str, Mapping[str, bytes]]) -> list[str]:
+    """Images with the very pixels of another one under another path, one sentence for each split and each pair of splits.
+
+    Args:
+        pixels: a digest of the pixels by path, by split.
+    """
+    found = []
+    paths_of = {name: _by_digest(digests) for name, digests in pixels.items()}
+    for name, paths_by_digest in paths_of.items():
+        if groups := [paths for paths in paths_by_digest.values() if len(paths) > 1]:
+            split = benchmark.splits()[name]
+            labels = dict(zip(split.paths, split.labels.tolist(), strict=True))
+            mixed = sum(len({labels[path] for path in paths}) > 1 for paths in groups)
+            otherwise = f"; {counted(mixed, 'time')} with another class" if mixed else ""
+            extra = sum(len(paths) - 1 for paths in groups)
+            found.append(
+                f"{benchmark.name}/{name}: {_same(extra, [(paths[0], paths[1]) for paths in groups])}: a copy is its own "
+                f"match{otherwise}"
+            )
+    names = list(paths_of)
+    for place, name in enumerate(names):
+        for other in names[place + 1 :]:
+            shared = [
+                (paths_of[name][digest][0], path)
+                for digest in paths_of[name].keys() & paths_of[other].keys()
+                for path in paths_of[other][digest]
+            ]
+            if pairs := sorted(pair for pair in shared if pair[0] != pair[1]):
+                found.append(f"{benchmark.name}: in {name} and in {other}, {_same(len(pairs), pairs)}")
+    return found
+
+
+def _by_digest(digests: Mapping[str, bytes]) -> dict[bytes, list[str]]:
+    paths: dict[bytes, list[str]] = defaultdict(list)
+    for path, digest in sorted(digests.items()):
+        paths[digest].append(path)
+    return paths
+
+
+def _same(count: int, pairs: list[tuple[str, str]]) -> str:
+    few = ", ".join(f"{one} = {other}" for one, other in pairs[:NAMED_AT_MOST])
+    more = ", ..." if len(pairs) > NAMED_AT_MOST else ""
+    return f"{counted(count, 'image')} with the pixels of another one ({few}{more})"
 
 
 def _named(paths: list[str]) -> str:

@@ -41,6 +41,13 @@ def test_check_says_what_was_found(folders, capsys):
         assert fact in printed
 
 
+def test_characters_that_fonts_draw_alike_are_told_and_no_fault(capsys):
+    assert main(["check", "glyphs"]) == 0
+    printed = capsys.readouterr().out
+    assert "copies in the data set itself: glyphs/train: " in printed and "with another class" in printed
+    assert "Nothing to mend" in printed
+
+
 def test_check_names_each_unreadable_file_and_returns_1(folders, capsys):
     bad = [folders / "train/class000/1.jpg", folders / "test/class004/2.jpg"]
     content = bad[0].read_bytes()

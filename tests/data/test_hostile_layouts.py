@@ -81,6 +81,26 @@ def test_images_listed_twice_are_told(listed, capsys):
     assert "twice: image_list/train" in printed and "raises Recall@1" in printed
 
 
+def test_copies_under_other_paths_are_told_within_a_split_and_across(tmp_path, capsys):
+    trees.class_folders(tmp_path, {"train": 2, "query": 2, "gallery": 2})
+    first = Image.open(tmp_path / "train/class000/0.jpg")
+    for copy in ("train/class000/renamed.png", "train/class001/x.png", "gallery/class004/y.bmp"):
+        first.save(tmp_path / copy)  # other bytes, the same pixels
+    (tmp_path / "gallery/class005/q.jpg").write_bytes((tmp_path / "query/class002/1.jpg").read_bytes())
+    first.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "train/class001/turned.png")
+    assert main(["check", "class_folders", str(tmp_path)]) == 1
+    said = [line.removeprefix("twice: ") for line in capsys.readouterr().out.splitlines() if "pixels of" in line]
+    assert said == [
+        "class_folders/train: 2 images with the pixels of another one (train/class000/0.jpg = train/class000/renamed.png): "
+        "a copy is its own match; 1 time with another class",
+        "class_folders: in train and in gallery, 1 image with the pixels of another one "
+        "(train/class000/0.jpg = gallery/class004/y.bmp)",
+        "class_folders: in query and in gallery, 1 image with the pixels of another one "
+        "(query/class002/1.jpg = gallery/class005/q.jpg)",
+    ]
+    assert main(["check", "class_folders", str(tmp_path), "--quick"]) == 0
+
+
 def test_a_part_without_class_folders_is_told(tmp_path, capsys):
     trees.class_folders(tmp_path, {"test": 2})
     trees.write_image(tmp_path / "train/1.jpg", 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ctxtune.float32_products import full_float32
 from ctxtune.losses.numerics import (
     at_least_float32,
+    check_distance,
     check_not_empty,
     check_number,
     check_positive,
@@ -28,6 +29,10 @@ class _AveragePrecisionLoss(BaseMetricLossFunction):
 
     # What equals a row of the batch in a reference set is a copy of it, and left out: nobody need say which pairs are.
     leaves_out_copies = True
+
+    def __init__(self, **pytorch_metric_learning: Any) -> None:
+        super().__init__(**pytorch_metric_learning)
+        check_distance(self)
 
     def get_default_distance(self) -> CosineSimilarity:
         return CosineSimilarity()

@@ -4,6 +4,8 @@ import math
 from numbers import Real
 
 import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 
@@ -56,3 +58,11 @@ def class_matrix(labels: Tensor, others: Tensor, dtype: torch.dtype) -> Tensor:
 def plus_transpose(matrix: Tensor) -> Tensor:
     """`matrix` + its transpose, which is copied first: reading it across costs several times as much."""
     return matrix.T.contiguous().add_(matrix)
+
+
+def check_distance(loss: BaseMetricLossFunction) -> None:
+    """Refuse, with ValueError, a distance of pytorch-metric-learning that the loss would pass over."""
+    if not isinstance(loss.distance, CosineSimilarity):
+        raise ValueError(
+            f"{type(loss).__name__} is defined for CosineSimilarity, not for {type(loss.distance).__name__}"
+        )

@@ -2,6 +2,7 @@
 
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from ctxtune.losses.average_precision import SupAPLoss
@@ -16,6 +17,9 @@ class RoadmapLoss(BaseMetricLossFunction):
         average_precision_weight: in [0, 1].
         positive_margin, negative_margin: of the contrastive term.
         average_precision: the options of `SupAPLoss`.
+
+    Raises:
+        ValueError: an option is out of its range, or a distance or reducer is asked for that the loss does not have.
     """
 
     def __init__(
@@ -28,6 +32,8 @@ class RoadmapLoss(BaseMetricLossFunction):
         super().__init__()
         self.weight = check_number("average_precision_weight", average_precision_weight, minimum=0.0, maximum=1.0)
         self.average_precision = SupAPLoss(**average_precision)
+        if type(reducer := self.average_precision.reducer) is not MeanReducer:  # SumReducer is a subclass
+            raise ValueError(f"RoadmapLoss adds a mean over the queries: MeanReducer, not {type(reducer).__name__}")
         self.contrastive = ContrastiveLoss(positive_margin, negative_margin)
 
     # What equals a row of the batch in a reference set is a copy of it, and left out: nobody need say which pairs are.

@@ -12,6 +12,8 @@ from pytorch_metric_learning.utils import distributed, loss_and_miner_utils
 from torch import Tensor, nn
 
 from ctxtune.losses import ContextualLoss, CrossBatchMemory, build_loss, contextual_similarity
+from ctxtune.losses.average_precision import SmoothAPLoss, SoftBinAPLoss, SupAPLoss
+from ctxtune.losses.roadmap import RoadmapLoss
 from tests.helpers.losses import batch, naive_loss, naive_similarity, relative, value_and_gradient
 
 WEIGHTS: dict[str, Any] = {"contextual_weight": 0.7, "contrastive_weight": 0.2, "regularizer_weight": 0.3}
@@ -80,8 +82,11 @@ class TestReducersAndDistances:
             ContextualLoss(reducer=reducers.MultipleReducers({"loss": reducer}))
 
     def test_other_distances(self) -> None:
-        with pytest.raises(ValueError, match="CosineSimilarity, not for LpDistance"):
-            ContextualLoss(distance=distances.LpDistance())
+        for loss in (ContextualLoss, SmoothAPLoss, SoftBinAPLoss, SupAPLoss, RoadmapLoss):
+            with pytest.raises(ValueError, match="CosineSimilarity, not for LpDistance"):
+                loss(distance=distances.LpDistance())
+        with pytest.raises(ValueError, match="MeanReducer, not SumReducer"):
+            RoadmapLoss(reducer=reducers.SumReducer())
 
 
 def pairs_mask(pairs: tuple[Tensor, ...], rows: int, columns: int) -> Tensor:
@@ -214,6 +219,52 @@ class TestCrossBatchMemory:
         assert torch.equal(first(*batch(24, seed=9)), second(*batch(24, seed=9)))
 
 
+class TestWrappers:
+    """The table of docs/losses.md."""
+
+    def test_multiple_losses_with_weights_and_miners(self) -> None:
+        embeddings, labels = batch(32)
+        ours, theirs = ContextualLoss(**WEIGHTS), losses.TripletMarginLoss()
+        found = losses.MultipleLosses([ours, theirs], weights=[0.5, 2.0])(embeddings, labels)
+        assert torch.isclose(found, 0.5 * ours(embeddings, labels) + 2 * theirs(embeddings, labels))
+        miner = miners.MultiSimilarityMiner()
+        found = losses.MultipleLosses({"ours": ours}, miners={"ours": miner})(embeddings, labels)
+        assert torch.isclose(found, ours(embeddings, labels, miner(embeddings, labels)))
+
+    @pytest.mark.parametrize("wrapper", [losses.SelfSupervisedLoss, losses.CrossBatchMemory])
+    def test_the_library_s_own_refuse_losses_that_they_do_not_know(self, wrapper: Any) -> None:
+        sizes = {} if wrapper is losses.SelfSupervisedLoss else {"embedding_size": 16}
+        with pytest.raises(Exception, match=f"{wrapper.__name__} not supported for ContextualLoss"):
+            wrapper(ContextualLoss(), **sizes)
+
+    @pytest.mark.parametrize("name", ["roadmap", "smooth_ap", "softbin_ap", "sup_ap"])
+    def test_losses_of_whole_rankings_take_no_pairs_and_say_so(self, name: str) -> None:
+        embeddings, labels = batch(32)
+        loss = build_loss(name)
+        assert torch.isfinite(losses.MultipleLosses([loss])(embeddings, labels))
+        with pytest.raises(ValueError, match="indices_tuple is not supported"):
+            losses.MultipleLosses([loss], miners=[miners.MultiSimilarityMiner()])(embeddings, labels)
+        with pytest.raises(Exception, match=f"CrossBatchMemory not supported for {type(loss).__name__}"):
+            CrossBatchMemory(loss, embedding_size=16)
+
+    def test_two_streams_are_a_batch_and_its_reference(self) -> None:
+        torch.manual_seed(0)
+        images, labels = batch(32, dim=12, dtype=torch.float32)
+        pairs = [(image, image + 0.1, int(label)) for image, label in zip(images, labels, strict=True)]
+        trunk = nn.Linear(12, 8)
+        before = trunk.weight.detach().clone()
+        trainers.TwoStreamMetricLoss(
+            models={"trunk": trunk},
+            optimizers={"trunk_optimizer": torch.optim.Adam(trunk.parameters(), lr=0.01)},
+            batch_size=16,
+            loss_funcs={"metric_loss": ContextualLoss()},
+            dataset=pairs,
+            mining_funcs={},
+            dataloader_num_workers=0,
+        ).train(num_epochs=1)
+        assert torch.isfinite(trunk.weight).all() and not torch.equal(before, trunk.weight)
+
+
 class TestDistributedLossWrapper:
     def test_one_process(self) -> None:
         embeddings, labels = batch(32)
@@ -230,6 +281,10 @@ class TestDistributedLossWrapper:
                 value, gradient = torch.load(tmp_path / f"{name}{rank}.pt")
                 assert relative(value / 2, wanted[0]) < 1e-9, name
                 assert relative(gradient / 2, wanted[1][16 * rank : 16 * rank + 16]) < 1e-8, name
+            # With `efficient` each process has the loss of its own items, among those of all.
+            order = torch.arange(32).roll(-16 * rank)
+            value, _ = torch.load(tmp_path / f"efficient{rank}.pt")
+            assert relative(value / 2, naive_loss(embeddings[order], labels[order], rows=16)) < 1e-9
 
 
 def _one_of_two(rank: int, folder: str) -> None:
@@ -245,4 +300,6 @@ def _one_of_two(rank: int, folder: str) -> None:
     for name, loss in wrapped.items():
         found = value_and_gradient(distributed.DistributedLossWrapper(loss), embeddings[mine], labels[mine])
         torch.save(found, f"{folder}/{name}{rank}.pt")
+    efficient = distributed.DistributedLossWrapper(ContextualLoss(), efficient=True)
+    torch.save(value_and_gradient(efficient, embeddings[mine], labels[mine]), f"{folder}/efficient{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -15,7 +15,7 @@ from ctxtune.losses.contextual.contrastive import Margins
 from ctxtune.losses.contextual.cuda_graphs import CudaGraphs
 from ctxtune.losses.contextual.hybrid import ClosedForm, hybrid_loss
 from ctxtune.losses.contextual.options import HybridTerms, SimilarityOptions, takes_similarity_options
-from ctxtune.losses.numerics import check_number
+from ctxtune.losses.numerics import check_distance, check_number
 from ctxtune.losses.reference import join_reference, narrowed_pairs
 from ctxtune.text import did_you_mean
 
@@ -65,7 +65,7 @@ class ContextualLoss(BaseMetricLossFunction):
         _check_reducer(pytorch_metric_learning.get("reducer"))
         super().__init__(**pytorch_metric_learning)
         self.use_cuda_graphs(False)
-        _check_distance(self.distance)
+        check_distance(self)
         self.terms = HybridTerms(
             options=options,
             contextual_weight=contextual_weight,
@@ -176,11 +176,6 @@ def _check_library_arguments(names: Iterable[str]) -> None:
         if name not in _LIBRARY_ARGUMENTS:
             hint = did_you_mean(name, [*ours, *_LIBRARY_ARGUMENTS])
             raise TypeError(f"unknown option of ContextualLoss: {name!r}{hint}")
-
-
-def _check_distance(distance: object) -> None:
-    if not isinstance(distance, CosineSimilarity):
-        raise ValueError(f"ContextualLoss is defined for CosineSimilarity, not for {type(distance).__name__}")
 
 
 def _check_reducer(reducer: object) -> None:

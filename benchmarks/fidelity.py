@@ -6,8 +6,10 @@
 Random points of a search space are trained at full length with two seeds, and once at each cheaper form that
 `search.schedule`, `search.images` and `search.crop` give, with the seed that the trials of a search share. Two full-length
 seeds among themselves are the ceiling: no cheaper form can rank better than a run ranks its own repetition. Reported are
-Spearman's rank correlation with a bootstrap interval, and how many of the full-length top five are in the cheaper form's
-first third (what the search needs of a rung), beside the share of the cost in training images.
+Spearman's rank correlation with a bootstrap interval, how many of the full-length top five are in the cheaper form's first
+third (what the search needs of a rung), and the regret: of twenty configurations drawn from the recorded ones, how far the
+one that the form chooses is from the best, in points of the score at full length (mean of both seeds), mean over the draws;
+"selected" takes the form's best five and of these the one that another full-length seed finds best, as selection does.
 """
 
 import argparse
@@ -29,6 +31,8 @@ from ctxtune.training.trainer import Report, Trainer
 from ctxtune.tuning.search.sampler import Sampler
 
 METRIC = "validation/map_at_r"
+DRAWN, SELECTED = 20, 5
+"""Configurations of a search whose regret is told, and those of them that selection scores again."""
 FULL, AGAIN = "full", "full, another seed"
 
 
@@ -36,9 +40,10 @@ def forms(trial: TrialSettings) -> dict[str, dict[str, Any]]:
     """What is measured: options of `shortened`, by name."""
     epochs, crop = trial.schedule.epochs, trial.image.train_crop
     found: dict[str, dict[str, Any]] = {FULL: {}, AGAIN: {}}
-    found |= {f"epochs / {divisor}": {"epochs": epochs // divisor} for divisor in (2, 4)}
+    found |= {f"epochs / {part}": {"epochs": epochs // part} for part in (2, 4)}
     found |= {"half the classes": {"images": 0.5}, "crop x 3/4": {"crop": crop * 3 // 4}}
-    found["epochs / 2, crop x 3/4"] = {"epochs": epochs // 2, "crop": crop * 3 // 4}
+    if trial.model.train != "head":  # a head gains nothing from crops: its features are as many numbers
+        found["epochs / 2, crop x 3/4"] = {"epochs": epochs // 2, "crop": crop * 3 // 4}
     return found
 
 
@@ -64,9 +69,9 @@ def record(space: SweepConfig, out: Path, count: int) -> None:
 
 
 def trained(space: SweepConfig, trial: TrialSettings, seed: int) -> list[Any]:
-    """Epochs, cost (training pixels), last score (empty: the run failed), seconds, and the scores on the way."""
-    splits = fold_splits(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
-    trainer = Trainer([FoldTrainer(trial, splits, seed=seed, cores=1)])
+    """Epochs, cost (training pixels; images, where features are kept), last score (empty: the run failed), seconds, scores."""
+    parts = fold_splits(trial, space.validation, space.validation.use[0], seed, load_dataset(trial.dataset))
+    trainer = Trainer([FoldTrainer(trial, parts, seed=seed, cores=1)])
     scores: list[float] = []
     began = time.process_time()
 
@@ -79,8 +84,9 @@ def trained(space: SweepConfig, trial: TrialSettings, seed: int) -> list[Any]:
         scores = []
     finally:
         trainer.close()
-    batches = trainer.runs[0].batches_per_epoch * trial.sampler.batch_size
-    cost = trial.schedule.epochs * batches * trial.image.train_crop**2
+    cost = trial.schedule.epochs * trainer.runs[0].batches_per_epoch * trial.sampler.batch_size
+    if trial.model.train != "head":  # a head learns from kept features, as many numbers at every crop
+        cost *= trial.image.train_crop**2
     curve = " ".join(f"{score:.4f}" for score in scores)
     last = f"{scores[-1]:.5f}" if scores else ""
     return [trial.schedule.epochs, cost, last, round(time.process_time() - began, 1), curve]
@@ -105,8 +111,8 @@ def table(path: Path) -> list[str]:
     full = np.array([scores[point, FULL] for point in points])
     lines = [f"{path.stem}: {len(points)} configurations; full-length scores {full.min():.3f} to {full.max():.3f}, "
              f"median {np.median(full):.3f}", "",
-             "| trials | cost | rank correlation with full length | 95 % | top five in its first third |",
-             "|---|---|---|---|---|"]  # fmt: skip
+             "| trials | cost | rank correlation | 95 % | top five in its first third | regret | selected |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
     measured = [
         (name, np.array([scores[point, name] for point in points]),
          float(np.mean([costs[point, name] / costs[point, FULL] for point in points])))
@@ -116,13 +122,28 @@ def table(path: Path) -> list[str]:
     for at in range(max(1, evaluations // 4), evaluations, max(1, evaluations // 4)):
         early = np.array([curves[point][at - 1] if curves[point] else 0.0 for point in points])
         measured.append((f"stopped at {at}/{evaluations} of the full schedule", early, at / evaluations))
-    for name, values, cost in measured:
+    again = np.array([scores[point, AGAIN] for point in points])
+    for name, values, cost in [(FULL, full, 1.0), *measured]:
         low, high = bootstrap(full, values)
+        chosen, selected = regrets((full + again) / 2, values, again)
         top = set(np.argsort(-full)[:5])
         kept = len(top & set(np.argsort(-values)[: len(points) // 3]))
         rho = stats.spearmanr(full, values).statistic
-        lines.append(f"| {name} | {cost:.2f} | {rho:.2f} | {low:.2f} to {high:.2f} | {kept} of 5 |")
+        ranks = f"{rho:.2f} | {low:.2f} to {high:.2f} | {kept} of 5" if name != FULL else "| |"
+        lines.append(f"| {name} | {cost:.2f} | {ranks} | {chosen:.1f} | {selected:.1f} |")
     return lines
+
+
+def regrets(true: np.ndarray, values: np.ndarray, again: np.ndarray, times: int = 2000) -> tuple[float, float]:
+    """Mean regret in percent of who is first by ``values``, and of who is first by ``again`` among their first five."""
+    random = np.random.default_rng(0)
+    chosen = selected = 0.0
+    for _ in range(times):
+        drawn = random.choice(len(true), DRAWN, replace=False)
+        best, ranked = true[drawn].max(), drawn[np.argsort(-values[drawn])]
+        chosen += best - true[ranked[0]]
+        selected += best - true[max(ranked[:SELECTED], key=lambda row: again[row])]
+    return 100 * chosen / times, 100 * selected / times
 
 
 def bootstrap(one: np.ndarray, other: np.ndarray, times: int = 2000) -> tuple[float, float]:

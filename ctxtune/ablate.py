@@ -14,6 +14,7 @@ from ctxtune.terminal import (
     add_driver_arguments,
     add_file_arguments,
     all_overrides,
+    check_assumption,
     report_command,
     tracking_places,
     writable_folder,
@@ -43,15 +44,18 @@ def main() -> int:
 
     find_best = finder(Path(arguments.results), resume=arguments.resume)
     ablation = load_ablation(file, all_overrides(arguments), find_best=find_best)
+    check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / ablation.name, "--results")
     from ctxtune.ablation.display import ablation_display, print_results
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
     from ctxtune.resume_hints import go_on_with, resume_hints_told
+    from ctxtune.tuning.timing import read_assumed
 
     console = Console(highlight=False)
     if arguments.dry_run:
-        print_plan(console, ablation, arguments.address, arguments.storage)
+        assumed = read_assumed(arguments.assume) if arguments.assume else None
+        print_plan(console, ablation, arguments.address, arguments.storage, assumed)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
     with (

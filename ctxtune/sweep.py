@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ctxtune.command_line import EXIT_INCOMPLETE, program_name, run_command
-from ctxtune.errors import ConfigError
 from ctxtune.shipped import find_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
     add_driver_arguments,
     add_file_arguments,
     all_overrides,
+    check_assumption,
     report_command,
     shell_command,
     tracking_places,
@@ -32,11 +32,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_file_arguments(parser, "search-space file, e.g. search_spaces/quickstart.yaml")
     add_driver_arguments(parser, "sweep")
-    parser.add_argument(
-        "--assume",
-        metavar="images_per_second=N,gpus=N",
-        help="with --dry-run: plan for a machine that is not at hand, on which one run trains so many images a second",
-    )
     return parser
 
 
@@ -48,8 +43,7 @@ def main() -> int:
     from ctxtune.config import load_search_space
 
     config = load_search_space(file, all_overrides(arguments))
-    if arguments.assume and not arguments.dry_run:
-        raise ConfigError("--assume plans only: add --dry-run")
+    check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / config.name, "--results")
     from ctxtune.resume_hints import go_on_with, resume_hints_told
     from ctxtune.tuning.display import print_results, sweep_display

@@ -141,10 +141,21 @@ def add_driver_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     """The arguments of the commands that drive many runs; ``what``: sweep or ablation."""
     parser.add_argument("--resume", action="store_true", help=f"go on with this {what} where an earlier process ended")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, print the plan, stop")
+    parser.add_argument(
+        "--assume",
+        metavar="images_per_second=N,gpus=N",
+        help="with --dry-run: plan for a machine that is not at hand, on which one run trains so many images a second",
+    )
     parser.add_argument("--address", help="of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
     parser.add_argument("--storage", help="where checkpoints go on a cluster: /nfs/..., s3://..., gs://...")
     parser.add_argument("--quiet", action="store_true", help="print the outcome only")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, for scripts")
+
+
+def check_assumption(arguments: argparse.Namespace) -> None:
+    """An assumed machine can be planned for, not run on. Raises ConfigError."""
+    if arguments.assume and not arguments.dry_run:
+        raise ConfigError("--assume plans only: add --dry-run")
 
 
 def all_overrides(arguments: argparse.Namespace) -> "list[str | Override]":

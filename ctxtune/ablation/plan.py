@@ -2,115 +2,134 @@
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
+from ctxtune.ablation.budget import FEW_TRIALS, CellTimes, Forecast, enough, forecast, too_little
 from ctxtune.ablation.results import design_of
 from ctxtune.ablation.runs import repeats_of, run_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
-from ctxtune.data import load_dataset
-from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.config.budget import LimitSettings
+from ctxtune.errors import ConfigError, CtxtuneError, DataError
+from ctxtune.results.costs import Rate
 from ctxtune.results.wording import tuning_sentences
 from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
-from ctxtune.training import fold_splits
+from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import usable_storage
-from ctxtune.tuning.timing import device_name, plan_device, planned_resources, time_epoch
+from ctxtune.tuning.plan import budget_told, cost_told
+from ctxtune.tuning.spending import LIMITS
+from ctxtune.tuning.timing import Assumed, FullRun, full_run, planned_resources
 
 
-@dataclass(frozen=True)
-class AblationPlan:
-    """What an ablation would do.
-
-    Attributes:
-        tuning_runs, scored_runs: how many runs.
-        epochs: of all runs together.
-        device_hours: of one device (GPU or CPU core), from a timed step, evaluation aside.
-        gpu_hours: device hours times the share of a GPU that a run gets; None without a GPU.
-        hours: wall time with as many runs at a time as fit.
-        at_a_time: how many those are.
-        device: what was timed on.
-    """
-
-    tuning_runs: int
-    scored_runs: int
-    epochs: int
-    device_hours: float
-    gpu_hours: float | None
-    hours: float
-    at_a_time: int
-    device: str
-
-
-def make_plan(ablation: Ablation, address: str | None = None) -> AblationPlan:
+def cell_times(ablation: Ablation, assumed: Assumed | None = None) -> tuple[CellTimes, str]:
     """Load the data and time a step of every kind of run: cells that differ in more than numbers of the loss.
+
+    Returns:
+        What runs take, and where that comes from, in words.
 
     Raises:
         ConfigError, DataError: whatever would stop the ablation at its start.
     """
-    resources = planned_resources(ablation, address, ablation.max_concurrent)
-    cells = cells_of(ablation)
-    device = plan_device(ablation)
-    each_tuning, each_scored = (count // len(cells) for count in run_count(ablation, len(cells)))
-    timed: dict[str, float] = {}
-    seconds, epochs = 0.0, 0
-    for cell in cells:
+    timed: dict[str, FullRun] = {}
+    seconds: dict[str, float] = {}
+    for cell in cells_of(ablation):
         kind = _kind(cell)
         if kind not in timed:
-            timed[kind] = _seconds_per_epoch(ablation, cell, device)
-        of_cell = cell.trial.schedule.epochs
-        folds = len(ablation.tune_each.folds or ablation.validation.use) if ablation.tune_each else 1
-        cell_epochs = of_cell * (each_tuning * folds + each_scored)
-        epochs += cell_epochs
-        seconds += cell_epochs * timed[kind]
-    tuning, scored = run_count(ablation, len(cells))
-    return AblationPlan(
-        tuning_runs=tuning,
-        scored_runs=scored,
-        epochs=epochs,
-        device_hours=seconds / 3600,
-        gpu_hours=seconds / 3600 * resources.gpus if resources.gpus else None,
-        hours=seconds / 3600 / resources.concurrent,
-        at_a_time=resources.concurrent,
-        device=device_name(device),
-    )
+            try:
+                timed[kind] = full_run(ablation, cell.trial, assumed)
+            except DataError:
+                raise
+            except CtxtuneError as error:
+                raise ConfigError(f"arm {cell.name}: {error}") from None
+        seconds[cell.name] = timed[kind].seconds
+    return CellTimes(seconds), next(iter(timed.values())).told
 
 
-def print_plan(console: Console, ablation: Ablation, address: str | None = None, storage: str | None = None) -> None:
-    """Check everything and print what the ablation would do."""
+def stage_lines(ablation: Ablation, times: CellTimes, resources: RunResources) -> Iterator[str]:
+    """The stages with runs, hours, share and cost, and what to change where the tuning comes off badly."""
+    expected = forecast(ablation, times, resources)
+    for stage, each in expected.by_stage.items():
+        share = each.work_hours / expected.work_hours if expected.work_hours else 0.0
+        yield f"  {stage:<13}{_runs_told(ablation, expected, stage):<52}{duration(each.hours):>9}{share:>6.0%}"
+    cost = Rate(resources.gpus, ablation.resources.price_per_gpu_hour).of(3600 * expected.work_hours)
+    yield f"  {'in all':<65}{duration(expected.hours):>9}{cost_told(cost)}{budget_told(_budget(ablation))}"
+    yield from _advice(ablation, times, resources, expected)
+
+
+def _runs_told(ablation: Ablation, expected: Forecast, stage: str) -> str:
+    runs = counted(expected.by_stage[stage].runs, "run")
+    if stage == "seeds":
+        return f"{runs}, {counted(ablation.seeds, 'seed')} of every cell"
+    fewer = f" of {expected.asked}" if expected.trials < expected.asked else ""
+    return f"{runs}, {expected.trials}{fewer} trials of every cell"
+
+
+def _advice(ablation: Ablation, times: CellTimes, resources: RunResources, expected: Forecast) -> Iterator[str]:
+    if ablation.tune_each is None or expected.trials >= min(expected.asked, max(FEW_TRIALS, expected.asked // 2)):
+        return
+    yield (f"warning: every cell gets {expected.trials} of its {expected.asked} trials. What would give it more:")
+    for limit in LIMITS:
+        if getattr(ablation.tune_each.budget, limit) is not None:
+            hours = enough(ablation, times, resources, limit)
+            yield f"  tune_each.budget.{limit}: {hours:g}    # all {expected.asked} trials"
+    if len(ablation.arms()) > 2 or ablation.factors:
+        yield "  fewer variants or levels: --set variants.NAME=null takes one out"
+
+
+def _budget(ablation: Ablation) -> LimitSettings:
+    return ablation.tune_each.budget if ablation.tune_each else LimitSettings()
+
+
+def print_plan(
+    console: Console,
+    ablation: Ablation,
+    address: str | None = None,
+    storage: str | None = None,
+    assumed: Assumed | None = None,
+) -> None:
+    """Check everything and print what the ablation would do.
+
+    Raises:
+        ConfigError, DataError, TrackingError: whatever would stop it at its start, or a budget that cannot hold it.
+    """
     began = time.monotonic()
     place = usable_storage(storage)
-    plan = make_plan(ablation, address)
+    resources = planned_resources(ablation, address, ablation.max_concurrent, assumed)
+    times, told = cell_times(ablation, assumed)
     check_store(ablation.tracking.uri, ablation.name)
+    refused = too_little(ablation, times, resources)
+    if refused:
+        raise ConfigError(refused)
     cells = cells_of(ablation)
     console.print(_arms(ablation, cells))
     tune, folds = ablation.tune_each, len(ablation.validation.use)
+    tuning, scored = run_count(ablation, len(cells))
     repeated = f" x {counted(repeats_of(ablation), 'repeat')}" if repeats_of(ablation) > 1 else ""
     if tune is not None:
-        trials = counted(plan.tuning_runs, "tuning trial")
+        trials = counted(tuning, "tuning trial")
         console.print(f"{trials}: {counted(len(cells), 'cell')} x {tune.trials}{repeated}, {tune.sampler}")
     scored_on = (
         "all train classes, the test classes scored once a run, entered in the ledger"
         if ablation.confirmatory
         else counted(folds, "validation fold")
     )
-    gpu_hours = "" if plan.gpu_hours is None else f" ({plan.gpu_hours:.3g} GPU-hours)"
+    where = "the assumed machine" if assumed else address or "this machine"
     for line in (
-        f"{counted(plan.scored_runs, 'run')}: {counted(len(cells), 'cell')} x {counted(ablation.seeds, 'seed')}{repeated} on "
-        f"{scored_on}",
+        f"{counted(scored, 'run')}: {counted(len(cells), 'cell')} x {counted(ablation.seeds, 'seed')}{repeated} on {scored_on}",
         f"{counted(len(contrasts_of(ablation, cells)), 'contrast')}, corrected together ({ablation.compare.correction}), by "
         f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
         *tuning_sentences(design_of(ablation)),
-        f"{counted(plan.epochs, 'epoch')} in all; timed on {plan.device}, evaluation aside: {duration(plan.device_hours)} of "
-        f"one device{gpu_hours}; {counted(plan.at_a_time, 'run')} at a time on {address or 'this machine'}: "
-        f"{duration(plan.hours)}",
+        f"a run learns from {told}",
+        f"a full-length run takes {duration(times.mean / 3600)}; {counted(resources.concurrent, 'run')} at a time on {where}",
+        *stage_lines(ablation, times, resources),
         f"tracking: {redact(ablation.tracking.uri)} can be used"
         + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
-        console.print(line, soft_wrap=True)
+        console.print(line, style="yellow" if line.startswith("warning") else None, soft_wrap=True)
 
 
 def _arms(ablation: Ablation, cells: list[Cell]) -> Table:
@@ -136,12 +155,3 @@ def _kind(cell: Cell) -> str:
     kept = {block: tree[block] for block in ("model", "sampler", "image", "precision")}
     loss = {key: tree["loss"].get(key) for key in ("name", "step", "conjunction")}
     return json.dumps({**kept, "loss": loss, "dataset": tree["dataset"]["name"]}, sort_keys=True)
-
-
-def _seconds_per_epoch(ablation: Ablation, cell: Cell, device: str) -> float:
-    benchmark = load_dataset(cell.trial.dataset)
-    parts = fold_splits(cell.trial, ablation.validation, ablation.validation.use[0], seed=0, benchmark=benchmark)
-    try:
-        return time_epoch(cell.trial, parts, device, ablation.resources).seconds
-    except CtxtuneError as error:
-        raise ConfigError(f"arm {cell.name}: {error}") from None

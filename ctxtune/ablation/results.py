@@ -1,6 +1,6 @@
 """The design of an ablation as results and reports read it, and what its journal comes to."""
 
-from ctxtune.ablation.runs import folds_of, repeats_of
+from ctxtune.ablation.runs import folds_of, repeats_of, trials_held
 from ctxtune.config import Ablation, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.config.design import configuration_hash
 from ctxtune.results.ablation import AblationResults
@@ -9,9 +9,15 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.runs import runs_of
 
 
-def design_of(ablation: Ablation) -> AblationDesign:
-    """The design, for `design.json`: all that a report needs to read the runs."""
+def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDesign:
+    """The design, for `design.json`: all that a report needs to read the runs.
+
+    Args:
+        journal: of an ablation that has begun: what its budget held is known from there.
+    """
     cells = cells_of(ablation)
+    asked = ablation.tune_each.trials if ablation.tune_each else 0
+    held = asked if journal is None else trials_held(ablation, journal)
     reference = reference_cell(ablation, cells).name
     return AblationDesign(
         name=ablation.name,
@@ -27,6 +33,8 @@ def design_of(ablation: Ablation) -> AblationDesign:
         confirmatory=ablation.confirmatory,
         tuning="each" if ablation.tune_each else "none",
         tuned_for=None if ablation.tune_each else reference,
+        trials=asked,
+        trials_held=held if held < asked else None,
         dataset=ablation.trial.dataset.name,
         factors={path: list(levels) for path, levels in ablation.factors.items()},
         variants=list(ablation.arms()),
@@ -46,4 +54,4 @@ def design_of(ablation: Ablation) -> AblationDesign:
 
 def results_of(ablation: Ablation, journal: Journal, *, ended: bool) -> AblationResults:
     """What an ablation found; ``ended``: no run is to come."""
-    return AblationResults(design_of(ablation), runs_of(journal), ended)
+    return AblationResults(design_of(ablation, journal), runs_of(journal), ended)

@@ -1,32 +1,33 @@
 """An ablation from start to end: check, tune every cell, run the seeds, write down."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
+from ctxtune.ablation.budget import CellTimes
+from ctxtune.ablation.pipeline import run_stages
+from ctxtune.ablation.plan import stage_lines
 from ctxtune.ablation.results import design_of, results_of
-from ctxtune.ablation.runs import cell_specs, next_trial, repeats_of, run_count, tuned_configuration
-from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, cells_of, search_of, searched_models
 from ctxtune.data import load_dataset
 from ctxtune.models import ModelSettings
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import hours_of
+from ctxtune.results.note import ablation_note
 from ctxtune.results.summary import ablation_summary
+from ctxtune.text import duration
 from ctxtune.tracking import flatten
+from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import Connection
-from ctxtune.tuning.backend.runner import delete_checkpoints, run_stage
-from ctxtune.tuning.callbacks import Watcher, end_stage, identity, interrupts, tell_link, with_precision
+from ctxtune.tuning.backend.runner import RayExecutor, delete_checkpoints
+from ctxtune.tuning.callbacks import Watcher, identity, interrupts, tell_link, with_precision
 from ctxtune.tuning.features import features_ahead
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ABLATION_FILE, ResultsFolder
-from ctxtune.tuning.record.run_spec import RunSpec
-from ctxtune.tuning.stages import next_of
 from ctxtune.tuning.startup import checked_place, opened, recorded_weights
 from ctxtune.yaml_text import write_yaml
 
-_MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on")
+_MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on", "tune_each.budget")
 """What a resumed ablation may say differently. Seeds are not among it: more of them once the scores are known would be
 optional stopping, which no p-value allows for."""
 
@@ -85,7 +86,17 @@ def run_ablation(
             if place.address is None:
                 for trial in {cell.trial.hash(): cell.trial for cell in cells_of(ablation)}.values():
                     features_ahead(trial, "train", connection.resources, recorder, watcher)
-            _run_stages(ablation, recorder, connection, watcher)
+            run_stages(
+                ablation,
+                recorder,
+                RayExecutor(connection.storage, connection.resources),
+                watcher,
+                on_measured=lambda times: _tell_plan(ablation, times, connection.resources, watcher),
+                on_tuned=lambda: _tuned(ablation, recorder),
+            )
+        for run in journal.stage("cell_search"):
+            if run.state == "killed":
+                delete_checkpoints(run)
         result = results_of(ablation, journal, ended=True)
         _write(recorder, folder, result)
         tell_link(ablation, parts.tracker, "Cells", watcher)
@@ -93,8 +104,12 @@ def run_ablation(
 
 
 def _on_change(recorder: Recorder, run: RunRecord, watcher: Watcher) -> None:
-    """Tell the display, and make room: of what has ended only the weights of each cell's first seed are kept."""
-    if run.state != "running" and not (run.stage == "cell" and run.spec.seed_index == 0):
+    """Tell the display, and make room: of what has ended only the weights of each cell's first seed are kept.
+
+    What a budget killed may go on as long as no run of the seeds has begun.
+    """
+    first_seed = run.stage == "cell" and run.spec.seed_index == 0
+    if run.state not in ("running", "killed") and not first_seed:
         delete_checkpoints(run)
     watcher.on_change(recorder, run)
 
@@ -103,6 +118,19 @@ def _models(ablation: Ablation) -> Iterator[ModelSettings]:
     """The models of all cells, and of what is searched in them."""
     for cell in cells_of(ablation):
         yield from searched_models(search_of(ablation, cell)) if ablation.tune_each else [cell.trial.model]
+
+
+def _tell_plan(ablation: Ablation, times: CellTimes, resources: RunResources, watcher: Watcher) -> None:
+    watcher.on_note(f"a full-length run takes {duration(times.mean / 3600)} here; what this comes to:")
+    for line in stage_lines(ablation, times, resources):
+        watcher.on_note(line)
+
+
+def _tuned(ablation: Ablation, recorder: Recorder) -> None:
+    """Tell tracking what every cell was tuned by: a report reads it there."""
+    design = design_of(ablation, recorder.journal)
+    if design.trials_held is not None:
+        recorder.tracker.log_text(recorder.sweep_id, design.model_dump_json(indent=2), "design.json")
 
 
 def _check_data(ablation: Ablation) -> None:
@@ -115,33 +143,9 @@ def _check_data(ablation: Ablation) -> None:
             load_dataset(dataset)
 
 
-def _run_stages(ablation: Ablation, recorder: Recorder, connection: Connection, watcher: Watcher) -> None:
-    def run(stage: str, next_run: Callable[[], RunSpec | None]) -> None:
-        run_stage(stage, next_run, recorder, storage=connection.storage, resources=connection.resources)
-        end_stage(recorder)
-
-    cells = cells_of(ablation)
-    tuning, scored = run_count(ablation, len(cells))
-    if ablation.tune_each is not None and not recorder.journal.decisions.search_ended:
-        searches = Searches(ablation, cells)
-        searches.replay(recorder.journal.stage("cell_search"))
-        recorder.sampler = searches
-        watcher.on_stage(recorder, "cell_search", tuning)
-        run("cell_search", partial(next_trial, ablation, recorder, searches))
-        recorder.journal.decided("search_ended", True)
-    for repeat in range(repeats_of(ablation)):
-        for cell in cells:
-            if tuned_configuration(ablation, cell, repeat, recorder.journal) is None:
-                watcher.on_note(f"{cell.name}: no trial of its search came to the last epoch; it has no score")
-    specs = list(cell_specs(ablation, cells, recorder.journal))
-    if specs:
-        watcher.on_stage(recorder, "cell", scored)
-        run("cell", partial(next_of, specs, recorder))
-
-
 def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connection, *, resume: bool) -> None:
     tree = ablation.model_dump(mode="json")
-    design = design_of(ablation)
+    design = design_of(ablation, recorder.journal)
     recorder.tracker.start_run(
         recorder.sweep_id,
         name=ablation.name,
@@ -168,4 +172,5 @@ def _write(recorder: Recorder, folder: ResultsFolder[Ablation], result: Ablation
     folder.write_summary(ablation_summary(result))
     recorder.tracker.log_artifact(recorder.sweep_id, folder.summary)
     recorder.tracker.log_metrics(recorder.sweep_id, {"time/hours": hours_of(result.runs)}, step=0)
+    recorder.tracker.set_tags(recorder.sweep_id, {"mlflow.note.content": ablation_note(result)})
     recorder.tracker.end_run(recorder.sweep_id, "completed")

@@ -1,17 +1,18 @@
 """The runs of an ablation: every cell's own search, then every cell over the same seeds."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ctxtune.ablation.searches import Searches
+from ctxtune.ablation.searches import Searches, search_key
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
 from ctxtune.results.ranking import best
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 
-UNTUNED = "own configuration"
+TUNING_ENDED = "tuning_ended"
+"""The decision in the journal that settles what every cell was tuned by."""
 
 
 def repeats_of(ablation: Ablation) -> int:
@@ -30,8 +31,19 @@ def run_count(ablation: Ablation, cells: int) -> tuple[int, int]:
     return tuning, cells * repeats_of(ablation) * ablation.seeds * len(folds_of(ablation))
 
 
-def next_trial(ablation: Ablation, recorder: Recorder, searches: Searches) -> RunSpec | None:
+def trials_held(ablation: Ablation, journal: Journal) -> int:
+    """How many trials of every cell count: those of the file, or fewer where a budget ended the tuning."""
+    ended = journal.decisions.tuning_ended
+    asked = ablation.tune_each.trials if ablation.tune_each else 0
+    return ended.trials if ended is not None else asked
+
+
+def next_trial(
+    ablation: Ablation, recorder: Recorder, searches: Searches, admits: Callable[[int], bool] = lambda number: True
+) -> RunSpec | None:
     """The trial that tunes a cell to start now: what an earlier process left unfinished, then by turns; None: no more.
+
+    ``admits`` is asked before a round, trial n of every cell, is begun.
 
     All cells meet the same randomness: trial n of each has the same seed, and a sampler with the same seed. Taking
     turns lets a sampler see the score of one trial before it suggests the next, though trials run side by side.
@@ -42,13 +54,17 @@ def next_trial(ablation: Ablation, recorder: Recorder, searches: Searches) -> Ru
     for run in recorder.journal.stage("cell_search"):
         if recorder.may_start(run.key):
             return run.spec
-    for number, repeat, cell in itertools.product(range(tune.trials), range(tune.repeats), searches.cells):
-        key = search_key(cell, repeat, number)
-        if key in recorder.journal.runs:
-            continue
-        suggested = searches.ask(cell, repeat, key)
-        if suggested is not None:  # a small space comes to its end before its trials do
-            return _trial_spec(ablation, cell, repeat, number, suggested, searches.memory(key))
+    for number in range(tune.trials):
+        begun = any(key in recorder.journal.runs for key, _ in searches.round(number))
+        for repeat, cell in itertools.product(range(tune.repeats), searches.cells):
+            key = search_key(cell, repeat, number)
+            if key in recorder.journal.runs or searches.exhausted(cell, repeat):
+                continue
+            if not begun and not admits(number):
+                return None
+            suggested = searches.ask(cell, repeat, key)
+            if suggested is not None:  # a small space comes to its end before its trials do
+                return _trial_spec(ablation, cell, repeat, number, suggested, searches.memory(key))
     return None
 
 
@@ -113,9 +129,10 @@ def tuned_configuration(
 ) -> tuple[dict[str, object], TrialSettings] | None:
     """Point and configuration that a cell's search found best; the cell's own where nothing is tuned.
 
-    None where no trial of its search came to the last epoch.
+    The cell's own, too, where the budget ended the tuning before every cell had a trial; None where no trial of its search
+    came to the last epoch.
     """
-    if ablation.tune_each is None:
+    if ablation.tune_each is None or trials_held(ablation, journal) == 0:
         return {}, cell.trial
     found = best_search_trial(ablation, cell, repeat, journal)
     return None if found is None else (found.spec.point, found.spec.trial)
@@ -123,14 +140,8 @@ def tuned_configuration(
 
 def best_search_trial(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> RunRecord | None:
     """The best completed trial of a cell's search, by its last score; the earlier one of equals."""
-    assert ablation.tune_each is not None
-    keys = [search_key(cell, repeat, number) for number in range(ablation.tune_each.trials)]
+    keys = [search_key(cell, repeat, number) for number in range(trials_held(ablation, journal))]
     return best([journal.runs[key] for key in keys if key in journal.runs], [ablation.compare])
-
-
-def search_key(cell: Cell, repeat: int, number: int) -> str:
-    """The name of a tuning trial."""
-    return f"{cell.key}-repeat{repeat}-trial{number:03d}"
 
 
 def cell_key(ablation: Ablation, cell: Cell, repeat: int, seed_index: int, fold: int | None) -> str:

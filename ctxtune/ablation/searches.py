@@ -1,12 +1,18 @@
 """The samplers of all cells: one for each cell and repeat, all with the same settings and budget."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ctxtune.config import Ablation, Cell, TrialSettings, search_of
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import suggestion
+
+
+def search_key(cell: Cell, repeat: int, number: int) -> str:
+    """The name of a tuning trial."""
+    return f"{cell.key}-repeat{repeat}-trial{number:03d}"
 
 
 class Searches:
@@ -18,7 +24,8 @@ class Searches:
         self._metric = ablation.compare.metric
         self._configs = {cell.name: search_of(ablation, cell) for cell in cells} if tune else {}
         self._samplers: dict[tuple[str, int], Sampler] = {}
-        for repeat in range(tune.repeats if tune else 0):
+        self._repeats = tune.repeats if tune else 0
+        for repeat in range(self._repeats):
             for cell in cells:
                 config = self._configs[cell.name]
                 seeded = config.search.sampler.model_copy(update={"seed": config.search.sampler.seed + repeat})
@@ -37,6 +44,15 @@ class Searches:
         if suggested is not None:
             self._owners[key] = sampler
         return suggested
+
+    def exhausted(self, cell: Cell, repeat: int) -> bool:
+        """Whether every point of a cell's finite space was tried."""
+        return self._samplers[cell.name, repeat].exhausted
+
+    def round(self, number: int) -> Iterator[tuple[str, bool]]:
+        """The names of the trials that a round has, one of every cell and repeat, and whether that space is at its end."""
+        for cell, repeat in itertools.product(self.cells, range(self._repeats)):
+            yield search_key(cell, repeat, number), self.exhausted(cell, repeat)
 
     def memory(self, key: str) -> dict[str, Any]:
         """What the sampler must know again of an open suggestion after a restart."""

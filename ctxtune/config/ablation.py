@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
+from ctxtune.config.budget import LimitSettings
 from ctxtune.config.dimensions import Dimension
 from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
@@ -44,6 +45,8 @@ class TuneEachSettings(Settings):
         sampler: tpe or random.
         startup_trials: random ones before tpe learns.
         seed: of the sampler; the same for every cell.
+        budget: hours or GPU-hours of the whole ablation. Seeds keep their number; every cell has as many trials as fit
+            in the rest, the same number each.
     """
 
     trials: int = Field(16, ge=2, le=10_000, description="one is the cell's own configuration: a search needs another")
@@ -57,6 +60,7 @@ class TuneEachSettings(Settings):
     sampler: Literal["tpe", "random"] = "tpe"
     startup_trials: int = Field(5, ge=1, le=10_000)
     seed: NonNegativeInt = 0
+    budget: LimitSettings = LimitSettings()
 
     @field_validator("space", "spaces", mode="before")
     @classmethod

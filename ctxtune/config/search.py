@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     field_validator,
     model_serializer,
     model_validator,
 )
 
+from ctxtune.config.budget import BudgetSettings
 from ctxtune.config.dimensions import Dimension
 from ctxtune.config.expressions import Expression, parse
 from ctxtune.config.fidelity import CHANGED_BY, SearchScheduleSettings
@@ -109,20 +108,6 @@ class SchedulerSettings(Settings):
         10, ge=1, le=MOST_EPOCHS, description="no trial is stopped before; counted after head warm-up"
     )
     reduction_factor: int = Field(3, ge=2, le=1000, description="one in so many goes on at each rung")
-
-
-class BudgetSettings(Settings):
-    """The `search.budget` block; whichever limit is met first ends the search, cleanly."""
-
-    hours: PositiveFloat | None = Field(None, description="wall time of the whole sweep, confirmation included")
-    gpu_hours: PositiveFloat | None = None
-    search_share: float = Field(
-        0.6,
-        gt=0,
-        le=0.9,
-        description="of the hours or GPU-hours: the least that the search gets before selection begins",
-    )
-    no_improvement_for: PositiveInt | None = Field(None, description="trials without a better score")
 
 
 class WarmStart(Settings):

@@ -24,6 +24,7 @@ class JudgedContrast:
         planned: so many replications.
         ended: no more are to come.
         condition: what the verdict is conditional on, or "".
+        tuned: false where the cells should have been tuned and the budget left no time for it: nothing is judged then.
     """
 
     contrast: ContrastDesign
@@ -32,10 +33,13 @@ class JudgedContrast:
     planned: int
     ended: bool
     condition: str
+    tuned: bool = True
 
     @property
     def words(self) -> str:
-        """The verdict in plain words, or why there is none yet."""
+        """The verdict in plain words, or why there is none."""
+        if not self.tuned:
+            return "not tuned: nothing can be concluded"
         return verdict_words(self.difference, self.verdict, self.planned, ended=self.ended)
 
 
@@ -74,10 +78,12 @@ class AblationResults:
 
     @cached_property
     def searches(self) -> dict[tuple[str, int], list[Run]]:
-        """The trials of each cell and repeat, by their number."""
+        """The trials of each cell and repeat that count, by their number: every cell has equally many."""
         found: dict[tuple[str, int], list[Run]] = {}
+        held = self.design.trials_held
         for run in in_stage(self.runs, "cell_search"):
-            found.setdefault((run.arm, run.repeat), []).append(run)
+            if held is None or run.number < held:
+                found.setdefault((run.arm, run.repeat), []).append(run)
         return {key: sorted(runs, key=lambda run: run.number) for key, runs in found.items()}
 
     def tuned(self, cell: str, repeat: int) -> Run | None:
@@ -165,7 +171,10 @@ class AblationResults:
         design = self.design
         pairs = [self.pairs(each.cell, each.against) for each in design.contrasts]
         differences = [compare_pairs(ours, theirs) if ours else None for ours, theirs in pairs]
-        whole = [each is not None and (self.ended or each.count >= design.planned) for each in differences]
+        whole = [
+            each is not None and not design.nothing_tuned and (self.ended or each.count >= design.planned)
+            for each in differences
+        ]
         known = [each for each, all_there in zip(differences, whole, strict=True) if each is not None and all_there]
         unfinished = len(differences) - len(known)
         verdicts = iter(judge_family(known, mode=design.mode, unfinished=unfinished, equivalence=design.equivalence))
@@ -177,6 +186,7 @@ class AblationResults:
                 design.planned,
                 self.ended,
                 self.condition(contrast),
+                tuned=not design.nothing_tuned,
             )
             for contrast, difference, all_there in zip(design.contrasts, differences, whole, strict=True)
         )

@@ -134,6 +134,8 @@ class AblationDesign(_Read):
         equivalence: the largest difference that is practically none, as stated beforehand; None where nothing was.
         folds: that every seed is scored on, "" for all train classes; None in files that were written without.
         tuned_for: the cell whose hyperparameters the others run with, where nothing is tuned.
+        trials: of every cell's own search, its own configuration among them; 0 in files that were written without.
+        trials_held: how many of them every cell has had, where the budget ended the tuning before; None: all.
     """
 
     name: str
@@ -149,6 +151,8 @@ class AblationDesign(_Read):
     confirmatory: bool = False
     tuning: Literal["each", "none"] = "none"
     tuned_for: str | None = None
+    trials: int = 0
+    trials_held: int | None = None
     dataset: str
     factors: dict[str, list[Any]] = {}
     variants: list[str]
@@ -164,6 +168,16 @@ class AblationDesign(_Read):
     def search_objective(self) -> Objective:
         """What each arm's own search improves: the judged score on the validation classes."""
         return Objective(metric=f"validation/{self.metric.partition('/')[2]}", mode=self.mode)
+
+    @property
+    def trials_had(self) -> int:
+        """Trials that every cell's own search has had in the end."""
+        return self.trials if self.trials_held is None else self.trials_held
+
+    @property
+    def nothing_tuned(self) -> bool:
+        """Whether the budget ended the tuning before any cell was tried with other values than its own."""
+        return self.trials_held is not None and self.trials_held < 2
 
     @property
     def planned(self) -> int:

@@ -1,9 +1,16 @@
-"""The page of a sweep's run in MLflow, as Markdown."""
+"""The page of a sweep's or an ablation's run in MLflow, as Markdown."""
 
 from ctxtune.metric_names import metric_title
+from ctxtune.results.ablation import AblationResults
 from ctxtune.results.formatting import MISSING, percent, percent_interval, setting
 from ctxtune.results.sweep import SweepResults
-from ctxtune.results.wording import confirmation_sentence, lost_sentences, seeds_words
+from ctxtune.results.wording import (
+    confirmation_sentence,
+    contrast_sentences,
+    lost_sentences,
+    seeds_words,
+    tuning_sentences,
+)
 from ctxtune.text import markdown_cell, markdown_text
 
 
@@ -36,6 +43,12 @@ def sweep_note(results: SweepResults) -> str:
         ["", *(f"- {markdown_text(sentence)}" for sentence in lost_sentences(results.lost))] if results.lost else []
     )
     return "\n".join(lines)
+
+
+def ablation_note(results: AblationResults) -> str:
+    """What an ablation found, in sentences."""
+    found = [*contrast_sentences(results), *lost_sentences(results.lost), *tuning_sentences(results.design)]
+    return "\n".join(f"- {sentence}" for sentence in found)
 
 
 def _row(*cells: str) -> str:

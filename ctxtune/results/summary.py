@@ -6,7 +6,7 @@ from dataclasses import asdict
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import GPU_HOURS, MONEY, hours_of, spent
 from ctxtune.results.sweep import SweepResults
-from ctxtune.results.wording import search_sentence
+from ctxtune.results.wording import budget_sentence, search_sentence
 from ctxtune.statistics import Verdict, t_interval
 
 
@@ -41,6 +41,12 @@ def ablation_summary(results: AblationResults) -> dict[str, object]:
         "metric": results.design.metric,
         "cells": cells,
         "contrasts": contrasts,
+        "tuning": {
+            "asked": results.design.trials,
+            "held": results.design.trials_had,
+            "ended": budget_sentence(results.design),
+        },
+        "conclusive": not results.design.nothing_tuned,
         "states": dict(Counter(run.state for run in results.runs)),
         "hours": hours_of(results.runs),
     }

@@ -94,7 +94,7 @@ def contrast_sentences(results: AblationResults) -> Iterator[str]:
         elif each.verdict is not None:
             rest[each.verdict.judgment] += 1
         else:
-            rest["interim, not judged yet" if each.difference else words] += 1
+            rest["interim, not judged yet" if each.difference and each.tuned else words] += 1
     if rest:
         listed = "; ".join(f"{words}: {count}" for words, count in rest.items()) if len(rest) > 1 else next(iter(rest))
         many = counted(rest.total(), "contrast") if rest.total() > 1 else "contrast"
@@ -106,7 +106,19 @@ def contrast_sentences(results: AblationResults) -> Iterator[str]:
 
 def tuning_sentences(design: AblationDesign) -> Iterator[str]:
     """What the verdicts of an ablation are given under."""
+    if design.trials_held is not None:
+        yield budget_sentence(design)
     if design.tuning == "none":
         yield f"Nothing was tuned here: the other cells run with the hyperparameters of {design.tuned_for or design.reference}."
-    elif design.repeats == 1:
+    elif design.repeats == 1 and not design.nothing_tuned:
         yield "Every cell was tuned once: the verdicts are given one tuning run (tune_each.repeats repeats it)."
+
+
+def budget_sentence(design: AblationDesign) -> str:
+    """What a budget that ended the tuning has left of it; "" where it held all of it."""
+    if design.trials_held is None:
+        return ""
+    ended = f"{design.trials_held} of {counted(design.trials, 'trial')} of every cell: the budget ended the tuning"
+    if design.nothing_tuned:
+        return f"{ended}; all cells run as they are in the file, nothing can be concluded about tuned ones."
+    return f"{ended}."

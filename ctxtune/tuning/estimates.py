@@ -5,11 +5,11 @@ make it cheaper, and more where it is scored on several folds; a run on all trai
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from ctxtune.config import SweepConfig
-from ctxtune.results.runs import Stage
+from ctxtune.config import SweepConfig, TrialFile
+from ctxtune.results.runs import START, Stage
 from ctxtune.text import duration
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.record.journal import RunRecord
@@ -20,14 +20,14 @@ FEWEST_SEEDS = 2
 """Of a confirmation: for an interval."""
 
 
-def fold_count(config: SweepConfig) -> int:
+def fold_count(file: TrialFile) -> int:
     """How many folds the validation scheme has."""
-    return config.validation.count
+    return file.validation.count
 
 
-def fit_share(config: SweepConfig) -> float:
+def fit_share(file: TrialFile) -> float:
     """The share of the train classes that a run on one fold learns from."""
-    return 1 - config.validation.validation_share
+    return 1 - file.validation.validation_share
 
 
 def work_of(config: SweepConfig, stage: Stage | str) -> float:
@@ -62,16 +62,24 @@ class Estimate:
     Attributes:
         seconds: of a unit of work, as the runs report it; None as long as nothing is known.
         setup: seconds of each run beside that: its process, its data, its last scores.
+        by_arm: ``seconds`` of those configurations that have run: where the space holds heads and whole networks, say, the
+            mean of all says little of each.
     """
 
     seconds: float | None
     setup: float = 0.0
+    by_arm: Mapping[str, float] = field(default_factory=dict)
 
-    def run(self, config: SweepConfig, stage: Stage | str, share: float = 1.0) -> float:
-        """Seconds of a run of a stage, or of a share of its epochs; infinite where nothing is known."""
-        if self.seconds is None:
+    def run(self, config: SweepConfig, stage: Stage | str, share: float = 1.0, *, arm: str = "") -> float:
+        """Seconds of a run of a stage, or of a share of its epochs; infinite where nothing is known.
+
+        Args:
+            arm: the configuration; "" for any.
+        """
+        seconds = self.by_arm.get(arm, self.seconds)
+        if seconds is None:
             return float("inf")
-        return self.setup + share * work_of(config, stage) * self.seconds
+        return self.setup + share * work_of(config, stage) * seconds
 
 
 def seconds_of_work(config: SweepConfig, runs: Iterable[RunRecord]) -> float | None:
@@ -87,6 +95,21 @@ def seconds_of_work(config: SweepConfig, runs: Iterable[RunRecord]) -> float | N
         work += work_of(config, run.stage) * run.epoch / epochs
         seconds += run.seconds
     return seconds / work if work else None
+
+
+def seconds_by_arm(config: SweepConfig, runs: Iterable[RunRecord], start: Mapping[str, object]) -> dict[str, float]:
+    """Seconds of a unit of work of each configuration that has run.
+
+    Args:
+        start: the point of the start, which is the arm `START` as well as a trial.
+    """
+    by_arm: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        by_arm.setdefault(run.spec.arm, []).append(run)
+        if run.spec.arm != START and run.spec.point == start:
+            by_arm.setdefault(START, []).append(run)
+    found = {arm: seconds_of_work(config, its_runs) for arm, its_runs in by_arm.items()}
+    return {arm: seconds for arm, seconds in found.items() if seconds is not None}
 
 
 def seconds_between_reports(config: SweepConfig, runs: Iterable[RunRecord]) -> float | None:

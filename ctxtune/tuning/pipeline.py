@@ -24,6 +24,7 @@ from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.multi_objective import SeveralObjectives
 from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.spending import LIMITS, raised, revive
 from ctxtune.tuning.sweep_results import results_of
 
 SEARCH_ENDED, SELECTION, CHOSEN, CONFIRMATION = "search_ended", "selection", "chosen", "confirmation"
@@ -94,26 +95,18 @@ def reopen_search(config: SweepConfig, recorder: Recorder) -> None:
     Trials that the budget killed go on from their checkpoints.
     """
     journal = recorder.journal
-    ended = journal.decisions.search_ended
-    if not isinstance(ended, SearchEnd) or journal.decisions.confirmation or journal.stage("confirmation"):
+    ended, confirming = journal.decisions.search_ended, journal.decisions.confirmation
+    confirms = confirming is not None and confirming.seeds > 0  # no seeds: there was nothing to confirm
+    if not isinstance(ended, SearchEnd) or confirms or journal.stage("confirmation"):
         return
-    budget = config.search.budget
-    more = ended.reason in stages.LIMITS and all(
-        now is None or (before is not None and now >= before)
-        for now, before in ((budget.hours, ended.hours), (budget.gpu_hours, ended.gpu_hours))
-    )
-    unchanged = (budget.hours, budget.gpu_hours, config.search.trials) == (
-        ended.hours, ended.gpu_hours, ended.trials
-    )  # fmt: skip
+    more = ended.reason in LIMITS and raised(ended, config.search.budget)
     more_trials = not ended.reason and config.search.trials > ended.trials
-    if unchanged or not (more or more_trials):
+    if not (more or more_trials):
         return
-    journal.decided(SEARCH_ENDED, None)
-    journal.decided(CHOSEN, None)
-    journal.decided(SELECTION, None)
-    for run in journal.stage("search"):
-        if run.state == "killed" and run.reason in stages.LIMITS:
-            journal.resumed(run.key)
+    for settled in (SEARCH_ENDED, SELECTION, CHOSEN, "confirm", CONFIRMATION):
+        if journal.decisions.ever(settled):
+            journal.decided(settled, None)
+    revive(journal, "search")
 
 
 def _search(config: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
@@ -145,7 +138,7 @@ def _search(config: SweepConfig, recorder: Recorder, executor: Executor, budget:
 def _nothing_completed(journal: Journal, budget: Budget, ended_by: str) -> str:
     reasons = {run.reason.splitlines()[0] for run in journal.stage("search") if run.state == "failed"}
     text = f"no trial came to its last epoch{': ' if reasons else ''}{'; '.join(sorted(reasons))}"
-    if ended_by in stages.LIMITS:
+    if ended_by in LIMITS:
         text += (
             f"; the budget ended the search before. Go on with --resume --set search.budget.{ended_by}="
             f"{budget.needed(ended_by):.1f} or more"
@@ -176,12 +169,12 @@ def _racing(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Wa
         return plan.racing[number]
     each = Round(*plan.rounds[number])
     racing = (standings(results_of(config, journal, ended=False)) if number else list(plan.arms))[: each.arms]
-    runs = len(stages.selection_specs(config, journal, racing, each.blocks))
+    runs = [spec.arm for spec in stages.selection_specs(config, journal, racing, each.blocks)]
     if number and len(racing) < 2:
         racing = []
-    elif number and not budget.next_round_fits(runs):
+    elif number and not budget.next_round_fits(racing, runs):
         racing = []
-        watcher.on_note(f"selection ends here: {counted(runs, 'more run')} would not fit in the budget")
+        watcher.on_note(f"selection ends here: {counted(len(runs), 'more run')} would not fit in the budget")
     journal.decided(SELECTION, plan.model_copy(update={"racing": (*plan.racing, tuple(racing))}))
     return racing
 
@@ -198,7 +191,7 @@ def _selection_plan(config: SweepConfig, recorder: Recorder, budget: Budget, wat
         return settled
     arms, blocks = (stages.candidates(config, journal), len(stages.blocks(config))) if config.select else ([], 0)
     begun_before = not journal.decisions.ever(SELECTION) and bool(journal.stage("selection"))
-    rounds = (Round(len(arms), blocks),) if begun_before else budget.affordable_race(len(arms))
+    rounds = (Round(len(arms), blocks),) if begun_before else budget.affordable_race(arms)
     if config.select is None or stages.nothing_but_the_start(config, journal):
         rounds = ()
     settled = SelectionPlan(
@@ -257,7 +250,7 @@ def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budg
     if journal.decisions.confirmation is not None:
         return journal.decisions.confirmation.seeds
     arms = stages.confirmed_arms(config, journal, chosen)
-    seeds = config.confirm.seeds if begun is not None else budget.affordable_seeds(len(arms))
+    seeds = config.confirm.seeds if begun is not None else budget.affordable_seeds(arms)
     if stages.nothing_but_the_start(config, journal):
         seeds = 0
         watcher.on_note("confirmation: none, since the budget ended the search before anything but the start had run")

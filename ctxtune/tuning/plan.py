@@ -1,38 +1,46 @@
 """What a sweep is going to do, by stage, before it begins: `--dry-run`, and the first lines of a run."""
 
+import contextlib
+import itertools
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.config import SweepConfig
+from ctxtune.config import SweepConfig, TrialSettings, resolve_trial
+from ctxtune.config.budget import LimitSettings
 from ctxtune.config.fidelity import SearchScheduleSettings, shortened
-from ctxtune.data import load_dataset
-from ctxtune.data.official_counts import OFFICIAL_COUNTS
+from ctxtune.config.paths import get_path
+from ctxtune.data import build_sampler, load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
-from ctxtune.results.costs import Rate
+from ctxtune.results.costs import GPU_HOURS, Rate
 from ctxtune.results.formatting import setting
 from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.training import fold_splits
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import usable_storage
-from ctxtune.tuning.estimates import Estimate, fit_share, too_little, work_of
+from ctxtune.tuning.estimates import Estimate, too_little, work_of
 from ctxtune.tuning.record.decisions import SearchEnd
 from ctxtune.tuning.search.warm_start import check_warm_starts
-from ctxtune.tuning.simulation import Simulated, plain_score, simulated_sweep
-from ctxtune.tuning.stages import LIMITS, start_configuration
-from ctxtune.tuning.timing import Assumed, device_name, plan_device, planned_resources, time_epoch
+from ctxtune.tuning.simulation import FullRunSeconds, Simulated, plain_score, simulated_sweep
+from ctxtune.tuning.spending import LIMITS
+from ctxtune.tuning.stages import start_configuration
+from ctxtune.tuning.timing import Assumed, FullRun, full_run, planned_resources
 
 FEW_TRIALS = 20
 """A search of fewer trials than these is warned of."""
-EVALUATION_COST = 1 / 3
-"""Of an image that is only embedded, against one that is learned from: forward without backward."""
 DRAWS = 3
 """How many sweeps are simulated: how many trials pass ASHA's rungs depends on which come by first."""
 STAGES = ("search", "selection", "confirmation")
+_DECIDE_TIMES = ("model.", "sampler.", "image.")
+"""Dimensions whose choices decide what a run takes."""
+MOST_KINDS = 8
+"""Of runs that are timed: where the space has more, the start stands for all."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,11 @@ class Forecast:
         return self.by_stage["search"].work_hours / self.work_hours if self.work_hours else 0.0
 
 
-def forecast(config: SweepConfig, resources: RunResources, full_run_seconds: float) -> Forecast | None:
+def forecast(config: SweepConfig, resources: RunResources, full_run_seconds: FullRunSeconds) -> Forecast | None:
     """Simulate the sweep with configurations suggested at random: the median of a few; None: no trial would come to its end.
 
     Args:
-        full_run_seconds: of a full-length run on one fold.
+        full_run_seconds: of a full-length run on one fold, by its configuration.
     """
     sampler = config.search.sampler.model_copy(update={"name": "random"})
     search = config.search.model_copy(
@@ -103,7 +111,9 @@ def forecast(config: SweepConfig, resources: RunResources, full_run_seconds: flo
     return found[len(found) // 2] if len(found) > DRAWS // 2 else None
 
 
-def _drawn(config: SweepConfig, resources: RunResources, full_run_seconds: float, seed: int) -> Forecast | None:
+def _drawn(
+    config: SweepConfig, resources: RunResources, full_run_seconds: FullRunSeconds, seed: int
+) -> Forecast | None:
     try:
         with simulated_sweep(config, resources, full_run_seconds, score=plain_score(seed)) as simulated:
             return _summed_up(config, simulated)
@@ -131,96 +141,104 @@ def _summed_up(config: SweepConfig, simulated: Simulated) -> Forecast:
 
 
 @dataclass(frozen=True)
-class FullRun:
-    """A full-length run on one fold.
+class FullRuns:
+    """Full-length runs of a config whose configurations do not all take the same time, and of any other.
 
     Attributes:
-        images: that it trains on, and embeds at evaluations, counted as training images.
-        seconds: of the whole run.
-        told: where both come from, in words.
+        paths: of the dimensions that decide what a run takes, such as ``model.train``.
+        by_values: by the values at these paths; the start's first.
     """
 
-    images: float
-    seconds: float
-    told: str
+    paths: tuple[str, ...]
+    by_values: dict[str, FullRun]
+
+    @property
+    def start(self) -> FullRun:
+        """Of the start configuration."""
+        return next(iter(self.by_values.values()))
+
+    @property
+    def mean_seconds(self) -> float:
+        """Over the kinds of runs."""
+        return sum(run.seconds for run in self.by_values.values()) / len(self.by_values)
+
+    def seconds(self, trial: TrialSettings) -> float:
+        """Of a configuration."""
+        return self.by_values.get(_values_at(self.paths, trial), self.start).seconds
+
+    def lines(self) -> Iterator[str]:
+        """What each kind of run takes."""
+        for values, run in self.by_values.items():
+            kind = f" with {values}" if len(self.by_values) > 1 else ""
+            yield f"a full-length run{kind} takes {duration(run.seconds / 3600)}"
 
 
-def full_run(config: SweepConfig, assumed: Assumed | None) -> FullRun:
-    """Load the data and time a training step of the start configuration, or take the time that is assumed.
-
-    Where the machine is assumed and the data are not here, either, the official size of the data set is taken.
+def full_runs(config: SweepConfig, assumed: Assumed | None) -> FullRuns:
+    """Time the start configuration and, where a choice of the config decides what runs take, every choice of it.
 
     Raises:
-        ConfigError, DataError, RunFailed: whatever would stop the sweep at its start.
+        ConfigError, DataError, RunFailed: whatever would stop a run at its start.
     """
-    _, trial = start_configuration(config)
-    try:
-        benchmark = load_dataset(trial.dataset)
-    except DataError:
-        if assumed is None or trial.dataset.name not in OFFICIAL_COUNTS:
-            raise
-        total = OFFICIAL_COUNTS[trial.dataset.name]["train"][1]
-        fit = round(total * fit_share(config))
-        batches = trial.sampler.batches_per_epoch or max(1, fit // trial.sampler.batch_size)
-        images = _images(config, batches, total - fit)
-        told = f"{fit:,} images, by the official size of a data set that is not here, {batches} batches an epoch"
-        return FullRun(images, images / assumed.images_per_second, f"{told}; assumed: {assumed}")
-    splits = fold_splits(trial, config.validation, config.validation.use[0], seed=0, benchmark=benchmark)
-    device = plan_device(config)
-    learned = f"{len(splits.fit):,} images of {len(splits.fit.classes()):,} classes"
-    if trial.dataset.closed_set:
-        learned += ", closed-set: scored are other images of the same classes"
-    if assumed is not None:
-        batches = trial.sampler.batches_per_epoch or max(1, len(splits.fit) // trial.sampler.batch_size)
-        images = _images(config, batches, len(splits.query))
-        return FullRun(
-            images, images / assumed.images_per_second, f"{learned}, {batches} batches an epoch; assumed: {assumed}"
-        )
-    timing = time_epoch(trial, splits, device, config.resources)
-    images = _images(config, timing.batches, len(splits.query))
-    per_image = timing.seconds / (timing.batches * trial.sampler.batch_size)
-    told = f"{learned}, {timing.batches} batches an epoch; {1 / per_image:,.0f} images/s, from a step on {device_name(device)}"
-    return FullRun(images, images * per_image, told)
+    point, start = start_configuration(config)
+    choices = {
+        path: dimension.choices for path, dimension in config.search.space.items()
+        if path.startswith(_DECIDE_TIMES) and dimension.kind == "choice"
+    }  # fmt: skip
+    trials = [start]
+    if math.prod(map(len, choices.values())) <= MOST_KINDS:
+        for combination in itertools.product(*choices.values()):
+            with contextlib.suppress(ConfigError, ValidationError):  # values that no run has together
+                trials.append(resolve_trial(config, {**point, **dict(zip(choices, combination, strict=True))}))
+    by_values: dict[str, FullRun] = {}
+    for trial in trials:
+        values = _values_at(tuple(choices), trial)
+        if values not in by_values:
+            by_values[values] = full_run(config, trial, assumed)
+    return FullRuns(tuple(choices), by_values)
 
 
-def _images(config: SweepConfig, batches: int, scored: int) -> float:
-    _, trial = start_configuration(config)
-    epochs, evaluations = trial.schedule.epochs, -(-trial.schedule.epochs // trial.evaluation.every)
-    return epochs * batches * trial.sampler.batch_size + EVALUATION_COST * evaluations * scored
+def _values_at(paths: Sequence[str], trial: TrialSettings) -> str:
+    tree = trial.tree()
+    return ", ".join(f"{path}: {setting(get_path(tree, path))}" for path in paths)
 
 
-def check_holds(config: SweepConfig, resources: RunResources, run: FullRun) -> None:
+def check_holds(config: SweepConfig, resources: RunResources, seconds: float) -> None:
     """Refuse a budget that cannot hold the start, a handful of trials and the smallest confirmation.
 
     Raises:
         ConfigError: with the number that would do.
     """
     for name in LIMITS:
-        told = too_little(config, resources, Estimate(run.seconds), name)
+        told = too_little(config, resources, Estimate(seconds), name)
         if told:
             raise ConfigError(told)
 
 
-def plan_lines(config: SweepConfig, resources: RunResources, full_run_seconds: float) -> Iterator[str]:
+def plan_lines(config: SweepConfig, resources: RunResources, full_run_seconds: FullRunSeconds) -> Iterator[str]:
     """The stages with runs, hours, share and cost, and what to change where the search comes off badly."""
     expected = forecast(config, resources, full_run_seconds)
     if expected is None:
         yield "no trial would come to its last epoch within this budget"
         return
-    rate = Rate(resources.gpus, config.resources.price_per_gpu_hour)
     for stage, each in expected.by_stage.items():
         share = each.work_hours / expected.work_hours if expected.work_hours else 0.0
         yield f"  {stage:<13}{_runs_told(expected, stage):<52}{duration(each.hours):>9}{share:>6.0%}"
-    cost = rate.of(3600 * expected.work_hours)
-    told = ", ".join(f"{value:,.3g} {'GPU-hours' if 'gpu' in name else 'of money'}" for name, value in cost.items())
-    limits = [f"{getattr(config.search.budget, name):g} {name.replace('gpu_hours', 'GPU-hours')}" for name in LIMITS
-              if getattr(config.search.budget, name) is not None]  # fmt: skip
-    yield (
-        f"  {'in all':<65}{duration(expected.hours):>9}"
-        + (f", {told}" if told else "")
-        + (f", of a budget of {' and '.join(limits)}" if limits else "")
-    )
+    cost = Rate(resources.gpus, config.resources.price_per_gpu_hour).of(3600 * expected.work_hours)
+    yield f"  {'in all':<65}{duration(expected.hours):>9}{cost_told(cost)}{budget_told(config.search.budget)}"
     yield from _advice(config, resources, full_run_seconds, expected)
+
+
+def cost_told(cost: Mapping[str, float]) -> str:
+    """GPU-hours and money of a plan, where there are any."""
+    return "".join(f", {value:,.3g} {'GPU-hours' if name == GPU_HOURS else 'of money'}" for name, value in cost.items())
+
+
+def budget_told(budget: LimitSettings) -> str:
+    """The limits that a plan keeps."""
+    limits = [
+        f"{total:g} {limit.replace('gpu_hours', 'GPU-hours')}" for limit in LIMITS if (total := getattr(budget, limit))
+    ]
+    return f", of a budget of {' and '.join(limits)}" if limits else ""
 
 
 def _runs_told(expected: Forecast, stage: str) -> str:
@@ -234,7 +252,9 @@ def _runs_told(expected: Forecast, stage: str) -> str:
     return counted(runs, "run")
 
 
-def _advice(config: SweepConfig, resources: RunResources, full_run_seconds: float, expected: Forecast) -> Iterator[str]:
+def _advice(
+    config: SweepConfig, resources: RunResources, full_run_seconds: FullRunSeconds, expected: Forecast
+) -> Iterator[str]:
     budget = config.search.budget
     thin = expected.cut and (expected.search_share < 0.5 or expected.trials < min(FEW_TRIALS, config.search.trials))
     if thin:
@@ -296,9 +316,10 @@ def print_plan(
     place = usable_storage(storage)
     resources = planned_resources(config, address, config.search.max_concurrent, assumed)
     check_warm_starts(config)
-    run = full_run(config, assumed)
+    runs = full_runs(config, assumed)
     check_store(config.tracking.uri, config.name)
-    check_holds(config, resources, run)
+    check_holds(config, resources, runs.mean_seconds)
+    _check_cheaper(config)
     console.print(_space_table(config))
     scheduler = config.search.scheduler
     where = "the assumed machine" if assumed else address or "this machine"
@@ -306,17 +327,37 @@ def print_plan(
     for line in (
         f"{config.search.trials} trials of at most {config.search_epochs} epochs, {config.search.sampler.name} and "
         f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)",
-        f"a run learns from {run.told}",
-        f"a full-length run takes {duration(run.seconds / 3600)}"
-        + (f", a trial {duration(cheaper * run.seconds / 3600)} at most" if cheaper < 1 else "")
-        + f"; a run gets {counted(resources.cpus, 'CPU core')} and {counted(resources.gpus, 'GPU')}; "
-        f"{resources.concurrent} at a time on {where}",
-        *plan_lines(config, resources, run.seconds),
+        f"a run learns from {runs.start.told}",
+        *runs.lines(),
+        *([f"a trial takes {cheaper:.0%} of that at most"] if cheaper < 1 else []),
+        f"a run gets {counted(resources.cpus, 'CPU core')} and {counted(resources.gpus, 'GPU')}; {resources.concurrent} at a "
+        f"time on {where}",
+        *plan_lines(config, resources, runs.seconds),
         f"tracking: {redact(config.tracking.uri)} can be used"
         + (f"; {place} can be written from here" if place else ""),
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
         console.print(line, style="yellow" if line.startswith("warning") else None, soft_wrap=True)
+
+
+def _check_cheaper(config: SweepConfig) -> None:
+    """Where trials learn from fewer images: that the sampler finds its classes among them.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if config.search.images is None:
+        return
+    trial = config.search_trial(start_configuration(config)[1])
+    try:
+        benchmark = load_dataset(trial.dataset)
+    except DataError:
+        return  # planned for elsewhere
+    fit = fold_splits(trial, config.validation, config.validation.use[0], seed=0, benchmark=benchmark).fit
+    try:
+        build_sampler(trial.sampler, fit.labels, fit.super_labels, 0)
+    except ConfigError as error:
+        raise ConfigError(f"search.images: {config.search.images:g} leaves the trials {error}") from None
 
 
 def _space_table(config: SweepConfig) -> Table:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ctxtune.config import SweepConfig
+from ctxtune.config import SweepConfig, TrialSettings
 from ctxtune.metric_names import on_split
 from ctxtune.results.costs import Rate
 from ctxtune.tracking import Tracker
@@ -27,6 +27,9 @@ from ctxtune.tuning.record.trial_report import TrialReport
 
 LONGEST_STEP = 60.0
 """Seconds between two looks of the budget at the simulated clock."""
+
+FullRunSeconds = Callable[[TrialSettings], float]
+"""What a full-length run of a configuration takes on one fold."""
 
 Score = Callable[[RunSpec, float], float]
 """The objective of a run after a share of its epochs."""
@@ -187,7 +190,7 @@ class Simulated:
 def simulated_sweep(
     config: SweepConfig,
     resources: RunResources,
-    full_run_seconds: float,
+    full_run_seconds: FullRunSeconds,
     *,
     score: Score | None = None,
     setup: float = 0.0,
@@ -196,7 +199,7 @@ def simulated_sweep(
     """Run a sweep to its end on a simulated clock.
 
     Args:
-        full_run_seconds: of a full-length run on one fold.
+        full_run_seconds: of a full-length run on one fold, by its configuration.
         score: of runs on their way; None: `plain_score`.
         journal_file: where its journal is kept, to go on with a sweep; None: nowhere.
 
@@ -208,7 +211,10 @@ def simulated_sweep(
     with tempfile.TemporaryDirectory(prefix="ctxtune-", dir=memory) as folder:
         journal = Journal(journal_file or Path(folder) / "journal.jsonl")
         executor = SimulatedExecutor(
-            resources, lambda spec: full_run_seconds * work_of(config, spec.stage), score or plain_score(), setup
+            resources,
+            lambda spec: full_run_seconds(spec.trial) * work_of(config, spec.stage),
+            score or plain_score(),
+            setup,
         )
         recorder = Recorder(
             journal,

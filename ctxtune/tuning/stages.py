@@ -15,9 +15,8 @@ from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.spending import LIMITS
 
-LIMITS = ("hours", "gpu_hours")
-"""The limits of a budget, which are also the reasons of a search that one of them ended."""
 MOST_UNRESOLVABLE = 20
 """So many suggestions in a row that no run can take are one too many."""
 

@@ -94,7 +94,7 @@ def _prepare(
 
 def _tell_plan(config: SweepConfig, resources: RunResources, seconds: float, watcher: Watcher) -> None:
     watcher.on_note(f"a full-length run takes {duration(seconds / 3600)} here; what this comes to:")
-    for line in plan_lines(config, resources, seconds):
+    for line in plan_lines(config, resources, lambda trial: seconds):
         watcher.on_note(line)
 
 

@@ -6,10 +6,12 @@ import torch
 
 from ctxtune.config import TrialFile, TrialSettings
 from ctxtune.config.sweep import ResourcesSettings
+from ctxtune.data import load_dataset
+from ctxtune.data.official_counts import OFFICIAL_COUNTS
 from ctxtune.data.threads import processors
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, DataError
 from ctxtune.text import counted
-from ctxtune.training import FoldTrainer
+from ctxtune.training import FoldTrainer, fold_splits
 from ctxtune.training.splits import RunSplits
 from ctxtune.tuning.backend.cluster import (
     NodeKind,
@@ -19,17 +21,28 @@ from ctxtune.tuning.backend.cluster import (
     run_resources,
     running_ray,
 )
+from ctxtune.tuning.estimates import fit_share
 
+EVALUATION_COST = 1 / 3
+"""Of an image that is only embedded, against one that is learned from: forward without backward."""
+KEPT_FEATURES_PER_SECOND = 20_000.0
+"""That a head is assumed to learn from, whatever its network would take: about half of what docs/gpu.md saw of one."""
 CORES_OF_A_GPU = 8.0
 """CPU cores that are assumed beside each assumed GPU."""
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """A machine that is not at hand: what one run trains there in a second, and how many GPUs it has."""
+    """A machine that is not at hand: what one run of a network trains there in a second, and how many GPUs it has."""
 
     images_per_second: float
     gpus: int = 1
+
+    def rate(self, trial: TrialSettings) -> float:
+        """Images a second of a configuration: a head on kept features asks no network for them."""
+        if trial.model.train == "head" and trial.image.views != "live":
+            return max(self.images_per_second, KEPT_FEATURES_PER_SECOND)
+        return self.images_per_second
 
     def __str__(self) -> str:
         return f"{self.images_per_second:g} images/s a run and {counted(self.gpus, 'GPU')}"
@@ -111,3 +124,60 @@ def planned_resources(
         return resources_on([here], True, file.resources, max_concurrent)
     with running_ray(address):
         return run_resources(file.resources, max_concurrent)
+
+
+@dataclass(frozen=True)
+class FullRun:
+    """A full-length run on one fold.
+
+    Attributes:
+        images: that it trains on, and embeds at evaluations, counted as training images.
+        seconds: of the whole run.
+        told: where both come from, in words.
+    """
+
+    images: float
+    seconds: float
+    told: str
+
+
+def full_run(file: TrialFile, trial: TrialSettings, assumed: Assumed | None) -> FullRun:
+    """Load the data and time a training step of a configuration of a file, or take the time that is assumed.
+
+    Where the machine is assumed and the data are not here, either, the official size of the data set is taken.
+
+    Raises:
+        ConfigError, DataError, RunFailed: whatever would stop the run at its start.
+    """
+    try:
+        benchmark = load_dataset(trial.dataset)
+    except DataError:
+        if assumed is None or trial.dataset.name not in OFFICIAL_COUNTS:
+            raise
+        total = OFFICIAL_COUNTS[trial.dataset.name]["train"][1]
+        fit = round(total * fit_share(file))
+        batches = trial.sampler.batches_per_epoch or max(1, fit // trial.sampler.batch_size)
+        images = _images(trial, batches, total - fit)
+        told = f"{fit:,} images, by the official size of a data set that is not here, {batches} batches an epoch"
+        return FullRun(images, images / assumed.rate(trial), f"{told}; assumed: {assumed}")
+    splits = fold_splits(trial, file.validation, file.validation.use[0], seed=0, benchmark=benchmark)
+    device = plan_device(file)
+    learned = f"{len(splits.fit):,} images of {len(splits.fit.classes()):,} classes"
+    if trial.dataset.closed_set:
+        learned += ", closed-set: scored are other images of the same classes"
+    if assumed is not None:
+        batches = trial.sampler.batches_per_epoch or max(1, len(splits.fit) // trial.sampler.batch_size)
+        images = _images(trial, batches, len(splits.query))
+        return FullRun(
+            images, images / assumed.rate(trial), f"{learned}, {batches} batches an epoch; assumed: {assumed}"
+        )
+    timing = time_epoch(trial, splits, device, file.resources)
+    images = _images(trial, timing.batches, len(splits.query))
+    per_image = timing.seconds / (timing.batches * trial.sampler.batch_size)
+    told = f"{learned}, {timing.batches} batches an epoch; {1 / per_image:,.0f} images/s, from a step on {device_name(device)}"
+    return FullRun(images, images * per_image, told)
+
+
+def _images(trial: TrialSettings, batches: int, scored: int) -> float:
+    epochs, evaluations = trial.schedule.epochs, -(-trial.schedule.epochs // trial.evaluation.every)
+    return epochs * batches * trial.sampler.batch_size + EVALUATION_COST * evaluations * scored

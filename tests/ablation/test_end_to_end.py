@@ -129,6 +129,8 @@ def test_mlflow_holds_the_design_and_every_run_under_one_parent(finished):
         "confirmatory": False,
         "tuning": "each",
         "tuned_for": None,
+        "trials": 2,
+        "trials_held": None,
         "dataset": "glyphs",
         "factors": {},
         "variants": CELLS,
@@ -249,7 +251,8 @@ def test_a_dry_run_prints_arms_and_hours_and_starts_nothing(repository, tmp_path
         "loss.contextual_weight = 0.0",
         "4 tuning trials",
         "4 runs",
-        "of one device",
+        "a full-length run takes",
+        "2 trials of every cell",
     ):
         assert words in done.stdout
     assert not (tmp_path / "results").exists()

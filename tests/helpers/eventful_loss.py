@@ -13,11 +13,11 @@ from ctxtune.losses import ContextualLoss
 FOLDER = "CTXTUNE_TEST_EVENTS"
 """The variable that names the folder of batches counted so far (`batches`) and of the driver's process (`driver`)."""
 EVENTS = "CTXTUNE_TEST_EVENTS_AT"
-"""The variable that says what happens when: `10:worker,24:driver,60:interrupt`, by batches of all runs together."""
+"""The variable that says what happens when: `10:worker,24:driver,60:interrupt,70:stall`, by batches of all runs together."""
 
 
 class EventfulLoss(torch.nn.Module):
-    """Counts batches across processes, and at those named ends the worker or the driver."""
+    """Counts batches across processes, and at those named ends the worker or the driver, or waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,6 +46,8 @@ def happen() -> None:
         time.sleep(3600)  # Ray ends the workers of a driver that is gone
     elif due == "interrupt":
         os.kill(driver(folder), signal.SIGINT)
+    elif due == "stall":
+        time.sleep(3600)
 
 
 def driver(folder: Path) -> int:

@@ -1,10 +1,12 @@
-"""Simulated sweeps for tests: minutes of a day in a second."""
+"""Simulated sweeps and ablations for tests: minutes of a day in a second."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from ctxtune.config import SweepConfig
+from ctxtune.ablation.budget import CellTimes
+from ctxtune.ablation.pipeline import run_stages as run_ablation_stages
+from ctxtune.config import Ablation, SweepConfig
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.callbacks import Watcher
 from ctxtune.tuning.estimates import work_of
@@ -31,6 +33,7 @@ def drive(
     notes: list[str] | None = None,
     score: Callable[..., float] | None = None,
     slow_after_start: float = 1.0,
+    slower: Callable[[RunSpec], float] = lambda spec: 1.0,
     stall: float = 0.0,
     on_measured: Callable[[float], object] = lambda seconds: None,
 ) -> tuple[Journal, SimulatedExecutor]:
@@ -38,7 +41,7 @@ def drive(
 
     Args:
         die_after: events, after which the process dies (`Killed`); ``die_at``: the stage whose first run kills it.
-        slow_after_start: so many times as long take all trials but the first.
+        slow_after_start: so many times as long take all trials but the first; ``slower``: the same of each run.
         stall: hours that the first trial does not report after its second evaluation.
     """
     journal = Journal(journal_file)
@@ -46,7 +49,7 @@ def drive(
 
     def seconds(spec: RunSpec) -> float:
         slow = slow_after_start if spec.stage == "search" and spec.key != first else 1.0
-        return 3600 * hours * work_of(space, spec.stage) * slow
+        return 3600 * hours * work_of(space, spec.stage) * slow * slower(spec)
 
     executor = SimulatedExecutor(RunResources(1, gpus, concurrent), seconds, score or plain_score())
     reports = 0
@@ -75,6 +78,39 @@ def drive(
             Watcher(on_note=(notes if notes is not None else []).append),
             on_measured=on_measured,
         )
+    finally:
+        journal.close()
+    return journal, executor
+
+
+def drive_ablation(
+    ablation: Ablation,
+    journal_file: Path,
+    *,
+    hours: Callable[[RunSpec], float],
+    concurrent: int = 1,
+    die_at: str = "",
+    notes: list[str] | None = None,
+    on_measured: Callable[[CellTimes], object] = lambda times: None,
+) -> tuple[Journal, SimulatedExecutor]:
+    """Run an ablation, or go on with one, whose runs take so many ``hours``.
+
+    Args:
+        die_at: the stage whose first run kills the process (`Killed`).
+    """
+    journal = Journal(journal_file)
+    executor = SimulatedExecutor(RunResources(1, 1.0, concurrent), lambda spec: 3600 * hours(spec), plain_score())
+
+    def die(recorder: Recorder, run: RunRecord) -> None:
+        if run.stage == die_at:
+            raise Killed
+
+    recorder = Recorder(
+        journal, cast(Any, NoTracker()), metric=ablation.compare.metric, sweep_id="a", on_change=die
+    )  # fmt: skip
+    watcher = Watcher(on_note=(notes if notes is not None else []).append)
+    try:
+        run_ablation_stages(ablation, recorder, executor, watcher, on_measured=on_measured)
     finally:
         journal.close()
     return journal, executor

@@ -183,6 +183,10 @@ def test_nothing_but_the_start_is_not_confirmed_with_seeds_of_its_own(repository
     words = "1 of 64 trials: the budget ended the search; nothing can be concluded."
     assert confirmation_sentence(results) == sweep_summary(results)["search"] == words
     assert words in sweep_note(results) and not sweep_summary(results)["conclusive"]
+    # Nothing was confirmed: a larger budget still goes on with the search.
+    more = cars(repository, "search.budget.hours=4000")
+    journal, _ = drive(more, tmp_path / "j", hours=1.1)
+    assert len(journal.stage("search")) == 64 and len(journal.completed("confirmation")) == 10
 
 
 @pytest.mark.parametrize("limit", ["hours", "gpu_hours"])
@@ -238,3 +242,23 @@ def test_patience_counts_trials_since_the_best(repository, tmp_path):
     journal, _ = drive(space, tmp_path / "j", hours=1, score=score)
     assert [run.state for run in journal.stage("search")] == ["completed"] * 4
     assert journal.decisions.search_ended.reason == "no_improvement"
+
+
+@pytest.mark.parametrize("hours", [6, 12])
+def test_where_some_configurations_take_much_longer_each_is_estimated_by_its_own_runs(repository, tmp_path, hours):
+    """A head takes a minute, low-rank adapters an hour, and the adapters are better."""
+    file = repository / "search_spaces/cars_dinov2.yaml"
+    config = load_search_space(file, ["search.sampler.name=random", f"search.budget.hours={hours}"])
+
+    def adapted(spec) -> bool:
+        return spec.trial.model.train != "head"
+
+    def score(spec, share):
+        return (0.6 if adapted(spec) else 0.4) * share + 0.001 * sum(spec.key.encode()) / 1000
+
+    journal, executor = drive(
+        config, tmp_path / "j", hours=1, score=score, slower=lambda spec: 1.0 if adapted(spec) else 1 / 60
+    )
+    assert adapted(journal.runs[journal.decisions.chosen].spec)
+    assert executor.clock / 3600 <= hours + 1 / 8
+    assert len(journal.completed("confirmation")) >= 4

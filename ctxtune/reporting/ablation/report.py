@@ -17,7 +17,7 @@ from ctxtune.reporting.study import bill, device_of
 from ctxtune.results.ablation import JudgedContrast
 from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import capital, price
-from ctxtune.results.wording import contrast_sentences, lost_sentences
+from ctxtune.results.wording import budget_sentence, contrast_sentences, lost_sentences
 from ctxtune.statistics import LEVEL
 from ctxtune.text import duration
 
@@ -91,6 +91,8 @@ def _facts(data: AblationData) -> dict[str, str]:
 
 def _findings(data: AblationData) -> list[str]:
     sentences = [*contrast_sentences(data.results), *lost_sentences(data.results.lost)]
+    if ended := budget_sentence(data.design):
+        sentences.insert(0, ended)
     if data.design.confirmatory:
         sentences.append("Confirmatory: the test classes were scored, once for each arm and seed; the ledger has it.")
     return sentences

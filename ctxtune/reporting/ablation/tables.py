@@ -84,7 +84,7 @@ def _difference(difference: PairedDifference) -> str:
 def _contrast_note(data: AblationData, contrasts: Sequence[JudgedContrast]) -> str:
     conditions = sorted({each.condition for each in contrasts if each.condition and each.verdict})
     notes = ["Verdicts hold " + "; ".join(conditions) + "."] if conditions else []
-    if any(each.difference is not None and each.verdict is None for each in contrasts):
+    if any(each.difference is not None and each.verdict is None and each.tuned for each in contrasts):
         notes.append(
             f"Interim: nothing is judged before all its {data.results.replication}s are there; stopping where it looks good "
             "would be optional stopping."

@@ -26,6 +26,22 @@ class SearchEnd(_Settled):
     trials: int = 0
 
 
+class TuningEnd(_Settled):
+    """How the tuning of an ablation's cells ended.
+
+    Attributes:
+        reason: the limit of the budget that ended it; "" where every cell had all its trials.
+        trials: of every cell that count; ``asked``: of the file.
+        hours, gpu_hours: the limits that it had.
+    """
+
+    reason: str = ""
+    trials: int
+    asked: int
+    hours: float | None = None
+    gpu_hours: float | None = None
+
+
 class SelectionPlan(_Settled):
     """The selection, settled before any of its runs.
 
@@ -62,7 +78,8 @@ class Decisions(BaseModel):
         sweep_id: what names the runs in MLflow.
         precision: what ``precision: auto`` came to.
         warm_starts: the points that each warm start of the file came to, in their order.
-        search_ended: true in ablations, and in sweeps of versions that knew no reasons.
+        search_ended: true in sweeps of versions that knew no reasons, and in ablations of versions without budgets.
+        tuning_ended: of an ablation; settled before a run of the seeds.
         hours_spent: of the budget, in the processes so far.
         chosen: the arm to confirm.
         confirm: the block of the file that the confirmation began with.
@@ -74,6 +91,7 @@ class Decisions(BaseModel):
     precision: str | None = None
     warm_starts: list[list[dict[str, Any]]] | None = None
     search_ended: SearchEnd | bool | None = None
+    tuning_ended: TuningEnd | None = None
     hours_spent: float = 0.0
     selection: SelectionPlan | None = None
     chosen: str | None = None

@@ -1,0 +1,267 @@
+"""What a budget buys in an ablation (`tune_each.budget`): the seeds keep their number, every cell has the trials that fit.
+
+A round is one trial of every cell and repeat. All cells are tuned by the same number of whole rounds: what a cell has of a
+round that others do not have does not count.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ctxtune.ablation.runs import folds_of, repeats_of
+from ctxtune.ablation.searches import Searches
+from ctxtune.config import Ablation, Cell
+from ctxtune.text import counted, duration
+from ctxtune.tuning.backend.cluster import RunResources
+from ctxtune.tuning.estimates import fit_share
+from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.spending import LIMITS, Batch, Spending, cost_of
+
+FEWEST_TRIALS = 2
+"""Of every cell: its own configuration, and another one."""
+FEW_TRIALS = 5
+"""A tuning of fewer trials than these is warned of."""
+MARGIN = 1.05
+"""A round that is expected to end within a twentieth of what is left for it is not begun."""
+
+
+@dataclass(frozen=True)
+class CellTimes:
+    """What the runs of each cell take.
+
+    Attributes:
+        seconds: of a full-length run on one validation fold, by cell.
+        setup: seconds of each run beside that.
+    """
+
+    seconds: Mapping[str, float]
+    setup: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Seconds of a full-length run, mean over the cells."""
+        return sum(self.seconds.values()) / len(self.seconds)
+
+    def round(self, ablation: Ablation) -> list[float]:
+        """Seconds of each trial of a round."""
+        return [self.setup + _tuning_work(ablation) * each for each in self.seconds.values()] * repeats_of(ablation)
+
+    def seeds(self, ablation: Ablation) -> list[float]:
+        """Seconds of each run of the seeds."""
+        runs = repeats_of(ablation) * ablation.seeds * len(folds_of(ablation))
+        return [self.setup + _seed_work(ablation) * each for each in self.seconds.values()] * runs
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """What a stage is expected to take: its runs, hours of wall time, and hours of work of all runs together."""
+
+    runs: int
+    hours: float
+    work_hours: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an ablation is expected to do.
+
+    Attributes:
+        trials: of every cell and repeat, as many as the budget holds; ``asked``: of the file.
+        by_stage: tuning, where there is any, and seeds.
+    """
+
+    trials: int
+    asked: int
+    by_stage: dict[str, StageForecast]
+
+    @property
+    def hours(self) -> float:
+        """Wall time in all."""
+        return sum(stage.hours for stage in self.by_stage.values())
+
+    @property
+    def work_hours(self) -> float:
+        """Hours of work of all runs."""
+        return sum(stage.work_hours for stage in self.by_stage.values())
+
+
+def forecast(ablation: Ablation, times: CellTimes, resources: RunResources) -> Forecast:
+    """How many trials the budget holds beside the seeds, and what both stages take."""
+    tune = ablation.tune_each
+    asked = tune.trials if tune else 0
+    fewest, most = 0, asked
+    while fewest < most:  # the most that fit
+        trials = (fewest + most + 1) // 2
+        if all(_needed(ablation, times, resources, limit, trials) <= total for limit, total in _limits(ablation)):
+            fewest = trials
+        else:
+            most = trials - 1
+    stages = {"tuning": times.round(ablation) * fewest} if tune else {}
+    stages["seeds"] = times.seeds(ablation)
+    by_stage = {
+        name: StageForecast(len(runs), cost_of("hours", [runs], resources), sum(runs) / 3600)
+        for name, runs in stages.items()
+    }
+    return Forecast(fewest, asked, by_stage)
+
+
+def too_little(ablation: Ablation, times: CellTimes, resources: RunResources) -> str | None:
+    """What to say of a budget that cannot hold the seeds and the fewest trials; None: it can."""
+    for limit, total in _limits(ablation):
+        least = _needed(ablation, times, resources, limit, FEWEST_TRIALS)
+        if total < least:
+            runs = counted(len(times.seeds(ablation)), "run")
+            return (
+                f"tune_each.budget.{limit}: {total:g} cannot hold {runs} of the seeds, which keep their number, and "
+                f"{FEWEST_TRIALS} trials of every cell before: a full-length run takes {duration(times.mean / 3600)}. "
+                f"{_rounded_up(least):g} would do"
+            )
+    return None
+
+
+def enough(ablation: Ablation, times: CellTimes, resources: RunResources, limit: str) -> float:
+    """The least of a limit that holds all trials and seeds of the file."""
+    return _rounded_up(
+        _needed(ablation, times, resources, limit, ablation.tune_each.trials if ablation.tune_each else 0)
+    )
+
+
+def whole_rounds(ablation: Ablation, searches: Searches, runs: Mapping[str, RunRecord]) -> int:
+    """How many rounds every cell has to their end; a space that came to its end has all of them."""
+    assert ablation.tune_each is not None
+    for number in range(ablation.tune_each.trials):
+        for key, exhausted in searches.round(number):
+            run = runs.get(key)
+            if (run is None and not exhausted) or (run is not None and run.state in ("killed", "running")):
+                return number
+    return ablation.tune_each.trials
+
+
+class TuningBudget:
+    """Says which rounds of the tuning are begun, and ends it where time runs out all the same.
+
+    Args:
+        clock: seconds, from any beginning.
+        on_measured: told, once, what runs take here, as soon as that is known.
+    """
+
+    def __init__(
+        self,
+        ablation: Ablation,
+        cells: Sequence[Cell],
+        recorder: Recorder,
+        resources: RunResources,
+        clock: Callable[[], float],
+        on_measured: Callable[[CellTimes], object] = lambda times: None,
+    ) -> None:
+        assert ablation.tune_each is not None
+        self._ablation, self._cells, self._recorder, self._resources = ablation, cells, recorder, resources
+        self._spending = Spending(ablation.tune_each.budget, recorder, resources, clock)
+        self._measured, self._on_measured = False, on_measured
+        self.ended_by = ""
+        """The limit that has ended the tuning; "" where none has."""
+
+    @property
+    def times(self) -> CellTimes | None:
+        """What runs take, from those seen so far; a cell that has not run takes as long as the others on average."""
+        work: dict[str, float] = {}
+        seconds: dict[str, float] = {}
+        for run in self._recorder.journal.runs.values():
+            done = run.epoch / run.spec.trial.schedule.epochs
+            if done and run.seconds:
+                whole = _tuning_work(self._ablation) if run.stage == "cell_search" else _seed_work(self._ablation)
+                work[run.spec.arm] = work.get(run.spec.arm, 0.0) + done * whole
+                seconds[run.spec.arm] = seconds.get(run.spec.arm, 0.0) + run.seconds
+        if not work:
+            return None
+        known = {cell: seconds[cell] / work[cell] for cell in work}
+        mean = sum(known.values()) / len(known)
+        return CellTimes({cell.name: known.get(cell.name, mean) for cell in self._cells}, self._spending.setup)
+
+    def admits(self, number: int) -> bool:
+        """Whether a round is to be begun: it is expected to end while the seeds still fit."""
+        times = self.times
+        if self.ended_by:
+            return False
+        if number == 0 or times is None or not self._spending.limited:
+            return True
+        tuning = [*self._under_way(times), *times.round(self._ablation)]
+        seeds = times.seeds(self._ablation)
+        for limit in self._spending.limits:
+            if (
+                MARGIN * self._spending.cost(limit.name, [tuning]) + self._spending.cost(limit.name, [seeds])
+                > limit.left
+            ):
+                self.ended_by = limit.name
+        return not self.ended_by
+
+    def check(self) -> None:
+        """Ask the recorder to stop the tuning where no more is left than the seeds take; once a second."""
+        if not self._spending.keep_time() or not self._spending.limited:
+            return
+        if not self._measured:
+            self._measure()
+        times = self.times
+        if times is None:
+            return
+        for limit in self._spending.limits:
+            reserve = self._spending.cost(limit.name, [times.seeds(self._ablation)])
+            if limit.spent + reserve >= limit.total:
+                self.ended_by = limit.name
+                message = f"the tuning ends: {limit.spent:.2f} {limit.unit} spent, {reserve:.2f} kept for the seeds"
+                self._recorder.request_stop(limit.name, message, resumable=False)
+
+    def keep_time(self) -> None:
+        """Note what is spent, once a second."""
+        self._spending.keep_time()
+
+    def _measure(self) -> None:
+        """As soon as a run has two reports or its end: say what runs take, and end what the budget cannot hold."""
+        runs = self._recorder.journal.stage("cell_search")
+        if not any(len(run.reports) > 1 or run.state == "completed" for run in runs):
+            return
+        self._measured = True
+        times = self.times
+        if times is None:
+            return
+        told = too_little(self._ablation, replace(times, setup=0.0), self._resources)
+        if told:
+            self._recorder.request_stop("budget", told, resumable=True)
+        else:
+            self._on_measured(times)
+
+    def _under_way(self, times: CellTimes) -> Batch:
+        """Seconds that the trials that are running still need."""
+        work = _tuning_work(self._ablation)
+        return [
+            max(0.0, times.setup + work * times.seconds[run.spec.arm] - run.seconds)
+            for run in self._recorder.journal.stage("cell_search")
+            if run.state == "running"
+        ]
+
+
+def _tuning_work(ablation: Ablation) -> float:
+    """The work of a trial, in full-length runs on one fold."""
+    return len((ablation.tune_each and ablation.tune_each.folds) or ablation.validation.use)
+
+
+def _seed_work(ablation: Ablation) -> float:
+    return 1 / fit_share(ablation) if ablation.confirmatory else 1.0
+
+
+def _limits(ablation: Ablation) -> list[tuple[str, float]]:
+    budget = ablation.tune_each.budget if ablation.tune_each else None
+    found = [(limit, getattr(budget, limit)) for limit in LIMITS] if budget else []
+    return [(limit, total) for limit, total in found if total is not None]
+
+
+def _needed(ablation: Ablation, times: CellTimes, resources: RunResources, limit: str, trials: int) -> float:
+    tuning, seeds = times.round(ablation) * trials, times.seeds(ablation)
+    return MARGIN * cost_of(limit, [tuning], resources) + cost_of(limit, [seeds], resources)
+
+
+def _rounded_up(hours: float) -> float:
+    """To two digits, upwards."""
+    step = 10.0 ** (len(str(int(hours))) - 2) if hours >= 1 else 0.01
+    return round(math.ceil(hours / step - 1e-9) * step, 2)

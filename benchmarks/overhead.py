@@ -233,7 +233,6 @@ def main() -> None:
         from ctxtune.tuning.backend import runner
 
         runner.thrifty_tune = contextlib.nullcontext
-        runner.forget_metrics = lambda trial: None
     trainable = no_op_with_checkpoints if arguments.checkpoints else no_op
     from ctxtune.tuning.backend.cluster import running_ray
 

@@ -5,7 +5,7 @@ The names of `__all__` are what a library user wants; each is imported when it i
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctxtune.version import __version__ as __version__
 
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'ctxtune' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

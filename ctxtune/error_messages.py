@@ -61,11 +61,11 @@ def in_words(problems: Sequence[Mapping[str, Any]], written: str | None = None) 
     return f"expected {' or '.join(expected)}; found {_shown(found)}{_near(problems, found)}"
 
 
-def _shown(found: Any) -> str:
+def _shown(found: object) -> str:
     return "a block of keys" if isinstance(found, Mapping) else shortened(repr(found), 200)
 
 
-def _kind(found: Any) -> str:
+def _kind(found: object) -> str:
     if found is None or isinstance(found, bool):
         return "null" if found is None else str(found).lower()
     return "a number" if isinstance(found, (int, float)) else type(found).__name__

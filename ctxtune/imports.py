@@ -1,10 +1,9 @@
 """Classes that a configuration names as `package.module:Class`."""
 
 import importlib
-from typing import Any
 
 
-def named_object(name: str, what: str) -> Any:
+def named_object(name: str, what: str) -> object:
     """What `package.module:Class` names, for the caller to check; `what` it is for, as in "a loss", stands in the messages.
 
     Raises:

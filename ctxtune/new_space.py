@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +70,9 @@ class Shape:
     short_side: int | None
 
 
-def space_text(block: dict[str, Any], benchmark: Benchmark, shape: Shape, target: Path, place: Path, gpu: bool) -> str:
+def space_text(
+    block: dict[str, object], benchmark: Benchmark, shape: Shape, target: Path, place: Path, gpu: bool
+) -> str:
     """The file's text.
 
     Args:
@@ -123,7 +124,7 @@ def _slug(place: Path) -> str:
     )
 
 
-def _flow(block: dict[str, Any]) -> str:
+def _flow(block: dict[str, object]) -> str:
     """A block in one line; JSON's texts are YAML's."""
     said = (
         f"{key}: {value if key == 'name' else json.dumps(value, ensure_ascii=False)}" for key, value in block.items()

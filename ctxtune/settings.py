@@ -33,7 +33,7 @@ def _holds_stray_truth(value: Any, annotation: Any) -> bool:
     return isinstance(value, bool) and bool(kinds & {int, float}) and kinds <= {int, float, Literal, type(None)}
 
 
-def _kinds(annotation: Any) -> set[Any]:
+def _kinds(annotation: object) -> set[object]:
     arguments = get_args(annotation)
     if not arguments:
         return {annotation if isinstance(annotation, type) else Literal}

@@ -115,7 +115,7 @@ def parse_value(text: str) -> Any:
     return read_yaml(text).data
 
 
-def write_yaml(data: Any) -> str:
+def write_yaml(data: object) -> str:
     """Plain data as YAML that `read_yaml` reads back as it was.
 
     >>> write_yaml({"name": "1e5"})
@@ -127,7 +127,7 @@ def write_yaml(data: Any) -> str:
 class _Dumper(yaml.SafeDumper):
     """PyYAML's, which puts in quotes what is a number to this module too; nothing is written as an alias."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         """Always."""
         return True
 
@@ -204,14 +204,14 @@ class _Builder:
         finally:
             self._open.discard(id(node))
 
-    def _list(self, node: yaml.Node, place: Place) -> list[Any]:
+    def _list(self, node: yaml.Node, place: Place) -> list[object]:
         values = []
         for index, item in enumerate(node.value):
             self._result.lines[(*place, index)] = _line(item)
             values.append(self.value(item, (*place, index)))
         return values
 
-    def _block(self, node: yaml.Node, place: Place) -> dict[str, Any]:
+    def _block(self, node: yaml.Node, place: Place) -> dict[str, object]:
         block: dict[str, Any] = {}
         seen: dict[Hashable, int] = {}
         merged: list[yaml.Node] = []
@@ -257,7 +257,7 @@ class _Builder:
             raise YamlError(f"the key {shortened(node.value)} is no text in YAML; {quoted(node.value)}", line, place)
         return node.value
 
-    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> object:
         kind, line = node.tag.removeprefix(_PREFIX), _line(node)
         check_plain_text(node.value, line, place)
         if kind == "str":

@@ -32,7 +32,7 @@ def finder(root: Path, *, resume: bool) -> FindBest:
     return find
 
 
-def best_configuration(uri: str, sweep: str) -> dict[str, Any]:
+def best_configuration(uri: str, sweep: str) -> dict[str, object]:
     """`trial` and `validation` of the configuration that a sweep chose, or of its best trial so far, by validation.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from ctxtune.ablation.searches import Searches, search_key
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
@@ -73,8 +72,8 @@ def _trial_spec(
     cell: Cell,
     repeat: int,
     number: int,
-    suggested: tuple[dict[str, Any], TrialSettings],
-    memory: dict[str, Any],
+    suggested: tuple[dict[str, object], TrialSettings],
+    memory: dict[str, object],
 ) -> RunSpec:
     assert ablation.tune_each is not None
     point, trial = suggested

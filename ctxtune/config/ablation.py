@@ -117,13 +117,13 @@ class Ablation(TrialFile):
 
     @field_validator("variants", "factors", mode="before")
     @classmethod
-    def _drop_removed(cls, value: Any) -> Any:
+    def _drop_removed(cls, value: object) -> object:
         # `--set variants.NAME=null` takes a variant out; a variant that is written without a value changes nothing.
         return _without_nulls(value)
 
     @field_validator("variants")
     @classmethod
-    def _names(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _names(cls, variants: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
         for name in variants:
             if not re.fullmatch(_NAME, name) or len(name) > LONGEST_NAME:
                 raise ValueError(
@@ -146,7 +146,7 @@ class Ablation(TrialFile):
 
     @model_validator(mode="before")
     @classmethod
-    def _forget_removed(cls, data: Any) -> Any:
+    def _forget_removed(cls, data: object) -> object:
         # A variant that is taken out takes its own search space along.
         if isinstance(data, Mapping):
             data = {
@@ -195,13 +195,13 @@ class Ablation(TrialFile):
         return self
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     return {key: item for key, item in value.items() if item is not None}
 
 
-def _check_components(model: type[Settings], variants: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_components(model: type[Settings], variants: Mapping[str, Mapping[str, object]]) -> None:
     if len(variants) < 2:
         refuse(model, ("variants",), "design leave_one_out needs two components or more")
     owners: dict[str, str] = {}

@@ -1,7 +1,6 @@
 """The small search that each cell of an ablation is tuned by, equal in budget for all."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -88,7 +87,7 @@ def check_search(ablation: Ablation, cell: Cell) -> None:
             )
 
 
-def _read_elsewhere(search: SweepConfig, start: Mapping[str, Any], path: str) -> bool:
+def _read_elsewhere(search: SweepConfig, start: Mapping[str, object], path: str) -> bool:
     """Whether a dimension that the start does not read is read where another one has another value."""
     for other, dimension in search.search.space.items():
         for value in dimension.extremes():

@@ -105,7 +105,7 @@ def configuration_hash(cell: Cell) -> str:
     return _digest(effective_tree(cell.trial))
 
 
-def show_level(level: Any) -> str:
+def show_level(level: object) -> str:
     """A level as it stands in a cell's name."""
     return f"{level:.6g}" if isinstance(level, float) else str(level).lower() if isinstance(level, bool) else str(level)
 
@@ -154,7 +154,7 @@ def _check_path(ablation: Ablation, arm: str, path: str, settings: Mapping[str, 
         ) from None
 
 
-def _cause(ablation: Ablation, arm: str, settings: Mapping[str, Any], location: str) -> tuple[str, ...]:
+def _cause(ablation: Ablation, arm: str, settings: Mapping[str, object], location: str) -> tuple[str, ...]:
     """The key of the file that most likely caused an error at a location of the trial."""
     near = [
         path for path in settings if path == location or path.startswith(f"{location}.") or location.startswith(path)
@@ -214,14 +214,14 @@ def _place(ablation: Ablation, arm: str) -> tuple[str, ...]:
     return ("variants", arm) if arm in ablation.variants else ("variants",)
 
 
-def _told(ablation: Ablation, levels: Mapping[str, Any]) -> dict[str, Any]:
+def _told(ablation: Ablation, levels: Mapping[str, object]) -> dict[str, object]:
     """The levels that a cell's name tells: of one factor at a time only the one that is not the reference's."""
     if ablation.design != "one_factor_at_a_time":
         return dict(levels)
     return {path: level for path, level in levels.items() if level != ablation.factors[path][0]}
 
 
-def _cell_name(ablation: Ablation, arm: str, told: Mapping[str, Any]) -> str:
+def _cell_name(ablation: Ablation, arm: str, told: Mapping[str, object]) -> str:
     """``full, k=4``; without the arm where there is but one and a level tells the cells apart."""
     words = [f"{name}={show_level(level)}" for name, level in told.items()]
     alone = len(ablation.arms()) == 1 and words
@@ -235,12 +235,12 @@ def _shown_factors(ablation: Ablation) -> dict[str, str]:
     return {path: name if counts[name] == 1 else path for path, name in last.items()}
 
 
-def _own_level(tree: Mapping[str, Any], path: str, levels: tuple[Any, ...]) -> Any:
+def _own_level(tree: Mapping[str, object], path: str, levels: tuple[object, ...]) -> object:
     own = _value(tree, path)
     return next((level for level in levels if level == own), levels[0])
 
 
-def _value(tree: Mapping[str, Any], path: str) -> Any:
+def _value(tree: Mapping[str, object], path: str) -> object:
     try:
         return get_path(tree, path)
     except (KeyError, TypeError):
@@ -255,5 +255,5 @@ def _key(name: str, before: list[Cell]) -> str:
     return plain if plain not in taken else f"{plain}-{len(before)}"
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]

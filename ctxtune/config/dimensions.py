@@ -78,7 +78,7 @@ class Dimension(Settings):
         return self
 
     @model_serializer
-    def _write(self) -> dict[str, Any]:
+    def _write(self) -> dict[str, object]:
         if self.kind == "fixed":
             return {"fixed": self.choices[0]}
         if self.kind == "choice":
@@ -112,7 +112,7 @@ class Dimension(Settings):
         """All values, of a dimension that has a `count`."""
         return map(self.value, range(self.count() or 0))
 
-    def extremes(self) -> tuple[Any, ...]:
+    def extremes(self) -> tuple[object, ...]:
         """The values at the edge: both bounds, or every choice."""
         return self.choices if self.kind in ("choice", "fixed") else (self._typed(self.low), self._typed(self.high))
 

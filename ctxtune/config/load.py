@@ -74,7 +74,7 @@ def _read(path: Path | str, overrides: Iterable[str | Override]) -> Source:
     return source
 
 
-def is_ablation(data: Mapping[str, Any]) -> bool:
+def is_ablation(data: Mapping[str, object]) -> bool:
     """Whether a file says what only ablation files say."""
     return any(block in data for block in _ABLATION_BLOCKS)
 
@@ -109,14 +109,14 @@ def _make_absolute(source: Source) -> None:
                 raise source.error(("trial", block, key), f"{path}: {error}") from None
 
 
-def _absolute_files(files: Any) -> Any:
+def _absolute_files(files: object) -> object:
     """`dataset.file` without a root: from the directory of the command."""
     if isinstance(files, dict):
         return {name: _absolute_files(file) for name, file in files.items()}
     return os.path.abspath(os.path.expanduser(files)) if isinstance(files, str) else files  # noqa: PTH100, PTH111  # no error
 
 
-def _with_recipe(trial: dict[str, Any], source: Source) -> dict[str, Any]:
+def _with_recipe(trial: dict[str, object], source: Source) -> dict[str, object]:
     said = {key: value for key, value in trial.items() if key != "recipe"}
     try:
         recipe = load_recipe(str(trial["recipe"]))
@@ -192,7 +192,7 @@ def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
     return list(model.model_fields)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _model_in(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
@@ -241,7 +241,7 @@ def _check_path(config: SweepConfig, path: str, source: Source, block: Location 
         ) from None
 
 
-def _try(config: SweepConfig, point: dict[str, Any], source: Source, location: Location, what: str) -> None:
+def _try(config: SweepConfig, point: dict[str, object], source: Source, location: Location, what: str) -> None:
     try:
         resolve_trial(config, point)
     except ConfigError as error:

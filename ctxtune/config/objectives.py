@@ -1,7 +1,6 @@
 """What a file asks to be judged by must be something that its runs are going to measure."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -67,5 +66,5 @@ def _no_number(path: str, trial: TrialSettings) -> str | None:
     return f"the trial has no number at {path}{found}"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

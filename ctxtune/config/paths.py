@@ -35,7 +35,7 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     tree[last] = value
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Each leaf of a nested mapping with its dotted path; lists are leaves."""
     for key, value in tree.items():
         path = f"{prefix}{key}"
@@ -45,7 +45,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield path, value
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
     """``base`` overridden by the leaves of ``over``; lists and scalars replace."""
     merged = dict(base)
     for key, value in over.items():
@@ -54,7 +54,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def find_key(node: Mapping[str, Any], parts: Sequence[str], *, dotted: bool) -> tuple[str, int]:
+def find_key(node: Mapping[str, object], parts: Sequence[str], *, dotted: bool) -> tuple[str, int]:
     """The key of ``node`` that the first of ``parts`` mean, and how many parts it takes.
 
     Keys may hold dots themselves (``search.space``): the longest key that is there wins; where ``dotted`` says that all

@@ -19,7 +19,7 @@ DRAWS = 5_000
 """Random points, none of which meets the constraints of a space that is taken for empty."""
 
 
-def all_points(config: SweepConfig) -> list[dict[str, Any]] | None:
+def all_points(config: SweepConfig) -> list[dict[str, object]] | None:
     """Every feasible point of a finite space, in the order of its dimensions; None where it is not finite, or too large."""
     order = dimension_order(config)
     dimensions = [config.search.space[path] for path in order]
@@ -37,7 +37,7 @@ def all_points(config: SweepConfig) -> list[dict[str, Any]] | None:
     return list(points.values())
 
 
-def point_key(point: dict[str, Any]) -> tuple[Any, ...]:
+def point_key(point: dict[str, object]) -> tuple[object, ...]:
     """What two points share exactly if they are the same; numbers that differ by rounding only are."""
     return tuple(
         (path, isinstance(value, bool), float(f"{value:.12g}") if isinstance(value, (int, float)) else value)
@@ -45,7 +45,7 @@ def point_key(point: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def random_point(config: SweepConfig, random: np.random.Generator) -> dict[str, Any]:
+def random_point(config: SweepConfig, random: np.random.Generator) -> dict[str, object]:
     """A point drawn uniformly along every dimension that is active; it may break a constraint."""
     point: dict[str, Any] = {}
     for path in dimension_order(config):
@@ -54,7 +54,7 @@ def random_point(config: SweepConfig, random: np.random.Generator) -> dict[str, 
     return point
 
 
-def random_value(dimension: Dimension, random: np.random.Generator) -> Any:
+def random_value(dimension: Dimension, random: np.random.Generator) -> object:
     """A value of one dimension."""
     if (count := dimension.count()) is not None and dimension.kind != "logint":
         return dimension.value(int(random.integers(count)))
@@ -89,7 +89,7 @@ def expression_problem(config: SweepConfig) -> tuple[Location, str] | None:
     return None
 
 
-def _stands(tree: dict[str, Any], path: str) -> bool:
+def _stands(tree: dict[str, object], path: str) -> bool:
     try:
         get_path(tree, path)
     except KeyError:

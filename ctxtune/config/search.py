@@ -55,7 +55,7 @@ class ObjectiveSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_list(cls, value: Any) -> Any:
+    def _read_list(cls, value: object) -> object:
         if not isinstance(value, (list, tuple)):
             return value
         if not value or not all(isinstance(item, Mapping) for item in value):
@@ -70,7 +70,7 @@ class ObjectiveSettings(Settings):
         return self
 
     @model_serializer
-    def _write(self) -> Any:
+    def _write(self) -> object:
         blocks = [{"metric": objective.metric, "mode": objective.mode} for objective in self.all]
         return blocks if self.beside else blocks[0]
 

@@ -159,7 +159,7 @@ def _check_removed(source: Source, location: Location, origin: str, removable: M
         raise ConfigError(f"{origin}: null takes out a key, and {format_path(removable[block])} has no {key}{there}")
 
 
-def _keys_at(data: Any, location: Location) -> list[Any]:
+def _keys_at(data: object, location: Location) -> list[object]:
     for part in location:
         data = data.get(part) if isinstance(data, dict) else None
     return list(data) if isinstance(data, dict) else []
@@ -195,7 +195,7 @@ def _set(
         node = node[key]
 
 
-def _index(text: str, values: list[Any], where: str) -> int:
+def _index(text: str, values: list[object], where: str) -> int:
     known = {str(index): index for index in range(len(values))}
     if text not in known:
         raise ConfigError(f"{where} is a list of {len(values)}; name one of its positions, from 0 on")

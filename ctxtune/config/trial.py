@@ -21,7 +21,7 @@ from ctxtune.models.pixels import pixel_format
 from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
 from ctxtune.settings import Settings, refuse
 
-_LATER: dict[tuple[str, str], Any] = {
+_LATER: dict[tuple[str, str], object] = {
     ("dataset", "file"): None,
     ("dataset", "columns"): None,
     ("dataset", "test_fraction"): None,
@@ -128,7 +128,7 @@ class TrialSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _crops_of_the_backbone(cls, data: Any) -> Any:
+    def _crops_of_the_backbone(cls, data: object) -> object:
         """Crops that are not said come from the backbone's own data configuration, where it has one."""
         if not isinstance(data, Mapping):
             return data

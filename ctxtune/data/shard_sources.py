@@ -41,7 +41,7 @@ class ParquetSource:
     def __getstate__(self) -> dict[str, object]:
         return {"files": self.files, "column": self.column}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__(state["files"], state["column"])  # type: ignore[misc]
 
     def read(self, path: str) -> Image.Image:

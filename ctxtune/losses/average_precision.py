@@ -102,7 +102,7 @@ class SmoothAPLoss(_AveragePrecisionLoss):
     pytorch-metric-learning's SmoothAPLoss wants classes of equal size, in order; this one takes any batch.
     """
 
-    def __init__(self, temperature: float = 0.01, **pytorch_metric_learning: Any) -> None:
+    def __init__(self, temperature: float = 0.01, **pytorch_metric_learning: object) -> None:
         super().__init__(**pytorch_metric_learning)
         self.temperature = check_positive("temperature", temperature)
 
@@ -129,7 +129,7 @@ class SupAPLoss(_AveragePrecisionLoss):
         offset: float = 1.44,
         delta: float = 0.05,
         start: float = 0.5,
-        **pytorch_metric_learning: Any,
+        **pytorch_metric_learning: object,
     ) -> None:
         super().__init__(**pytorch_metric_learning)
         self.temperature = check_positive("temperature", temperature)
@@ -159,7 +159,7 @@ class SoftBinAPLoss(_AveragePrecisionLoss):
     are scattered instead of evaluated bin by bin.
     """
 
-    def __init__(self, bins: int = 20, **pytorch_metric_learning: Any) -> None:
+    def __init__(self, bins: int = 20, **pytorch_metric_learning: object) -> None:
         super().__init__(**pytorch_metric_learning)
         if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
             raise ValueError(f"bins must be a whole number of at least 2, not {bins!r}")

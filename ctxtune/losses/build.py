@@ -21,7 +21,7 @@ def build_loss(
     num_classes: int | None = None,
     embedding_dim: int | None = None,
     num_images: int | None = None,
-    **options: Any,
+    **options: object,
 ) -> nn.Module:
     """A loss by name, called as pytorch-metric-learning's: loss(embeddings, labels, indices_tuple, ref_emb, ref_labels).
 

@@ -114,7 +114,7 @@ class CombinedLoss(BaseMetricLossFunction):
         indices_tuple: tuple[Tensor, ...] | None,
         reference: tuple[Tensor, Tensor] | None,
         own_memory: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """What the named loss is called with."""
         if reference is not None and self.joint_memory:
             if own_memory:

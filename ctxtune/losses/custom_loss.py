@@ -51,7 +51,7 @@ def custom_loss_options(name: str) -> type[Settings]:
 
 
 def build_custom_loss(
-    name: str, options: Mapping[str, Any], num_classes: int | None, embedding_dim: int | None
+    name: str, options: Mapping[str, object], num_classes: int | None, embedding_dim: int | None
 ) -> nn.Module:
     """The user's loss, given the sizes it asks for by name.
 
@@ -79,7 +79,7 @@ class _OpenSettings(Settings):
     model_config = ConfigDict(extra="allow")
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     if isinstance(value, dict):

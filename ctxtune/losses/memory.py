@@ -39,11 +39,11 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         loss: Tensor = super().forward(embeddings, labels, indices_tuple, enqueue_mask)
         return loss
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, object]:
         """Position and fill of the memory."""
         return {"queue_idx": self.queue_idx, "has_been_filled": self.has_been_filled}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: dict[str, object]) -> None:
         """Restore what `get_extra_state` gave."""
         self.queue_idx, self.has_been_filled = state["queue_idx"], state["has_been_filled"]
 
@@ -111,7 +111,7 @@ class ReferenceMemory(CrossBatchMemory):
         kept = kept[: len(remembered)]
         return remembered[kept], remembered_labels[kept]
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, object]:
         """Position, fill and age of the memory."""
         return {**super().get_extra_state(), "steps": self.steps}
 

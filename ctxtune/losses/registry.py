@@ -61,7 +61,7 @@ class LossEntry:
     """
 
     options: type[Settings]
-    build: Callable[[Mapping[str, Any], Sizes], nn.Module]
+    build: Callable[[Mapping[str, object], Sizes], nn.Module]
     source: str
     origin: str = "pytorch-metric-learning"
     proxies: str | None = None
@@ -71,12 +71,12 @@ class LossEntry:
     miner: str | None = None
 
 
-def _plain(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any], Sizes], nn.Module]:
+def _plain(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, object], Sizes], nn.Module]:
     return lambda options, sizes: loss(**options)
 
 
-def _with_proxies(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any], Sizes], nn.Module]:
-    def build(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+def _with_proxies(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, object], Sizes], nn.Module]:
+    def build(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
         others = {key: value for key, value in options.items() if key != "proxies"}
         count = sizes.num_images if options.get("proxies") == "image" else sizes.num_classes
         return loss(num_classes=count, embedding_size=sizes.embedding_dim, **others)
@@ -96,7 +96,7 @@ def _contextual(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     )
 
 
-def _soft_triple(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+def _soft_triple(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
     loss: nn.Module = losses.SoftTripleLoss(
         num_classes=sizes.num_classes,
         embedding_size=sizes.embedding_dim,
@@ -116,14 +116,14 @@ def _proxy_nca_plus_plus(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     return loss
 
 
-def _margin(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+def _margin(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
     if options["learn_beta"] and sizes.num_classes is None:
         raise ValueError("loss margin with learn_beta holds a beta for each class: it needs num_classes")
     loss: nn.Module = losses.MarginLoss(**options, num_classes=sizes.num_classes if options["learn_beta"] else None)
     return loss
 
 
-def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+def _contrastive(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
     loss: nn.Module = losses.ContrastiveLoss(
         pos_margin=options["positive_margin"], neg_margin=options["negative_margin"], distance=CosineSimilarity()
     )

@@ -65,7 +65,7 @@ class LossSettings(_Resolved):
 
     @model_validator(mode="before")
     @classmethod
-    def _resolve(cls, data: Any) -> Any:
+    def _resolve(cls, data: object) -> object:
         if isinstance(data, LossSettings) or not isinstance(data, Mapping):
             return data
         name = data.get("name", "contextual")
@@ -82,7 +82,7 @@ class LossSettings(_Resolved):
         return {"name": name, **_validated(cls, entry.options, given, f"loss {name}", tuple(common)), **common}
 
 
-def _check_combination(cls: type[Settings], name: str, entry: LossEntry, common: Mapping[str, Any]) -> None:
+def _check_combination(cls: type[Settings], name: str, entry: LossEntry, common: Mapping[str, object]) -> None:
     if common["miner"] is not None and not entry.takes_miner:
         refuse(cls, ("miner",), f"loss {name} ranks whole batches and takes no miner")
     if common.get("contextual") is not None and name == "contextual":
@@ -90,8 +90,8 @@ def _check_combination(cls: type[Settings], name: str, entry: LossEntry, common:
 
 
 def _validated(
-    cls: type[Settings], options: type[Settings], given: Mapping[str, Any], owner: str, others: Iterable[str] = ()
-) -> dict[str, Any]:
+    cls: type[Settings], options: type[Settings], given: Mapping[str, object], owner: str, others: Iterable[str] = ()
+) -> dict[str, object]:
     """`given` checked against `options`, its defaults filled in; errors name the key, with a "did you mean"."""
     allowed = list(options.model_fields)
     open_ended = options.model_config.get("extra") == "allow"

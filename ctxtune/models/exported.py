@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -29,7 +28,7 @@ class ExportedModel:
     """
 
     preprocessing: Preprocessing
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     _run: Callable[[Tensor], Tensor] = field(repr=False)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def require_answer(address: str) -> None:
 class _Here(HTTPRedirectHandler):
     """Follows no redirect, which is an answer; urllib would ask for the whole file there."""
 
-    def redirect_request(self, *request: Any) -> None:
+    def redirect_request(self, *request: object) -> None:
         return None
 
 

@@ -107,10 +107,10 @@ class ModelSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_defaults(cls, data: Any) -> Any:
+    def _fill_in_defaults(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        defaults: dict[str, Any] = {}
+        defaults: dict[str, object] = {}
         backbone = str(data.get("backbone"))
         if backbone == SMALL_CONV:
             defaults = dict(_SMALL_CONV_DEFAULTS)

@@ -34,7 +34,7 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(stem for stem in stems if not stem.startswith("_") and stem != _RESULTS))
 
 
-def load_recipe(name: str) -> dict[str, Any]:
+def load_recipe(name: str) -> dict[str, object]:
     """The `trial` tree of a recipe as plain data, without `dataset`; what it leaves unsaid has its block's default.
 
     Raises ConfigError for an unknown name.

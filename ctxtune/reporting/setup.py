@@ -60,11 +60,11 @@ def _file(study: Study) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def _listed(block: Mapping[str, Any]) -> str:
+def _listed(block: Mapping[str, object]) -> str:
     return ", ".join(f"{path} {_short(value)}" for path, value in _leaves(block))
 
 
-def _leaves(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, object], above: str = "") -> list[tuple[str, object]]:
     found: list[tuple[str, Any]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -74,5 +74,5 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return "[" + ", ".join(map(_short, value)) + "]" if isinstance(value, list | tuple) else setting(value)

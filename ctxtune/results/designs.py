@@ -41,7 +41,7 @@ class SearchDesign(_Read):
     objective: tuple[Objective, ...] = (Objective(),)
     space: dict[str, dict[str, Any]] = {}
     conditions: dict[str, str] = {}
-    start_from: list[Any] = ["trial"]
+    start_from: list[object] = ["trial"]
     schedule: ScheduleDesign | None = None
     sampler: SamplerDesign = SamplerDesign()
     scheduler: SchedulerDesign = SchedulerDesign()
@@ -49,7 +49,7 @@ class SearchDesign(_Read):
 
     @model_validator(mode="before")
     @classmethod
-    def _listed(cls, tree: Any) -> Any:
+    def _listed(cls, tree: object) -> object:
         if isinstance(tree, Mapping) and isinstance(tree.get("objective"), Mapping):
             return {**tree, "objective": [tree["objective"]]}
         return tree
@@ -69,7 +69,7 @@ class SweepDesign(_Read):
     search: SearchDesign
     validation: dict[str, Any] = {}
     confirm: ConfirmDesign | None = None
-    select: dict[str, Any] | None = None
+    select: dict[str, object] | None = None
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

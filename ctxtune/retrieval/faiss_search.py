@@ -43,7 +43,7 @@ def faiss_fetch(gallery: Embeddings, chunk: int) -> Fetch:
     return fetch
 
 
-def _index(gallery: Embeddings, chunk: int) -> dict[str, Any]:
+def _index(gallery: Embeddings, chunk: int) -> dict[str, object]:
     try:
         import faiss
     except ImportError as error:

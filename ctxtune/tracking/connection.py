@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ctxtune.errors import TrackingError
@@ -192,6 +192,6 @@ def _first_line(error: BaseException) -> str:
     return (cause[1] if cause else lines[0])[:400]
 
 
-def _is_outage(error: Any) -> bool:
+def _is_outage(error: object) -> bool:
     # A proxy's 404 for a server that is starting has no MLflow answer in it.
     return "Response body" in str(error) or "failed with error code 5" in str(error)

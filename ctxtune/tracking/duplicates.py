@@ -99,7 +99,7 @@ def _by_key(runs: Iterable[Any]) -> dict[tuple[str, str], list[Any]]:
     return groups
 
 
-def _keyed(client: "MlflowClient", experiment_id: str) -> Iterator[Any]:
+def _keyed(client: "MlflowClient", experiment_id: str) -> Iterator[object]:
     token = None
     while True:
         page = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` LIKE '%'", max_results=1000, page_token=token)

@@ -227,7 +227,7 @@ def _all_experiments(client: "MlflowClient") -> Iterator[str]:
 
 def _pages(
     client: "MlflowClient", experiments: list[str], filter_: str, order: list[str], view: int = 1
-) -> Iterator[Any]:
+) -> Iterator[object]:
     token = None
     while experiments:
         page = client.search_runs(experiments, filter_, view, _PAGE, order, token)

@@ -117,7 +117,7 @@ class Spool:
 
     # ------------------------------------------------------------------ the driver's side
 
-    def add_run(self, key: str, info: Mapping[str, Any]) -> bool:
+    def add_run(self, key: str, info: Mapping[str, object]) -> bool:
         """Remember a run and ask for its creation; False, and nothing done, if the key is known already."""
         with self._writing() as database:
             if self.run_number(key) is not None:
@@ -128,7 +128,7 @@ class Spool:
         self._run_numbers[key] = number
         return True
 
-    def add_event(self, run: int, kind: str, body: Mapping[str, Any]) -> None:
+    def add_event(self, run: int, kind: str, body: Mapping[str, object]) -> None:
         """Append one event of run number `run`."""
         with self._writing() as database:
             self._append(database, run, kind, body)
@@ -266,7 +266,7 @@ class Spool:
         if "doubt" not in columns:
             self._database.execute("ALTER TABLE runs ADD COLUMN doubt INTEGER")
 
-    def _append(self, database: sqlite3.Connection, run: int, kind: str, body: Mapping[str, Any]) -> None:
+    def _append(self, database: sqlite3.Connection, run: int, kind: str, body: Mapping[str, object]) -> None:
         database.execute("INSERT INTO events (run, kind, body) VALUES (?, ?, ?)", (run, kind, json.dumps(body)))
 
     def _first_time(self, database: sqlite3.Connection, run: int, metric: str, step: int) -> bool:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 # MLflow 3 (mlflow/utils/validation.py); a server refuses what is longer.
 MAX_NAME_LENGTH = 250
@@ -13,7 +12,7 @@ MAX_TAG_LENGTH = 8000
 _NOT_IN_NAMES = re.compile(r"[^\w\-./: ]", re.ASCII)
 
 
-def flatten(mapping: Mapping[str, Any]) -> dict[str, str | int | float]:
+def flatten(mapping: Mapping[str, object]) -> dict[str, str | int | float]:
     """Nested settings as one level: `{"loss": {"k": 4}}` becomes `{"loss.k": 4}`.
 
     Numbers stay numbers; True, False and None become `true`, `false` and `null` as in YAML; lists and empty mappings
@@ -28,7 +27,7 @@ def flatten(mapping: Mapping[str, Any]) -> dict[str, str | int | float]:
     return flat
 
 
-def _leaf(value: Any) -> str | int | float:
+def _leaf(value: object) -> str | int | float:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float | str):
@@ -46,7 +45,7 @@ def clean_name(name: str) -> str:
     return "/".join(parts) or "_"
 
 
-def parameter_texts(parameters: Mapping[str, Any]) -> dict[str, str]:
+def parameter_texts(parameters: Mapping[str, object]) -> dict[str, str]:
     """Parameters as MLflow stores them: flattened, as text, the overlong shortened with a note."""
     return {clean_name(name): shorten(str(value), MAX_PARAMETER_LENGTH) for name, value in flatten(parameters).items()}
 

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import inspect
 import sys
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +81,7 @@ def backbone_identity(settings: ModelSettings) -> str:
     return f"{content}, {code}" + ("" if file else f", torch {torch.__version__}")
 
 
-def check_frozen(state: dict[str, Any], model: ModelSettings) -> None:
+def check_frozen(state: dict[str, object], model: ModelSettings) -> None:
     """See that what a checkpoint leaves out, because it was frozen, is here as it was.
 
     Raises:

@@ -16,7 +16,7 @@ BEST_FILE = "best.pt"
 FORMAT = 1
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+def save_checkpoint(state: dict[str, object], path: Path) -> None:
     """Write a state atomically: a reader sees the old file or the new one, also after kill -9 or a power cut."""
     temporary = _write_beside(state, path)
     try:
@@ -64,7 +64,7 @@ def scored_weights(state: dict[str, Any], fold: int = 0) -> dict[str, torch.Tens
     return weights
 
 
-def _write_beside(state: dict[str, Any], path: Path) -> Path:
+def _write_beside(state: dict[str, object], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -98,7 +98,7 @@ class CheckpointFolder:
         """The newest checkpoints, oldest first."""
         return sorted(self.folder.glob("epoch-*.pt"))
 
-    def save(self, state: dict[str, Any], epoch: int, *, best: bool = False) -> Path:
+    def save(self, state: dict[str, object], epoch: int, *, best: bool = False) -> Path:
         """Write the checkpoint of an epoch and delete what is older than the newest two.
 
         Args:
@@ -125,7 +125,7 @@ class CheckpointFolder:
         for leftover in self.folder.glob(".*.pt.*"):
             leftover.unlink(missing_ok=True)
 
-    def load_newest(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    def load_newest(self, device: torch.device | str = "cpu") -> dict[str, object] | None:
         """The newest readable checkpoint; None where there is none.
 
         Raises:

@@ -234,7 +234,7 @@ class FoldTrainer:
         """Scores of any split under the present weights."""
         return self._evaluator.score_splits(self.scored_model, self.epoch, query, gallery)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """All that `load_state_dict` needs to go on exactly: tensors and plain data only."""
         return {
             "config": self.trial.tree(),

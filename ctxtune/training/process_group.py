@@ -108,7 +108,7 @@ class _ShareOfDraws:
     def __init__(self, rng: np.random.Generator, whole: int, share: slice) -> None:
         self._rng, self._whole, self._share = rng, whole, share
 
-    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> Any:
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> object:
         return self._rng.uniform(low, high, (self._whole, *size[1:]))[self._share]
 
     def random(self, size: int | tuple[int, ...]) -> Any:

@@ -27,7 +27,7 @@ _LIVING: weakref.WeakSet["RecordedPass"] = weakref.WeakSet()
 another run's begins, so that folds trained in turn take the activations' memory once, as they do without recordings."""
 
 
-_SPOILT: set[Any] = set()
+_SPOILT: set[object] = set()
 """Pools of recordings that failed: an allocator that takes one to be under way refuses to begin another there."""
 
 

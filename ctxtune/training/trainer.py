@@ -53,7 +53,7 @@ class Trainer:
         *,
         score_at: Literal["every", "last"] = "every",
         score_untrained: bool = False,
-        protocol: Mapping[str, Any] | None = None,
+        protocol: Mapping[str, object] | None = None,
         by_class: bool = False,
         shown_queries: int = 0,
     ) -> None:
@@ -142,7 +142,7 @@ class Trainer:
         """Wall seconds of work so far, of earlier processes too."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The state to resume from: tensors and plain data only."""
         return {
             "runs": [run.state_dict() for run in self.runs],

@@ -112,7 +112,7 @@ def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[Non
     """
     asked: list[int] = []
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: object) -> None:
         if asked or recorder.stop.reason == RAY_LOST:
             raise KeyboardInterrupt
         asked.append(number)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -137,6 +136,6 @@ class RunDisplay:
         return Group(Text(line, style="bold"), table)
 
 
-def show_point(point: Mapping[str, Any]) -> str:
+def show_point(point: Mapping[str, object]) -> str:
     """Searched values in a line."""
     return " ".join(f"{path.split('.')[-1]}={setting(value)}" for path, value in point.items())

@@ -40,7 +40,7 @@ class NoTracker:
 
     pending, last_error = 0, None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return lambda *arguments, **options: None
 
 
@@ -142,7 +142,7 @@ class SimulatedExecutor:
             if on_event:
                 on_event()
 
-    def _reports(self, run: _Running, recorder: Recorder, scheduler: Any) -> bool:
+    def _reports(self, run: _Running, recorder: Recorder, scheduler: object) -> bool:
         """Report an evaluation; whether the run goes on."""
         spec, epochs = run.spec, run.spec.trial.schedule.epochs
         run.seconds += self._interval(run)

@@ -1,7 +1,6 @@
 """The three stages of a sweep as lists of runs: search, selection, confirmation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -48,7 +47,7 @@ def next_trial(config: SweepConfig, recorder: Recorder, sampler: Sampler) -> Run
     return spec.model_copy(update={"memory": sampler.memory(key)})
 
 
-def suggestion(config: SweepConfig, sampler: Sampler, key: str) -> tuple[dict[str, Any], TrialSettings] | None:
+def suggestion(config: SweepConfig, sampler: Sampler, key: str) -> tuple[dict[str, object], TrialSettings] | None:
     """The sampler's next point that a run can take, with its full-length configuration; None: there are no more.
 
     Raises:

@@ -227,7 +227,7 @@ def class_numbers(rows: ImageRows, name: str) -> tuple[Integers, dict[int, str]]
     return np.array([number[text] for text in texts], dtype=np.int64), dict(enumerate(names))
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     """A whole number, also as pandas (3.0) and text files ("3") write it; None for anything else, "007" among it."""
     if isinstance(value, bool):
         return None

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
 
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import BaseMetricLossFunction
@@ -56,7 +55,7 @@ class ContextualLoss(BaseMetricLossFunction):
         positive_margin: float = 0.75,
         negative_margin: float = 0.6,
         similarity_target: float = 0.3,
-        **pytorch_metric_learning: Any,
+        **pytorch_metric_learning: object,
     ) -> None:
         given = {name: pytorch_metric_learning.pop(name) for name in _OPTIONS if name in pytorch_metric_learning}
         _check_library_arguments(pytorch_metric_learning)

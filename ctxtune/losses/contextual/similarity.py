@@ -19,7 +19,7 @@ _BLOCK_ELEMENTS = 1 << 24
 
 
 @takes_similarity_options
-def contextual_similarity(similarities: Tensor, k: int, epsilon: float, **options: Any) -> Tensor:
+def contextual_similarity(similarities: Tensor, k: int, epsilon: float, **options: object) -> Tensor:
     """Contextual similarity of every pair of a batch (Liao et al., ICML 2023, arXiv 2210.01908, equations 3 to 11).
 
     Two items are similar where their neighborhoods overlap, averaged over the reciprocal neighbors of each.

@@ -114,7 +114,7 @@ _LOGARITHMIC = 20
 """From this ratio of a factor's greatest to its least level on, its axis is logarithmic."""
 
 
-def is_numeric(levels: Sequence[Any]) -> bool:
+def is_numeric(levels: Sequence[object]) -> bool:
     """Whether a factor's levels are numbers, at least two."""
     return len(levels) > 1 and all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
 
@@ -180,7 +180,7 @@ def band(
     axes.errorbar(x, mean, yerr=np.nan_to_num(bars), capsize=3, linewidth=1.2, label=label, **style)
 
 
-def _name_axis(axes: Axes, factor: str, levels: Sequence[Any], places: Sequence[float], numeric: bool) -> None:
+def _name_axis(axes: Axes, factor: str, levels: Sequence[object], places: Sequence[float], numeric: bool) -> None:
     axes.set_xlabel(factor)
     positions = np.sort(places)
     if numeric and positions[0] > 0 and positions[-1] >= _LOGARITHMIC * positions[0]:

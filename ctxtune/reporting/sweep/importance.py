@@ -141,7 +141,7 @@ def _ped_anova(dimensions: Sequence[SearchedDimension], scored: Sequence[tuple[T
 
 def _evaluated(
     names: tuple[str, str, str],
-    evaluator: Any,
+    evaluator: object,
     dimensions: Sequence[SearchedDimension],
     scored: Sequence[tuple[Trial, float]],
 ) -> Importances | None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ctxtune.config import TrialFile
 from ctxtune.data import load_dataset
@@ -108,7 +107,7 @@ def connect(
     return Connection(resources, place, node.fingerprint, run_environment() | theirs)
 
 
-def own_modules(tree: Any) -> list[Path]:
+def own_modules(tree: object) -> list[Path]:
     """The user's packages and modules that a configuration names as ``package.module:Class``, where they are not installed.
 
     Those that are installed the image must hold, like every other library.
@@ -124,7 +123,7 @@ def own_modules(tree: Any) -> list[Path]:
     return list(found.values())
 
 
-def _texts(tree: Any) -> Iterator[str]:
+def _texts(tree: object) -> Iterator[str]:
     if isinstance(tree, str):
         yield tree
     elif isinstance(tree, dict):

@@ -123,7 +123,7 @@ def _of_the_run_itself(error: WorkerGroupError) -> tuple[str, str]:
 class _Reports(TuneReportCallback):
     """The first process's reports to Ray Tune, with the address of their checkpoint."""
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+    def after_report(self, run_context: object, metrics: list[dict[str, object]], checkpoint: object) -> None:
         """Called by Ray Train once all processes have reported."""
         address = {} if checkpoint is None else {CHECKPOINT: checkpoint_address(checkpoint)}
         super().after_report(run_context, [{**metrics[0], **address}], None)

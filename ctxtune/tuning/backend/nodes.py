@@ -86,7 +86,7 @@ def check_nodes(
     return reports[0]
 
 
-def report_node(dataset: dict[str, Any], storage: str) -> NodeReport:
+def report_node(dataset: dict[str, object], storage: str) -> NodeReport:
     """What this node has. Runs on it, as a task; never raises for what a node may lack."""
     node = ray.util.get_node_ip_address()
     fingerprint = problem = ""
@@ -122,7 +122,7 @@ def _fits(node: dict[str, Any], resources: RunResources) -> bool:
     return bool(has.get("CPU", 0.0) >= resources.cpus and has.get("GPU", 0.0) >= resources.gpus)
 
 
-def _answer(address: str, reference: Any) -> NodeReport:
+def _answer(address: str, reference: object) -> NodeReport:
     try:
         report: NodeReport = ray.get(reference, timeout=_NODE_SECONDS)
         return report
@@ -150,7 +150,7 @@ def require_alike(reports: Iterable[NodeReport]) -> None:
         raise DataError(f"the training data differs between nodes ({groups}); copy it anew from one place")
 
 
-def _wait_for_node(reference: Any, resources: RunResources) -> None:
+def _wait_for_node(reference: object, resources: RunResources) -> None:
     end = time.monotonic() + 60 * FIRST_NODE_MINUTES
     while time.monotonic() < end:
         if ray.wait([reference], timeout=_LOOK_SECONDS)[0]:

@@ -22,7 +22,6 @@ from ctxtune.tuning.backend.concurrency import Concurrency
 from ctxtune.tuning.backend.ray_internals import (
     end_process,
     error_of,
-    forget_metrics,
     silent_progress,
     thrifty_tune,
     tuner_here,
@@ -174,7 +173,7 @@ class _SpecSearcher(_WithoutState, Searcher):
         self._next_run, self._recorder, self._concurrency = next_run, recorder, concurrency
         self._under_way: set[str] = set()
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> object:
         if self._recorder.stop:
             return Searcher.FINISHED
         if len(self._under_way) >= self._concurrency.limit:
@@ -192,7 +191,7 @@ class _SpecSearcher(_WithoutState, Searcher):
             "resume_from": kept_checkpoints(known),
         }
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, object] | None = None, error: bool = False) -> None:
         """The callback keeps the recorder; here only a place becomes free."""
         self._under_way.discard(trial_id)
 
@@ -209,7 +208,7 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[object], **info: object) -> None:
         """Where the stage is to stop, end the processes at once: Ray gives them 15 s, or the rest of their interval."""
         if self._recorder.stop:
             for trial in trials:
@@ -220,10 +219,12 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
         if CHECKPOINT in result:
             self._recorder.checkpoint(_trial_name(trial), result[CHECKPOINT])
 
-    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+    def on_checkpoint(
+        self, iteration: int, trials: list[object], trial: object, checkpoint: object, **info: object
+    ) -> None:
         self._recorder.checkpoint(_trial_name(trial), checkpoint_address(checkpoint))
 
-    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+    def log_trial_end(self, trial: object, failed: bool = False) -> None:
         key = _trial_name(trial)
         if failed and not self._recorder.stop:
             self._recorder.end(key, "failed", f"its process died {PROCESS_RESTARTS + 1} times: {error_of(trial)}")
@@ -232,7 +233,6 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
         run = self._recorder.journal.runs[key]
         if run.state in ("pruned", "failed"):
             delete_checkpoints(run)
-        forget_metrics(trial)
 
 
 class _RecorderStopper(_WithoutState, Stopper):

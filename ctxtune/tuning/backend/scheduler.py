@@ -23,7 +23,7 @@ class _KeyedTrial:
 class _NoWaitingTrials:
     """What the median rule asks its controller for: whether another trial waits for the place of this one. None does."""
 
-    def get_live_trials(self) -> list[Any]:
+    def get_live_trials(self) -> list[object]:
         return []
 
 
@@ -39,7 +39,7 @@ class RungScheduler(FIFOScheduler):
         self._config = config
         self._rules: dict[str, TrialScheduler] = {}
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: object) -> bool:
         """Metric and mode come from the search space."""
         return True
 
@@ -47,10 +47,10 @@ class RungScheduler(FIFOScheduler):
         """Stop or continue, by the rule of the trial's loss."""
         return self.decide(trial.config["key"], trial.config["loss"], result)
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: object, trial: object, result: dict[str, object]) -> None:
         """Nothing: the last report was already shown to the rule."""
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+    def on_trial_remove(self, tune_controller: object, trial: object) -> None:
         """Nothing: a rule keeps what it saw."""
 
     def decide(self, key: str, loss: str, result: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ def _send(report: Report, costs: dict[str, float]) -> None:
         tune.report(told(report, costs), checkpoint=Checkpoint.from_directory(checkpoint))
 
 
-def told(report: Report, costs: dict[str, float]) -> dict[str, Any]:
+def told(report: Report, costs: dict[str, float]) -> dict[str, object]:
     """What the driver is told of a report."""
     metrics = {name: value for name, value in (report.metrics | costs).items() if name != EPOCH}
     return TrialReport(int(report.metrics[EPOCH]), metrics, report.by_class, report.shown).plain()

@@ -3,8 +3,6 @@
 The names and their fields are a promise (they stand in journals): fields may be added with a default.
 """
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
 
 
@@ -89,7 +87,7 @@ class Decisions(BaseModel):
 
     sweep_id: str = ""
     precision: str | None = None
-    warm_starts: list[list[dict[str, Any]]] | None = None
+    warm_starts: list[list[dict[str, object]]] | None = None
     search_ended: SearchEnd | bool | None = None
     tuning_ended: TuningEnd | None = None
     hours_spent: float = 0.0

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from ctxtune.results.runs import KINDS, State
 from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, to_json
@@ -149,7 +149,7 @@ class Recorder:
         self._count_failures(state, reason)
         self._changed(key)
 
-    def decide(self, name: str, value: Any) -> None:
+    def decide(self, name: str, value: object) -> None:
         """Write down what is settled from now on."""
         self._guard(lambda: self.journal.decided(name, value))
 
@@ -213,7 +213,7 @@ class Recorder:
             self.tracker.log_text(self.tracked(key), to_json(report.shown), SHOWN_QUERIES_FILE)
         self.tracker.log_metrics(self.tracked(key), report.metrics, step=report.epoch)
 
-    def _guard(self, write: Callable[[], Any]) -> bool:
+    def _guard(self, write: Callable[[], object]) -> bool:
         """Whether it could be written: a full disk stops the sweep cleanly, not the process."""
         try:
             write()

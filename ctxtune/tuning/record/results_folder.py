@@ -5,7 +5,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import yaml
 
@@ -136,7 +136,7 @@ class ResultsFolder(Generic[Resolved]):
         except OSError as error:
             raise DiskFullError(unwritable(self.weights, error)) from None
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: dict[str, object]) -> None:
         """Write the outcome as JSON, with `SUMMARY_FORMAT` as ``format``; numbers that are none become null.
 
         Raises:
@@ -224,7 +224,7 @@ def resume_command(command: str, arguments: list[str]) -> str:
     return f"-m ctxtune.{command} {shlex.join(kept)} --resume"
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: object) -> object:
     """Plain data that every reader of JSON takes: NaN is Python's own."""
     if isinstance(value, dict):
         return {key: _strict(item) for key, item in value.items()}

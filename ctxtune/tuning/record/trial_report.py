@@ -60,7 +60,7 @@ class TrialFailure:
         return {EPOCH: float(self.epoch), _FAILURE: self.reason, _MESSAGE: self.message}
 
 
-def tells_failure(result: Mapping[str, Any]) -> bool:
+def tells_failure(result: Mapping[str, object]) -> bool:
     """Whether what came through Ray is a `TrialFailure`."""
     return _FAILURE in result
 

@@ -39,14 +39,14 @@ class RoundingSampler(BaseSampler):
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """The sampler's suggestion of several dimensions at once, rounded."""
         values = self._sampler.sample_relative(study, trial, search_space)
         return {name: _rounded_in(search_space[name], value) for name, value in values.items()}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
+    ) -> object:
         """The sampler's suggestion of one dimension, rounded."""
         value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
         return _rounded_in(param_distribution, value)
@@ -55,7 +55,7 @@ class RoundingSampler(BaseSampler):
         """As the sampler does."""
         self._sampler.before_trial(study, trial)
 
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: object) -> None:
         """As the sampler does."""
         self._sampler.after_trial(study, trial, state, values)
 

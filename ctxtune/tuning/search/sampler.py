@@ -46,9 +46,9 @@ class Sampler:
         self._several = bool(config.search.objective.beside)
         self._open: dict[str, optuna.Trial] = {}
         self._asked = 0
-        self._tried: set[tuple[Any, ...]] = set()
-        self._refused: list[dict[str, Any]] = []
-        self._pending: dict[str, dict[str, Any]] = {}
+        self._tried: set[tuple[object, ...]] = set()
+        self._refused: list[dict[str, object]] = []
+        self._pending: dict[str, dict[str, object]] = {}
         self._untried = _shuffled(config)
 
     @property
@@ -79,12 +79,12 @@ class Sampler:
                 break
         return self._suggest_fixed(key, self._random_untried(number))
 
-    def _note(self, key: str, trial: optuna.Trial, point: dict[str, Any]) -> None:
+    def _note(self, key: str, trial: optuna.Trial, point: dict[str, object]) -> None:
         self._open[key] = trial
         self._pending[key] = point
         self._try(point)
 
-    def _try(self, point: dict[str, Any]) -> None:
+    def _try(self, point: dict[str, object]) -> None:
         self._tried.add(point_key(point))
         if self._untried is not None:
             self._untried.pop(point_key(point), None)
@@ -146,19 +146,19 @@ class Sampler:
             if ":parent:" in name:
                 storage.set_study_system_attr(number, name, None)
 
-    def _remember(self, key: str, memory: Mapping[str, Any]) -> None:
+    def _remember(self, key: str, memory: Mapping[str, object]) -> None:
         trial = self._open[key]
         for name, value in memory.items():
             trial.storage.set_trial_system_attr(trial._trial_id, name, value)
 
-    def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+    def _suggest(self, trial: optuna.Trial) -> dict[str, object]:
         point: dict[str, Any] = {}
         for path in self._order:
             if is_active(self._config, path, point):
                 point[path] = _suggest_one(trial, path, self._config.search.space[path])
         return point
 
-    def _suggest_fixed(self, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
+    def _suggest_fixed(self, key: str, point: Mapping[str, object]) -> dict[str, object]:
         self._study.enqueue_trial(dict(point))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a start point between two steps of a quantized dimension is as meant
@@ -168,7 +168,7 @@ class Sampler:
         self._note(key, trial, dict(point))
         return dict(point)
 
-    def _random_untried(self, number: int) -> dict[str, Any]:
+    def _random_untried(self, number: int) -> dict[str, object]:
         """A point that was not suggested before; of a space so large that none is found, one that was.
 
         Raises:
@@ -177,7 +177,7 @@ class Sampler:
         random = np.random.default_rng(self._seed(number))
         if self._untried is not None:
             return list(self._untried.values())[int(random.integers(len(self._untried)))]
-        repeated: dict[str, Any] | None = None
+        repeated: dict[str, object] | None = None
         for _ in range(MOST_DRAWS):
             point = self._rounded(random_point(self._config, random))
             if is_feasible(self._config, point):
@@ -229,7 +229,7 @@ class Sampler:
         return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
+def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> object:
     if dimension.kind == "fixed":
         return dimension.choices[0]
     if dimension.kind == "choice":
@@ -243,7 +243,7 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
     return trial.suggest_float(path, low, high, log=dimension.kind == "loguniform")
 
 
-def _shuffled(config: SweepConfig) -> dict[tuple[Any, ...], dict[str, Any]] | None:
+def _shuffled(config: SweepConfig) -> dict[tuple[object, ...], dict[str, object]] | None:
     """Every feasible point of a finite space by its key, in a seeded order: a part of a grid is a fair sample. None: endless.
 
     Raises:

@@ -50,11 +50,11 @@ def _started(config: SweepConfig, found: Iterable[list[dict[str, Any]]]) -> Swee
     return started
 
 
-def _found(config: SweepConfig) -> list[list[dict[str, Any]]]:
+def _found(config: SweepConfig) -> list[list[dict[str, object]]]:
     return [_points(config, item) for item in config.search.start_from if isinstance(item, WarmStart)]
 
 
-def _points(config: SweepConfig, warm_start: WarmStart) -> list[dict[str, Any]]:
+def _points(config: SweepConfig, warm_start: WarmStart) -> list[dict[str, object]]:
     objective = config.search.objective
     try:
         runs = best_runs(config.tracking.uri, warm_start.best_of, objective.metric, objective.mode, warm_start.count)
@@ -67,7 +67,7 @@ def _points(config: SweepConfig, warm_start: WarmStart) -> list[dict[str, Any]]:
     return [searched_values(config, run) for run in runs]
 
 
-def searched_values(config: SweepConfig, run: TrackedRun) -> dict[str, Any]:
+def searched_values(config: SweepConfig, run: TrackedRun) -> dict[str, object]:
     """The point of the space that a tracked run had."""
     return {
         path: _value(dimension, run.params[path])
@@ -76,7 +76,7 @@ def searched_values(config: SweepConfig, run: TrackedRun) -> dict[str, Any]:
     }
 
 
-def _value(dimension: Dimension, text: str) -> Any:
+def _value(dimension: Dimension, text: str) -> object:
     """What a parameter's text means to a dimension: one of its choices as it is written, else what YAML reads."""
     for choice in dimension.choices:
         if isinstance(choice, str) and choice == text:

@@ -31,7 +31,6 @@ USES = {
     ray_internals.AWS_KEYS: ray_internals.keep_aws_keys_here,
     ray_internals.CONTROLLER: lambda: entered(thrifty_tune()),
     f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
-    f"{ray_internals.CALLBACK_USAGE}:tag_callbacks": lambda: entered(thrifty_tune()),
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),
     f"{ray_internals.CONSTANTS}:ENABLE_RAY_CLUSTER": lambda: entered(ray_internals.listening_on_loopback()),
     f"{ray_internals.PRINTING}:print_to_stdstream": lambda: entered(ray_internals.nothing_printed_by_ray()),
@@ -79,7 +78,6 @@ def test_without_a_way_to_read_it_anew_rays_own_default_decides_on_the_token(mon
 
 def test_a_trial_without_the_attributes_we_know_is_left_alone():
     trial = SimpleNamespace(status="RUNNING")
-    ray_internals.forget_metrics(trial)
     ray_internals.end_process(trial)
     assert ray_internals.error_of(trial) == "no message"
 

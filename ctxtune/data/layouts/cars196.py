@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctxtune.data.layouts.finding import first_folder, mat_content, not_found, read_mat, require_files
+from ctxtune.data.layouts.finding import first_folder, not_found, require_files
 from ctxtune.data.layouts.folders import images_by_class
 from ctxtune.data.layouts.hub_parquet import hub_parquet
+from ctxtune.data.layouts.matlab import mat_content, read_mat
 from ctxtune.data.sources import FolderSource
 from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError

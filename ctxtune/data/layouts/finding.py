@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ctxtune.errors import DataError
 from ctxtune.text import shortened
@@ -122,32 +119,6 @@ def _names(folder: Path) -> frozenset[str]:
             return frozenset(entry.name for entry in entries)
     except (OSError, ValueError):  # ValueError: a NUL in a path
         return frozenset()
-
-
-def mat_content(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB file. Raises DataError with the file's name."""
-    from scipy.io import loadmat
-
-    try:
-        content: dict[str, Any] = loadmat(str(path), squeeze_me=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # scipy raises many kinds for files that are not MATLAB's
-        raise DataError(f"{path}: not a MATLAB file that SciPy can read ({error})") from error
-    return content
-
-
-def read_mat(path: Path, variable: str, fields: Sequence[str]) -> Any:
-    """The struct array `variable` of a MATLAB file, checked for `fields`. Raises DataError with the file's name."""
-    content = mat_content(path)
-    if variable not in content:
-        found = ", ".join(sorted(key for key in content if not key.startswith("__"))) or "nothing"
-        raise DataError(f"{path}: no variable {variable!r} in it, found {found}")
-    array = np.asarray(content[variable])
-    lacking = [name for name in fields if name not in (array.dtype.names or ())]
-    if lacking:
-        raise DataError(f"{path}: {variable} has no field {', '.join(lacking)}, found {array.dtype.names}")
-    return array.reshape(-1)
 
 
 def subfolders(folder: Path) -> list[str]:

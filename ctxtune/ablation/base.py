@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ctxtune.config import BestOf, SweepConfig, resolve_trial
 from ctxtune.config.load_ablation import FindBest
 from ctxtune.config.sweep import TrackingSettings
 from ctxtune.errors import ConfigError, TrackingError
+from ctxtune.text import shortened
 from ctxtune.tracking import TrackedRun, best_runs, find_sweep, read_text
 from ctxtune.tuning.record.results_folder import ABLATION_FILE
 from ctxtune.tuning.search.warm_start import searched_values
@@ -62,12 +65,16 @@ def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
     """Before a sweep has chosen: its best completed trial."""
     if parent.kind != "sweep":
         raise ConfigError(f"{sweep} is no sweep; only a sweep has a best configuration")
-    tree: dict[str, Any] = parse_value(read_text(uri, parent.run_id, "space.yaml"))
-    stated = tree["search"]["objective"]
-    objective = stated[0] if isinstance(stated, list) else stated  # of several, the first one chooses
+    try:
+        tree: dict[str, Any] = parse_value(read_text(uri, parent.run_id, "space.yaml"))
+        known = SweepConfig.model_validate(tree)
+        stated = tree["search"]["objective"]
+        objective = stated[0] if isinstance(stated, list) else stated  # of several, the first one chooses
+    except (YamlError, ValidationError, KeyError, TypeError) as error:
+        why = shortened(str(error).splitlines()[0], 200)
+        raise ConfigError(f"space.yaml of {sweep} in MLflow: not as it was written ({why})") from None
     runs = best_runs(uri, sweep, objective["metric"], objective["mode"], 1)
     if not runs:
         raise ConfigError(f"the sweep {sweep} has no completed trial with {objective['metric']}")
-    known = SweepConfig.model_validate(tree)
     trial = resolve_trial(known, searched_values(known, runs[0]))
     return {**tree, "trial": trial.tree()}

@@ -12,6 +12,7 @@ from ctxtune.errors import TrackingError
 from ctxtune.reporting.background import begin
 from ctxtune.results.costs import spent
 from ctxtune.results.runs import STAGES, STATES, Run, Stage, in_stage
+from ctxtune.text import shortened
 from ctxtune.tracking import TrackedRun, find_sweep, read_runs, read_text, redact
 
 Plan = TypeVar("Plan", bound=BaseModel)
@@ -103,8 +104,8 @@ def read_file(study: Study, artifact: str) -> object:
     """
     try:
         return yaml.safe_load(read_text(study.uri, study.parent.run_id, artifact))
-    except (yaml.YAMLError, ValueError) as error:
-        raise TrackingError(f"{study.name}: the artifact {artifact} is no YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TrackingError(f"{study.name}: the artifact {artifact} is no YAML: {shortened(str(error), 300)}") from None
     except TrackingError as error:
         raise TrackingError(
             f"{study.name} in {redact(study.uri)} has no artifact {artifact}, which a report is made from: was it made "

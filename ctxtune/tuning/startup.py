@@ -102,7 +102,8 @@ def opened(
         cleanup.callback(folder.close)
         journal, missing = folder.journal, list[str]()
         cleanup.callback(journal.close)
-        cleanup.callback(forget_unstarted, folder, journal)
+        if not resume:  # of what was lost the file is all that is left
+            cleanup.callback(forget_unstarted, folder, journal)
         if set_aside := journal.repair():
             watcher.on_alert(set_aside)
         tracker = Tracker(file.tracking.uri, file.name, folder.spool)

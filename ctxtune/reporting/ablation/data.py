@@ -1,11 +1,12 @@
 """An ablation from MLflow: what it found, and the scores of its classes."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+from ctxtune.errors import TrackingError
 from ctxtune.reporting.study import Study, read_design
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.designs import AblationDesign
@@ -14,6 +15,7 @@ from ctxtune.statistics import FEWEST_FOR_BOOTSTRAP, ArmClassScores, Interval, h
 from ctxtune.tracking import read_texts
 
 CLASS_FILE = "per_class_scores.json"
+_CLASS_SCORES = TypeAdapter(dict[str, dict[str, tuple[float, float]]])
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,17 @@ class AblationData:
         }
         tracked = [self.study.by_key[key] for key in keys.values()]
         texts = read_texts(self.study.uri, tracked, CLASS_FILE)
-        return {keys[run_id]: json.loads(text) for run_id, text in texts.items()}
+        return {keys[run_id]: self._read_class_scores(keys[run_id], text) for run_id, text in texts.items()}
+
+    def _read_class_scores(self, key: str, text: str) -> dict[str, dict[str, tuple[float, float]]]:
+        try:
+            return _CLASS_SCORES.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise TrackingError(
+                f"{self.study.name}: the artifact {CLASS_FILE} of {key} is not as it was written "
+                f"({'.'.join(map(str, first['loc']))}: {first['msg']})"
+            ) from None
 
     def class_arms(
         self, cell: str, against: str, metric: str

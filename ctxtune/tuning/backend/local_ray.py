@@ -20,7 +20,7 @@ import ray
 
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
-from ctxtune.tuning.backend.ray_internals import listening_on_loopback, read_authentication_anew
+from ctxtune.tuning.backend.ray_internals import listening_on_loopback, patient_start, read_authentication_anew
 from ctxtune.tuning.backend.watch import shut_down
 
 _SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
@@ -31,6 +31,8 @@ LOCAL_RAY = "CTXTUNE_LOCAL_RAY"
 """Set for the processes of a Ray of our own: the private folder of its files."""
 STARTS = 3
 """How often Ray's start is tried: on a loaded machine one of its processes may be late."""
+_START_SECONDS = 150.0
+"""How long a try waits for the raylet."""
 _PATIENCE = {
     # Of a loaded machine: seconds for the control service to start and for a worker to register, 20 and 60 otherwise.
     "RAY_gcs_server_port_wait_time_s": "120",
@@ -87,7 +89,7 @@ def _start(options: Mapping[str, object], on_note: Callable[[str], None]) -> Non
     before = _children()
     for attempt in range(1, STARTS + 1):
         try:
-            with listening_on_loopback(), own_sigterm():
+            with listening_on_loopback(), patient_start(_START_SECONDS), own_sigterm():
                 ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
             return
         except Exception as error:  # noqa: BLE001 - Ray raises what it likes where one of its processes is late

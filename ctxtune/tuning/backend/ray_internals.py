@@ -10,6 +10,7 @@ than a twentieth of the control loop of 1,000 trials.)
 
 import os
 import pkgutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ AWS_KEYS = "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE"
 CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
 PRINTING = "ray._private.worker"
 STAGING = "ray.train._internal.storage"
+SERVICES = "ray._private.services"
 CONSTANTS = "ray._private.ray_constants"
 GCS_CLIENT = "ray._raylet:GcsClient"
 BOOTSTRAP = "ray._private.services:canonicalize_bootstrap_address_or_die"
@@ -58,6 +60,26 @@ def listening_on_loopback() -> Iterator[None]:
     GCS, raylet, workers, agents and the driver then listen on the loopback interface alone.
     """
     with _replaced(CONSTANTS, ENABLE_RAY_CLUSTER=False):
+        yield
+
+
+@contextmanager
+def patient_start(seconds: float) -> Iterator[None]:
+    """Let `ray.init` wait so long for the raylet to be known: on a loaded machine its own 30 s are few, and not to be set."""
+    ask = getattr(internal(SERVICES), "get_node", None)
+
+    def ask_until_known(*arguments: Any, **options: Any) -> Any:
+        assert ask is not None
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return ask(*arguments, **options)
+            except RuntimeError:  # not known yet
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
+
+    with _replaced(SERVICES, get_node=ask_until_known):
         yield
 
 

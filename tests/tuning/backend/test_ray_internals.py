@@ -33,6 +33,7 @@ USES = {
     f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),
     f"{ray_internals.CONSTANTS}:ENABLE_RAY_CLUSTER": lambda: entered(ray_internals.listening_on_loopback()),
+    f"{ray_internals.SERVICES}:get_node": lambda: entered(ray_internals.patient_start(1)),
     f"{ray_internals.PRINTING}:print_to_stdstream": lambda: entered(ray_internals.nothing_printed_by_ray()),
     "ray._raylet:Config": ray_internals.read_authentication_anew,
     "ray._raylet:AuthenticationTokenLoader": ray_internals.read_authentication_anew,
@@ -67,6 +68,25 @@ def test_a_name_that_is_gone_costs_its_saving_only(name, gone, monkeypatch):
         monkeypatch.delattr(internal(f"{module}:{'.'.join(owners)}" if owners else module), attribute)
     assert internal(name) is None
     assert USES[name]() is not False
+
+
+def test_a_raylet_that_is_late_is_waited_for(monkeypatch):
+    asked = []
+
+    def get_node(address):
+        asked.append(address)
+        if len(asked) < 3:
+            raise RuntimeError("no node info")
+        return {"labels": {}}
+
+    services = internal(ray_internals.SERVICES)
+    monkeypatch.setattr(services, "get_node", get_node)
+    with ray_internals.patient_start(600):
+        assert services.get_node("here") == {"labels": {}}
+    assert asked == ["here"] * 3 and services.get_node is get_node
+    with ray_internals.patient_start(0), pytest.raises(RuntimeError):
+        asked.clear()
+        services.get_node("here")
 
 
 def test_without_a_way_to_read_it_anew_rays_own_default_decides_on_the_token(monkeypatch):

@@ -17,6 +17,9 @@ from ctxtune.image_modes import to_rgb
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
+# RuntimeError: encrypted; NotImplementedError is one: an unknown compression or version. ValueError: places that cannot be.
+BROKEN_ZIP = (KeyError, zipfile.BadZipFile, RuntimeError, zlib.error, EOFError, ValueError)
+
 # Broken EXIF is no concern of ours. Said once: images are decoded in threads, and filters that several threads set and
 # take back at a time end up mixed (`warnings.catch_warnings` is for one thread).
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -114,8 +117,7 @@ class ZipSource:
         with self._lock:
             try:
                 return self._zip().read(path)
-            # RuntimeError: encrypted; NotImplementedError is one: an unknown compression.
-            except (KeyError, zipfile.BadZipFile, RuntimeError, zlib.error, EOFError) as error:
+            except BROKEN_ZIP as error:
                 raise OSError(f"{self.archive}: {error}") from error
 
     def size_in_bytes(self, path: str) -> int:
@@ -123,7 +125,7 @@ class ZipSource:
         with self._lock:
             try:
                 return self._zip().getinfo(path).file_size
-            except (KeyError, zipfile.BadZipFile) as error:
+            except BROKEN_ZIP as error:
                 raise OSError(f"{self.archive}: {error}") from error
 
     def stamp(self, path: str) -> tuple[int, int]:
@@ -131,7 +133,7 @@ class ZipSource:
         with self._lock:
             try:
                 member = self._zip().getinfo(path)
-            except (KeyError, zipfile.BadZipFile) as error:
+            except BROKEN_ZIP as error:
                 raise OSError(f"{self.archive}: {error}") from error
         return member.file_size, member.CRC
 

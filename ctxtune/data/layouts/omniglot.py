@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxtune.data.layouts.finding import not_found
-from ctxtune.data.sources import FolderSource, ScaledSource, ZipSource, is_image_name
+from ctxtune.data.sources import BROKEN_ZIP, FolderSource, ScaledSource, ZipSource, is_image_name
 from ctxtune.data.split import Benchmark, Split, make_split
 from ctxtune.errors import DataError
 
@@ -75,8 +75,11 @@ def _find(root: Path) -> tuple[FolderSource | ZipSource, list[str], str]:
         archives = sorted(root.glob("*.zip"))
         archive = archives[0] if len(archives) == 1 else None
     if archive is not None and zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            names = sorted(name for name in opened.namelist() if name.count("/") >= 2)
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                names = sorted(name for name in opened.namelist() if name.count("/") >= 2)
+        except BROKEN_ZIP as error:
+            raise DataError(f"{archive}: not a zip archive that can be read ({error})") from error
         return ZipSource(archive), names, "zip archive"
     raise not_found("omniglot", root, LAYOUTS)
 

@@ -215,30 +215,6 @@ def test_a_damaged_journal_and_a_second_start_are_told_before_ray_is_asked(repos
     assert "ctxtune.sweep" in said and "quickstart.yaml" in said and "--set" in said and said.endswith("--resume")
 
 
-def test_a_sweep_of_which_only_mlflow_is_left_is_not_started_over_by_a_resume(repository, tmp_path):
-    from ctxtune.config import load_search_space
-    from ctxtune.tracking import Tracker
-    from ctxtune.tuning.record.results_folder import sweep_folder
-
-    store = new_store(tmp_path)
-    tracker = Tracker(store, "quickstart", tmp_path / "spool")
-    tracker.start_run("sweep-0123", name="quickstart", kind="sweep")
-    assert tracker.close(PATIENCE)
-    sets = [*GRID, "search.space={optimizer.lr: {choice: [2.0e-3, 4.0e-3]}}"]
-    space = load_search_space(repository / "search_spaces/quickstart.yaml", sets)
-    sweep_folder(tmp_path / "results", space, resume=False).close()
-    folder = tmp_path / "results/quickstart"
-    (folder / "journal.jsonl").unlink(missing_ok=True)
-    for _ in range(2):  # the refusal takes nothing away
-        refused = sweep_here(repository, tmp_path, "--resume", overrides=sets)
-        assert refused.returncode == 2, refused.stderr
-        for words in ("MLflow knows a sweep of this name (sweep-0123)", "journal and spool were lost", "--name NAME"):
-            assert words in refused.stderr
-        assert (folder / "space.yaml").is_file() and "Traceback" not in refused.stderr
-    runs = read_runs(store, "quickstart")
-    assert [run.key for run in runs] == ["sweep-0123"]
-
-
 @pytest.mark.slow
 def test_a_search_that_its_budget_ends_leaves_nothing_running_and_goes_on_to_the_choice(repository, tmp_path):
     rates = "[2.0e-3, 1.0e-6, 2.0e-6, 3.0e-6, 4.0e-6, 5.0e-6]"

@@ -16,7 +16,7 @@ from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.estimates import fit_share
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.spending import LIMITS, Batch, Spending, cost_of
+from ctxtune.tuning.spending import LIMITS, Batch, Spending, StageForecast, cost_of
 
 FEWEST_TRIALS = 2
 """Of every cell: its own configuration, and another one."""
@@ -54,16 +54,7 @@ class CellTimes:
 
 
 @dataclass(frozen=True)
-class StageForecast:
-    """What a stage is expected to take: its runs, hours of wall time, and hours of work of all runs together."""
-
-    runs: int
-    hours: float
-    work_hours: float
-
-
-@dataclass(frozen=True)
-class Forecast:
+class AblationForecast:
     """What an ablation is expected to do.
 
     Attributes:
@@ -86,7 +77,7 @@ class Forecast:
         return sum(stage.work_hours for stage in self.by_stage.values())
 
 
-def forecast(ablation: Ablation, times: CellTimes, resources: RunResources) -> Forecast:
+def forecast(ablation: Ablation, times: CellTimes, resources: RunResources) -> AblationForecast:
     """How many trials the budget holds beside the seeds, and what both stages take."""
     tune = ablation.tune_each
     asked = tune.trials if tune else 0
@@ -103,7 +94,7 @@ def forecast(ablation: Ablation, times: CellTimes, resources: RunResources) -> F
         name: StageForecast(len(runs), cost_of("hours", [runs], resources), sum(runs) / 3600)
         for name, runs in stages.items()
     }
-    return Forecast(fewest, asked, by_stage)
+    return AblationForecast(fewest, asked, by_stage)
 
 
 def too_little(ablation: Ablation, times: CellTimes, resources: RunResources) -> str | None:

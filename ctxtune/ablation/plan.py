@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from ctxtune.ablation.budget import FEW_TRIALS, CellTimes, Forecast, enough, forecast, too_little
+from ctxtune.ablation.budget import FEW_TRIALS, AblationForecast, CellTimes, enough, forecast, too_little
 from ctxtune.ablation.results import design_of
 from ctxtune.ablation.runs import repeats_of, run_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
@@ -59,7 +59,7 @@ def stage_lines(ablation: Ablation, times: CellTimes, resources: RunResources) -
     yield from _advice(ablation, times, resources, expected)
 
 
-def _runs_told(ablation: Ablation, expected: Forecast, stage: str) -> str:
+def _runs_told(ablation: Ablation, expected: AblationForecast, stage: str) -> str:
     runs = counted(expected.by_stage[stage].runs, "run")
     if stage == "seeds":
         return f"{runs}, {counted(ablation.seeds, 'seed')} of every cell"
@@ -67,7 +67,7 @@ def _runs_told(ablation: Ablation, expected: Forecast, stage: str) -> str:
     return f"{runs}, {expected.trials}{fewer} trials of every cell"
 
 
-def _advice(ablation: Ablation, times: CellTimes, resources: RunResources, expected: Forecast) -> Iterator[str]:
+def _advice(ablation: Ablation, times: CellTimes, resources: RunResources, expected: AblationForecast) -> Iterator[str]:
     if ablation.tune_each is None or expected.trials >= min(expected.asked, max(FEW_TRIALS, expected.asked // 2)):
         return
     yield (f"warning: every cell gets {expected.trials} of its {expected.asked} trials. What would give it more:")

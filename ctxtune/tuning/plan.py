@@ -28,7 +28,7 @@ from ctxtune.tuning.estimates import Estimate, too_little, work_of
 from ctxtune.tuning.record.decisions import SearchEnd
 from ctxtune.tuning.search.warm_start import check_warm_starts
 from ctxtune.tuning.simulation import FullRunSeconds, Simulated, plain_score, simulated_sweep
-from ctxtune.tuning.spending import LIMITS
+from ctxtune.tuning.spending import LIMITS, StageForecast
 from ctxtune.tuning.stages import start_configuration
 from ctxtune.tuning.timing import Assumed, FullRun, full_run, planned_resources
 
@@ -41,15 +41,6 @@ _DECIDE_TIMES = ("model.", "sampler.", "image.")
 """Dimensions whose choices decide what a run takes."""
 MOST_KINDS = 8
 """Of runs that are timed: where the space has more, the start stands for all."""
-
-
-@dataclass(frozen=True)
-class StageForecast:
-    """What a stage is expected to take: its runs, hours of wall time, and hours of work of all runs together."""
-
-    runs: int
-    hours: float
-    work_hours: float
 
 
 @dataclass(frozen=True)

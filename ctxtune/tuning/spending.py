@@ -42,6 +42,15 @@ class Limit:
         return unit_of(self.name)
 
 
+@dataclass(frozen=True)
+class StageForecast:
+    """What a stage is expected to take: its runs, hours of wall time, and hours of work of all runs together."""
+
+    runs: int
+    hours: float
+    work_hours: float
+
+
 def unit_of(limit: str) -> str:
     """A limit's unit in words."""
     return "h" if limit == "hours" else "GPU-hours"

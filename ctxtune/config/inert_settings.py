@@ -89,7 +89,7 @@ def _unused_of_similarity(
 
 def _unused_of_optimizer(trial: TrialSettings) -> Iterator[tuple[str, str]]:
     optimizer, schedule = trial.optimizer, trial.schedule
-    if optimizer.name != "sgd":
+    if optimizer.name in ("adamw", "adam"):
         yield "optimizer.momentum", f"optimizer.name is {optimizer.name}; momentum is that of sgd"
     if trial.model.projector_dim is None:
         yield "optimizer.lr_multipliers.projector", "there is no projector"

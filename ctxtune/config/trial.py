@@ -12,6 +12,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -20,6 +21,7 @@ from ctxtune.losses.settings import LossSettings, RegularizerSettings
 from ctxtune.models.pixels import pixel_format
 from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
 from ctxtune.settings import Settings, refuse
+from ctxtune.text import did_you_mean
 
 _LATER: dict[tuple[str, str], object] = {
     ("dataset", "file"): None,
@@ -33,12 +35,14 @@ _LATER: dict[tuple[str, str], object] = {
     ("image", "deviation"): None,
     ("image", "interpolation"): None,
     ("image", "views"): None,
+    ("image", "augment"): None,
     ("loss", "proxies"): "class",
     ("loss", "noise_filter"): None,
     ("sampler", "round_up"): False,
     ("sampler", "without_replacement"): False,
 }
 """Keys that came later, with what was always done before: a configuration that says nothing else keeps its hash."""
+TORCH_OPTIMIZERS = ("adamw", "adam", "sgd")
 MOST_EPOCHS = 100_000
 MOST_IMAGES = 10_000_000
 """At a time; what is above is a slip."""
@@ -56,10 +60,10 @@ class LearningRateMultipliers(Settings):
 class OptimizerSettings(Settings):
     """The `optimizer` block."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    name: str = Field("adamw", description="adamw, adam or sgd of torch, or timm/NAME for every optimizer of timm's")
     lr: PositiveFloat = 8.0e-5
     weight_decay: NonNegativeFloat = 1.0e-4
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, and of timm's optimizers that have one")
     lr_multipliers: LearningRateMultipliers = LearningRateMultipliers()
     gradient_clip: PositiveFloat | None = Field(None, description="largest norm of the whole gradient")
     layer_decay: float | None = Field(
@@ -74,6 +78,16 @@ class OptimizerSettings(Settings):
         le=MOST_IMAGES,
         description="images at a time through the model; the loss still sees the whole batch; null: all",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in TORCH_OPTIMIZERS and not name.startswith(TIMM):
+            hint = did_you_mean(name, TORCH_OPTIMIZERS)
+            raise ValueError(f"unknown optimizer {name!r} (adamw, adam, sgd, or {TIMM}NAME for one of timm's){hint}")
+        if name.startswith(TIMM):
+            check_timm_optimizer(name)
+        return name
 
 
 class ScheduleSettings(Settings):
@@ -191,6 +205,17 @@ class TrialSettings(Settings):
                 del tree[block][key]
         canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def check_timm_optimizer(name: str) -> None:
+    """Raises ValueError where timm has no such optimizer."""
+    from timm.optim import list_optimizers  # with timm, which most files need not wait for
+
+    known = list_optimizers()
+    own = name.removeprefix(TIMM)
+    if own not in known:
+        hint = did_you_mean(own, known, most=3, otherwise="; timm.optim.list_optimizers() names them")
+        raise ValueError(f"timm has no optimizer {own!r}{hint}")
 
 
 def _file_names(file: Any) -> Any:

@@ -7,6 +7,7 @@ damaged, and named by what they were made from. Labels play no part in them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,7 @@ def _view_key(settings: ImageSettings, view: int | None) -> str:
         f"view {view} of crop {settings.train_crop}, scale {settings.min_scale} to {settings.max_scale}, ratio "
         f"{settings.ratio}, flip {settings.flip}, resize {settings.train_resize}, "
         f"cache {_cache(settings)} of short side {settings.cache_short_side}, {pixels}"
+        + (f", augment {json.dumps(settings.augment)}" if settings.augment else "")
     )
 
 

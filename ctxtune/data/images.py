@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ctxtune.data.augmentation import evaluation_view, normalized, resized_shape
 from ctxtune.data.batching import Batcher, CroppingBatcher, HostBatch, PackingBatcher, UniformBatcher
+from ctxtune.data.extra_augmentation import ExtraAugmentation
 from ctxtune.data.prefetching import DeviceAhead, ahead
 from ctxtune.data.reading import Unreadable, evaluation_pixels
 from ctxtune.data.settings import ImageSettings
@@ -72,6 +73,7 @@ class TrainingImages:
         self.device = torch.device(device)
         self.seed = seed
         self._device_ahead = DeviceAhead(self.device)
+        self._augmentation = ExtraAugmentation(settings, seed, self.device)
         building = Building(None if cache_dir is None else Path(cache_dir))
         if _held_whole(split, settings):
             self._unreadable = Unreadable(split.table)
@@ -95,15 +97,19 @@ class TrainingImages:
     def batches(self, index_batches: Integers, epoch: int, first_batch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, indices) of the epoch's batches from number `first_batch` on. Raises DataError."""
 
-        def host(number: int) -> tuple[Integers, HostBatch]:
+        def host(number: int) -> tuple[Integers, HostBatch, int]:
             indices = np.asarray(index_batches[number], dtype=np.int64)
             rng = np.random.default_rng((self.seed, epoch, number))
             batch = self._batcher.host(self.split.rows[indices], rng)
-            return indices[batch.kept], batch
+            return indices[batch.kept], batch, number
+
+        def on_device(entry: tuple[Integers, HostBatch, int]) -> Tensor:
+            _, batch, number = entry
+            return self._augmentation(self._batcher.device(batch), epoch, number, batch.kept)
 
         found = ahead(host, range(first_batch, len(index_batches)), self._depth)
         readable = (entry for entry in found if len(entry[0]))
-        for (indices, _), images in self._device_ahead.each(lambda entry: self._batcher.device(entry[1]), readable):
+        for (indices, *_), images in self._device_ahead.each(on_device, readable):
             yield images, torch.from_numpy(indices)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -146,6 +146,8 @@ class ImageSettings(Settings):
 
     `mean`, `deviation` (per RGB channel, of values in [0, 1]) and `interpolation`: null = the backbone's own, by its data
     configuration; ImageNet's and bilinear for torchvision's networks.
+    `augment`: more augmentation after crop and flip: torchvision's v2 transforms by name, each with its arguments, in this
+    order (`{ColorJitter: {brightness: 0.4}, RandomErasing: {p: 0.5}}`), drawn for each image by itself.
     `views`, for `model.train: head` alone: null trains on the test views of the images, K on K augmented views of each,
     both computed once and kept; `live` augments anew and runs the backbone in every step.
     """
@@ -167,6 +169,7 @@ class ImageSettings(Settings):
     deviation: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
     views: PositiveInt | Literal["live"] | None = None
+    augment: dict[str, dict[str, Any]] | None = None
 
     @property
     def pixel_mean(self) -> tuple[float, float, float]:
@@ -182,6 +185,21 @@ class ImageSettings(Settings):
     def filter(self) -> Literal["bilinear", "bicubic"]:
         """`interpolation`, or bilinear."""
         return self.interpolation or "bilinear"
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _without_arguments(cls, value: Any) -> Any:
+        # `RandomGrayscale:` without arguments takes torchvision's own
+        return {name: given or {} for name, given in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("augment")
+    @classmethod
+    def _known_transforms(cls, value: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+        if value:
+            from ctxtune.data.extra_augmentation import build_transforms
+
+            build_transforms(value)
+        return value
 
     @field_validator("ratio")
     @classmethod

@@ -9,6 +9,7 @@ from torch import nn
 
 from ctxtune.config.trial import OptimizerSettings, ScheduleSettings
 from ctxtune.models import EmbeddingModel
+from ctxtune.models.settings import TIMM
 
 
 def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
@@ -36,6 +37,11 @@ def build_optimizer(settings: OptimizerSettings, model: EmbeddingModel, loss: nn
         described.append({"params": parameters, "name": "loss", "lr": rate, "base_lr": rate})
     described = [group for group in described if group["params"]]
     decay = settings.weight_decay
+    if settings.name.startswith(TIMM):
+        from timm.optim import create_optimizer_v2
+
+        rest = {"momentum": settings.momentum, "weight_decay": decay}
+        return create_optimizer_v2(described, opt=settings.name.removeprefix(TIMM), lr=settings.lr, **rest)
     if settings.name == "adamw":
         return torch.optim.AdamW(described, weight_decay=decay, fused=True)
     if settings.name == "adam":

@@ -89,14 +89,18 @@ class SharedTrainingImages(TrainingImages):
         index_batches = np.asarray(index_batches)
         share = self.world.share(index_batches.shape[1])
 
-        def host(number: int) -> tuple[Integers, Any]:
+        def host(number: int) -> tuple[Integers, Any, int]:
             indices = np.asarray(index_batches[number, share], dtype=np.int64)
             whole = np.random.default_rng((self.seed, epoch, number))
             draws: Any = _ShareOfDraws(whole, index_batches.shape[1], share)
-            return indices, self._batcher.host(self.split.rows[indices], draws)
+            return indices, self._batcher.host(self.split.rows[indices], draws), number
+
+        def on_device(entry: tuple[Integers, Any, int]) -> Tensor:
+            _, batch, number = entry
+            return self._augmentation(self._batcher.device(batch), epoch, number, share.start + batch.kept)
 
         found = ahead(host, range(first_batch, len(index_batches)), self._depth)
-        for (indices, batch), images in self._device_ahead.each(lambda entry: self._batcher.device(entry[1]), found):
+        for (indices, batch, _), images in self._device_ahead.each(on_device, found):
             if len(batch.kept) < len(indices):
                 images, indices = _filled_up(images, indices, batch.kept)
             yield images, torch.from_numpy(indices)

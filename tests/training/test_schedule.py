@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ctxtune.config.trial import LearningRateMultipliers, OptimizerSettings, ScheduleSettings
 from ctxtune.losses import TrainingLoss
@@ -61,7 +62,7 @@ def test_warm_up_rises_linearly_from_zero():
     )
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "timm/lion", "timm/lamb", "timm/sgdw"])
 def test_every_parameter_is_in_one_group_with_its_rate(name):
     model = build_model(
         ModelSettings(backbone="small_conv", width=16, embedding_dim=16, projector_dim=32), image_size=32
@@ -78,6 +79,35 @@ def test_every_parameter_is_in_one_group_with_its_rate(name):
     assert set(held) == {id(p) for module in (model, loss) for p in module.parameters() if p.requires_grad}
     set_learning_rates(optimizer, 0.1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(5e-5)
+
+
+def test_an_optimizer_of_timms_steps_as_torchs_own_of_that_name() -> None:
+    found = []
+    for name in ("adamw", "timm/adamw"):
+        torch.manual_seed(0)
+        model = build_model(ModelSettings(backbone="small_conv", width=16, embedding_dim=16), image_size=32)
+        loss = TrainingLoss(
+            LossSettings(name="contrastive"), RegularizerSettings(weight=0.0), num_classes=5, embedding_dim=16
+        )
+        optimizer = build_optimizer(OptimizerSettings(name=name, lr=1e-2, weight_decay=0.1), model, loss)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.linspace(-1, 1, 4 * 3 * 32 * 32).view(4, 3, 32, 32)).square().sum().backward()
+            optimizer.step()
+        found.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("adamx", 'unknown optimizer .adamx. .*; did you mean "adam'),
+        ("timm/lio", 'timm has no optimizer .lio.; did you mean "lion"'),
+    ],
+)
+def test_an_unknown_optimizer_is_named_with_the_nearest(name, said) -> None:
+    with pytest.raises(ValidationError, match=said):
+        OptimizerSettings(name=name)
 
 
 def test_a_part_of_the_loss_with_a_share_of_its_rate() -> None:

@@ -16,15 +16,17 @@ wall time that is not training or scoring in a trial (target: below a quarter), 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 from training import write_jpegs
@@ -33,8 +35,21 @@ from ctxtune.config import SweepConfig, TrialSettings
 from ctxtune.data import ValidationSettings
 from ctxtune.losses import TrainingLoss
 from ctxtune.training import FoldTrainer, fold_splits
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.run_trainer import open_trainer
 
 PROCESSES = 2
+ALONE = 9
+"""Trials of the sweep that are run again outside it, the first to warm up."""
+ROLES = {
+    "raylet/raylet": "raylet",
+    "gcs_server": "GCS",
+    "ray/dashboard": "Ray's dashboard and agents",
+    "ray/_private": "Ray's monitors",
+    "ctxtune.tracking": "tracking",
+    "spawn_main": "features or tracking",
+}
 
 
 def tree_of(root: Path, arguments: argparse.Namespace, views: str | None) -> dict[str, Any]:
@@ -151,19 +166,76 @@ def sweep(root: Path, arguments: argparse.Namespace) -> None:
         }
     )
     started = time.perf_counter()
-    run_sweep(space, root=root / "results")
+    with _watched_processes() as seen:
+        run_sweep(space, root=root / "results")
     wall = time.perf_counter() - started
-    finished: dict[str, float] = {}
-    for line in (root / "results" / "features" / "journal.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        seconds = event.get("metrics", {}).get("time/seconds")
-        if seconds is not None:
-            finished[event["key"]] = seconds
-    training = sum(finished.values())
+    total = sum(seen.values())
+    journal = Journal(root / "results" / "features" / "journal.jsonl")
+    finished = journal.completed("search")
+    training = sum(run.reports[-1].metrics["time/seconds"] for run in finished)
+    opening, work = _alone([run.spec for run in finished[:: max(1, len(finished) // ALONE)]], root / "cache")
     slots = min(PROCESSES, len(os.sched_getaffinity(0)))
-    print(f"sweep: {len(finished)} trials of {arguments.epochs} epochs in {wall:.0f} s on {slots} cores, all included")
-    print(f"a trial trains and is scored for {training / len(finished):.2f} s")
+    number = len(finished)
+    print(f"sweep: {number} trials of {arguments.epochs} epochs in {wall:.0f} s on {slots} cores, all included")
+    print(
+        f"a trial trains and is scored for {training / number:.2f} s, {work:.2f} s of processor time when it is alone"
+    )
     print(f"share of the wall time that is none of that: {1 - training / (slots * wall):.2f}")
+    print(
+        f"processor time of all processes: {total:.0f} s; share that is none of that: {1 - number * work / total:.2f}"
+    )
+    print(f"seconds a trial: opening one alone {opening:.3f}; by process ", end="")
+    print(
+        ", ".join(f"{role} {seconds / number:.3f}" for role, seconds in sorted(seen.items(), key=lambda item: -item[1]))
+    )
+
+
+def _alone(specs: list[RunSpec], cache: Path) -> tuple[float, float]:
+    """Mean processor seconds of opening a trial and of training and scoring it, in this process."""
+    opening, work = [], []
+    for spec in specs:
+        started = time.process_time()
+        trainer = open_trainer(spec, device="cpu", cache_dir=cache, cores=1)
+        opened = time.process_time()
+        trainer.run(lambda report: None)
+        work.append(time.process_time() - opened)
+        opening.append(opened - started)
+        trainer.close()
+    return sum(opening[1:]) / len(opening[1:]), sum(work[1:]) / len(work[1:])
+
+
+@contextlib.contextmanager
+def _watched_processes() -> Iterator[dict[str, float]]:
+    """Processor seconds of this process and its descendants by what they do, filled in at the end.
+
+    They are asked while they live: Ray's daemon has its children's time forgotten. The last half second of each is missed.
+    """
+    seen: dict[int, tuple[str, float]] = {}
+    ended = threading.Event()
+    own = psutil.Process()
+    begun = sum(own.cpu_times()[:2])
+
+    def look() -> None:
+        while not ended.wait(0.5):
+            for process in own.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if command := " ".join(process.cmdline()):  # none: it is about to end
+                        seen[process.pid] = (_role(command), sum(process.cpu_times()[:2]))
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    result: dict[str, float] = {}
+    yield result
+    ended.set()
+    watcher.join()
+    for role, seconds in [*seen.values(), ("driver", sum(own.cpu_times()[:2]) - begun)]:
+        result[role] = result.get(role, 0.0) + seconds
+
+
+def _role(command: str) -> str:
+    if command.startswith("ray::"):
+        return "trials" if "ImplicitFunc" in command else "other workers"
+    return next((role for mark, role in ROLES.items() if mark in command), "other")
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ SIZES = {
     "small": {"classes": 250, "queries": 5000, "gallery": None, "dimension": 64, "spread": 0.7},
     "cub": {"classes": 100, "queries": 5924, "gallery": None, "dimension": 512, "spread": 0.25},
     "inshop": {"classes": 3985, "queries": 14218, "gallery": 12612, "dimension": 512, "spread": 0.45},
+    "medium": {"classes": 1000, "queries": 20000, "gallery": None, "dimension": 512, "spread": 0.35},
     "sop": {"classes": 11316, "queries": 60502, "gallery": None, "dimension": 512, "spread": 0.45},
     "million": {"classes": 200000, "queries": 10000, "gallery": 1000000, "dimension": 512, "spread": 0.5},
     "large-classes": {"classes": 10, "queries": 10000, "gallery": None, "dimension": 64, "spread": 0.25},

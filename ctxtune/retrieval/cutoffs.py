@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Block, Embeddings
 from ctxtune.retrieval.process_group import Processes
-from ctxtune.retrieval.similarity import exact_matrix, float32_error
+from ctxtune.retrieval.similarity import exact_matrix, float32_error, float32_products
 from ctxtune.retrieval.threads import Workers
 
 SAMPLE_SHARE = 0.1
@@ -59,7 +59,7 @@ class Sample:
         """Cutoffs of a block of queries, and whether it is crowded: neighbors too close for approximate similarities."""
         own = (queries.origin[:, None] == self.items) if self.exclude_self else None
         error = float32_error(queries.source.dimension)
-        values = queries.approximate @ self.block.approximate.T
+        values = float32_products(queries.approximate, self.block.approximate)
         similarity = _reached(values, own, needed) - error
         if not _is_crowded(values, similarity, error):
             return Cutoffs(similarity, torch.full_like(needed, self.gallery_size)), False

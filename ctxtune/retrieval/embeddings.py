@@ -45,6 +45,15 @@ class Embeddings:
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
         return normalize(self.raw[where].to(self.device), self.norms[indices])
 
+    def approximate_rows(self, indices: Tensor | slice) -> Tensor:
+        """The same rows in float32, (n, d), each element off by at most two units in the last place."""
+        norms = self.norms[indices]
+        low, high = PLAIN_NORMS
+        if self.raw.dtype == torch.float64 or not bool(((norms > low) & (norms < high)).all()):
+            return self.rows(indices).float()
+        where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
+        return self.raw[where].to(self.device).float() * norms.reciprocal().float()[:, None]
+
     def select(self, indices: Tensor | slice) -> "Embeddings":
         """Only these rows; a slice copies nothing."""
         where = indices if isinstance(indices, slice) else indices.to(self.raw.device)
@@ -76,24 +85,9 @@ class Block:
     @cached_property
     def approximate(self) -> Tensor:
         """Normalized rows in float32, (n, d), each element off by at most two units in the last place."""
-        source, rows = self.source, slice(self.start, self.stop)
-        norms = source.norms[rows]
-        low, high = PLAIN_NORMS
-        if source.raw.dtype == torch.float64 or not bool(((norms > low) & (norms < high)).all()):
+        if self.source.raw.dtype == torch.float64:
             return self.normalized.float()
-        return source.raw[rows].to(source.device).float() * norms.reciprocal().float()[:, None]
-
-    def normalized_rows(self, positions: Tensor) -> Tensor:
-        """Some normalized rows (p, d), float64; for a few, the rest is not computed."""
-        if "normalized" in self.__dict__ or 2 * len(positions) > len(self):
-            return self.normalized[positions]
-        return self.source.rows(self.start + positions)
-
-    def approximate_rows(self, positions: Tensor) -> Tensor:
-        """Some normalized rows (p, d) in float32, likewise."""
-        if "approximate" in self.__dict__ or 2 * len(positions) > len(self):
-            return self.approximate[positions]
-        return self.source.rows(self.start + positions).float()
+        return self.source.approximate_rows(slice(self.start, self.stop))
 
     def release(self) -> None:
         """Forget the normalized rows."""

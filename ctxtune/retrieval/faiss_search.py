@@ -99,10 +99,9 @@ def _score_block(search: Search, fetch: Fetch) -> QueryScores:
     if number < len(gallery):
         # What is not in the list is at most as similar as its last item, give or take the error.
         cutoffs = Cutoffs(similarities[:, -1] + error, torch.full_like(cutoffs.item, -1))
-    counter = RankCounter(
-        find_matches(queries, gallery, search.members, cutoffs, search.workers, exclude_self=search.exclude_self),
-        cutoffs,
-    )
+    exclude_self = search.exclude_self
+    matches = find_matches(queries, gallery, search.members, cutoffs, search.workers, exclude_self=exclude_self)
+    counter = RankCounter(queries, gallery, matches, cutoffs)
     others = gallery.classes[items] != queries.classes[:, None]
     rows, columns = others.nonzero(as_tuple=True)
     pairs = Pairs(
@@ -110,6 +109,7 @@ def _score_block(search: Search, fetch: Fetch) -> QueryScores:
     )
     if not counter.add_listed(pairs, OPEN_PAIRS * len(queries)):
         return score_queries(search)
+    counter.settle()
     before = counter.before()
     scores = scores_from_counts(counter.matches, before, full_ranking=False)
     is_open = counter.counted

@@ -11,7 +11,7 @@ from ctxtune.retrieval.backends import choose_backend
 from ctxtune.retrieval.embeddings import Block, Embeddings, read_embeddings
 from ctxtune.retrieval.faiss_search import Fetch, faiss_fetch
 from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, working_device
-from ctxtune.retrieval.similarity import exact_matrix, exact_pairs, float32_error
+from ctxtune.retrieval.similarity import exact_matrix, exact_pairs, float32_error, float32_products
 from ctxtune.retrieval.threads import Workers
 
 # Candidates are compared exactly this many embedding elements at a time.
@@ -79,7 +79,7 @@ def torch_fetch(gallery: Embeddings, chunk: int) -> Fetch:
         best = torch.empty(len(queries), 0, dtype=torch.float32, device=gallery.device)
         items = torch.empty(len(queries), 0, dtype=torch.int64, device=gallery.device)
         for block in gallery.blocks(max(chunk, number)):
-            values = queries.approximate @ block.approximate.T
+            values = float32_products(queries.approximate, block.approximate)
             block.release()
             found = values.topk(min(number, values.shape[1]), dim=1)
             best = torch.cat([best, found.values], dim=1)

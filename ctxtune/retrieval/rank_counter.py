@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.cutoffs import Cutoffs
-from ctxtune.retrieval.embeddings import Block
+from ctxtune.retrieval.embeddings import Block, Embeddings
 from ctxtune.retrieval.matches import Matches
 from ctxtune.retrieval.similarity import exact_pairs, products_error
 from ctxtune.retrieval.tile_ops import count_above, list_between, list_ranked
@@ -20,7 +20,7 @@ from ctxtune.retrieval.tiles import Tile
 # Of a tile's pairs, so many may be compared one by one; the first is a share.
 OPEN_SHARE = 0.05
 LEAST_LIMIT = 1000
-PAIR_ELEMENTS = 2**21
+PAIR_ELEMENTS = 2**19
 # Similarities and their errors span less than this.
 SEPARATION = 4.0
 
@@ -53,15 +53,16 @@ class RankCounter:
 
     The state is `steps` (m,) and `reached` (q,). The sum of a query's steps from a match's place to its last place is
     the number of items before that match; `reached` are the items of other classes seen at or above its cutoff.
-    Tallies of different pairs are merged by adding up both.
+    Tallies of different pairs are merged by adding up both, after `settle`.
     """
 
-    def __init__(self, matches: Matches, cutoffs: Cutoffs) -> None:
+    def __init__(self, queries: Embeddings, gallery: Embeddings, matches: Matches, cutoffs: Cutoffs) -> None:
         """Holds each query's matches that reach its cutoff, at any rate the best one.
 
         A cutoff that at least R items reach leaves nothing out of the first R ranks. Whether it was so, `unsettled`
         says afterwards.
         """
+        self.queries, self.gallery = queries, gallery
         start, end = matches.start[:-1], matches.start[1:]
         some = end > start
         relevant = search(matches, start, end, cutoffs.similarity, cutoffs.item)
@@ -81,6 +82,10 @@ class RankCounter:
         self.steps = torch.zeros_like(self.matches.items)
         # Tiles are added by several threads; adding to a tensor is not atomic.
         self._lock = Lock()
+        # Pairs to be compared exactly, of several tiles: a few at a time would cost more in calls than in arithmetic.
+        self._together = max(1, PAIR_ELEMENTS // queries.dimension)
+        self._open: list[Tensor] = []
+        self._open_number = 0
 
     def add(self, tile: Tile) -> bool:
         """Count a tile. False, and nothing counted, if too many of its pairs are too close to call: make it exact."""
@@ -94,7 +99,7 @@ class RankCounter:
             return False
         self._add_at(self.best[rows][counted], above)
         if near is not None:
-            self._settle(near, self.best[rows][near.queries])
+            self._settle_later(near, self.best[rows][near.queries])
         return True
 
     def add_listed(self, pairs: Pairs, limit: int | None) -> bool:
@@ -114,8 +119,14 @@ class RankCounter:
         number = possible[open_pairs] - first
         source = torch.repeat_interleave(number)
         offset = torch.arange(len(source), device=source.device) - (number.cumsum(0) - number)[source]
-        self._settle(pairs.at(open_pairs[source]), first[source] + offset)
+        self._settle_later(pairs.at(open_pairs[source]), first[source] + offset)
         return True
+
+    def settle(self) -> None:
+        """Compare what is still open: until then some pairs are not counted."""
+        waiting, self._open, self._open_number = self._open, [], 0
+        if waiting:
+            self._settle(torch.cat(waiting, dim=1))
 
     def before(self) -> Tensor:
         """Items of other classes before each match that is held, (m,) int64."""
@@ -182,30 +193,36 @@ class RankCounter:
         found, items, near = list_between(values, similarity - tile.error, similarity + tile.error, tile.axis)
         return above, Pairs(tile.queries, tile.gallery, counted[some[found]], items, near, tile.error)
 
-    def _settle(self, pairs: Pairs, places: Tensor) -> None:
-        """Compare pairs exactly with the matches at `places` (p,) and count those that come before."""
-        step = max(1, PAIR_ELEMENTS // pairs.query_block.source.dimension)
-        for begin in range(0, len(places), step):
-            place = places[begin : begin + step]
-            some = pairs.at(slice(begin, begin + step))
-            before = self._come_before(some, place)
-            place = place[before]
+    def _settle_later(self, pairs: Pairs, places: Tensor) -> None:
+        """Compare pairs exactly with the matches at `places` (p,), and count those that come before, many at a time."""
+        found = torch.stack([pairs.query_block.start + pairs.queries, pairs.gallery_block.start + pairs.items, places])
+        with self._lock:
+            self._open.append(found)
+            self._open_number += len(places)
+            if self._open_number < self._together:
+                return
+            waiting, self._open, self._open_number = self._open, [], 0
+        self._settle(torch.cat(waiting, dim=1))
+
+    def _settle(self, open_pairs: Tensor) -> None:
+        """The same at once for queries, gallery items and places, (3, p)."""
+        for queries, items, places in zip(*(part.split(self._together) for part in open_pairs), strict=True):
+            before = self._come_before(queries, items, places)
+            place = places[before]
             self._add_at(place)
-            first = self.matches.start[some.query_block.start + some.queries[before]]
+            first = self.matches.start[queries[before]]
             self._add_at(place[place > first] - 1, -1)
 
-    def _come_before(self, pairs: Pairs, places: Tensor) -> Tensor:
-        """Whether the items come before the matches at `places`, (p,) all."""
+    def _come_before(self, queries: Tensor, items: Tensor, places: Tensor) -> Tensor:
+        """Whether items of the gallery come before their queries' matches at `places`, all (p,)."""
         target = self.matches.similarities[places]
-        queries, gallery = pairs.query_block, pairs.gallery_block
-        products = queries.approximate_rows(pairs.queries).mul_(gallery.approximate_rows(pairs.items))
+        products = self.queries.approximate_rows(queries).mul_(self.gallery.approximate_rows(items))
         values = products.sum(dim=1, dtype=torch.float64)
         before = values > target
         unsure = ((values - target).abs() <= products_error(products.shape[1])).nonzero()[:, 0]
         if len(unsure):
-            items = pairs.items[unsure]
-            exact = exact_pairs(queries.normalized_rows(pairs.queries[unsure]), gallery.normalized_rows(items))
-            earlier_item = gallery.start + items < self.matches.items[places[unsure]]
+            exact = exact_pairs(self.queries.rows(queries[unsure]), self.gallery.rows(items[unsure]))
+            earlier_item = items[unsure] < self.matches.items[places[unsure]]
             before[unsure] = (exact > target[unsure]) | ((exact == target[unsure]) & earlier_item)
         return before
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.embeddings import Block
-from ctxtune.retrieval.similarity import exact_matrix, float32_error
+from ctxtune.retrieval.similarity import exact_matrix, float32_error, float32_products
 
 # Below every similarity: the value of pairs of one class, among them each query with itself.
 SAME_CLASS = -2.0
@@ -36,7 +36,7 @@ def compute_tile(queries: Block, gallery: Block, *, exact: bool = False) -> Tile
     if exact or queries.crowded or gallery.crowded:
         values, error = exact_matrix(queries.normalized, gallery.normalized), 0.0
     else:
-        values = queries.approximate @ gallery.approximate.T
+        values = float32_products(queries.approximate, gallery.approximate)
         error = float32_error(queries.source.dimension)
     rows, columns = _pairs_of_one_class(queries, gallery)
     values[rows, columns] = SAME_CLASS

@@ -42,7 +42,7 @@ class ConfirmSettings(Settings):
     seeds: int = Field(5, ge=2, le=MOST_SEEDS, description="two at least, for an interval")
     also: tuple[Literal["start"], ...] = ("start",)
     shown_queries: int = Field(
-        16, ge=0, le=MOST_SHOWN_QUERIES, description="test queries whose nearest images the report shows; 0: none"
+        12, ge=0, le=MOST_SHOWN_QUERIES, description="test queries whose nearest images the report shows; 0: none"
     )
 
 

@@ -95,7 +95,7 @@ def test_the_first_seed_of_each_confirmation_keeps_what_it_retrieves_for_the_sam
     kept = {run.tags["arm"]: from_json(texts[run.run_id]) for run in confirmed if run.run_id in texts}
     assert len(confirmed) == 4 and all(run.tags["seed_index"] == "0" for run in confirmed if run.run_id in texts)
     queries = {tuple(query.row for query in shown) for shown in kept.values()}
-    assert len(kept) == 2 and len(queries) == 1 and len(queries.pop()) == 16
+    assert len(kept) == 2 and len(queries) == 1 and len(queries.pop()) == 12
     for shown in kept.values():
         assert all(len(query.found) == 8 and query.picture is not None for query in shown)
         assert all(each.right == (each.class_name == query.class_name) for query in shown for each in query.found)

@@ -43,6 +43,8 @@ def hub_file(backbone: str, configuration: Any) -> tuple[Path, str]:
     problem: Exception | None = None
     for name in names:
         try:
+            if constants.HF_HUB_OFFLINE:
+                raise OSError("HF_HUB_OFFLINE is set")
             require_answer(where)
             with _only_errors():
                 return _described(repository, Path(hf_hub_download(repository, name, **options)))
@@ -62,8 +64,6 @@ def promised_sha256(path: Path) -> str | None:
 
 def require_answer(address: str) -> None:
     """Raise OSError where nobody answers in time: the hub's client would go on trying for minutes, torch's for ever."""
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
     try:
         with build_opener(_Here).open(Request(address, method="HEAD"), timeout=ANSWER_SECONDS):
             pass

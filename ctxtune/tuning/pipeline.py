@@ -240,9 +240,9 @@ def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budg
     """
     if config.confirm is None:
         return 0
-    asked = config.confirm.model_dump(mode="json")
+    asked = config.confirm.model_dump(mode="json", include={"seeds", "also"})  # what a test score could tempt to change
     begun = journal.decisions.confirm
-    if begun is not None and asked != begun:
+    if begun is not None and asked != {key: begun.get(key) for key in asked}:
         raise ConfigError(
             f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
             "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"

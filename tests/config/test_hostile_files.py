@@ -140,14 +140,14 @@ def test_a_name_that_is_given_as_text_is_taken_literally():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (QUICK.replace("name: quickstart", "name: 20261125"), 'space.yaml:3: name: expected text; YAML reads 20261125 as a'),
-        (QUICK.replace("name: quickstart", "name: 2026-25-11"), "space.yaml:3: name: 2026-25-11 is a date in YAML"),
-        (QUICK.replace("name: quickstart", "name: {{ NAME }}"), "space.yaml:3: name: {{ NAME }} is a placeholder"),
+        (QUICK.replace("name: quickstart", "name: 20261125"), 'space.yaml:4: name: expected text; YAML reads 20261125 as a'),
+        (QUICK.replace("name: quickstart", "name: 2026-25-11"), "space.yaml:4: name: 2026-25-11 is a date in YAML"),
+        (QUICK.replace("name: quickstart", "name: {{ NAME }}"), "space.yaml:4: name: {{ NAME }} is a placeholder"),
         (QUICK.replace("trials: 20", "trials: 0200"), "search.trials: 0200 with its leading 0 is octal"),
         (QUICK.replace("trials: 20", "trials: 1:30"), "search.trials: 1:30 counts in sixties"),
         (QUICK.encode("utf-16"), "not a text in UTF-8 but in UTF-16"),
         (QUICK.encode("utf-16-le"), "it looks like UTF-16"),
-        (QUICK.replace("laptop", "l\u00e4ptop").encode("latin-1"), "space.yaml:1: not a text in UTF-8"),
+        (QUICK.replace("laptop", "l\u00e4ptop").encode("latin-1"), "space.yaml:2: not a text in UTF-8"),
         (b"\0" * 1000, "UTF-16"),
         (b"a: 1\n" * 100_000, "more than 250 kB"),
         ("- 1", "expected a mapping of keys"),

@@ -45,7 +45,7 @@ def test_characters_that_fonts_draw_alike_are_told_and_no_fault(capsys):
     assert main(["check", "glyphs"]) == 0
     printed = capsys.readouterr().out
     assert "copies in the data set itself: glyphs/train: " in printed and "with another class" in printed
-    assert "Nothing to mend" in printed
+    assert "Nothing to correct" in printed
 
 
 def test_check_names_each_unreadable_file_and_returns_1(folders, capsys):

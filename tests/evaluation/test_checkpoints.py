@@ -256,7 +256,7 @@ def test_the_gallery_report_is_one_page(run, run_folder, tmp_path):
     run(run_folder, *FOLD, "--gallery-report", page, "--worst", 4)
     text = page.read_text(encoding="utf-8")
     assert text.count('<div class="query">') == 4
-    assert text.count('<figure class="asked">') == 4
+    assert text.count('<figure class="retrieved asked">') == 4
     assert "LATIN" in text
     assert "<svg" in text
     assert not any(address in text for address in ("http://", "https://"))

@@ -170,11 +170,11 @@ def test_torchvision_weights_are_loaded_and_a_failed_download_says_what_to_do(
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     opened = []
 
-    def no_network(request: Any, *args: Any, **kwargs: Any) -> None:
+    def no_network(opener: Any, request: Any, *args: Any, **kwargs: Any) -> None:
         opened.append(request.full_url)
         raise URLError("no route to host")
 
-    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
     settings = ModelSettings(backbone="resnet18", weights="IMAGENET1K_V1", pooling="average")
     with pytest.raises(ConfigError, match="no route to host") as caught:
         build_model(settings)
@@ -183,6 +183,7 @@ def test_torchvision_weights_are_loaded_and_a_failed_download_says_what_to_do(
     assert str(cached) in str(caught.value)
     # As the message advises: the file at that place is used without a network.
     reference = original("resnet18")
+    cached.parent.mkdir(parents=True, exist_ok=True)
     torch.save(reference.state_dict(), cached)
     assert torch.equal(build_model(settings).backbone.conv1.weight, reference.conv1.weight)
     build_model(ModelSettings(backbone="resnet34"), load_pretrained=False)

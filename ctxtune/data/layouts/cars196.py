@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctxtune.data.layouts.finding import first_folder, not_found, require_files
@@ -112,7 +113,7 @@ def _class_folders(root: Path) -> tuple[Path, Rows, dict[int, str], str] | None:
     return base, rows, {label: name for name, label in label_of.items()}, "class folders in train/ and test/"
 
 
-def _rows(file: Path, paths: object, labels: object) -> Rows:
+def _rows(file: Path, paths: Sequence[object], labels: Sequence[object]) -> Rows:
     try:
         return [(str(path), int(label)) for path, label in zip(paths, labels, strict=True)]  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError) as error:
@@ -124,5 +125,5 @@ def _require(file: Path, base: Path, rows: Rows) -> None:
 
 
 def _class_names(file: Path) -> dict[int, str]:
-    names = mat_content(file).get("class_names", ())
-    return {label: str(name) for label, name in enumerate(names, start=1)}
+    names = mat_content(file).get("class_names")
+    return {label: str(name) for label, name in enumerate(names, start=1)} if isinstance(names, list) else {}

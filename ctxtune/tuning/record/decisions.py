@@ -80,7 +80,7 @@ class Decisions(BaseModel):
         tuning_ended: of an ablation; settled before a run of the seeds.
         hours_spent: of the budget, in the processes so far.
         chosen: the arm to confirm.
-        confirm: the block of the file that the confirmation began with.
+        confirm: the seeds and the arms beside the chosen one that the confirmation began with.
     """
 
     model_config = ConfigDict(extra="allow", validate_assignment=True)

@@ -32,11 +32,11 @@ def test_in_a_ray_job_nothing_that_is_to_stay_may_lie_in_its_working_directory(r
     file = str(repository / QUICKSTART)
     database = load_search_space(file, ["tracking.uri=sqlite:///mlflow.db"])
     with pytest.raises(ConfigError, match=r"tracking\.uri.*Ray deletes"):
-        checked_place(database, stays, "somewhere:1", None)
+        checked_place(database, (), stays, "somewhere:1", None)
     server = load_search_space(file, ["tracking.uri=http://mlflow:5000"])
     with pytest.raises(ConfigError, match=r"--results.*Ray deletes"):
-        checked_place(server, here / "results", "somewhere:1", None)
-    assert checked_place(server, stays, "somewhere:1", None).address == "somewhere:1"
+        checked_place(server, (), here / "results", "somewhere:1", None)
+    assert checked_place(server, (), stays, "somewhere:1", None).address == "somewhere:1"
 
 
 def test_a_storage_that_cannot_be_written_is_told_by_dry_runs_too():

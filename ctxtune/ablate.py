@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.command_line import EXIT_INCOMPLETE, program_name, run_command
+from ctxtune.command_line import EXIT_INCOMPLETE, advise, program_name, run_command
 from ctxtune.shipped import find_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
@@ -41,9 +41,11 @@ def main() -> int:
     file = find_file(arguments.file, ("ablations",))
     from ctxtune.ablation.base import finder
     from ctxtune.config import load_ablation
+    from ctxtune.config.advice import ablation_advice
 
     find_best = finder(Path(arguments.results), resume=arguments.resume)
     ablation = load_ablation(file, all_overrides(arguments), find_best=find_best)
+    advise(ablation_advice(ablation))
     check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / ablation.name, "--results")
     from ctxtune.ablation.display import ablation_display, print_results

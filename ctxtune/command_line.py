@@ -140,6 +140,12 @@ def whole_number(text: str) -> int:
     return number
 
 
+def advise(advice: str | None) -> None:
+    """Say what a file seldom means, where there is something to say; nothing is changed by it."""
+    if advice is not None:
+        warnings.warn(advice, stacklevel=2)
+
+
 def _show_warning(
     message: Warning | str,
     category: type[Warning],

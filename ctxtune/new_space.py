@@ -43,12 +43,13 @@ search:
   objective: {{metric: validation/map_at_r, mode: max}}
   space:
     loss.contextual_weight: {{uniform: [0.1, 1.0]}}
-    loss.k: {{choice: [{choices}]}}
+    loss.k: {{choice: [{choices}]}}     # and as many images of a class in a batch: `ties`
     loss.epsilon: {{loguniform: [0.005, 0.3]}}
     loss.positive_margin: {{uniform: [0.6, 0.95]}}
     loss.negative_margin: {{uniform: [0.2, 0.7]}}
     optimizer.lr: {{loguniform: [{least_lr}, {most_lr}]}}
   constraints: ["loss.negative_margin < loss.positive_margin"]
+  ties: {{sampler.images_per_class: loss.k}}
   start_from: [trial]
   sampler: {{name: tpe, seed: 0, startup_trials: 8}}
   scheduler: {{name: asha, grace_epochs: {every}, reduction_factor: 3}}
@@ -88,6 +89,7 @@ def space_text(
     fit_classes = shape.classes if closed else shape.classes - max(1, shape.classes // (folds if folds > 1 else 2))
     images_per_class = 4 if shape.median_images >= (8 if closed else 4) else 2
     per_batch = max(2, min(fit_classes, 16 if gpu else 32))
+    batch_size = per_batch * images_per_class
     return TEMPLATE.format(
         schema=_schema_line(),
         title=place.name,
@@ -97,10 +99,12 @@ def space_text(
         dataset=f"  dataset: {_flow(block)}",
         model=(LARGE if gpu else SMALL).format(),
         k=images_per_class,
-        choices=", ".join(map(str, (2, 4, 6, 8) if images_per_class == 4 else (2, 3, 4))),
+        choices=", ".join(
+            str(k) for k in _neighborhoods(batch_size, images_per_class, fit_classes, shape.median_images)
+        ),
         batch_reason=f"{per_batch} classes a batch; half of the classes have {shape.median_images} images or more.",
         images_per_class=images_per_class,
-        batch_size=per_batch * images_per_class,
+        batch_size=batch_size,
         lr="8.0e-5" if gpu else "2.0e-3",
         least_lr="1.0e-5" if gpu else "3.0e-4",
         most_lr="5.0e-4" if gpu else "2.0e-2",
@@ -111,6 +115,12 @@ def space_text(
         validation=_validation(closed, folds),
         scored="images" if closed else "classes",
     )
+
+
+def _neighborhoods(batch_size: int, start: int, fit_classes: int, median_images: int) -> list[int]:
+    """The k, and images of a class, that fill a batch of this size with no more classes and images than there are."""
+    even = {k for k in (2, 3, 4, 6, 8) if batch_size % k == 0 and 2 <= batch_size // k <= fit_classes}
+    return sorted({start, *(k for k in even if k <= median_images)})
 
 
 def _schema_line() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.command_line import EXIT_INCOMPLETE, program_name, run_command
+from ctxtune.command_line import EXIT_INCOMPLETE, advise, program_name, run_command
 from ctxtune.shipped import find_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
@@ -41,8 +41,10 @@ def main() -> int:
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
     file = find_file(arguments.file, ("search_spaces",))
     from ctxtune.config import load_search_space
+    from ctxtune.config.advice import sweep_advice
 
     config = load_search_space(file, all_overrides(arguments))
+    advise(sweep_advice(config))
     check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / config.name, "--results")
     from ctxtune.resume_hints import go_on_with, resume_hints_told

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, program_name, run_command, whole_number
+from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, advise, program_name, run_command, whole_number
 from ctxtune.config import TrialFile, load_trial_file, stage_seed
+from ctxtune.config.advice import trial_advice
 from ctxtune.data.features import Reporter
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.locks import try_lock
@@ -85,6 +86,7 @@ def main() -> int:
 
 def _train(arguments: argparse.Namespace, world: ProcessGroup) -> int:
     file = load_trial_file(find_file(arguments.file, ("search_spaces",)), all_overrides(arguments))
+    advise(trial_advice(file.trial))
     if arguments.seed_index < 0:
         raise ConfigError(f"--seed-index {arguments.seed_index}: counts from 0")
     use_threads(arguments.threads)

@@ -35,7 +35,11 @@ def search_of(ablation: Ablation, cell: Cell) -> SweepConfig:
             space=space,
             constraints=tune.constraints,
             conditions={path: text for path, text in tune.conditions.items() if path in space},
-            ties={path: partner for path, partner in tune.ties.items() if _has(cell.trial, path)},
+            ties={
+                path: partner
+                for path, partner in tune.ties.items()
+                if _has(cell.trial, path) and (partner in space or _has(cell.trial, partner))
+            },
             start_from=("trial",),
             sampler=SearchSamplerSettings(name=tune.sampler, seed=tune.seed, startup_trials=tune.startup_trials),
             scheduler=SchedulerSettings(name="none"),

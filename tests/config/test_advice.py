@@ -1,0 +1,67 @@
+"""What is said where `k` is not the number of images of a class in the batch."""
+
+import pytest
+
+from ctxtune.config import load_ablation, load_search_space
+from ctxtune.config.advice import ablation_advice, sweep_advice, trial_advice
+
+QUICKSTART = "search_spaces/quickstart.yaml"
+
+
+def _space(repository, *overrides):
+    return load_search_space(repository / QUICKSTART, overrides)
+
+
+def test_no_shipped_space_takes_them_apart(repository):
+    for file in sorted((repository / "search_spaces").glob("*.yaml")):
+        assert sweep_advice(load_search_space(file)) is None, file
+
+
+def test_every_point_of_a_shipped_space_draws_k_images_of_a_class(repository):
+    from ctxtune.config.resolve import resolve_trial
+
+    config = _space(repository)
+    for k in config.search.space["loss.k"].values():
+        assert resolve_trial(config, {"loss.k": k}).sampler.images_per_class == k
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["search.ties={}"], "(2 at 4, 8 at 4)"),
+        (["search.ties={}", "search.space.loss.k=null", "trial.loss.k=6"], "loss.k is 6 and sampler.images_per_class 4"),
+        (["search.ties={}", "search.space.loss.k={choice: [4, 16]}"], "--set 'search.ties={sampler.images_per_class: loss.k}'"),
+        (["search.ties={}", "search.space.loss.k={int: [2, 4]}"], "(2 at 4, 3 at 4)"),
+        (["search.ties={}", "search.space.loss.k=null", "search.space.sampler.images_per_class={choice: [2, 4]}"], "(4 at 2)"),
+        (["search.ties={}", "search.space.loss.k=null"], None),
+        (["search.ties={}", "search.space.loss.k={choice: [4]}"], None),
+        (["search.ties={}", "trial.sampler.name=random"], None),
+        (["search.ties={}", "trial.loss={name: multi_similarity}", "search.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}",
+          "search.constraints=[]"], None),
+        (["search.ties={}", "search.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}", "search.constraints=[]",
+          "trial.loss={name: multi_similarity, contextual: {weight: 0.5, k: 8}}"], "loss.contextual.k is 8"),
+        (["search.ties={}", "search.space={loss.name: {choice: [triplet, contextual]}}", "search.constraints=[]",
+          "trial.loss={name: triplet}", "trial.sampler.images_per_class=8"], None),
+    ],
+)  # fmt: skip
+def test_a_space_is_told_where_some_of_its_points_differ(repository, overrides, told):
+    advice = sweep_advice(_space(repository, *overrides))
+    assert advice is None if told is None else told in (advice or "")
+
+
+def test_one_configuration(repository):
+    config = _space(repository, "trial.loss.k=8")
+    assert "loss.k is 8 and sampler.images_per_class 4" in (trial_advice(config.trial) or "")
+    assert trial_advice(_space(repository).trial) is None
+
+
+def test_an_ablation_names_its_cells(repository):
+    told = ablation_advice(load_ablation(repository / "ablations/k.yaml"))
+    assert told is not None and "k=2: loss.k 2 at 4; k=6: loss.k 6 at 4; k=8: loss.k 8 at 4" in told
+    assert ablation_advice(load_ablation(repository / "ablations/losses.yaml")) is None
+    searched = {"spaces.contextual": "{loss.k: {choice: [4, 8]}}"}
+    overrides = [f"tune_each.{key}={value}" for key, value in searched.items()]
+    told = ablation_advice(load_ablation(repository / "ablations/confirmation.yaml", overrides))
+    assert told is not None and "loss.k 8 at 4" in told
+    overrides.append("tune_each.ties={sampler.images_per_class: loss.k}")
+    assert ablation_advice(load_ablation(repository / "ablations/confirmation.yaml", overrides)) is None

@@ -189,6 +189,10 @@ class ImageSettings(Settings):
     @field_validator("augment", mode="before")
     @classmethod
     def _without_arguments(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(
+                "expected transforms by name with their arguments, such as {ColorJitter: {brightness: 0.4}}"
+            )
         # `RandomGrayscale:` without arguments takes torchvision's own
         return {name: given or {} for name, given in value.items()} if isinstance(value, dict) else value
 

@@ -95,6 +95,7 @@ def test_the_shares_of_several_processes_are_the_whole_batch(train):
         ),
         ({"ToDtype": {"dtype": "x"}}, "augment.ToDtype: "),
         ({"GaussianBlur": None}, "augment.GaussianBlur: .*kernel_size"),
+        (["RandAugment"], r"expected transforms by name with their arguments, such as \{ColorJitter"),
     ],
 )
 def test_what_torchvision_does_not_know_is_refused(augment, said):

@@ -404,7 +404,7 @@ def test_labels_of_a_wrong_type(tmp_path, values, said):
         ("ragged.csv", b"path,label\na,b\nc\n", "cannot be read as a table"),
         ("bytes.csv", b"path,label\n\xff\xfe,b\n", "cannot be read as a table|not a text in UTF-8"),
         ("near.csv", b"path,lable\na,b\n", "there is no column label; is it 'lable'"),
-        ("other.csv", b"a,b\n1,2\n", "there is no column label Found: a, b"),
+        ("other.csv", b"a,b\n1,2\n", "there is no column label. Found: a, b"),
         ("no.parquet", b"PAR1 this is none PAR1", "cannot be read as parquet"),
         ("no.tar", b"x" * 2000, "cannot be read as an uncompressed tar archive"),
         ("items.xlsx", b"PK", "expected .csv, .tsv, .parquet, .tar"),

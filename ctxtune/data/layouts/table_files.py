@@ -113,9 +113,9 @@ def _named_columns(file: Path, there: Sequence[str], mapping: Mapping[str, str])
     for wanted in (("label",), ("path", "image")):
         if not set(wanted) & set(named):
             near = [found for name in wanted for found in difflib.get_close_matches(name, there, n=1)]
-            hint = f"; is it {near[0]!r}?" if near else ""
+            hint = f"; is it {near[0]!r}" if near else ""
             raise DataError(
-                f"{file}: there is no column {' or '.join(wanted)}{hint} Found: {_listed(there)}. Map names by "
+                f"{file}: there is no column {' or '.join(wanted)}{hint}. Found: {_listed(there)}. Map names by "
                 f"--set 'trial.dataset.columns={{{wanted[0]}: NAME}}'"
             )
     return named

@@ -13,6 +13,8 @@ COMMANDS = {
     "report": "tables, figures and one page of a sweep or an ablation",
     "train": "train one configuration, without Ray",
     "evaluate": "score a checkpoint, look at its errors, export its model",
+    "embed": "embed a folder or table of images: parquet, and a faiss index",
+    "search": "find the images of such an index that are nearest to a picture",
     "data": "look at a data set, build its image cache, picture it",
     "new": "look at your own images, and write a search-space file for them",
     "doctor": "check this machine and installation, say what to mend",

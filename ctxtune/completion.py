@@ -13,6 +13,8 @@ FILES_AND_NAMES = {
     "zsh": "_ctxtune_{kind}",
     "tcsh": "f",
 }
+FILES = ("checkpoint", "destination", "spool", "root", "gallery_report", "export", "output", "page", "images")
+"""Arguments that are files, by the names that the parsers give them."""
 NAMED = {"sweep": "search_spaces", "train": "search_spaces", "ablate": "ablations"}
 """Commands whose file may be a shipped one's name."""
 
@@ -44,9 +46,19 @@ def _complete_files(parser: argparse.ArgumentParser, command: str) -> None:
         if action.dest == "file" and command in NAMED:
             kind = NAMED[command]
             action.complete = {shell: how.format(kind=kind) for shell, how in FILES_AND_NAMES.items()}  # type: ignore[attr-defined]
-        elif action.dest in ("checkpoint", "destination", "spool", "root", "gallery_report", "export", "output"):
+        elif action.dest in (
+            "checkpoint",
+            "destination",
+            "spool",
+            "root",
+            "gallery_report",
+            "export",
+            "output",
+            "page",
+            "images",
+        ):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-        elif action.dest in ("results", "out"):
+        elif action.dest in ("results", "out", "folder"):
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
 
 

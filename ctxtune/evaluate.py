@@ -25,6 +25,7 @@ from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.evaluation import (
     Checkpoint,
     Scored,
+    check_one_model,
     export_checkpoint,
     mean_scores,
     named_scores,
@@ -35,7 +36,7 @@ from ctxtune.evaluation import (
 )
 from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page
 from ctxtune.retrieval import nearest
-from ctxtune.terminal import named_device, use_threads
+from ctxtune.terminal import add_model_arguments, named_device, use_threads
 
 NAMES = ("label", "name")
 SHORT_TITLES = {"map_at_r": "MAP@R", "r_precision": "R-prec", "mean_reciprocal_rank": "MRR"}
@@ -78,8 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recall-at", type=whole_number, nargs="+", metavar="K", help="default: as in the run's configuration"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
-    parser.add_argument("--threads", type=whole_number, help="CPU threads (default: what torch takes)")
+    add_model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.add_argument("--per-class", action="store_true", help="the scores of each class too, the worst first")
     parser.add_argument("--export", type=Path, metavar="OUT", help="write the embedding model: OUT.pt, .pt2 or .onnx")
@@ -103,9 +103,8 @@ def main() -> int:
     use_threads(arguments.threads)
     device = named_device(arguments.device)
     checkpoint = read_checkpoint(arguments.checkpoint, arguments.overrides, arguments.data, arguments.fold)
-    if (arguments.export or arguments.gallery_report) and len(checkpoint.runs) > 1:
-        folds = ", ".join(map(str, checkpoint.folds))
-        raise ConfigError(f"{checkpoint.path} holds a model for each of the folds {folds}; choose one with --fold")
+    if arguments.export or arguments.gallery_report:
+        check_one_model(checkpoint)
     models = [restore_model(checkpoint, index).to(device) for index in range(len(checkpoint.runs))]
     benchmark = None if arguments.no_score else load_dataset(checkpoint.trial.dataset)
     messages = Console(stderr=arguments.json, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxtune.command_line import PROGRAM_ERROR
+from ctxtune.command_line import PROGRAM_ERROR, whole_number
 from ctxtune.errors import ConfigError
 from ctxtune.text import shortened
 
@@ -118,6 +118,12 @@ def use_threads(count: int | None) -> None:
     import torch  # as above
 
     torch.set_num_threads(count)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that runs a checkpoint's model."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
+    parser.add_argument("--threads", type=whole_number, help="CPU threads (default: what torch takes)")
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, what: str) -> None:

@@ -16,7 +16,7 @@ from ctxtune.config import load_search_space
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.terminal import add_file_arguments, all_overrides
 
-COMMANDS = ("sweep", "ablate", "report", "train", "evaluate", "data", "tracking")
+COMMANDS = ("sweep", "ablate", "report", "train", "evaluate", "embed", "search", "data", "tracking")
 
 
 def ended(main, capsys):

@@ -33,7 +33,7 @@ class Unreadable:
     def record(self, path: str, error: Exception) -> None:
         """Count one more. Raises DataError where that is too many, naming them."""
         with self._lock:
-            self.reasons[path] = str(error) or type(error).__name__
+            self.reasons[path] = getattr(error, "strerror", None) or str(error) or type(error).__name__
             allowed = int(self._table.max_unreadable * len(self._table))
             if len(self.reasons) <= allowed:
                 return

@@ -112,6 +112,19 @@ def restore_model(checkpoint: Checkpoint, index: int = 0) -> EmbeddingModel:
     return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
+def check_one_model(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that holds a model for each of several folds. Raises ConfigError."""
+    if len(checkpoint.runs) > 1:
+        folds = ", ".join(map(str, checkpoint.folds))
+        raise ConfigError(f"{checkpoint.path} holds a model for each of the folds {folds}; choose one with --fold")
+
+
+def one_model(checkpoint: Checkpoint) -> EmbeddingModel:
+    """The embedding model of a checkpoint that holds one. Raises as `check_one_model` and `restore_model` do."""
+    check_one_model(checkpoint)
+    return restore_model(checkpoint)
+
+
 @dataclass(frozen=True)
 class Record:
     """What `ctxtune.train` wrote beside a checkpoint: the metrics of its epoch, and the device they were taken on."""

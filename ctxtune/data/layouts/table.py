@@ -85,7 +85,7 @@ def load_table(
             DataWarning,
             stacklevel=2,
         )
-    source, identifiers = _images(rows, images)
+    source, identifiers = images_of_rows(rows, images)
     labels, class_names = class_numbers(rows, "label")
     supers = class_numbers(rows, "super_label")[0] if "super_label" in rows.columns else None
     if isinstance(file, str):
@@ -126,7 +126,8 @@ def _layout(rows: ImageRows, file: str | Mapping[str, str], rule: SplitRule) -> 
 # ---- images
 
 
-def _images(rows: ImageRows, root: Path) -> tuple[ImageSource, Sequence[str]]:
+def images_of_rows(rows: ImageRows, root: Path) -> tuple[ImageSource, Sequence[str]]:
+    """Where the images of a table are, and what each row's is called there. Raises DataError."""
     source: ImageSource
     if rows.source is not None:
         source, identifiers = rows.source, list(rows.identifiers)

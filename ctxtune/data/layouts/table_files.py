@@ -81,13 +81,16 @@ def table_files(pattern: str, base: Path) -> list[Path]:
     return files
 
 
-def read_rows_of(files: Sequence[Path], mapping: Mapping[str, str], base: Path) -> ImageRows:
+def read_rows_of(
+    files: Sequence[Path], mapping: Mapping[str, str], base: Path, *, label_needed: bool = True
+) -> ImageRows:
     """All rows of the files.
 
     Args:
         files: of `table_files`.
         mapping: of `COLUMNS`, the name that a column has in the files.
         base: the folder from which shards are named.
+        label_needed: whether a table without labels is refused.
 
     Raises:
         DataError: a file that is broken, or has not the columns that it should have.
@@ -95,10 +98,15 @@ def read_rows_of(files: Sequence[Path], mapping: Mapping[str, str], base: Path) 
     if unknown := [name for name in mapping if name not in COLUMNS]:
         raise DataError(f"dataset.columns: there is no {shortened(unknown[0])!r}; it maps {', '.join(COLUMNS)}")
     readers = {".parquet": _parquet, ".tar": _tar}
-    return readers.get(files[0].suffix.lower(), _csv)(files, mapping, base)
+    needed = (("label",), ("path", "image")) if label_needed else (("path", "image"),)
+    return readers.get(files[0].suffix.lower(), _csv)(files, mapping, base, needed)
 
 
-def _named_columns(file: Path, there: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
+Needed = tuple[tuple[str, ...], ...]
+"""Columns that there must be, one of each group."""
+
+
+def _named_columns(file: Path, there: Sequence[str], mapping: Mapping[str, str], needed: Needed) -> dict[str, str]:
     """Our name to the file's, of the columns that are there. Raises DataError."""
     if len(set(there)) < len(there):
         twice = next(name for name in there if list(there).count(name) > 1)
@@ -110,7 +118,7 @@ def _named_columns(file: Path, there: Sequence[str], mapping: Mapping[str, str])
             raise DataError(f"{file}: dataset.columns.{ours}: there is no column {shortened(theirs)!r}; {hint}")
     named = {name: name for name in COLUMNS if name in there and name not in mapping.values()}
     named.update(mapping)
-    for wanted in (("label",), ("path", "image")):
+    for wanted in needed:
         if not set(wanted) & set(named):
             near = [found for name in wanted for found in difflib.get_close_matches(name, there, n=1)]
             hint = f"; is it {near[0]!r}" if near else ""
@@ -148,10 +156,10 @@ def _gathered(files: Sequence[Path], tables: Sequence[pa.Table], named: Mapping[
     return ImageRows(files, starts[:-1], columns, types, tuple(name for name in ignored if name not in used), **rest)
 
 
-def _csv(files: Sequence[Path], mapping: Mapping[str, str], base: Path) -> ImageRows:
+def _csv(files: Sequence[Path], mapping: Mapping[str, str], base: Path, needed: Needed) -> ImageRows:
     tables = [_csv_table(file) for file in files]
     for file, table in zip(files, tables, strict=True):
-        named = _named_columns(file, table.column_names, mapping)
+        named = _named_columns(file, table.column_names, mapping, needed)
     if "image" in named:  # in a text file it can only be a path
         named["path"] = named.get("path", named["image"])
         del named["image"]
@@ -187,13 +195,13 @@ def _reason(error: Exception) -> str:
     return shortened(text, 300)
 
 
-def _parquet(files: Sequence[Path], mapping: Mapping[str, str], base: Path) -> ImageRows:
+def _parquet(files: Sequence[Path], mapping: Mapping[str, str], base: Path, needed: Needed) -> ImageRows:
     tables: list[pa.Table] = []
     source_column, label_names, there = None, None, [""]
     for file in files:
         schema = _schema(file)
         there = schema.names
-        named = _named_columns(file, there, mapping)
+        named = _named_columns(file, there, mapping, needed)
         column, wanted = _image_column(file, schema, named)
         if tables and column != source_column:
             raise DataError(
@@ -212,7 +220,7 @@ def _parquet(files: Sequence[Path], mapping: Mapping[str, str], base: Path) -> I
         if wanted is not None and "." in wanted:
             struct = table.column(wanted.partition(".")[0]).combine_chunks()
             table = table.append_column(wanted, struct.field("path"))
-        label_names = label_names or _hub_class_names(schema, named["label"])
+        label_names = label_names or _hub_class_names(schema, named.get("label", ""))
         tables.append(table)
     names = [file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix() for file in files]
     if source_column is None:
@@ -290,7 +298,7 @@ def _hub_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         return None
 
 
-def _tar(files: Sequence[Path], mapping: Mapping[str, str], base: Path) -> ImageRows:
+def _tar(files: Sequence[Path], mapping: Mapping[str, str], base: Path, needed: Needed) -> ImageRows:
     """WebDataset's convention: members of one name up to the first dot are one row, their suffixes the columns."""
     archives = {
         file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix(): file for file in files
@@ -309,11 +317,11 @@ def _tar(files: Sequence[Path], mapping: Mapping[str, str], base: Path) -> Image
                 arrays[key] = pa.array(values)
             except (pa.ArrowException, OverflowError, ValueError, TypeError):
                 arrays[key] = pa.array([None if value is None else str(value) for value in values])
-        tables.append(pa.table(arrays))
+        tables.append(pa.table(arrays or {"": pa.nulls(len(rows))}))  # images alone are rows, too
         if "label" not in there and "label" not in mapping and "cls" in there:
             mapping = {**mapping, "label": "cls"}
         named = _named_columns(
-            file, [*there, "image"], {key: value for key, value in mapping.items() if key != "image"}
+            file, [*there, "image"], {key: value for key, value in mapping.items() if key != "image"}, needed
         )
         named.pop("image")
         named.pop("path", None)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ctxtune.ablation.runs import run_count
 from ctxtune.config import Ablation, cells_of
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
@@ -15,8 +16,9 @@ from ctxtune.results.formatting import MISSING, p_value, percent_interval
 from ctxtune.results.wording import lost_sentences, tuning_sentences
 from ctxtune.text import counted, duration
 from ctxtune.tuning.progress_display import RunDisplay, show_point
-from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.spending import makespan
 
 _NUMBERS = 47
 """Characters that the numbers of the table of cells take, with the gaps between its columns."""
@@ -46,8 +48,30 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
         metric=lambda stage: final if stage == "cell" else ablation.compare.metric,
         standing=lambda recorder: "",
         remark=remark,
+        hours_left=lambda recorder, places, setup: hours_left(ablation, recorder.journal, places, setup),
         width=max(len(cell.key) for cell in cells_of(ablation)) + len("-repeat0-trial000" if tune else "-seed0-fold0"),
     )
+
+
+def hours_left(ablation: Ablation, journal: Journal, places: int, setup: float) -> float | None:
+    """Hours of wall time until all runs are done, as long as those so far; None: none has reported yet.
+
+    Args:
+        places: runs that go on side by side.
+        setup: seconds of a run that its reports do not tell of.
+    """
+    epochs = sum(run.epoch for run in journal.runs.values())
+    if not epochs:
+        return None
+    each = sum(run.seconds for run in journal.runs.values()) / epochs
+    seconds = 0.0
+    for stage, count in zip(("cell_search", "cell"), run_count(ablation, len(cells_of(ablation))), strict=True):
+        runs = journal.stage(stage)
+        left = [run.spec.trial.schedule.epochs - run.epoch for run in runs if run.state == "running"]
+        if not (stage == "cell_search" and journal.decisions.tuning_ended):
+            left += [ablation.trial.schedule.epochs] * max(0, count - len(runs))
+        seconds += makespan([each * epochs_left + setup for epochs_left in left], places)
+    return seconds / 3600
 
 
 def print_results(console: Console, results: AblationResults, files: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from ctxtune.tuning.progress_display import RunDisplay, show_point
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.stages import best_trial
+from ctxtune.tuning.time_left import hours_left, share_saved
 
 
 def sweep_display(console: Console, config: SweepConfig) -> RunDisplay:
@@ -34,7 +35,9 @@ def sweep_display(console: Console, config: SweepConfig) -> RunDisplay:
 
     def standing(recorder: Recorder) -> str:
         best = best_trial(config, recorder.journal)
-        return f"best {best.last(search.objective.metric):.4f} ({best.key})" if best else ""
+        told = [f"best {best.last(search.objective.metric):.4f} ({best.key})"] if best else []
+        saved = share_saved(config, recorder.journal)
+        return "  ".join([*told, *([f"{search.scheduler.name} saved {saved:.0%} of the epochs"] if saved else [])])
 
     def remark(recorder: Recorder, run: RunRecord) -> Text:
         line = Text()
@@ -45,7 +48,14 @@ def sweep_display(console: Console, config: SweepConfig) -> RunDisplay:
             line.append(show_point(run.spec.point), style="dim")
         return line
 
-    return RunDisplay(console, words, metric=lambda stage: _metric_of(config, stage), standing=standing, remark=remark)
+    return RunDisplay(
+        console,
+        words,
+        metric=lambda stage: _metric_of(config, stage),
+        standing=standing,
+        remark=remark,
+        hours_left=lambda recorder, places, setup: hours_left(config, recorder.journal, places, setup),
+    )
 
 
 def _metric_of(config: SweepConfig, stage: str) -> str:

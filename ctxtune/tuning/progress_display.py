@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,10 +12,12 @@ from rich.text import Text
 
 from ctxtune.results.costs import spent
 from ctxtune.results.formatting import setting
+from ctxtune.text import duration
 from ctxtune.tuning.callbacks import Watcher
 from ctxtune.tuning.ending import Ending
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.setup_times import SetupTimes
 
 _STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "killed": "red", "running": "cyan"}
 
@@ -28,6 +31,8 @@ class RunDisplay:
         metric: the score that is shown, by stage.
         standing: how things stand, in a few words.
         remark: what is said of a run that ended, beside state and score.
+        hours_left: until all is done, from the runs that go on side by side and the seconds that a run takes beside what it
+            reports; None: unknown.
         width: of the column of names, in characters.
     """
 
@@ -39,10 +44,12 @@ class RunDisplay:
         metric: Callable[[str], str],
         standing: Callable[[Recorder], str],
         remark: Callable[[Recorder, RunRecord], Text],
+        hours_left: Callable[[Recorder, int, float], float | None],
         width: int = 10,
     ) -> None:
         self._console, self._words = console, words
         self._metric, self._standing, self._remark = metric, standing, remark
+        self._hours_left, self._setups, self._places = hours_left, SetupTimes(), 1
         self._width = width
         self._live = Live(console=console, transient=True, auto_refresh=True, refresh_per_second=4)
         self._stage, self._runs = "", 0
@@ -71,6 +78,9 @@ class RunDisplay:
         self._console.print(Text(text, style="bold"), soft_wrap=True)
 
     def _on_change(self, recorder: Recorder, run: RunRecord) -> None:
+        runs = recorder.journal.runs.values()
+        self._setups.watch(runs, time.monotonic())
+        self._places = max(self._places, sum(each.state == "running" for each in runs))
         if run.state != "running":
             line = self._ended_line(recorder, run)
             if self._console.is_terminal:
@@ -122,18 +132,29 @@ class RunDisplay:
         runs = recorder.journal.stage(self._stage)
         table = Table(box=None, pad_edge=False)
         for column in ("running", "epoch", "", metric):
-            table.add_column(column, style="cyan" if column == "running" else "")
+            table.add_column(column, style="cyan" if column == "running" else "", no_wrap=True)
+        table.add_column("", style="dim", no_wrap=True, overflow="ellipsis")
         for run in runs:
             if run.state == "running":
                 epochs = run.spec.trial.schedule.epochs
                 score = run.last(metric)
-                bar = ProgressBar(total=epochs, completed=run.epoch, width=24)
-                table.add_row(run.key, f"{run.epoch}/{epochs}", bar, "" if score is None else f"{score:.4f}")
+                bar = ProgressBar(total=epochs, completed=run.epoch, width=16)
+                shown = "" if score is None else f"{score:.4f}"
+                table.add_row(run.key, f"{run.epoch}/{epochs}", bar, shown, show_point(run.spec.point))
         ended = sum(run.state != "running" for run in runs)
         line = f"{self._elapsed()}  {self._stage.replace('_', ' ')} {ended}/{self._runs}  {self._standing(recorder)}"
         cost = spent(recorder.journal.runs.values())
         line += f"  {cost}" if cost.gpu_hours else ""
+        line += self._end_told(recorder)
         return Group(Text(line, style="bold"), table)
+
+    def _end_told(self, recorder: Recorder) -> str:
+        hours = self._hours_left(recorder, self._places, self._setups.seconds)
+        if hours is None:
+            return ""
+        end = datetime.now() + timedelta(hours=hours)
+        when = end.strftime("%H:%M") if end.date() == datetime.now().date() else end.strftime("%a %d %b %H:%M")
+        return f"  about {duration(hours)} left, until {when}"
 
 
 def show_point(point: Mapping[str, object]) -> str:

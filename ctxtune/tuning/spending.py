@@ -3,7 +3,6 @@
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Protocol
 
 from ctxtune.config.budget import LimitSettings
@@ -11,6 +10,7 @@ from ctxtune.results import costs
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.setup_times import SetupTimes
 
 CHECK_SECONDS = 1.0
 """Between two looks at the clock: Ray asks many times a second."""
@@ -114,8 +114,7 @@ class Spending:
         self._hours_before = max(worked, journal.decisions.hours_spent)
         self._started = self._looked_at = self._noted_at = clock()
         self._looked_at -= CHECK_SECONDS
-        self._seen: dict[str, tuple[float, float]] = {}
-        self._setups: dict[str, float] = {}
+        self._setups = SetupTimes()
 
     @property
     def limited(self) -> bool:
@@ -141,7 +140,7 @@ class Spending:
     @property
     def setup(self) -> float:
         """Seconds of a run that its reports do not tell of: its process, its data, its last scores."""
-        return median(self._setups.values()) if self._setups else 0.0
+        return self._setups.seconds
 
     def keep_time(self) -> bool:
         """Look at the clock, once a second; whether it was time to."""
@@ -153,7 +152,7 @@ class Spending:
         if hours is not None and now - self._noted_at >= max(60.0, NOTED_SHARE * 3600 * hours):
             self._noted_at = now
             self._recorder.decide("hours_spent", round(self.hours, 4))
-        self._watch_setups(now)
+        self._setups.watch(self._recorder.journal.runs.values(), now)
         return True
 
     def cost(self, limit: str, batches: Iterable[Batch]) -> float:
@@ -163,12 +162,3 @@ class Spending:
     def fits(self, batches: Sequence[Batch]) -> bool:
         """Whether runs, one batch after another, fit in what is left of every limit."""
         return all(self.cost(limit.name, batches) <= limit.left for limit in self.limits)
-
-    def _watch_setups(self, now: float) -> None:
-        """Seconds of each run that its reports do not tell of: from when it was started here to when it ended."""
-        for key, run in self._recorder.journal.runs.items():
-            if run.state == "running":
-                self._seen.setdefault(key, (now, run.seconds))
-            elif key in self._seen:
-                began, before = self._seen.pop(key)
-                self._setups[key] = max(0.0, now - began - (run.seconds - before))

@@ -36,6 +36,7 @@ def drive(
     slower: Callable[[RunSpec], float] = lambda spec: 1.0,
     stall: float = 0.0,
     on_measured: Callable[[float], object] = lambda seconds: None,
+    watch: Callable[[Recorder, RunRecord, float], object] = lambda recorder, run, clock: None,
 ) -> tuple[Journal, SimulatedExecutor]:
     """Run a sweep, or go on with one, whose full-length run on one fold takes so many ``hours``.
 
@@ -43,6 +44,7 @@ def drive(
         die_after: events, after which the process dies (`Killed`); ``die_at``: the stage whose first run kills it.
         slow_after_start: so many times as long take all trials but the first; ``slower``: the same of each run.
         stall: hours that the first trial does not report after its second evaluation.
+        watch: told of every change, and of the seconds on the clock.
     """
     journal = Journal(journal_file)
     first = "trial-0000"
@@ -61,6 +63,7 @@ def drive(
             raise Killed
         if stall and run.key == first and len(run.reports) == 2:
             executor.clock += 3600 * stall
+        watch(recorder, run, executor.clock)
 
     recorder = Recorder(
         journal,

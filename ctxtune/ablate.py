@@ -51,6 +51,8 @@ def main() -> int:
     from ctxtune.ablation.display import ablation_display, print_results
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation
+    from ctxtune.notifications import notifying
+    from ctxtune.results.wording import contrast_sentences
     from ctxtune.resume_hints import go_on_with, resume_hints_told
     from ctxtune.tuning.timing import read_assumed
 
@@ -58,10 +60,13 @@ def main() -> int:
     if arguments.dry_run:
         assumed = read_assumed(arguments.assume) if arguments.assume else None
         print_plan(console, ablation, arguments.address, arguments.storage, assumed)
+        if ablation.notify:
+            console.print(f"at the end: {ablation.notify.places}", markup=False)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
     with (
         resume_hints_told("ablate", folder),
+        notifying(ablation.notify, "ablate", ablation.name) as outcome,
         ablation_display(progress, ablation) as display,
     ):  # told when the display is closed
         result = run_ablation(
@@ -72,6 +77,7 @@ def main() -> int:
             storage=arguments.storage,
             watcher=display.watcher(go_on_with("ablate")),
         )
+        outcome.message = " ".join(contrast_sentences(result))
     status = 0 if display.complete else EXIT_INCOMPLETE
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)

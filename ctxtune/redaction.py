@@ -24,6 +24,8 @@ def redact(uri: str) -> str:
 def redact_argument(argument: str) -> str:
     """A command-line argument such as ``tracking.uri=https://user:password@host`` without its secrets."""
     name, separator, value = argument.partition("=")
+    if separator and name.startswith("notify"):
+        return f"{name}=***"
     if separator and "://" in value and "://" not in name:
         return f"{name}={redact(value)}"
     return redact(argument)

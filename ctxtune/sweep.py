@@ -47,6 +47,8 @@ def main() -> int:
     advise(sweep_advice(config))
     check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / config.name, "--results")
+    from ctxtune.notifications import notifying
+    from ctxtune.results.wording import confirmation_sentence
     from ctxtune.resume_hints import go_on_with, resume_hints_told
     from ctxtune.tuning.display import print_results, sweep_display
     from ctxtune.tuning.plan import print_plan
@@ -57,10 +59,13 @@ def main() -> int:
     if arguments.dry_run:
         assumed = read_assumed(arguments.assume) if arguments.assume else None
         print_plan(console, config, arguments.address, arguments.storage, assumed)
+        if config.notify:
+            console.print(f"at the end: {config.notify.places}", markup=False)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
     with (
         resume_hints_told("sweep", folder),
+        notifying(config.notify, "sweep", config.name) as outcome,
         sweep_display(progress, config) as display,
     ):  # told when the display is closed
         result = run_sweep(
@@ -71,6 +76,7 @@ def main() -> int:
             storage=arguments.storage,
             watcher=display.watcher(go_on_with("sweep")),
         )
+        outcome.message = f"Chosen: {result.chosen}. {confirmation_sentence(result)}"
     status = 0 if display.complete else EXIT_INCOMPLETE
     if arguments.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8") + os.linesep)

@@ -22,6 +22,7 @@ from ctxtune.data.features import Reporter
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.locks import try_lock
 from ctxtune.models.weights import weight_record
+from ctxtune.notifications import notifying
 from ctxtune.shipped import find_file
 from ctxtune.terminal import add_file_arguments, all_overrides, named_device, use_threads
 from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_splits
@@ -92,13 +93,19 @@ def _train(arguments: argparse.Namespace, world: ProcessGroup) -> int:
     use_threads(arguments.threads)
     device = _device(arguments.device, world)
     folder = Path(arguments.results) / file.name / f"train-seed{arguments.seed_index}"
-    with _processes(world, device), _own_folder(folder, world):
-        return _train_in(folder, file, arguments, device, world)
+    with (
+        notifying(None if world.rank else file.notify, "train", file.name) as outcome,
+        _processes(world, device),
+        _own_folder(folder, world),
+    ):
+        outcome.message = _train_in(folder, file, arguments, device, world)
+    return 0
 
 
 def _train_in(
     folder: Path, file: TrialFile, arguments: argparse.Namespace, device: torch.device, world: ProcessGroup
-) -> int:
+) -> str:
+    """Train, or go on; the last line of scores."""
     checkpoints = CheckpointFolder(folder)
     # Only what the first process found: it may write while the others still look.
     found = world.from_first(bool(checkpoints.paths()))
@@ -131,7 +138,7 @@ def _train_in(
         raise
     finally:
         trainer.close()
-    return 0
+    return _line(trainer.history[-1])
 
 
 def _run(trainer: Trainer, checkpoints: CheckpointFolder, console: Console, world: ProcessGroup) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ctxtune.config.paths import Location, find_key, format_path
 from ctxtune.errors import ConfigError, no_such_file
+from ctxtune.redaction import redact_argument
 from ctxtune.text import did_you_mean, shortened
 from ctxtune.yaml_text import MOST_CHARACTERS, YamlError, check_plain_text, read_yaml
 
@@ -112,7 +113,7 @@ def read_overrides(overrides: Iterable[str | Override]) -> list[Override]:
 
 
 def _read_override(text: str) -> Override:
-    origin = f"--set {shortened(text)}"
+    origin = f"--set {shortened(redact_argument(text))}"
     key, separator, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not separator or not key.strip():

@@ -9,6 +9,7 @@ from pydantic import (
     PositiveFloat,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -18,7 +19,7 @@ from ctxtune.config.search import SearchSettings
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data.settings import ValidationSettings
 from ctxtune.error_messages import in_words
-from ctxtune.redaction import redact
+from ctxtune.redaction import redact, split_uri
 from ctxtune.settings import Settings, refuse
 
 MOST_SEEDS = 1000
@@ -75,6 +76,45 @@ class TrackingSettings(Settings):
         return redact(uri)
 
 
+class NotifySettings(Settings):
+    """The `notify` block: who is told when a sweep, an ablation or a run ends, or fails.
+
+    It is written down nowhere: addresses of chat services hold a secret in their path.
+    """
+
+    url: str | None = Field(None, description="gets a POST with JSON; its key `text` is what chat services show")
+    command: str | None = Field(None, description="for the shell; the same JSON on its standard input")
+    only_failures: bool = False
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        parts = split_uri(url) if url is not None else None
+        if url is not None and (parts is None or parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("expected an address that begins with https:// or http://")
+        return url
+
+    @field_validator("command")
+    @classmethod
+    def _says_something(cls, command: str | None) -> str | None:
+        if command is not None and not command.strip():
+            raise ValueError("expected a command for the shell; found nothing")
+        return command
+
+    @model_validator(mode="after")
+    def _somebody(self) -> "NotifySettings":
+        if self.url is None and self.command is None:
+            raise ValueError("expected url, command or both")
+        return self
+
+    @property
+    def places(self) -> str:
+        """Who is told, in words without a secret."""
+        url = redact(self.url) if self.url else ""
+        host = "/".join(url.split("/")[:3])
+        return " and ".join([*([f"a POST to {host}"] if url else []), *(["a command"] if self.command else [])])
+
+
 def check_closed_set(model: type[BaseModel], trial: TrialSettings, validation: ValidationSettings) -> None:
     """Refuse a validation that asks another question than the test: on known classes, or on unseen ones."""
     if (validation.scheme == "image_holdout") == trial.dataset.closed_set:
@@ -94,6 +134,7 @@ class TrialFile(Settings):
     validation: ValidationSettings = ValidationSettings()
     tracking: TrackingSettings = TrackingSettings()
     resources: ResourcesSettings = ResourcesSettings()
+    notify: NotifySettings | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _known_classes_on_both_sides_or_none(self) -> "TrialFile":

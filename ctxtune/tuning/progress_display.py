@@ -19,6 +19,9 @@ from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.setup_times import SetupTimes
 
+_BAR = 16
+_OTHER_COLUMNS = _BAR + 15
+"""Characters of a line that the bar, the epochs and the gaps take."""
 _STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "killed": "red", "running": "cyan"}
 
 
@@ -133,14 +136,18 @@ class RunDisplay:
         table = Table(box=None, pad_edge=False)
         for column in ("running", "epoch", "", metric):
             table.add_column(column, style="cyan" if column == "running" else "", no_wrap=True)
-        table.add_column("", style="dim", no_wrap=True, overflow="ellipsis")
-        for run in runs:
-            if run.state == "running":
-                epochs = run.spec.trial.schedule.epochs
-                score = run.last(metric)
-                bar = ProgressBar(total=epochs, completed=run.epoch, width=16)
-                shown = "" if score is None else f"{score:.4f}"
-                table.add_row(run.key, f"{run.epoch}/{epochs}", bar, shown, show_point(run.spec.point))
+        table.add_column("", style="dim", no_wrap=True)
+        running = [run for run in runs if run.state == "running"]
+        names = max((len(run.key) for run in running), default=0)
+        room = self._console.width - names - len(metric) - _OTHER_COLUMNS  # settings are cut, never the names
+        for run in running:
+            epochs = run.spec.trial.schedule.epochs
+            score = run.last(metric)
+            bar = ProgressBar(total=epochs, completed=run.epoch, width=_BAR)
+            shown = "" if score is None else f"{score:.4f}"
+            settings = Text(show_point(run.spec.point))
+            settings.truncate(max(0, room), overflow="ellipsis")
+            table.add_row(run.key, f"{run.epoch}/{epochs}", bar, shown, settings)
         ended = sum(run.state != "running" for run in runs)
         line = f"{self._elapsed()}  {self._stage.replace('_', ' ')} {ended}/{self._runs}  {self._standing(recorder)}"
         cost = spent(recorder.journal.runs.values())
@@ -150,7 +157,7 @@ class RunDisplay:
 
     def _end_told(self, recorder: Recorder) -> str:
         hours = self._hours_left(recorder, self._places, self._setups.seconds)
-        if hours is None:
+        if not hours:
             return ""
         end = datetime.now() + timedelta(hours=hours)
         when = end.strftime("%H:%M") if end.date() == datetime.now().date() else end.strftime("%a %d %b %H:%M")

@@ -1,6 +1,7 @@
 """The estimated end of a sweep, against the clock of a simulated one; and what the terminal shows on the way."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -52,22 +53,25 @@ def test_nothing_is_said_before_a_run_has_reported(repository, tmp_path):
     assert first[0] is None and first[1] is not None
 
 
-def test_the_terminal_shows_what_runs_with_its_settings_the_best_and_the_end(repository, tmp_path):
+@pytest.mark.parametrize("width", [90, 200])
+def test_the_terminal_shows_what_runs_with_its_settings_the_best_and_the_end(repository, tmp_path, width):
     space = load_search_space(
-        repository / "search_spaces/cars.yaml", ["search.sampler.name=random", "search.trials=8", "search.budget={}"]
+        repository / "search_spaces/cars.yaml", ["search.sampler.name=random", "search.trials=4", "search.budget={}"]
     )
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=200, highlight=False)
+    console = Console(file=screen, force_terminal=True, width=width, highlight=False)
     with sweep_display(console, space) as display:
         watcher = display.watcher()
 
         def watch(recorder, run, clock):
             if run.state == "running" and len(run.reports) == 1:
-                watcher.on_stage(recorder, run.stage, 8)
+                watcher.on_stage(recorder, run.stage, 4)
             watcher.on_change(recorder, run)
             display._live.refresh()
 
         drive(space, tmp_path / "j", hours=0.6, concurrent=2, watch=watch)
-    shown = screen.getvalue()
-    for words in ("epsilon=0.05", "positive_margin=", "lr=", "best 0.", "asha saved", " left, until ", "10/160"):
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    for words in ("contextual_weight=0.8 k=4", "best 0.", "asha saved", " left, until ", "10/160"):
         assert words in shown, words
+    assert re.search(r"selection-trial-\d{4}-fold\d-seed\d ", shown)  # no name is cut
+    assert ("lr=8e-05" in shown) == (width == 200)

@@ -1,5 +1,6 @@
 """A whole search-space file, and its blocks beside `trial` and `search`."""
 
+import re
 from typing import Literal
 
 from pydantic import (
@@ -69,11 +70,28 @@ class TrackingSettings(Settings):
     """The `tracking` block."""
 
     uri: str = "sqlite:///mlflow.db"
+    optuna: str | None = Field(
+        None,
+        description="of a sweep: an Optuna storage to keep in step, as sqlite:///optuna.db, for optuna-dashboard",
+    )
 
-    @field_serializer("uri")
-    def _without_secrets(self, uri: str) -> str:
+    @field_validator("optuna")
+    @classmethod
+    def _is_database(cls, optuna: str | None) -> str | None:
+        if optuna is not None and not re.match(r"[A-Za-z][A-Za-z0-9+_.-]*://.", optuna):
+            raise ValueError("expected the address of a database, such as sqlite:///optuna.db")
+        return optuna
+
+    @model_validator(mode="after")
+    def _two_databases(self) -> "TrackingSettings":
+        if self.optuna is not None and self.optuna == self.uri:
+            raise ValueError("optuna and uri name the same database: Optuna and MLflow need one each")
+        return self
+
+    @field_serializer("uri", "optuna")
+    def _without_secrets(self, uri: str | None) -> str | None:
         # Whatever is written down (results folder, best.yaml, MLflow) holds no password; who goes on gives it again.
-        return redact(uri)
+        return None if uri is None else redact(uri)
 
 
 class NotifySettings(Settings):

@@ -86,6 +86,8 @@ class Budget:
         Who goes on and who is chosen is not known: those that take longest.
         """
         blocks = len(stages.blocks(self._config))
+        if not arms:
+            return ()
         if not self._spending.limited:
             return (Round(len(arms), blocks),)
         estimate = self.estimate

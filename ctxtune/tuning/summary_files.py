@@ -23,7 +23,7 @@ def best_file(config: SweepConfig, journal: Journal, chosen: str | None) -> str:
         "name": f"{config.name}-best",
         "trial": trial.tree(),
         "validation": config.validation.model_dump(mode="json"),
-        "tracking": config.tracking.model_dump(mode="json"),
+        "tracking": config.tracking.model_dump(mode="json", exclude={"optuna"}),
     }
     header = (
         f"# The configuration that the sweep {config.name} chose ({chosen}, config {trial.hash()}).\n"

@@ -17,8 +17,10 @@ from ctxtune.tuning.callbacks import Watcher, identity, interrupts, tell_link, w
 from ctxtune.tuning.features import features_ahead
 from ctxtune.tuning.pipeline import run_stages
 from ctxtune.tuning.plan import plan_lines
+from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder, UnreadableCheckpoint, sweep_folder
+from ctxtune.tuning.search.optuna_storage import StorageMirror
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
 from ctxtune.tuning.startup import Place, checked_place, opened, recorded_weights
 from ctxtune.tuning.summary_files import best_file
@@ -53,21 +55,31 @@ def run_sweep(
     place = checked_place(config, searched_models(config), root, address, storage)
     if not resume:
         check_warm_starts(config)
+    storage_mirror = StorageMirror(config, watcher.on_alert)
     folder = sweep_folder(root, config, resume=resume)
-    with opened(
-        config, folder, place, max_concurrent=config.search.max_concurrent, watcher=watcher, resume=resume
-    ) as parts:
+    with (
+        storage_mirror,
+        opened(
+            config, folder, place, max_concurrent=config.search.max_concurrent, watcher=watcher, resume=resume
+        ) as parts,
+    ):
         journal, connection = parts.journal, parts.connection
         config = with_warm_starts(with_precision(config, journal, connection.resources), journal)
         objective = config.search.objective.metric
+
+        def on_change(recorder: Recorder, run: RunRecord) -> None:
+            storage_mirror.change(run)
+            watcher.on_change(recorder, run)
+
         recorder = Recorder(
             journal,
             parts.tracker,
             metric=objective,
             sweep_id=identity(journal, "sweep"),
             scheduler=config.search.scheduler.name,
-            on_change=watcher.on_change,
+            on_change=on_change,
         )
+        storage_mirror.begin(recorder.sweep_id, journal.stage("search"))
         _start_tracking(config, recorder, connection, resume=resume)
         with interrupts(recorder, watcher):
             run_stages(
@@ -79,6 +91,7 @@ def run_sweep(
                 prepare=lambda trial, side: _prepare(trial, side, place, connection, recorder, watcher),
             )
         result = results_of(config, journal, ended=True)
+        storage_mirror.end(journal.stage("search"))
         _write(config, recorder, folder, result, parts.missing)
         tell_link(config, parts.tracker, f"Trials by {objective}", watcher)
         return result

@@ -262,3 +262,10 @@ def test_where_some_configurations_take_much_longer_each_is_estimated_by_its_own
     assert adapted(journal.runs[journal.decisions.chosen].spec)
     assert executor.clock / 3600 <= hours + 1 / 8
     assert len(journal.completed("confirmation")) >= 4
+
+
+def test_without_a_selection_the_budget_goes_to_search_and_confirmation(repository, tmp_path):
+    space = cars(repository, "search.budget={hours: 12}", "select=null", "search.trials=8")
+    journal, executor = drive(space, tmp_path / "j", hours=0.5)
+    assert executor.clock / 3600 <= 12 + 0.5
+    assert not journal.stage("selection") and len(journal.completed("confirmation")) >= 4

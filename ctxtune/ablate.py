@@ -48,6 +48,10 @@ def main() -> int:
     advise(ablation_advice(ablation))
     check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / ablation.name, "--results")
+    if arguments.slurm is not None:
+        from ctxtune.slurm.submission import run_on_slurm
+
+        return run_on_slurm(arguments, "ablate", file, ablation)
     from ctxtune.ablation.display import ablation_display, print_results
     from ctxtune.ablation.plan import print_plan
     from ctxtune.ablation.run import run_ablation

@@ -47,6 +47,10 @@ def main() -> int:
     advise(sweep_advice(config))
     check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / config.name, "--results")
+    if arguments.slurm is not None:
+        from ctxtune.slurm.submission import run_on_slurm
+
+        return run_on_slurm(arguments, "sweep", file, config)
     from ctxtune.notifications import notifying
     from ctxtune.results.wording import confirmation_sentence
     from ctxtune.resume_hints import go_on_with, resume_hints_told

@@ -154,13 +154,18 @@ def add_driver_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     )
     parser.add_argument("--address", help="of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
     parser.add_argument("--storage", help="where checkpoints go on a cluster: /nfs/..., s3://..., gs://...")
+    parser.add_argument(
+        "--slurm",
+        metavar="nodes=N,gpus_per_node=N,time=HH:MM:SS,...",
+        help="write a batch script and submit it to Slurm; --dry-run prints it (docs/slurm.md lists the options)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print the outcome only")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, for scripts")
 
 
 def check_assumption(arguments: argparse.Namespace) -> None:
     """An assumed machine can be planned for, not run on. Raises ConfigError."""
-    if arguments.assume and not arguments.dry_run:
+    if arguments.assume and not (arguments.dry_run or arguments.slurm is not None):
         raise ConfigError("--assume plans only: add --dry-run")
 
 

@@ -53,11 +53,10 @@ def local_ray(options: Mapping[str, object], on_note: Callable[[str], None] = la
         CtxtuneError: Ray does not start, or one of this version cannot be closed to others.
     """
     remove_abandoned()
-    with _ray_folder(on_note) as folder, _environment(_closed(folder)):
+    with ray_folder(on_note) as folder, _environment(_closed(folder)):
         try:
-            _start(
-                {**options, "_temp_dir": str(folder / "ray")}, on_note
-            )  # which Ray opens to all, unlike the one around it
+            own = {"num_cpus": usable_cpus(), "_temp_dir": str(folder / "ray")}
+            _start({**options, **own}, on_note)  # Ray opens that folder to all, unlike the one around it
             _require_closed(on_note)
             yield
         finally:
@@ -104,6 +103,19 @@ def _start(options: Mapping[str, object], on_note: Callable[[str], None]) -> Non
                     "or out of processes (ulimit -u)? Nothing is lost: try again"
                 ) from None
             on_note(f"Ray has not started in time ({why}); trying again ({attempt + 1} of {STARTS})")
+
+
+def usable_cpus() -> int | None:
+    """The CPUs that this process may use, where that is less than the machine has; None: as many as Ray counts.
+
+    Ray counts those of the machine: of a Slurm job or under `taskset` too many.
+    """
+    counts = [len(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else []
+    allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if allocated.isdigit():
+        counts.append(max(1, int(allocated)))
+    fewest = min(counts, default=None)
+    return fewest if fewest is not None and fewest != os.cpu_count() else None
 
 
 def _children() -> set[int]:
@@ -168,7 +180,7 @@ def _require_closed(on_note: Callable[[str], None]) -> None:
 
 
 @contextlib.contextmanager
-def _ray_folder(on_note: Callable[[str], None]) -> Iterator[Path]:
+def ray_folder(on_note: Callable[[str], None]) -> Iterator[Path]:
     """A private folder with a name so short that the paths of Ray's sockets in it are possible."""
     asked = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     for parent in dict.fromkeys([asked, *_SPARE_FOLDERS]):

@@ -130,7 +130,8 @@ def test_a_name_on_the_command_line_is_taken_literally(repository, name, monkeyp
 
 ARGUMENTS = st.lists(
     st.sampled_from(
-        ["--set", "--name", "--resume", "--dry-run", "--results", "/dev/null/x", "--address", "--json", "--quiet", "--storage", "--slurm",
+        ["--set", "--name", "--resume", "--dry-run", "--results", "/dev/null/x", "--address", "--json", "--quiet", "--storage",
+         "--slurm",
          "x" * 300, "x" * 5000, "nothing.yaml", "/", "--nonsense", "name=1", "=", "trial.loss.k=²", "name=" + "9" * 5000, "-",
          "--", "\udcff", "search.start_from.²=1", ""]
     ),

@@ -4,8 +4,8 @@
         [--checkpoints] [--without-savings]
 
 In one run, two trials at a time on a CPU core each, processes reused:
-(ours) `ctxtune.tuning.backend.runner.run_stage` with journal, sampler, budget and tracking (parent and child runs, 3 reports of
-    4 metrics, the whole configuration as params) into a fresh SQLite store;
+(ours) `ctxtune.tuning.backend.runner.run_stages` with journal, sampler, budget and tracking (parent and child runs, 3 reports
+    of 4 metrics, the whole configuration as params) into a fresh SQLite store;
 (stock) Ray Tune's Tuner with OptunaSearch and MLflowLoggerCallback into another SQLite store, 4 metrics too.
 Printed: milliseconds a trial of control loop (the driver's time outside `ray.wait`, in which Tune waits for trials: the
 no-op trials themselves, on the same cores here), until the last trial ended, and until the last event was in MLflow, all
@@ -123,8 +123,9 @@ def ours(
     from ctxtune.tracking import Tracker
     from ctxtune.tuning import stages
     from ctxtune.tuning.backend.cluster import RunResources
-    from ctxtune.tuning.backend.runner import run_stage
+    from ctxtune.tuning.backend.runner import run_stages
     from ctxtune.tuning.budget import Budget
+    from ctxtune.tuning.executor import StageRuns
     from ctxtune.tuning.record.journal import Journal
     from ctxtune.tuning.record.recorder import Recorder
     from ctxtune.tuning.search.sampler import Sampler
@@ -156,10 +157,9 @@ def ours(
         raise SystemExit(f"MLflow could not be reached: {tracker.last_error}")
     started = time.perf_counter()
     with profiled(profile), waiting.counted():
-        run_stage(
-            "search", partial(stages.next_trial, space, recorder, sampling), recorder, storage=folder / "checkpoints",
-            resources=resources, on_event=Budget(space, recorder, resources, time.monotonic).check_search, trainable=trainable,
-        )  # fmt: skip
+        next_run = partial(stages.next_trial, space, recorder, sampling)
+        search = StageRuns("search", next_run, on_event=Budget(space, recorder, resources, time.monotonic).check_search)
+        run_stages(iter([search]), recorder, storage=folder / "checkpoints", resources=resources, trainable=trainable)
     pending = tracker.pending
     if not tracker.flush(600):
         raise SystemExit(f"not delivered: {tracker.last_error}")

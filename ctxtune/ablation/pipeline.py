@@ -1,6 +1,6 @@
 """The course of an ablation over any executor: every cell's own tuning, then every cell over the same seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from ctxtune.ablation.budget import CellTimes, TuningBudget, whole_rounds
@@ -9,7 +9,7 @@ from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell, cells_of
 from ctxtune.text import counted
 from ctxtune.tuning.callbacks import Watcher, end_stage
-from ctxtune.tuning.pipeline import Executor
+from ctxtune.tuning.executor import Executor, StageRuns
 from ctxtune.tuning.record.decisions import TuningEnd
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
@@ -35,14 +35,26 @@ def run_stages(
     Raises:
         SweepStopped: it was interrupted, its budget cannot hold it, the disk is full, or too many runs failed in a row.
     """
-    cells, journal = cells_of(ablation), recorder.journal
-    keep_time: Callable[[], object] | None = None
+    budget = None
     if ablation.tune_each is not None:
-        reopen_tuning(ablation, journal)
+        reopen_tuning(ablation, recorder.journal)
+        cells = cells_of(ablation)
         budget = TuningBudget(ablation, cells, recorder, executor.resources, executor.now, on_measured)
-        keep_time = budget.keep_time
+    executor.run(_course(ablation, recorder, budget, watcher, on_tuned), recorder)
+
+
+def _course(
+    ablation: Ablation,
+    recorder: Recorder,
+    budget: TuningBudget | None,
+    watcher: Watcher,
+    on_tuned: Callable[[], object],
+) -> Iterator[StageRuns]:
+    """The tuning, then the seeds; what follows a `yield` happens when all runs of that stage have ended."""
+    cells, journal = cells_of(ablation), recorder.journal
+    if budget is not None:
         if not (journal.decisions.tuning_ended or journal.decisions.search_ended):
-            _tune(ablation, cells, recorder, executor, budget, watcher)
+            yield from _tune(ablation, cells, recorder, budget, watcher)
         on_tuned()
     for repeat in range(repeats_of(ablation)):
         for cell in cells:
@@ -51,7 +63,9 @@ def run_stages(
     specs = list(cell_specs(ablation, cells, journal))
     if specs:
         watcher.on_stage(recorder, "cell", run_count(ablation, len(cells))[1])
-        executor.run("cell", partial(next_of, specs, recorder), recorder, on_event=keep_time)
+        yield StageRuns(
+            "cell", partial(next_of, specs, recorder), on_event=None if budget is None else budget.keep_time
+        )
         end_stage(recorder)
 
 
@@ -72,10 +86,9 @@ def _tune(
     ablation: Ablation,
     cells: list[Cell],
     recorder: Recorder,
-    executor: Executor,
     budget: TuningBudget,
     watcher: Watcher,
-) -> None:
+) -> Iterator[StageRuns]:
     tune, journal = ablation.tune_each, recorder.journal
     assert tune is not None
     searches = Searches(ablation, cells)
@@ -84,7 +97,7 @@ def _tune(
     watcher.on_stage(recorder, "cell_search", run_count(ablation, len(cells))[0])
     budget.check()  # a process that died when the budget was spent has left nothing to start
     next_run = partial(next_trial, ablation, recorder, searches, budget.admits)
-    executor.run("cell_search", next_run, recorder, on_event=budget.check)
+    yield StageRuns("cell_search", next_run, on_event=budget.check)
     if recorder.stop and not recorder.stop.resumable:
         watcher.on_note(recorder.stop.message)
     end_stage(recorder)

@@ -16,6 +16,7 @@ from ctxtune.config.source import Override, Source, apply_overrides, read_source
 from ctxtune.config.sweep import SweepConfig, TrialFile
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.losses.registry import option_names
 from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe
 from ctxtune.text import counted, did_you_mean, shortened
@@ -210,7 +211,8 @@ def _check_points(config: SweepConfig, source: Source) -> None:
         raise source.error(*problem)
     for path, partner in config.search.ties.items():
         for each in (path, partner):
-            _check_path(config, each, source, ("search", "ties"))
+            if each.removeprefix("loss.") not in option_names():  # of another loss: the tie says nothing
+                _check_path(config, each, source, ("search", "ties"))
     base = next(iter(points.values()), {})
     for name, point in points.items():
         _try(config, point, source, ("search", "start_from"), name)

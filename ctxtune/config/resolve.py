@@ -14,6 +14,7 @@ from ctxtune.config.sweep import SweepConfig
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError
+from ctxtune.losses.registry import loss_entry
 from ctxtune.models.settings import ModelSettings
 from ctxtune.recipes import load_recipe, published_recipe
 from ctxtune.text import did_you_mean
@@ -50,12 +51,27 @@ def changed_values(trial: TrialSettings, values: Point) -> dict[str, Any]:
 
 
 def apply_ties(config: SweepConfig, point: Point) -> dict[str, Any]:
-    """The point with every tied path set to its partner's value (``ties: {loss.k: sampler.images_per_class}``)."""
+    """The point with every tied path set to its partner's value (``ties: {loss.k: sampler.images_per_class}``).
+
+    A tie of an option that the loss does not have says nothing.
+    """
     values = dict(point)
     tree = config.trial.tree()
     for path, partner in config.search.ties.items():
-        values[path] = values[partner] if partner in values else get_path(tree, partner)
+        if _loss_takes(path, values, tree) and _loss_takes(partner, values, tree):
+            values[path] = values[partner] if partner in values else get_path(tree, partner)
     return values
+
+
+def _loss_takes(path: str, values: Point, tree: Mapping[str, Any]) -> bool:
+    """Whether a path is no option of a loss, or one of the loss that a point comes to."""
+    block, _, option = path.partition(".")
+    name = values.get("loss.name", tree["loss"]["name"])
+    if block != "loss" or path in values:
+        return True
+    if name == tree["loss"]["name"]:
+        return option.partition(".")[0] in tree["loss"]
+    return ":" not in name and option in loss_entry(name).options.model_fields
 
 
 def resolve_trial(config: SweepConfig, point: Point) -> TrialSettings:

@@ -290,6 +290,11 @@ def loss_names() -> tuple[str, ...]:
     return tuple(_LOSSES)
 
 
+def option_names() -> frozenset[str]:
+    """The options of all losses."""
+    return frozenset(name for entry in _LOSSES.values() for name in entry.options.model_fields)
+
+
 def loss_entry(name: Any) -> LossEntry:
     """The loss of that name; "package.module:Class" is imported.
 

@@ -3,9 +3,8 @@
 Every decision stands in the journal before the runs that follow from it: a sweep that was killed repeats it when it goes on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
 
 from ctxtune.config import SweepConfig, TrialSettings
 from ctxtune.errors import ConfigError, CtxtuneError
@@ -13,15 +12,14 @@ from ctxtune.results.sweep import select, standings
 from ctxtune.text import counted
 from ctxtune.training.features_ahead import Side
 from ctxtune.tuning import stages
-from ctxtune.tuning.backend.cluster import RunResources
-from ctxtune.tuning.backend.scheduler import RungScheduler, build_scheduler
+from ctxtune.tuning.backend.scheduler import build_scheduler
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.callbacks import Watcher, end_stage
+from ctxtune.tuning.executor import Executor, StageRuns
 from ctxtune.tuning.race import Round, new_runs
 from ctxtune.tuning.record.decisions import ConfirmationPlan, SearchEnd, SelectionPlan
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.multi_objective import SeveralObjectives
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.spending import LIMITS, raised, revive
@@ -29,33 +27,6 @@ from ctxtune.tuning.sweep_results import results_of
 
 SEARCH_ENDED, SELECTION, CHOSEN, CONFIRMATION = "search_ended", "selection", "chosen", "confirmation"
 """Decisions in the journal."""
-
-
-class Executor(Protocol):
-    """Who runs what a stage asks for: Ray, or a simulation."""
-
-    @property
-    def resources(self) -> RunResources:
-        """What one run gets, and how many run at a time."""
-
-    def now(self) -> float:
-        """Seconds, from any beginning."""
-
-    def run(
-        self,
-        stage: str,
-        next_run: Callable[[], RunSpec | None],
-        recorder: Recorder,
-        *,
-        scheduler: object = None,
-        on_event: Callable[[], object] | None = None,
-    ) -> None:
-        """Run what `next_run` says until it says None or the recorder says stop.
-
-        Args:
-            scheduler: who stops runs early; None: nobody.
-            on_event: called at every event, and once a second at least.
-        """
 
 
 def run_stages(
@@ -78,15 +49,26 @@ def run_stages(
         CtxtuneError: no trial came to its last epoch.
         SweepStopped: it was interrupted, its budget cannot hold it, the disk is full, or too many runs failed in a row.
     """
-    journal = recorder.journal
     budget = Budget(config, recorder, executor.resources, executor.now, on_measured)
     reopen_search(config, recorder)
     prepare(stages.start_configuration(config)[1], "train")
+    executor.run(_course(config, recorder, budget, watcher, prepare), recorder)
+
+
+def _course(
+    config: SweepConfig,
+    recorder: Recorder,
+    budget: Budget,
+    watcher: Watcher,
+    prepare: Callable[[TrialSettings, Side], object],
+) -> Iterator[StageRuns]:
+    """One stage after another; what follows a `yield` happens when all runs of that stage have ended."""
+    journal = recorder.journal
     if not journal.decisions.search_ended:
-        _search(config, recorder, executor, budget, watcher)
+        yield from _search(config, recorder, budget, watcher)
     if journal.decisions.chosen is None:
-        _select(config, recorder, executor, budget, watcher)
-    _confirm(config, recorder, executor, budget, watcher, prepare)
+        yield from _select(config, recorder, budget, watcher)
+    yield from _confirm(config, recorder, budget, watcher, prepare)
 
 
 def reopen_search(config: SweepConfig, recorder: Recorder) -> None:
@@ -109,19 +91,19 @@ def reopen_search(config: SweepConfig, recorder: Recorder) -> None:
     revive(journal, "search")
 
 
-def _search(config: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
+def _search(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> Iterator[StageRuns]:
     journal, earlier = recorder.journal, recorder.journal.stage("search")
     sampler = Sampler(config)
     sampler.replay(earlier, config.search.objective.metric)
     scheduler = build_scheduler(config)
     recorder.sampler = SeveralObjectives(config, journal, sampler) if config.search.objective.beside else sampler
-    if isinstance(scheduler, RungScheduler):
+    if scheduler is not None:
         for key in scheduler.replay(earlier):
             recorder.finish(key)
     watcher.on_stage(recorder, "search", config.search.trials)
     next_run = partial(stages.next_trial, config, recorder, sampler)
     budget.check_search()  # a process that died when the budget was spent has left nothing to start
-    executor.run("search", next_run, recorder, scheduler=scheduler, on_event=budget.check_search)
+    yield StageRuns("search", next_run, scheduler, budget.check_search)
     ended_by = "" if recorder.stop.resumable else recorder.stop.reason
     if ended_by:
         watcher.on_note(recorder.stop.message)
@@ -146,7 +128,7 @@ def _nothing_completed(journal: Journal, budget: Budget, ended_by: str) -> str:
     return text
 
 
-def _select(config: SweepConfig, recorder: Recorder, executor: Executor, budget: Budget, watcher: Watcher) -> None:
+def _select(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> Iterator[StageRuns]:
     journal = recorder.journal
     rounds = [Round(*each) for each in _selection_plan(config, recorder, budget, watcher).rounds]
     for number, each in enumerate(rounds):
@@ -154,7 +136,7 @@ def _select(config: SweepConfig, recorder: Recorder, executor: Executor, budget:
         specs = stages.selection_specs(config, journal, racing, each.blocks)
         if specs:
             watcher.on_stage(recorder, "selection", sum(new_runs(rounds)))
-            executor.run("selection", partial(stages.next_of, specs, recorder), recorder, on_event=budget.keep_time)
+            yield StageRuns("selection", partial(stages.next_of, specs, recorder), on_event=budget.keep_time)
             end_stage(recorder)
     chosen = select(results_of(config, journal, ended=False))
     if chosen is None:
@@ -215,11 +197,10 @@ def _told(rounds: tuple[Round, ...]) -> str:
 def _confirm(
     config: SweepConfig,
     recorder: Recorder,
-    executor: Executor,
     budget: Budget,
     watcher: Watcher,
     prepare: Callable[[TrialSettings, Side], object],
-) -> None:
+) -> Iterator[StageRuns]:
     journal = recorder.journal
     chosen = journal.decisions.chosen
     assert chosen is not None  # settled by the selection
@@ -228,7 +209,7 @@ def _confirm(
     if specs:
         prepare(specs[0].trial, "test")
         watcher.on_stage(recorder, "confirmation", seeds * len(stages.confirmed_arms(config, journal, chosen)))
-        executor.run("confirmation", partial(stages.next_of, specs, recorder), recorder, on_event=budget.keep_time)
+        yield StageRuns("confirmation", partial(stages.next_of, specs, recorder), on_event=budget.keep_time)
         end_stage(recorder)
 
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from ctxtune.metric_names import on_split
 from ctxtune.results.costs import Rate
 from ctxtune.tracking import Tracker
 from ctxtune.tuning.backend.cluster import RunResources
-from ctxtune.tuning.backend.scheduler import RungScheduler
 from ctxtune.tuning.callbacks import Watcher
 from ctxtune.tuning.estimates import work_of
+from ctxtune.tuning.executor import EarlyStopping, StageRuns
 from ctxtune.tuning.pipeline import run_stages
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
@@ -77,16 +77,12 @@ class SimulatedExecutor:
         """Simulated seconds."""
         return self.clock
 
-    def run(
-        self,
-        stage: str,
-        next_run: Callable[[], RunSpec | None],
-        recorder: Recorder,
-        *,
-        scheduler: Any = None,
-        on_event: Callable[[], object] | None = None,
-    ) -> None:
-        """Run a stage; see `ctxtune.tuning.pipeline.Executor`."""
+    def run(self, stages: Iterator[StageRuns], recorder: Recorder) -> None:
+        """Run stage after stage; see `ctxtune.tuning.executor.Executor`."""
+        for each in stages:
+            self._run(each, recorder)
+
+    def _run(self, work: StageRuns, recorder: Recorder) -> None:
         began = self.clock
         running: dict[str, _Running] = {}
         events: list[tuple[float, int, str]] = []
@@ -94,7 +90,7 @@ class SimulatedExecutor:
         more = True
         while True:
             while more and not recorder.stop and len(running) < self.resources.concurrent:
-                spec = next_run()
+                spec = work.next_run()
                 more = spec is not None
                 if spec is not None:
                     recorder.start(spec)
@@ -105,20 +101,20 @@ class SimulatedExecutor:
             if not events:
                 break
             at, _, key = heapq.heappop(events)
-            self._advance(stage, at, len(running), recorder, on_event)
+            self._advance(work, at, len(running), recorder)
             if recorder.stop:
                 break
-            if self._reports(running[key], recorder, scheduler):
+            if self._reports(running[key], recorder, work.scheduler):
                 order += 1
                 heapq.heappush(events, (self.clock + self._interval(running[key]), order, key))
             else:
                 del running[key]
-            if on_event:
-                on_event()
+            if work.on_event:
+                work.on_event()
         if not recorder.stop.resumable:
             for key in running:
                 recorder.finish(key)
-        self.spans[stage] = self.spans.get(stage, 0.0) + (self.clock - began) / 3600
+        self.spans[work.stage] = self.spans.get(work.stage, 0.0) + (self.clock - began) / 3600
 
     def _started(self, spec: RunSpec, recorder: Recorder) -> _Running:
         known = recorder.journal.runs[spec.key]
@@ -132,17 +128,15 @@ class SimulatedExecutor:
         every = run.spec.trial.evaluation.every
         return min((run.epoch // every + 1) * every, run.spec.trial.schedule.epochs)
 
-    def _advance(
-        self, stage: str, until: float, running: int, recorder: Recorder, on_event: Callable[[], object] | None
-    ) -> None:
+    def _advance(self, work: StageRuns, until: float, running: int, recorder: Recorder) -> None:
         while self.clock < until and not recorder.stop:
             step = min(LONGEST_STEP, until - self.clock)
             self.clock += step
-            self.busy[stage] = self.busy.get(stage, 0.0) + step * running
-            if on_event:
-                on_event()
+            self.busy[work.stage] = self.busy.get(work.stage, 0.0) + step * running
+            if work.on_event:
+                work.on_event()
 
-    def _reports(self, run: _Running, recorder: Recorder, scheduler: object) -> bool:
+    def _reports(self, run: _Running, recorder: Recorder, rungs: EarlyStopping | None) -> bool:
         """Report an evaluation; whether the run goes on."""
         spec, epochs = run.spec, run.spec.trial.schedule.epochs
         run.seconds += self._interval(run)
@@ -153,7 +147,6 @@ class SimulatedExecutor:
             run.epoch, {name: self.score(spec, run.epoch / epochs), "time/seconds": run.seconds, **cost}
         )
         recorder.report(spec.key, report)
-        rungs = scheduler if isinstance(scheduler, RungScheduler) else None
         stopped = rungs is not None and rungs.decide(spec.key, spec.trial.loss.name, report.plain()) == "STOP"
         if stopped or run.epoch >= epochs:
             recorder.finish(spec.key)

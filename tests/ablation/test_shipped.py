@@ -18,6 +18,7 @@ RUNS = {
     "losses": (60, 30),
     "confirmation": (288, 48),
     "label_noise": (48, 60),
+    "label_noise_searched": (144, 60),
     "image_noise": (32, 40),
     "data_withheld": (32, 40),
     "lambda": (0, 30),

@@ -4,6 +4,8 @@ import pytest
 
 from ctxtune.config import load_ablation, load_search_space
 from ctxtune.config.advice import ablation_advice, sweep_advice, trial_advice
+from ctxtune.config.resolve import resolve_trial
+from ctxtune.errors import ConfigError
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 
@@ -18,8 +20,6 @@ def test_no_shipped_space_takes_them_apart(repository):
 
 
 def test_every_point_of_a_shipped_space_draws_k_images_of_a_class(repository):
-    from ctxtune.config.resolve import resolve_trial
-
     config = _space(repository)
     for k in config.search.space["loss.k"].values():
         assert resolve_trial(config, {"loss.k": k}).sampler.images_per_class == k
@@ -65,3 +65,19 @@ def test_an_ablation_names_its_cells(repository):
     assert told is not None and "loss.k 8 at 4" in told
     overrides.append("tune_each.ties={sampler.images_per_class: loss.k}")
     assert ablation_advice(load_ablation(repository / "ablations/confirmation.yaml", overrides)) is None
+
+
+def test_a_tie_of_an_option_that_the_loss_does_not_have_says_nothing(repository):
+    overrides = [
+        "trial.loss={name: contrastive}",
+        "search.constraints=[]",
+        "search.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}",
+    ]
+    config = _space(repository, *overrides)
+    assert resolve_trial(config, {"optimizer.lr": 1e-3}).sampler.images_per_class == 4
+    searched = "search.space={loss.name: {choice: [contrastive, contextual]}, loss.k: {choice: [2, 8]}}"
+    config = _space(repository, *overrides[:2], searched, "search.conditions={loss.k: \"loss.name == 'contextual'\"}")
+    assert resolve_trial(config, {"loss.name": "contrastive"}).sampler.images_per_class == 4
+    assert resolve_trial(config, {"loss.name": "contextual", "loss.k": 8}).sampler.images_per_class == 8
+    with pytest.raises(ConfigError, match=r'search.ties.loss.kk: the trial has no loss.kk .*did you mean "loss.k"'):
+        _space(repository, "search.ties={sampler.images_per_class: loss.kk}")

@@ -1,4 +1,4 @@
-"""Running a list of runs, or a search, on Ray Tune; everything that lasts is in the recorder."""
+"""Running stage after stage on Ray Tune, in one go where nothing stops them; everything that lasts is in the recorder."""
 
 import contextlib
 import logging
@@ -11,6 +11,7 @@ from typing import Any
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -19,6 +20,7 @@ from ray.tune.stopper import Stopper
 from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS, kept_checkpoints
 from ctxtune.tuning.backend.cluster import HEAD, RunResources, process_count
 from ctxtune.tuning.backend.concurrency import Concurrency
+from ctxtune.tuning.backend.course import Course, unfinished
 from ctxtune.tuning.backend.ray_internals import (
     end_process,
     error_of,
@@ -28,35 +30,31 @@ from ctxtune.tuning.backend.ray_internals import (
 )
 from ctxtune.tuning.backend.storage import checkpoint_address
 from ctxtune.tuning.backend.trial import CHECKPOINT, run_trial
+from ctxtune.tuning.executor import StageRuns
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import read_report, tells_failure
 
 PROCESS_RESTARTS = 3
 """How often a run whose process or machine died goes on from its checkpoint."""
 
 
-def run_stage(
-    name: str,
-    next_run: Callable[[], RunSpec | None],
+def run_stages(
+    stages: Iterator[StageRuns],
     recorder: Recorder,
     *,
     storage: Path | str,
     resources: RunResources,
-    scheduler: FIFOScheduler | None = None,
-    on_event: Callable[[], object] | None = None,
     cache_dir: Path | None = None,
     trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
-    """Run what `next_run` says, until it says None or the recorder says stop.
+    """Run stage after stage; see `ctxtune.tuning.executor.Executor`.
+
+    Tune is started once: the processes of one stage, which have imported everything, go on with the runs of the next. It is
+    started again only after a stage was stopped, or for runs that it gave up.
 
     Args:
-        name: of the stage.
-        next_run: what to start next; asked for one at a time, as late as possible (a sampler learns in between).
         storage: where checkpoints lie: a folder or an fsspec address.
-        scheduler: who stops runs early; None: nobody.
-        on_event: called at every event, to ask the recorder to stop where a budget is spent, say.
         cache_dir: where image caches live; None for the default.
         trainable: what Ray runs for each spec.
     """
@@ -72,28 +70,34 @@ def run_stage(
         "price": resources.price_per_gpu_hour,
         "cache_dir": str(cache_dir) if cache_dir else None,
     }
-    for attempt in range(PROCESS_RESTARTS + 1):
+    course = Course(stages, recorder)
+    course.advance()
+    attempt = 0
+    while course.current is not None:
+        begun = course.current
         tuner = tuner_here(
             trainable=tune.with_resources(trainable, share),
             param_space=config,
-            tune_config=_tune_config(
-                _SpecSearcher(next_run, recorder, Concurrency(resources)),
-                scheduler,
-                reuse=not several_gpus and attempt == 0,
-            ),
-            run_config=_run_config(name, recorder, str(storage), on_event),
+            tune_config=_tune_config(course, Concurrency(resources), reuse=not several_gpus and attempt == 0),
+            run_config=_run_config(course, str(storage)),
         )
         with _quiet(), thrifty_tune():
             tuner.fit()
+        course.raise_error()
+        if course.current is None:
+            return
         # Ray gives a run up in silence where a process that it wanted to use again was not done with the run before.
-        if recorder.stop or attempt == PROCESS_RESTARTS or not recorder.put_back():
-            break
-    _settle(recorder)
+        attempt = attempt + 1 if course.current is begun else 1
+        if not recorder.stop and attempt <= PROCESS_RESTARTS and recorder.put_back():
+            continue
+        _settle(recorder)
+        attempt = 0
+        course.advance()
 
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """Runs stages on Ray Tune; see `ctxtune.tuning.pipeline.Executor`."""
+    """Runs stages on Ray Tune; see `ctxtune.tuning.executor.Executor`."""
 
     storage: Path | str
     resources: RunResources
@@ -102,39 +106,24 @@ class RayExecutor:
         """Seconds of a clock that nobody sets."""
         return time.monotonic()
 
-    def run(
-        self,
-        stage: str,
-        next_run: Callable[[], RunSpec | None],
-        recorder: Recorder,
-        *,
-        scheduler: FIFOScheduler | None = None,
-        on_event: Callable[[], object] | None = None,
-    ) -> None:
-        """Run a stage; see `run_stage`."""
-        run_stage(
-            stage, next_run, recorder, storage=self.storage, resources=self.resources, scheduler=scheduler,
-            on_event=on_event,
-        )  # fmt: skip
-
-
-def _unfinished(recorder: Recorder) -> list[RunRecord]:
-    return [run for run in recorder.journal.runs.values() if run.state == "running"]
+    def run(self, stages: Iterator[StageRuns], recorder: Recorder) -> None:
+        """Run stage after stage; see `run_stages`."""
+        run_stages(stages, recorder, storage=self.storage, resources=self.resources)
 
 
 def _settle(recorder: Recorder) -> None:
     """What is to become of runs that Ray is done with and that have not ended: they failed, or the stage was ended."""
-    for run in _unfinished(recorder):
+    for run in unfinished(recorder):
         if not recorder.stop:
             recorder.end(run.key, "failed", f"Ray gave it up {PROCESS_RESTARTS + 1} times")
         elif not recorder.stop.resumable:
             recorder.finish(run.key)
 
 
-def _tune_config(searcher: Searcher, scheduler: FIFOScheduler | None, *, reuse: bool) -> TuneConfig:
+def _tune_config(course: Course, concurrency: Concurrency, *, reuse: bool) -> TuneConfig:
     return TuneConfig(
-        search_alg=searcher,
-        scheduler=scheduler or FIFOScheduler(),
+        search_alg=_SpecSearcher(course, concurrency),
+        scheduler=_StageScheduler(course),
         num_samples=-1,
         reuse_actors=reuse,
         trial_name_creator=_trial_name,
@@ -142,14 +131,14 @@ def _tune_config(searcher: Searcher, scheduler: FIFOScheduler | None, *, reuse: 
     )
 
 
-def _run_config(name: str, recorder: Recorder, storage: str, on_event: Callable[[], object] | None) -> RunConfig:
+def _run_config(course: Course, storage: str) -> RunConfig:
     return RunConfig(
-        name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{recorder.journal.events}",
+        name=f"runs-{time.strftime('%Y%m%d-%H%M%S')}-{course.recorder.journal.events}",
         storage_path=storage,
-        callbacks=[_RecorderCallback(recorder), *silent_progress()],
+        callbacks=[_RecorderCallback(course), *silent_progress()],
         failure_config=FailureConfig(max_failures=PROCESS_RESTARTS),
         checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-        stop=_RecorderStopper(recorder, on_event),
+        stop=_CourseStopper(course),
         verbose=0,
     )
 
@@ -159,7 +148,7 @@ def _trial_name(trial: Any) -> str:
 
 
 class _WithoutState:
-    """Ray pickles searcher, callbacks and stopper for a restore that we never ask for: there is nothing to keep."""
+    """Ray pickles searcher, scheduler, callbacks and stopper for a restore that we never ask for: there is nothing to keep."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -168,18 +157,23 @@ class _WithoutState:
 class _SpecSearcher(_WithoutState, Searcher):
     """Hands specs to Ray, one at a time."""
 
-    def __init__(self, next_run: Callable[[], RunSpec | None], recorder: Recorder, concurrency: Concurrency) -> None:
+    def __init__(self, course: Course, concurrency: Concurrency) -> None:
         super().__init__()
-        self._next_run, self._recorder, self._concurrency = next_run, recorder, concurrency
+        self._course, self._recorder, self._concurrency = course, course.recorder, concurrency
         self._under_way: set[str] = set()
 
     def suggest(self, trial_id: str) -> object:
         if self._recorder.stop:
             return Searcher.FINISHED
+        if not self._course.tune_is_busy():  # of runs that it gives up in silence Tune tells nobody
+            self._under_way.clear()
         if len(self._under_way) >= self._concurrency.limit:
             return None
-        spec = self._next_run()
-        if spec is None or not self._recorder.start(spec):
+        spec = self._course.next_run()
+        if spec is None:
+            # The next stage follows from what the last runs of this one come to.
+            return None if self._course.tune_is_busy() else Searcher.FINISHED
+        if not self._recorder.start(spec):
             return Searcher.FINISHED
         self._under_way.add(trial_id)
         known = self._recorder.journal.runs[spec.key]
@@ -202,14 +196,34 @@ class _SpecSearcher(_WithoutState, Searcher):
         """The journal is the state."""
 
 
+class _StageScheduler(_WithoutState, FIFOScheduler):
+    """Stops the runs of a stage that has somebody who stops them early."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__()
+        self._course = course
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: object) -> bool:
+        """Metric and mode are not Tune's concern."""
+        return True
+
+    def on_trial_result(self, tune_controller: object, trial: Any, result: dict[str, Any]) -> str:
+        """Stop or continue, as the stage's own scheduler decides."""
+        stage = self._course.current
+        if stage is None or stage.scheduler is None:
+            return FIFOScheduler.CONTINUE
+        return stage.scheduler.decide(trial.config["key"], trial.config["loss"], result)
+
+
 class _RecorderCallback(_WithoutState, LoggerCallback):
     """Ray's events into the recorder."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, course: Course) -> None:
+        self._course, self._recorder = course, course.recorder
 
-    def on_step_begin(self, iteration: int, trials: list[object], **info: object) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Where the stage is to stop, end the processes at once: Ray gives them 15 s, or the rest of their interval."""
+        self._course.trials = trials
         if self._recorder.stop:
             for trial in trials:
                 end_process(trial)
@@ -235,20 +249,19 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
             delete_checkpoints(run)
 
 
-class _RecorderStopper(_WithoutState, Stopper):
+class _CourseStopper(_WithoutState, Stopper):
     """Stops the stage when the recorder says so."""
 
-    def __init__(self, recorder: Recorder, on_event: Callable[[], object] | None) -> None:
-        self._recorder, self._on_event = recorder, on_event
+    def __init__(self, course: Course) -> None:
+        self._course = course
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         # A run that has told of its failure is not tried again, even if its process dies of the same.
         return tells_failure(result)
 
     def stop_all(self) -> bool:
-        if self._on_event and not self._recorder.stop:
-            self._on_event()
-        return bool(self._recorder.stop)
+        self._course.look()
+        return bool(self._course.recorder.stop)
 
 
 def delete_checkpoints(run: RunRecord) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from ctxtune.config import SweepConfig
 from ctxtune.tuning.record.journal import RunRecord
@@ -27,7 +27,7 @@ class _NoWaitingTrials:
         return []
 
 
-class RungScheduler(FIFOScheduler):
+class RungScheduler:
     """Asks one of Ray's stopping rules, one instance for each loss, whether a trial goes on.
 
     A rule's whole memory is the sequence of reports that it was shown, so `replay` rebuilds the rungs of an earlier
@@ -35,23 +35,8 @@ class RungScheduler(FIFOScheduler):
     """
 
     def __init__(self, config: SweepConfig) -> None:
-        super().__init__()
         self._config = config
         self._rules: dict[str, TrialScheduler] = {}
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: object) -> bool:
-        """Metric and mode come from the search space."""
-        return True
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stop or continue, by the rule of the trial's loss."""
-        return self.decide(trial.config["key"], trial.config["loss"], result)
-
-    def on_trial_complete(self, tune_controller: object, trial: object, result: dict[str, object]) -> None:
-        """Nothing: the last report was already shown to the rule."""
-
-    def on_trial_remove(self, tune_controller: object, trial: object) -> None:
-        """Nothing: a rule keeps what it saw."""
 
     def decide(self, key: str, loss: str, result: dict[str, Any]) -> str:
         """The rule's decision on one report; a report without the metric decides nothing."""
@@ -107,6 +92,6 @@ class RungScheduler(FIFOScheduler):
         )
 
 
-def build_scheduler(config: SweepConfig) -> FIFOScheduler:
+def build_scheduler(config: SweepConfig) -> RungScheduler | None:
     """The scheduler of a search space: none, or Ray's rule under our keys."""
-    return FIFOScheduler() if config.search.scheduler.name == "none" else RungScheduler(config)
+    return None if config.search.scheduler.name == "none" else RungScheduler(config)

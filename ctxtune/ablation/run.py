@@ -15,7 +15,7 @@ from ctxtune.results.costs import hours_of
 from ctxtune.results.note import ablation_note
 from ctxtune.results.summary import ablation_summary
 from ctxtune.text import duration
-from ctxtune.tracking import flatten
+from ctxtune.tracking import flatten, tracked_dataset
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import Connection
 from ctxtune.tuning.backend.runner import RayExecutor, delete_checkpoints
@@ -160,6 +160,8 @@ def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connecti
             "based_on": ablation.based_on or "",
         },
     )
+    dataset = tracked_dataset(ablation.trial.dataset.model_dump(mode="json", exclude_none=True), connection.fingerprint)
+    recorder.tracker.log_dataset(recorder.sweep_id, dataset)
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)
     recorder.tracker.log_text(recorder.sweep_id, write_yaml(tree), "ablation.yaml")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from ctxtune.checked_lines import DamagedLine, unsealed
@@ -18,10 +17,10 @@ from ctxtune.config.source import Source, apply_overrides
 from ctxtune.data import ValidationSettings
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.models import EmbeddingModel, build_model
+from ctxtune.models import EmbeddingModel
 from ctxtune.training import CheckpointFolder, load_checkpoint
-from ctxtune.training.backbone_features import check_frozen
-from ctxtune.training.checkpoints import STATE_FILE, scored_weights
+from ctxtune.training.checkpoints import STATE_FILE
+from ctxtune.training.restoring import restored_model
 
 FIXED_BLOCKS = ("model", "loss", "regularizer", "sampler", "optimizer", "schedule")
 RESULT_FILE = "result.json"
@@ -102,14 +101,12 @@ def restore_model(checkpoint: Checkpoint, index: int = 0) -> EmbeddingModel:
     Raises:
         CtxtuneError: the stored weights do not fit the stored configuration, or what was frozen is not here as it was.
     """
-    trial = checkpoint.trial
-    check_frozen(checkpoint.runs[index], trial.model)
-    model = build_model(trial.model, image_size=trial.image_size, load_pretrained=trial.model.train != "full")
     try:
-        model.load_trained_state(scored_weights({"runs": checkpoint.runs}, index))
-    except (RuntimeError, TypeError, AttributeError, CtxtuneError) as error:
-        raise CtxtuneError(f"{checkpoint.path}: its weights do not fit its configuration ({error})") from None
-    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return restored_model(checkpoint.trial, {"runs": checkpoint.runs}, index)
+    except ConfigError:
+        raise
+    except CtxtuneError as error:
+        raise CtxtuneError(f"{checkpoint.path}: {error}") from None
 
 
 def check_one_model(checkpoint: Checkpoint) -> None:

@@ -8,8 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctxtune.config import TrialSettings
-from ctxtune.data import EvaluationImages, ImageSettings, Split, load_dataset
+from ctxtune.data import EvaluationImages, ImageSettings, Split
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.evaluation.checkpoint import Checkpoint
 from ctxtune.float32_products import allow_tf32
@@ -17,9 +16,7 @@ from ctxtune.models import EmbeddingModel
 from ctxtune.text import shortened
 from ctxtune.training.embedding import embed
 from ctxtune.training.precision import resolve_precision
-
-MADE_HERE = ("glyphs", "omniglot")
-"""Data sets whose images have one size before `image` is applied."""
+from ctxtune.training.restoring import view_of_any_picture
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def embed_images(
     trial = checkpoint.trial
     allow_tf32(trial.tf32)
     all_readable = replace(images, table=replace(images.table, max_unreadable=1.0))
-    inputs = _Counted(all_readable, preparation(trial), device, on_progress)
+    inputs = _Counted(all_readable, view_of_any_picture(trial), device, on_progress)
     try:
         found, kept = embed(
             model,
@@ -72,22 +69,6 @@ def embed_images(
         inputs.close()
     _check(found, [images.path(int(row)) for row in kept], checkpoint)
     return Embedded(kept.numpy(), found.numpy(), inputs.unreadable)
-
-
-def preparation(trial: TrialSettings) -> ImageSettings:
-    """How a picture of any size is prepared for a trial's model: nothing is kept in a cache.
-
-    Where the trial's data set has images of one size, that size comes first.
-    """
-    settings = trial.images.model_copy(update={"cache": "none"})
-    size = trial.dataset.image_size
-    if size is None and trial.dataset.name in MADE_HERE:
-        shape = load_dataset(trial.dataset).train.table.source.image_size
-        size = None if shape is None else shape[0]
-    if size is None or isinstance(settings.test_resize, tuple):
-        return settings
-    side = settings.test_resize or size
-    return settings.model_copy(update={"test_resize": (side, side)})
 
 
 class _Counted(EvaluationImages):

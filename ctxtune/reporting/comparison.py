@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from ctxtune.errors import TrackingError
 from ctxtune.metric_names import metric_title
+from ctxtune.palette import GRAY, QUIET
 from ctxtune.reporting.ablation.aggregate import summed_section
 from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.ablation.figures import wrapped
 from ctxtune.reporting.document import Document, Picture, Section, Table
-from ctxtune.reporting.palette import GRAY, QUIET
 from ctxtune.reporting.setup import differing_table
 from ctxtune.reporting.study import device_of
 from ctxtune.reporting.style import WIDTH, Span, draw_spans, look, new_figure, only_rows_grid

@@ -5,7 +5,7 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from ctxtune.reporting.palette import PAGE_COLORS
+from ctxtune.palette import PAGE_COLORS
 
 
 def render(template: str, **content: object) -> str:

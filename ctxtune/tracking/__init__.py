@@ -3,10 +3,12 @@
 from ctxtune.tracking.addresses import absolute_uri, redact
 from ctxtune.tracking.artifacts import log_folder, read_texts
 from ctxtune.tracking.checking import check_store
+from ctxtune.tracking.datasets import TrackedDataset, tracked_dataset
 from ctxtune.tracking.delivery_process import replay
 from ctxtune.tracking.environment import run_environment
 from ctxtune.tracking.errors import SpoolFullError
 from ctxtune.tracking.ledger import all_test_scorings, count_test_scorings, record_test_scoring
+from ctxtune.tracking.model_package import package_model
 from ctxtune.tracking.queries import (
     MetricPoint,
     TrackedRun,
@@ -23,6 +25,7 @@ from ctxtune.tracking.values import flatten
 __all__ = [
     "MetricPoint",
     "SpoolFullError",
+    "TrackedDataset",
     "TrackedRun",
     "Tracker",
     "absolute_uri",
@@ -35,6 +38,7 @@ __all__ = [
     "log_folder",
     "metric_histories",
     "metric_history",
+    "package_model",
     "read_runs",
     "read_text",
     "read_texts",
@@ -42,4 +46,5 @@ __all__ = [
     "redact",
     "replay",
     "run_environment",
+    "tracked_dataset",
 ]

@@ -4,13 +4,16 @@ Everything sent may be sent again: runs are found by their key, params and tags 
 time at which they were spooled (MLflow's database holds one row for the same run, name, step, time and value).
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ctxtune.tracking.datasets import TrackedDataset, dataset_input
 from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.model_package import deliver_model
 from ctxtune.tracking.remote_runs import RemoteRuns
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Event, Spool, SpooledRun
 
@@ -53,6 +56,7 @@ class Work:
     metrics: list[Item] = field(default_factory=list)
     status: str | None = None
     end_time: int | None = None
+    datasets: list[Event] = field(default_factory=list)
 
     def requests(self) -> Iterator[list[Item]]:
         """Everything but the status, in portions that a server takes."""
@@ -85,6 +89,8 @@ def combine(run: SpooledRun, events: Iterable[Event]) -> Work:
             work.params |= event.body
         elif event.kind == "tags":
             work.tags |= event.body
+        elif event.kind == "dataset":
+            work.datasets.append(event)
         elif event.kind == "status":
             work.status, work.end_time = event.body["status"], event.body["time"]
         elif event.kind == "metrics":
@@ -159,20 +165,22 @@ class Delivery:
         self._delays[number] = min(2 * delay, _MAX_DELAY_SECONDS)
 
     def deliver_file(self, event: Event) -> None:
-        """Upload one spooled file and remove it. Raises Unreachable."""
+        """Upload one spooled file, or the folder of a model, and remove it. Raises Unreachable."""
         path = self._spool.folder / FILES / event.body["stored"]
         refused: list[Refusal] = []
         try:
-            if not path.is_file():
+            if not path.exists():
                 raise Refused("the spooled file is gone")
-            run_id = self._run_id(event.run)
-            self._runs.ask(lambda: self._client.log_artifact(run_id, str(path), event.body["folder"] or None))
+            run_id, model = self._run_id(event.run), event.body.get("model")
+            if model is None:
+                self._runs.ask(lambda: self._client.log_artifact(run_id, str(path), event.body["folder"] or None))
+            else:
+                deliver_model(self._client, self._runs.ask, self._experiment_id, run_id, model, path)
         except Refused as error:
             refused = [(event, str(error))]
         self._take_off([event], refused)
         if not refused:
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
+            shutil.rmtree(path.parent, ignore_errors=True)
 
     def _describe_experiment(self, events: list[Event]) -> list[Refusal]:
         refused = []
@@ -208,6 +216,7 @@ class Delivery:
         if adopted:
             work.metrics = self._not_yet_logged(run_id, work.metrics)
         refused = [refusal for request in work.requests() for refusal in self._send(run, run_id, request)]
+        refused += [refusal for event in work.datasets for refusal in self._log_dataset(run_id, event)]
         if work.status == "RUNNING":
             self._runs.ask(lambda: self._client.update_run(run_id, status="RUNNING"))
         elif work.status is not None:
@@ -232,6 +241,16 @@ class Delivery:
                 return [(items[0].event(run.number), str(error))]
             middle = len(items) // 2
             return self._send(run, run_id, items[:middle]) + self._send(run, run_id, items[middle:])
+        return []
+
+    def _log_dataset(self, run_id: str, event: Event) -> list[Refusal]:
+        inputs = [dataset_input(TrackedDataset(**event.body))]
+        try:
+            self._runs.ask(lambda: self._client.log_inputs(run_id, inputs))
+        except Refused as error:
+            if "RESOURCE_DOES_NOT_EXIST" in str(error):
+                raise
+            return [(event, str(error))]
         return []
 
     def _not_yet_logged(self, run_id: str, metrics: list[Item]) -> list[Item]:

@@ -41,7 +41,7 @@ _DELIVERED = "delivered"
 
 @dataclass(frozen=True)
 class Event:
-    """One thing to deliver: `kind` is start, metrics, params, tags, status or file; `body` its content.
+    """One thing to deliver: `kind` is start, metrics, params, tags, dataset, status or file; `body` its content.
 
     Tags whose `run` is EXPERIMENT belong to the experiment.
     """

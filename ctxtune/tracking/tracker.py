@@ -10,12 +10,14 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ctxtune.errors import TrackingError
 from ctxtune.locks import try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
+from ctxtune.tracking.datasets import TrackedDataset
 from ctxtune.tracking.delivery_process import WRITER_LOCK
 from ctxtune.tracking.errors import SpoolFullError
 from ctxtune.tracking.processes import process_environment, tracking_command
@@ -222,6 +224,10 @@ class Tracker:
         if params:
             self._spool.add_event(self._number(key), "params", parameter_texts(params))
 
+    def log_dataset(self, key: str, dataset: TrackedDataset) -> None:
+        """Say which data set a run has used: MLflow shows it beside the run, and finds runs by it."""
+        self._spool.add_event(self._number(key), "dataset", asdict(dataset))
+
     def log_artifact(self, key: str, path: Path, folder: str = "") -> None:
         """Log a file, copied into the spool now: the caller may change or delete it at once."""
         number = self._number(key)
@@ -234,12 +240,24 @@ class Tracker:
 
     def log_text(self, key: str, text: str, artifact_file: str) -> None:
         """Log text as an artifact, for example `config.yaml` or `tables/main.tex`."""
+        self.log_bytes(key, text.encode("utf-8"), artifact_file)
+
+    def log_bytes(self, key: str, content: bytes, artifact_file: str) -> None:
+        """Log the content of a file as an artifact, for example `picture.jpg`."""
         number = self._number(key)
         folder, _, name = artifact_file.rpartition("/")
         stored = self._place(name)
         with self._space_for(stored):
-            stored.write_text(text, encoding="utf-8")
+            stored.write_bytes(content)
         self._add_file(number, stored, folder)
+
+    def log_model(self, key: str, folder: Path, name: str) -> None:
+        """Log a folder of `package_model` as a model of the run, copied into the spool now."""
+        number = self._number(key)
+        stored = self._place("model")
+        with self._space_for(stored):
+            shutil.copytree(folder, stored)
+        self._add_file(number, stored, "", model=name)
 
     def end_run(self, key: str, state: str, reason: str = "") -> None:
         """End a run. `state`: completed, pruned, failed or killed; it and `reason` become tags."""
@@ -320,9 +338,9 @@ class Tracker:
                 f"The disk that holds the tracking spool {self._folder} {state}, then resume"
             ) from None
 
-    def _add_file(self, number: int, stored: Path, folder: str) -> None:
+    def _add_file(self, number: int, stored: Path, folder: str, **more: str) -> None:
         relative = stored.relative_to(self._folder / FILES).as_posix()
-        self._spool.add_event(number, "file", {"stored": relative, "folder": folder})
+        self._spool.add_event(number, "file", {"stored": relative, "folder": folder, **more})
 
     def _ask_for_attempt(self) -> None:
         process = self._process

@@ -1,14 +1,18 @@
 """A sweep from start to end: check, search, select, confirm, write down."""
 
+import tempfile
 from pathlib import Path
 
 from ctxtune.config import SweepConfig, TrialSettings, searched_models
+from ctxtune.errors import CtxtuneError
 from ctxtune.results.note import sweep_note
 from ctxtune.results.summary import sweep_metrics, sweep_summary
 from ctxtune.results.sweep import SweepResults
 from ctxtune.text import duration
-from ctxtune.tracking import flatten
+from ctxtune.tracking import SpoolFullError, flatten, package_model, tracked_dataset
+from ctxtune.training import load_checkpoint
 from ctxtune.training.features_ahead import Side
+from ctxtune.training.restoring import restored_model, view_of_any_picture
 from ctxtune.tuning.backend.checkpoints import state_file
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import Connection
@@ -22,6 +26,7 @@ from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder, UnreadableCheckpoint, sweep_folder
 from ctxtune.tuning.search.optuna_storage import StorageMirror
 from ctxtune.tuning.search.warm_start import check_warm_starts, with_warm_starts
+from ctxtune.tuning.stages import configuration
 from ctxtune.tuning.startup import Place, checked_place, opened, recorded_weights
 from ctxtune.tuning.summary_files import best_file
 from ctxtune.tuning.sweep_results import results_of
@@ -93,6 +98,8 @@ def run_sweep(
         result = results_of(config, journal, ended=True)
         storage_mirror.end(journal.stage("search"))
         _write(config, recorder, folder, result, parts.missing)
+        _track_model(config, recorder, folder, watcher)
+        recorder.tracker.end_run(recorder.sweep_id, "completed")
         tell_link(config, parts.tracker, f"Trials by {objective}", watcher)
         return result
 
@@ -125,6 +132,8 @@ def _start_tracking(config: SweepConfig, recorder: Recorder, connection: Connect
             "data.train_fingerprint": connection.fingerprint,
         },
     )
+    dataset = tracked_dataset(config.trial.dataset.model_dump(mode="json", exclude_none=True), connection.fingerprint)
+    recorder.tracker.log_dataset(recorder.sweep_id, dataset)
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)
     recorder.tracker.log_text(recorder.sweep_id, write_yaml(tree), "space.yaml")
@@ -151,7 +160,6 @@ def _write(
     for run in result.front:
         recorder.tracker.set_tags(recorder.tracked(run.key), {"pareto_front": "true"})
     recorder.tracker.set_tags(recorder.sweep_id, {"mlflow.note.content": sweep_note(result)})
-    recorder.tracker.end_run(recorder.sweep_id, "completed")
 
 
 def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig], missing: list[str]) -> None:
@@ -177,3 +185,21 @@ def _keep_checkpoint(recorder: Recorder, folder: ResultsFolder[SweepConfig], mis
             )
     else:
         recorder.tracker.log_artifact(recorder.sweep_id, folder.weights)
+
+
+def _track_model(config: SweepConfig, recorder: Recorder, folder: ResultsFolder[SweepConfig], watcher: Watcher) -> None:
+    """Log the model of `best.pt` as an MLflow model. One that cannot be exported is told: the result stands without it."""
+    chosen = recorder.journal.decisions.chosen
+    if chosen is None or not folder.weights.exists():
+        return
+    trial = configuration(config, recorder.journal, chosen)[1]
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            packaged = Path(place) / "model"
+            model = restored_model(trial, load_checkpoint(folder.weights))
+            package_model(model, view_of_any_picture(trial), packaged)
+            recorder.tracker.log_model(recorder.sweep_id, packaged, f"{config.name}-{trial.hash()}")
+    except SpoolFullError:
+        raise
+    except (CtxtuneError, OSError, RuntimeError) as error:
+        watcher.on_note(f"the chosen model is not in MLflow as a model ({error}); {folder.weights} holds it")

@@ -28,7 +28,7 @@ from ctxtune.config.resolve import with_values
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data import Split, build_sampler
 from ctxtune.losses import contextual_similarity
-from ctxtune.reporting.palette import BLUE, VERMILION
+from ctxtune.palette import BLUE, VERMILION
 from ctxtune.reporting.style import WIDTH, new_figure, styled
 from ctxtune.retrieval import nearest
 from ctxtune.training import FoldTrainer, ProcessGroup, fold_splits

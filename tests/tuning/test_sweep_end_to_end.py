@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
+from ctxtune.picture_strip import STRIP_FILE
 from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, from_json
 from ctxtune.tracking import read_runs, read_texts
 from ctxtune.training import load_checkpoint
@@ -99,6 +101,24 @@ def test_the_first_seed_of_each_confirmation_keeps_what_it_retrieves_for_the_sam
     for shown in kept.values():
         assert all(len(query.found) == 8 and query.picture is not None for query in shown)
         assert all(each.right == (each.class_name == query.class_name) for query in shown for each in query.found)
+    client = MlflowClient(uri)
+    strips = {
+        run.tags["arm"]: [each.path for each in client.list_artifacts(run.run_id) if each.path == STRIP_FILE]
+        for run in confirmed
+        if run.run_id in texts
+    }
+    assert list(strips.values()) == [[STRIP_FILE]] * 2
+
+
+def test_mlflow_has_the_chosen_model_and_the_data_set(finished_sweep):
+    folder, _ = finished_sweep
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("quickstart").experiment_id
+    (sweep,) = client.search_runs([experiment], "tags.kind = 'sweep'")
+    (logged,) = client.search_logged_models([experiment])
+    assert logged.status == "READY" and logged.source_run_id == sweep.info.run_id
+    (used,) = sweep.inputs.dataset_inputs
+    assert used.dataset.name == "glyphs"
 
 
 def test_the_best_configuration_can_be_trained(repository, finished_sweep):

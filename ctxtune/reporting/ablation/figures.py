@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title
+from ctxtune.palette import BLUE, DARK, GRAY, INK, LIGHT, QUIET, VERMILION
 from ctxtune.reporting.ablation.data import AblationData
-from ctxtune.reporting.palette import BLUE, DARK, GRAY, INK, LIGHT, QUIET, VERMILION
 from ctxtune.reporting.style import WIDTH, Span, draw_spans, look, new_figure, only_rows_grid
 from ctxtune.results.ablation import JudgedContrast
 from ctxtune.results.formatting import setting

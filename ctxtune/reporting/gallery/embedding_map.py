@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ctxtune.reporting.palette import COLORS
+from ctxtune.palette import COLORS
 
 POINTS = 4000
 """Most points of a map: a browser stays quick, and the eye sees no more."""

@@ -8,10 +8,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ctxtune.embedded_image import EmbeddedImage, embedded_image
+from ctxtune.palette import COLORS
 from ctxtune.reporting.gallery.confusion import Confusion, most_confused
 from ctxtune.reporting.gallery.embedding_map import EmbeddingMap, embedding_map, flatten_embeddings, shown_points
 from ctxtune.reporting.pages import render
-from ctxtune.reporting.palette import COLORS
 
 ReadImage = Callable[[int], Image.Image]
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ctxtune.metric_names import metric_title, on_split
+from ctxtune.palette import BLUE, GRAY, VERMILION
 from ctxtune.reporting.document import Table
-from ctxtune.reporting.palette import BLUE, GRAY, VERMILION
 from ctxtune.reporting.published import Published
 from ctxtune.reporting.style import WIDTH, new_figure
 from ctxtune.reporting.sweep.data import SweepData

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.palette import BLACK, BLUE, GRAY, ORANGE, VERMILION
+from ctxtune.palette import BLACK, BLUE, GRAY, ORANGE, VERMILION
 from ctxtune.reporting.style import WIDTH, new_figure
 from ctxtune.reporting.sweep.data import SweepData, Trial
 

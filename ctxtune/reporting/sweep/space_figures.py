@@ -16,7 +16,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
 from ctxtune.metric_names import metric_title
-from ctxtune.reporting.palette import BLACK, COLOR_MAP, COLORS, DARK, ORANGE, QUIET
+from ctxtune.palette import BLACK, COLOR_MAP, COLORS, DARK, ORANGE, QUIET
 from ctxtune.reporting.style import WIDTH, new_figure, only_rows_grid
 from ctxtune.reporting.sweep.data import SearchedDimension, SweepData
 from ctxtune.reporting.sweep.importance import Importances

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ctxtune.picture_strip import STRIP_FILE, picture_strip
 from ctxtune.results.runs import KINDS, State
 from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, to_json
 from ctxtune.tracking import SpoolFullError, Tracker, flatten, record_test_scoring
@@ -211,6 +212,7 @@ class Recorder:
             self.tracker.log_text(self.tracked(key), json.dumps(report.by_class), CLASS_SCORES)
         if report.shown:
             self.tracker.log_text(self.tracked(key), to_json(report.shown), SHOWN_QUERIES_FILE)
+            self.tracker.log_bytes(self.tracked(key), picture_strip(report.shown), STRIP_FILE)
         self.tracker.log_metrics(self.tracked(key), report.metrics, step=report.epoch)
 
     def _guard(self, write: Callable[[], object]) -> bool:

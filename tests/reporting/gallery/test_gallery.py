@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ctxtune.palette import COLORS
 from ctxtune.reporting.gallery.confusion import most_confused
 from ctxtune.reporting.gallery.embedding_map import embedding_map, flatten_embeddings, shown_points
 from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page, worst_queries
 from ctxtune.reporting.pages import fragment
-from ctxtune.reporting.palette import COLORS
 
 
 class Page(HTMLParser):

@@ -43,11 +43,10 @@ def docker(repository) -> Path:
     return repository / "docker"
 
 
-def test_the_dockerfile_passes_hadolint(docker):
+def test_dockerfiles_pass_hadolint(docker):
     hadolint = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run(
-        [hadolint, "--no-color", docker / "Dockerfile"], capture_output=True, text=True, timeout=PATIENCE
-    )
+    files = [docker / "Dockerfile", *(docker / "stand_ins").glob("*.Dockerfile")]
+    done = subprocess.run([hadolint, "--no-color", *files], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0 and not done.stdout, done.stdout
 
 
@@ -57,6 +56,12 @@ def test_hadolint_finds_what_is_wrong(tmp_path):
     hadolint = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([hadolint, tmp_path / "Dockerfile"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0 and "DL3006" in done.stdout
+
+
+def test_shell_scripts_are_bash_and_the_image_needs_no_frontend_from_a_registry(docker):
+    for script in (docker / "make_secrets.sh", *(docker / "stand_ins").glob("*.sh")):
+        subprocess.run(["bash", "-n", script], check=True, timeout=60)
+    assert "# syntax=" not in (docker / "Dockerfile").read_text()
 
 
 def test_the_image_runs_as_nobody_special_with_a_health_check_and_no_secret(docker):

@@ -1,0 +1,251 @@
+"""Run the compose file for real and take it apart: python docker/try.py [--keep]
+
+Needs Docker Engine, compose (`docker compose` or docker-compose), and PyYAML; docker/stand_ins/make.sh makes the images that
+no registry can be asked for. Builds the image, starts a cluster of two workers, runs the quickstart sweep (shortened), kills a
+worker, MLflow's server and PostgreSQL under it, looks whether everything is there, takes it down, brings it up, looks again.
+Its project is called ctxtune-try: a cluster of yours is not touched. Each line that it prints is something that it saw.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).resolve().parent
+PROJECT = "ctxtune-try"
+POSTGRES_SECONDS = 60
+PATIENCE = 900
+SWEEP = [
+    "trial.model.width=8", "trial.model.embedding_dim=16", "trial.sampler.batch_size=32", "trial.sampler.batches_per_epoch=3",
+    "trial.schedule.epochs=8", "trial.evaluation.every=1", "search.trials=4", "search.scheduler.name=none", "select=null",
+    "confirm.seeds=2", "resources={cpus: 1, gpus: 0}", "search.max_concurrent=2",
+]  # fmt: skip
+LOOK = """
+import json, mlflow
+client = mlflow.MlflowClient()
+experiment = client.get_experiment_by_name("quickstart")
+runs = client.search_runs([experiment.experiment_id], max_results=500)
+states, values, twice = {}, 0, []
+for run in runs:
+    state = run.data.tags.get("ctxtune.state", run.info.status)
+    states[state] = states.get(state, 0) + 1
+    steps = [item.step for item in client.get_metric_history(run.info.run_id, "validation/map_at_r")]
+    values += len(steps)
+    if len(steps) != len(set(steps)):
+        twice.append(run.info.run_name)
+print(json.dumps({"runs": len(runs), "states": states, "values": values, "twice": twice}))
+"""
+_BEGAN = time.monotonic()
+
+
+class TryFailed(Exception):
+    """Something was not as it must be."""
+
+
+def say(text: str) -> None:
+    """Print what was seen, with the seconds since the start."""
+    sys.stdout.write(f"{time.monotonic() - _BEGAN:6.0f} s  {text}\n")
+    sys.stdout.flush()
+
+
+def docker(*words: str, check: bool = True, timeout: float = PATIENCE) -> str:
+    """What docker prints."""
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=timeout, check=False)
+    if check and done.returncode:
+        raise TryFailed(f"docker {' '.join(words)[:200]}: {(done.stderr or done.stdout)[-2000:]}")
+    return done.stdout.strip()
+
+
+class Compose:
+    """The compose file as this machine's compose takes it."""
+
+    def __init__(self, folder: Path) -> None:
+        newer = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+        self.command = ["docker", "compose"] if newer else ["docker-compose"]
+        file = folder / "compose.json"
+        file.write_text(json.dumps(for_trying(FOLDER / "compose.yaml")))
+        self.command += ["--project-name", PROJECT, "--project-directory", str(FOLDER), "-f", str(file)]
+        self.environment = folder / "environment"
+        self.environment.write_text(f"CTXTUNE_VARIANT=cpu\nCTXTUNE_SHM=1gb\nCTXTUNE_DATA={folder}\n")
+        self.command += ["--env-file", str(self.environment)]
+
+    def __call__(self, *words: str, check: bool = True, timeout: float = PATIENCE) -> str:
+        """What compose prints."""
+        done = subprocess.run([*self.command, *words], capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode:
+            raise TryFailed(f"compose {' '.join(words)[:200]}: {(done.stderr + done.stdout)[-3000:]}")
+        return done.stdout.strip()
+
+    def containers(self, service: str) -> list[str]:
+        """The containers of a service, by identifier, those that have ended among them."""
+        label = [f"label=com.docker.compose.project={PROJECT}", f"label=com.docker.compose.service={service}"]
+        return docker("ps", "--all", "--quiet", *(word for each in label for word in ("--filter", each))).split()
+
+
+def for_trying(file: Path) -> dict[str, Any]:
+    """The file without the project's name, ports of this machine, and GPUs; docker-compose 1.29 then takes it as well."""
+    tree = yaml.safe_load(file.read_text())
+    del tree["name"], tree["services"]["ray-worker"]["deploy"]
+    for service in tree["services"].values():
+        service.pop("ports", None)
+    return {key: value for key, value in tree.items() if not key.startswith("x-")}
+
+
+def wait_healthy(compose: Compose, services: list[str]) -> None:
+    """Until the health checks of these services say so."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        containers = [each for service in services for each in compose.containers(service)]
+        states = docker(
+            "inspect", "--format", "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", *containers
+        )
+        if set(states.split()) == {"healthy"}:
+            return
+        if time.monotonic() > end:
+            raise TryFailed(f"not healthy: {services}: {states.split()}")
+        time.sleep(1)
+
+
+def look(compose: Compose) -> dict[str, Any]:
+    """What MLflow's server knows of the sweep."""
+    return json.loads(compose("exec", "-T", "ray-head", "python", "-c", LOOK).splitlines()[-1])
+
+
+def journal_lines(compose: Compose, word: str) -> int:
+    """How many lines of the journal hold a word."""
+    found = compose("exec", "-T", "ray-head", "grep", "-c", word, "/results/quickstart/journal.jsonl", check=False)
+    return int(found) if found.isdigit() else 0
+
+
+def start_sweep(compose: Compose, log: Path) -> "subprocess.Popen[bytes]":
+    """The sweep of the compose file's first lines, shortened."""
+    sets = [word for each in SWEEP for word in ("--set", each)]
+    command = ["exec", "-T", "ray-head", "python", "-m", "ctxtune.sweep", "search_spaces/quickstart.yaml", *sets]
+    command += ["--address", "auto", "--storage", "s3://ctxtune/sweeps", "--results", "/results"]
+    with log.open("wb") as file:
+        return subprocess.Popen([*compose.command, *command], stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for_checkpoints(compose: Compose, sweep: "subprocess.Popen[bytes]", count: int, log: Path) -> None:
+    """Until so many are in the journal."""
+    end = time.monotonic() + PATIENCE
+    while (found := journal_lines(compose, '"checkpointed"')) < count:
+        if sweep.poll() is not None or time.monotonic() > end:
+            raise TryFailed(f"{found} checkpoints, then the sweep ended: {log.read_text()[-3000:]}")
+        time.sleep(1)
+
+
+def check_image() -> None:
+    """It runs as nobody special, on a root that it cannot write, and knows its commands."""
+    say(f"built: {int(docker('image', 'inspect', '--format', '{{.Size}}', 'ctxtune:cpu')) / 1e9:.1f} GB")
+    kept = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none", "ctxtune:cpu"]
+    who = docker(*kept, "id", "-u")
+    docker(*kept, "python", "-m", "ctxtune.train", "--help")
+    score = (
+        "import torch; from ctxtune.losses import ContextualLoss; "
+        "print(ContextualLoss()(torch.randn(8, 4), torch.arange(8) // 4))"
+    )
+    docker(*kept, "python", "-c", score)
+    if who != "1000":
+        raise TryFailed(f"the image runs as {who}, not as 1000")
+    say("it runs as user 1000 on a read-only root without network, and computes a loss")
+
+
+def run(compose: Compose, log: Path) -> None:
+    """Up, the sweep with its kills, down, up."""
+    compose("up", "-d", "--no-build", "--scale", "ray-worker=2")
+    wait_healthy(compose, ["postgres", "store", "mlflow", "ray-head", "ray-worker"])
+    say(f"up: {len(compose.containers('ray-worker'))} workers, head, MLflow, PostgreSQL, store: all healthy")
+    sweep = start_sweep(compose, log)
+    wait_for_checkpoints(compose, sweep, 3, log)
+    say("the sweep trains")
+    worker = compose.containers("ray-worker")[0]
+    docker("kill", worker)
+    say("a worker killed")
+    wait_for_checkpoints(compose, sweep, journal_lines(compose, '"checkpointed"') + 2, log)
+    docker("start", worker)
+    say("the sweep went on without it; the worker is started again")
+    server = compose.containers("mlflow")[0]
+    docker("kill", server)
+    say("MLflow's server killed")
+    wait_for_checkpoints(compose, sweep, journal_lines(compose, '"checkpointed"') + 2, log)
+    docker("start", server)
+    say("the sweep went on without it; the server is started again")
+    database = compose.containers("postgres")[0]
+    docker("kill", database)
+    say("PostgreSQL killed")
+    time.sleep(POSTGRES_SECONDS)
+    docker("start", database)
+    say(f"PostgreSQL started again after {POSTGRES_SECONDS} s")
+    status = sweep.wait(PATIENCE)
+    if status:
+        raise TryFailed(f"the sweep ended with {status}: {log.read_text()[-3000:]}")
+    say("the sweep is done, exit status 0")
+    before = whole(compose)
+    compose("exec", "-T", "-w", "/results", "ray-head", "python", "-m", "ctxtune.report", "quickstart")
+    say("its report is made from MLflow")
+    compose("down")
+    compose("up", "-d", "--no-build", "--scale", "ray-worker=2")
+    wait_healthy(compose, ["postgres", "store", "mlflow", "ray-head", "ray-worker"])
+    if whole(compose) != before:
+        raise TryFailed("after down and up MLflow knows something else")
+    compose("exec", "-T", "ray-head", "test", "-s", "/results/quickstart/best.pt")
+    say("after down and up everything is there")
+
+
+def whole(compose: Compose) -> dict[str, Any]:
+    """What MLflow knows, which must be every run, complete, each value once."""
+    found = look(compose)
+    say(f"in MLflow: {found}")
+    if set(found["states"]) != {"completed"} or found["twice"] or not found["values"]:
+        raise TryFailed("not every run is complete in MLflow, or a value is there twice")
+    return found
+
+
+def main() -> int:
+    """Try everything; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="leave containers and volumes as they are at the end")
+    parser.add_argument("--no-build", action="store_true", help="take the image ctxtune:cpu that is there")
+    arguments = parser.parse_args()
+    os.environ.setdefault("DOCKER_BUILDKIT", "1")  # of engines before 23
+    folder = Path(tempfile.mkdtemp(prefix="ctxtune.try-"))
+    subprocess.run(["sh", FOLDER / "make_secrets.sh"], check=True, capture_output=True)
+    if not arguments.no_build:
+        build = [
+            "build",
+            "--network",
+            "host",
+            "--build-arg",
+            "VARIANT=cpu",
+            "-f",
+            str(FOLDER / "Dockerfile"),
+            "-t",
+            "ctxtune:cpu",
+        ]
+        docker(*build, str(FOLDER.parent), timeout=3600)
+    compose = Compose(folder)
+    try:
+        check_image()
+        run(compose, folder / "sweep.log")
+    except TryFailed as failure:
+        say(f"FAILED: {failure}")
+        return 1
+    finally:
+        if not arguments.keep:
+            compose("down", "--volumes", check=False)
+            shutil.rmtree(folder, ignore_errors=True)
+    say("all as it must be")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,9 +4,9 @@ The names of `__all__` are what a library user wants; each is imported when it i
 `import ctxtune` takes no time and no torch.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from ctxtune.lazy_names import lazy_names
 from ctxtune.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     )
     from ctxtune.retrieval import score
 
-_HOMES = {
-    "ContextualLoss": "ctxtune.losses",
-    "CrossBatchMemory": "ctxtune.losses",
-    "SelfSupervisedLoss": "ctxtune.losses",
-    "build_loss": "ctxtune.losses",
-    "contextual_similarity": "ctxtune.losses",
-    "load": "ctxtune.data",
-    "load_ablation": "ctxtune.config",
-    "load_search_space": "ctxtune.config",
-    "loss_names": "ctxtune.losses",
-    "score": "ctxtune.retrieval",
-}
 __all__ = [
     "ContextualLoss",
     "CrossBatchMemory",
@@ -48,10 +36,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ctxtune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ContextualLoss": ".losses",
+        "CrossBatchMemory": ".losses",
+        "SelfSupervisedLoss": ".losses",
+        "build_loss": ".losses",
+        "contextual_similarity": ".losses",
+        "load": ".data",
+        "load_ablation": ".config",
+        "load_search_space": ".config",
+        "loss_names": ".losses",
+        "score": ".retrieval",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ctxtune.config.paths import set_path
 from ctxtune.config.trial import TrialSettings
-from ctxtune.losses.contextual.loss import contrastive_weight_of
+from ctxtune.losses.contextual.options import contrastive_weight_of
 from ctxtune.losses.registry import loss_entry
 
 _NEIGHBORHOODS = (

@@ -13,14 +13,8 @@ from pytorch_metric_learning.utils.common_functions import indices_tuple_not_sup
 from torch import Tensor
 
 from ctxtune.float32_products import full_float32
-from ctxtune.losses.numerics import (
-    at_least_float32,
-    check_distance,
-    check_not_empty,
-    check_number,
-    check_positive,
-    unit_rows,
-)
+from ctxtune.losses.checks import check_not_empty, check_number, check_positive
+from ctxtune.losses.numerics import at_least_float32, check_distance, unit_rows
 from ctxtune.losses.reference import join_reference
 
 

@@ -7,10 +7,11 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
 from ctxtune.float32_products import full_float32
+from ctxtune.losses.checks import check_not_empty
 from ctxtune.losses.contextual.loss import ContextualLoss
 from ctxtune.losses.memory import ReferenceMemory
 from ctxtune.losses.noise_filter import NoiseFilter
-from ctxtune.losses.numerics import at_least_float32, check_not_empty
+from ctxtune.losses.numerics import at_least_float32
 from ctxtune.losses.regularizer import similarity_regularizer
 from ctxtune.losses.roadmap import RoadmapLoss
 

@@ -5,7 +5,7 @@ from pytorch_metric_learning.distances import BaseDistance
 from pytorch_metric_learning.losses import NTXentLoss
 from torch import Tensor
 
-from ctxtune.losses.numerics import check_number, check_positive
+from ctxtune.losses.checks import check_number, check_positive
 
 
 class HyperbolicDistance(BaseDistance):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctxtune.float32_products import full_float32
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_number, check_positive
+from ctxtune.losses.checks import check_not_empty, check_number, check_positive
+from ctxtune.losses.numerics import at_least_float32
 
 
 class HypergraphNetwork(nn.Module):

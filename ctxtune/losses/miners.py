@@ -1,32 +1,37 @@
 """The miners of pytorch-metric-learning by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from pytorch_metric_learning import miners
+from typing import TYPE_CHECKING
 
 from ctxtune.losses import loss_settings
 from ctxtune.settings import Settings
 
+if TYPE_CHECKING:
+    from pytorch_metric_learning.miners import BaseMiner
+
 
 @dataclass(frozen=True)
 class MinerEntry:
-    """A miner: its options and its class."""
+    """A miner: its options and the name of its class in `pytorch_metric_learning.miners`."""
 
     options: type[Settings]
-    build: Callable[..., miners.BaseMiner]
+    class_name: str
 
 
 MINERS: Mapping[str, MinerEntry] = {
-    "distance_weighted": MinerEntry(loss_settings.DistanceWeightedSettings, miners.DistanceWeightedMiner),
-    "multi_similarity": MinerEntry(loss_settings.MultiSimilarityMinerSettings, miners.MultiSimilarityMiner),
-    "batch_hard": MinerEntry(loss_settings.NoOptions, miners.BatchHardMiner),
-    "batch_easy_hard": MinerEntry(loss_settings.BatchEasyHardSettings, miners.BatchEasyHardMiner),
-    "triplet_margin": MinerEntry(loss_settings.TripletMarginMinerSettings, miners.TripletMarginMiner),
-    "pair_margin": MinerEntry(loss_settings.PairMarginSettings, miners.PairMarginMiner),
+    "distance_weighted": MinerEntry(loss_settings.DistanceWeightedSettings, "DistanceWeightedMiner"),
+    "multi_similarity": MinerEntry(loss_settings.MultiSimilarityMinerSettings, "MultiSimilarityMiner"),
+    "batch_hard": MinerEntry(loss_settings.NoOptions, "BatchHardMiner"),
+    "batch_easy_hard": MinerEntry(loss_settings.BatchEasyHardSettings, "BatchEasyHardMiner"),
+    "triplet_margin": MinerEntry(loss_settings.TripletMarginMinerSettings, "TripletMarginMiner"),
+    "pair_margin": MinerEntry(loss_settings.PairMarginSettings, "PairMarginMiner"),
 }
 
 
-def build_miner(name: str, options: Mapping[str, object]) -> miners.BaseMiner:
+def build_miner(name: str, options: Mapping[str, object]) -> "BaseMiner":
     """A miner from its resolved settings."""
-    return MINERS[name].build(**options)
+    from pytorch_metric_learning import miners
+
+    miner: BaseMiner = getattr(miners, MINERS[name].class_name)(**options)
+    return miner

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ctxtune.float32_products import full_float32
-from ctxtune.losses.numerics import check_number, unit_rows
+from ctxtune.losses.checks import check_number
+from ctxtune.losses.numerics import unit_rows
 
 
 class NoiseFilter(nn.Module):

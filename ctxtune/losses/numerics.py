@@ -1,7 +1,4 @@
-"""What every loss shares: checks of numbers and batches, unit rows, matrices of shared labels."""
-
-import math
-from numbers import Real
+"""What every loss shares: unit rows, matrices of shared labels."""
 
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -12,31 +9,6 @@ from torch import Tensor
 def at_least_float32(values: Tensor) -> Tensor:
     """`values` themselves where they are float32 or float64, in float32 where they are narrower."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def check_number(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """Return `value` as a float, or raise ValueError where it is no finite number in [minimum, maximum]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, not {value!r}")
-    number = float(value)
-    if not minimum <= number <= maximum:
-        allowed = f"in [{minimum:g}, {maximum:g}]" if maximum < math.inf else f"at least {minimum:g}"
-        raise ValueError(f"{name} must be {allowed}, not {value!r}")
-    return number
-
-
-def check_positive(name: str, value: object) -> float:
-    """Return `value` as a float, or raise ValueError where it is no finite number above 0."""
-    number = check_number(name, value, minimum=0.0)
-    if number == 0.0:
-        raise ValueError(f"{name} must be above 0, not {value!r}")
-    return number
-
-
-def check_not_empty(count: int) -> None:
-    """Raise ValueError where a batch has no embeddings."""
-    if count == 0:
-        raise ValueError("the batch is empty")
 
 
 def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ from pytorch_metric_learning.utils.common_functions import (
 from torch import Tensor, nn
 
 from ctxtune.float32_products import full_float32
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_positive, unit_rows
+from ctxtune.losses.checks import check_not_empty, check_positive
+from ctxtune.losses.numerics import at_least_float32, unit_rows
 
 _SMALLEST = 1e-3
 """Distances below are taken as this one: the repulsion of a point from its copy would be infinite."""

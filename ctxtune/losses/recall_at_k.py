@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ctxtune.float32_products import full_float32
 from ctxtune.losses.average_precision import smooth_step
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, check_positive, unit_rows
+from ctxtune.losses.checks import check_not_empty, check_positive
+from ctxtune.losses.numerics import at_least_float32, unit_rows
 
 _MOST_VALUES = 1 << 25
 """Of one (pair, item) matrix at a time; what is above is computed in blocks, and again for the gradient."""

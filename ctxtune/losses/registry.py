@@ -2,23 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pytorch_metric_learning import losses
-from pytorch_metric_learning.distances import CosineSimilarity
-from torch import nn
-
+from ctxtune.imports import named_object
 from ctxtune.losses import loss_settings
-from ctxtune.losses.average_precision import SmoothAPLoss, SoftBinAPLoss, SupAPLoss
-from ctxtune.losses.contextual.loss import ContextualLoss, contrastive_weight_of
-from ctxtune.losses.custom_loss import build_custom_loss, custom_loss_inputs, custom_loss_options
-from ctxtune.losses.hyperbolic import HyperbolicLoss
-from ctxtune.losses.hypergraph import HistLoss
-from ctxtune.losses.potential_field import PotentialFieldLoss
-from ctxtune.losses.recall_at_k import RecallAtKLoss
-from ctxtune.losses.roadmap import RoadmapLoss
+from ctxtune.losses.contextual.options import contrastive_weight_of
 from ctxtune.settings import Settings
 from ctxtune.text import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARY = "pytorch_metric_learning.losses"
+Build = Callable[[Mapping[str, Any], "Sizes"], "nn.Module"]
+"""From the resolved options and the sizes to a module. torch is imported only here, when a loss is built: files are read, and
+their mistakes told, without."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class LossEntry:
     """
 
     options: type[Settings]
-    build: Callable[[Mapping[str, object], Sizes], nn.Module]
+    build: Build
     source: str
     origin: str = "pytorch-metric-learning"
     proxies: str | None = None
@@ -71,20 +69,26 @@ class LossEntry:
     miner: str | None = None
 
 
-def _plain(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, object], Sizes], nn.Module]:
-    return lambda options, sizes: loss(**options)
+def _class(name: str, module: str) -> Callable[..., "nn.Module"]:
+    return cast(Callable[..., "nn.Module"], named_object(f"{module}:{name}", "a loss"))
 
 
-def _with_proxies(loss: Callable[..., nn.Module]) -> Callable[[Mapping[str, object], Sizes], nn.Module]:
-    def build(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
+def _plain(name: str, module: str = LIBRARY) -> Build:
+    return lambda options, sizes: _class(name, module)(**options)
+
+
+def _with_proxies(name: str, module: str = LIBRARY) -> Build:
+    def build(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
         others = {key: value for key, value in options.items() if key != "proxies"}
         count = sizes.num_images if options.get("proxies") == "image" else sizes.num_classes
-        return loss(num_classes=count, embedding_size=sizes.embedding_dim, **others)
+        return _class(name, module)(num_classes=count, embedding_size=sizes.embedding_dim, **others)
 
     return build
 
 
-def _contextual(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+def _contextual(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
+    from ctxtune.losses.contextual.loss import ContextualLoss
+
     weight = contrastive_weight_of(
         options["contextual_weight"], options["contrastive_weight"], sizes.regularizer_weight
     )
@@ -96,8 +100,8 @@ def _contextual(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     )
 
 
-def _soft_triple(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
-    loss: nn.Module = losses.SoftTripleLoss(
+def _soft_triple(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
+    return _class("SoftTripleLoss", LIBRARY)(
         num_classes=sizes.num_classes,
         embedding_size=sizes.embedding_dim,
         centers_per_class=options["centers_per_class"],
@@ -105,29 +109,26 @@ def _soft_triple(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
         gamma=options["temperature"],
         margin=options["margin"],
     )
-    return loss
 
 
-def _proxy_nca_plus_plus(options: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+def _proxy_nca_plus_plus(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
     # The library's form has the positive proxy in the denominator, too, which is what the paper's ++ changes.
-    loss: nn.Module = losses.ProxyNCALoss(
-        sizes.num_classes, sizes.embedding_dim, softmax_scale=1.0 / options["temperature"]
-    )
-    return loss
+    scale = 1.0 / options["temperature"]
+    return _class("ProxyNCALoss", LIBRARY)(sizes.num_classes, sizes.embedding_dim, softmax_scale=scale)
 
 
-def _margin(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
+def _margin(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
     if options["learn_beta"] and sizes.num_classes is None:
         raise ValueError("loss margin with learn_beta holds a beta for each class: it needs num_classes")
-    loss: nn.Module = losses.MarginLoss(**options, num_classes=sizes.num_classes if options["learn_beta"] else None)
-    return loss
+    classes = sizes.num_classes if options["learn_beta"] else None
+    return _class("MarginLoss", LIBRARY)(**options, num_classes=classes)
 
 
-def _contrastive(options: Mapping[str, object], sizes: Sizes) -> nn.Module:
-    loss: nn.Module = losses.ContrastiveLoss(
-        pos_margin=options["positive_margin"], neg_margin=options["negative_margin"], distance=CosineSimilarity()
-    )
-    return loss
+def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
+    from pytorch_metric_learning.distances import CosineSimilarity
+
+    margins = {"pos_margin": options["positive_margin"], "neg_margin": options["negative_margin"]}
+    return _class("ContrastiveLoss", LIBRARY)(**margins, distance=CosineSimilarity())
 
 
 _LOSSES: Mapping[str, LossEntry] = {
@@ -137,54 +138,54 @@ _LOSSES: Mapping[str, LossEntry] = {
     "contrastive": LossEntry(loss_settings.ContrastiveSettings, _contrastive, "Hadsell et al., CVPR 2006"),
     "triplet": LossEntry(
         loss_settings.TripletSettings,
-        _plain(losses.TripletMarginLoss),
+        _plain("TripletMarginLoss"),
         "Schroff et al., CVPR 2015; mining of Wu et al., ICCV 2017",
         miner="distance_weighted",
     ),
     "multi_similarity": LossEntry(
         loss_settings.MultiSimilaritySettings,
-        _plain(losses.MultiSimilarityLoss),
+        _plain("MultiSimilarityLoss"),
         "Wang et al., CVPR 2019",
         miner="multi_similarity",
     ),
     "proxy_anchor": LossEntry(
         loss_settings.ProxyAnchorSettings,
-        _with_proxies(losses.ProxyAnchorLoss),
+        _with_proxies("ProxyAnchorLoss"),
         "Kim et al., CVPR 2020",
         proxies="one a class",
         memory="joint",
     ),
     "proxy_nca": LossEntry(
         loss_settings.ProxyNCASettings,
-        _with_proxies(losses.ProxyNCALoss),
+        _with_proxies("ProxyNCALoss"),
         "Movshovitz-Attias et al., ICCV 2017",
         proxies="one a class",
         memory="joint",
     ),
     "normalized_softmax": LossEntry(
         loss_settings.NormalizedSoftmaxSettings,
-        _with_proxies(losses.NormalizedSoftmaxLoss),
+        _with_proxies("NormalizedSoftmaxLoss"),
         "Zhai & Wu, BMVC 2019",
         proxies="one a class",
         memory="joint",
     ),
     "cosface": LossEntry(
         loss_settings.CosFaceSettings,
-        _with_proxies(losses.CosFaceLoss),
+        _with_proxies("CosFaceLoss"),
         "Wang et al., CVPR 2018",
         proxies="one a class",
         memory="joint",
     ),
     "arcface": LossEntry(
         loss_settings.ArcFaceSettings,
-        _with_proxies(losses.ArcFaceLoss),
+        _with_proxies("ArcFaceLoss"),
         "Deng et al., CVPR 2019",
         proxies="one a class",
         memory="joint",
     ),
     "sub_center_arcface": LossEntry(
         loss_settings.SubCenterArcFaceSettings,
-        _with_proxies(losses.SubCenterArcFaceLoss),
+        _with_proxies("SubCenterArcFaceLoss"),
         "Deng et al., ECCV 2020",
         proxies="`sub_centers` a class",
         memory="joint",
@@ -212,7 +213,7 @@ _LOSSES: Mapping[str, LossEntry] = {
     ),
     "hist": LossEntry(
         loss_settings.HistSettings,
-        _with_proxies(HistLoss),
+        _with_proxies("HistLoss", "ctxtune.losses.hypergraph"),
         "Lim et al., CVPR 2022",
         origin="ctxtune",
         proxies="a distribution a class, and a network",
@@ -221,7 +222,7 @@ _LOSSES: Mapping[str, LossEntry] = {
     ),
     "potential_field": LossEntry(
         loss_settings.PotentialFieldSettings,
-        _with_proxies(PotentialFieldLoss),
+        _with_proxies("PotentialFieldLoss", "ctxtune.losses.potential_field"),
         "Bhatnagar & Ahuja, CVPR 2025, arXiv 2405.18560",
         origin="ctxtune",
         proxies="`proxies_per_class`",
@@ -229,11 +230,14 @@ _LOSSES: Mapping[str, LossEntry] = {
         memory="joint",
     ),
     "hyperbolic": LossEntry(
-        loss_settings.HyperbolicSettings, _plain(HyperbolicLoss), "Ermolov et al., CVPR 2022", origin="ctxtune"
+        loss_settings.HyperbolicSettings,
+        _plain("HyperbolicLoss", "ctxtune.losses.hyperbolic"),
+        "Ermolov et al., CVPR 2022",
+        origin="ctxtune",
     ),
     "recall_at_k": LossEntry(
         loss_settings.RecallAtKSettings,
-        _plain(RecallAtKLoss),
+        _plain("RecallAtKLoss", "ctxtune.losses.recall_at_k"),
         "Patel et al., CVPR 2022",
         origin="ctxtune",
         takes_miner=False,
@@ -241,47 +245,47 @@ _LOSSES: Mapping[str, LossEntry] = {
     ),
     "roadmap": LossEntry(
         loss_settings.RoadmapSettings,
-        _plain(RoadmapLoss),
+        _plain("RoadmapLoss", "ctxtune.losses.roadmap"),
         "Ramzi et al., NeurIPS 2021",
         origin="ctxtune",
         takes_miner=False,
     ),
     "sup_ap": LossEntry(
         loss_settings.SupAPSettings,
-        _plain(SupAPLoss),
+        _plain("SupAPLoss", "ctxtune.losses.average_precision"),
         "Ramzi et al., NeurIPS 2021",
         origin="ctxtune",
         takes_miner=False,
     ),
     "smooth_ap": LossEntry(
         loss_settings.SmoothAPSettings,
-        _plain(SmoothAPLoss),
+        _plain("SmoothAPLoss", "ctxtune.losses.average_precision"),
         "Brown et al., ECCV 2020",
         origin="ctxtune",
         takes_miner=False,
     ),
     "softbin_ap": LossEntry(
         loss_settings.SoftBinAPSettings,
-        _plain(SoftBinAPLoss),
+        _plain("SoftBinAPLoss", "ctxtune.losses.average_precision"),
         "Revaud et al., ICCV 2019",
         origin="ctxtune",
         takes_miner=False,
     ),
     "fast_ap": LossEntry(
         loss_settings.FastAPSettings,
-        _plain(losses.FastAPLoss),
+        _plain("FastAPLoss"),
         "Cakir et al., CVPR 2019",
         memory="joint",
         takes_miner=False,
     ),
     "ntxent": LossEntry(
-        loss_settings.NTXentSettings, _plain(losses.NTXentLoss), "Sohn, NeurIPS 2016; Chen et al., ICML 2020"
+        loss_settings.NTXentSettings, _plain("NTXentLoss"), "Sohn, NeurIPS 2016; Chen et al., ICML 2020"
     ),
     "n_pair": LossEntry(
-        loss_settings.NoOptions, _plain(losses.NPairsLoss), "Sohn, NeurIPS 2016", memory="joint", takes_miner=False
+        loss_settings.NoOptions, _plain("NPairsLoss"), "Sohn, NeurIPS 2016", memory="joint", takes_miner=False
     ),
-    "supcon": LossEntry(loss_settings.SupConSettings, _plain(losses.SupConLoss), "Khosla et al., NeurIPS 2020"),
-    "circle": LossEntry(loss_settings.CircleSettings, _plain(losses.CircleLoss), "Sun et al., CVPR 2020"),
+    "supcon": LossEntry(loss_settings.SupConSettings, _plain("SupConLoss"), "Khosla et al., NeurIPS 2020"),
+    "circle": LossEntry(loss_settings.CircleSettings, _plain("CircleLoss"), "Sun et al., CVPR 2020"),
 }
 
 
@@ -302,6 +306,8 @@ def loss_entry(name: Any) -> LossEntry:
         ValueError: nobody knows the name, or the class cannot be imported or is no torch module.
     """
     if isinstance(name, str) and ":" in name:
+        from ctxtune.losses.custom_loss import build_custom_loss, custom_loss_inputs, custom_loss_options
+
         inputs = custom_loss_inputs(name)
         return LossEntry(
             custom_loss_options(name),

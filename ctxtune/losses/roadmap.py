@@ -6,8 +6,8 @@ from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from ctxtune.losses.average_precision import SupAPLoss
+from ctxtune.losses.checks import check_number
 from ctxtune.losses.contextual.contrastive import ContrastiveLoss
-from ctxtune.losses.numerics import check_number
 
 
 class RoadmapLoss(BaseMetricLossFunction):

@@ -5,10 +5,10 @@ Those of torchvision keep its names, so a state_dict of the whole classification
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer, get_model_builder
 
 from ctxtune.errors import ConfigError
 from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
@@ -16,6 +16,9 @@ from ctxtune.models.own_backbone import build_own
 from ctxtune.models.settings import SMALL_CONV, TIMM, ModelSettings, is_own_class
 from ctxtune.models.small_conv import small_conv
 from ctxtune.models.timm_models import build_timm
+
+if TYPE_CHECKING:
+    from torchvision.models import VisionTransformer
 
 DEFAULT_IMAGE_SIZE = 224
 
@@ -44,7 +47,7 @@ class VisionTransformerFeatures(nn.Module):
     of one position (b, c, 1, 1), so that every pooling works on either.
     """
 
-    def __init__(self, transformer: VisionTransformer, class_token_only: bool) -> None:
+    def __init__(self, transformer: "VisionTransformer", class_token_only: bool) -> None:
         super().__init__()
         self.conv_proj = transformer.conv_proj
         self.class_token = transformer.class_token
@@ -80,6 +83,8 @@ def build_backbone(settings: ModelSettings, image_size: int | None = None) -> tu
         return build_timm(settings, image_size)
     if is_own_class(settings.backbone):
         return build_own(settings, image_size)
+    from torchvision.models import VisionTransformer, get_model_builder  # seconds, which other networks do not need
+
     size = image_size or DEFAULT_IMAGE_SIZE
     builder = get_model_builder(settings.backbone)
     family = builder.__module__.rpartition(".")[2]

@@ -12,6 +12,18 @@ from ctxtune.yaml_text import YamlError, parse_value
 
 SMALL_CONV = "small_conv"
 TIMM = "timm/"
+WELL_KNOWN = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "convnext_tiny",
+    "efficientnet_b0",
+    "vit_b_16",
+)
+"""Networks of torchvision's in every version of it, with weights of this name."""
+WELL_KNOWN_WEIGHTS = "IMAGENET1K_V1"
 """In front of the name of a model of timm's."""
 PRETRAINED = "pretrained"
 """The weights that timm names for one of its models."""
@@ -151,7 +163,7 @@ class ModelSettings(Settings):
             from ctxtune.models.own_backbone import own_class
 
             own_class(name)
-        elif name not in backbone_names():
+        elif not _is_backbone(name):
             raise ValueError(f"unknown backbone {name!r}{_hint(name)}")
         return name
 
@@ -244,7 +256,14 @@ def _hint(name: str) -> str:
     return did_you_mean(name, known, most=3, otherwise=f"; there are: {', '.join(known)}, {others}")
 
 
+def _is_backbone(name: str) -> bool:
+    # The import takes seconds: a file with the most used networks is read without.
+    return name in (SMALL_CONV, *WELL_KNOWN) or name in backbone_names()
+
+
 def _check_weight_name(backbone: str, weights: str) -> None:
+    if backbone in WELL_KNOWN and weights == WELL_KNOWN_WEIGHTS:
+        return
     import torchvision
 
     # DEFAULT is left out on purpose: what it means changes with torchvision's version, a logged config must not.

@@ -13,8 +13,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
-from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ctxtune.errors import ConfigError
 from ctxtune.models.backbones import VisionTransformerFeatures
@@ -116,6 +114,8 @@ def load_weights(backbone: nn.Module, settings: ModelSettings) -> None:
 
 
 def _download(name: str, weights: str) -> Path:
+    from torchvision.models import get_model_weights
+
     entry = get_model_weights(name)[weights]
     cache = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
     if cache.is_file():
@@ -170,6 +170,8 @@ def _prepare(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
     """Drop what belongs to a classifier or a head; fit a ViT's positions to its image size."""
     kept = _of_its_parts(backbone, {_DENSENET_OLD.sub(r"\1\2", key): value for key, value in state.items()})
     if isinstance(backbone, VisionTransformerFeatures) and "encoder.pos_embedding" in kept:
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
         kept = dict(interpolate_embeddings(backbone.image_size, backbone.patch_size, kept))
     return kept
 

@@ -13,9 +13,10 @@ from ctxtune.losses.contextual.contrastive import ActivePairs, ActivePairsCollec
 from ctxtune.losses.contextual.dense import dense_contextual_loss, dense_masks
 from ctxtune.losses.contextual.gathered import GatheredContextualLoss
 from ctxtune.losses.contextual.neighborhoods import Neighborhoods, TooDense, find_neighborhoods
-from ctxtune.losses.contextual.options import HybridTerms, SimilarityOptions
+from ctxtune.losses.contextual.options import SimilarityOptions
 from ctxtune.losses.contextual.sparse import SparseContextualLoss, lists_pay
 from ctxtune.losses.contextual.sparse_mask import SparseMask, class_pairs
+from ctxtune.losses.contextual.terms import HybridTerms
 from ctxtune.losses.numerics import class_matrix, plus_transpose, unit_rows
 from ctxtune.losses.regularizer import regularizer_and_gradient
 

@@ -12,14 +12,9 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from ctxtune.float32_products import full_float32
+from ctxtune.losses.checks import check_not_empty, check_number
 from ctxtune.losses.contextual.sparse_mask import SparseMask, take
-from ctxtune.losses.numerics import (
-    at_least_float32,
-    check_not_empty,
-    check_number,
-    class_matrix,
-    unit_rows,
-)
+from ctxtune.losses.numerics import at_least_float32, class_matrix, unit_rows
 from ctxtune.losses.reference import join_reference, narrowed_pairs
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ctxtune.losses.contextual.closed_form import closed_form, sparse_from
-from ctxtune.losses.contextual.options import HybridTerms
+from ctxtune.losses.contextual.terms import HybridTerms
 
 # Shapes that are kept; a training run has one or two.
 _MOST_RECORDINGS = 8

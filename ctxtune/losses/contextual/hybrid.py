@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ctxtune.float32_products import full_float32
+from ctxtune.losses.checks import check_not_empty
 from ctxtune.losses.contextual.closed_form import closed_form
 from ctxtune.losses.contextual.contrastive import contrastive_loss
-from ctxtune.losses.contextual.options import HybridTerms
 from ctxtune.losses.contextual.similarity import compose
-from ctxtune.losses.numerics import at_least_float32, check_not_empty, class_matrix, unit_rows
+from ctxtune.losses.contextual.terms import HybridTerms
+from ctxtune.losses.numerics import at_least_float32, class_matrix, unit_rows
 
 ClosedForm = Callable[
     [Tensor, Tensor, HybridTerms, int, Tensor | None, bool],

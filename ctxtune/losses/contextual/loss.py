@@ -13,8 +13,9 @@ from ctxtune.losses.contextual.closed_form import closed_form
 from ctxtune.losses.contextual.contrastive import Margins
 from ctxtune.losses.contextual.cuda_graphs import CudaGraphs
 from ctxtune.losses.contextual.hybrid import ClosedForm, hybrid_loss
-from ctxtune.losses.contextual.options import HybridTerms, SimilarityOptions, takes_similarity_options
-from ctxtune.losses.numerics import check_distance, check_number
+from ctxtune.losses.contextual.options import SimilarityOptions, contrastive_weight_of, takes_similarity_options
+from ctxtune.losses.contextual.terms import HybridTerms
+from ctxtune.losses.numerics import check_distance
 from ctxtune.losses.reference import join_reference, narrowed_pairs
 from ctxtune.text import did_you_mean
 
@@ -145,28 +146,6 @@ class ContextualLoss(BaseMetricLossFunction):
         if indices_tuple is not None:
             allowed = narrowed_pairs(indices_tuple, labels, rows, columns, required=not self.terms.contrastive_weight)
         return hybrid_loss(embeddings, labels, self.terms, rows=rows, allowed=allowed, compute=self._compute)
-
-
-def contrastive_weight_of(contextual: float, contrastive: float | str | None, regularizer: float) -> float:
-    """The weight of the contrastive term: `contrastive` if a number, or what the others leave of 1 (None, "remainder").
-
-    Raises:
-        ValueError: a weight is no finite number of at least 0.
-    """
-    check_number("contextual_weight", contextual, minimum=0.0)
-    check_number("regularizer_weight", regularizer, minimum=0.0)
-    if contrastive is None:
-        weight, meaning = 1.0 - contextual, "1 - contextual_weight"
-    elif contrastive == "remainder":
-        weight, meaning = 1.0 - contextual - regularizer, "1 - contextual_weight - regularizer_weight"
-    else:
-        return check_number("contrastive_weight", contrastive, minimum=0.0)
-    if weight < -1e-9:
-        raise ValueError(
-            f"contrastive_weight = {meaning} is {weight:g}, below 0 (contextual_weight {contextual:g}, "
-            f"regularizer_weight {regularizer:g}): lower them, or set contrastive_weight"
-        )
-    return max(0.0, weight)
 
 
 def _check_library_arguments(names: Iterable[str]) -> None:

@@ -2,15 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from ctxtune.error_messages import in_words
-from ctxtune.losses.contextual.contrastive import Margins
-from ctxtune.losses.numerics import check_number
+from ctxtune.losses.checks import check_number
 from ctxtune.settings import Settings
 from ctxtune.text import did_you_mean
 
@@ -100,22 +98,23 @@ def takes_similarity_options(function: Function) -> Function:
     return function
 
 
-@dataclass(frozen=True)
-class HybridTerms:
-    """What `hybrid_loss` computes: the weights of the three terms and their options.
+def contrastive_weight_of(contextual: float, contrastive: float | str | None, regularizer: float) -> float:
+    """The weight of the contrastive term: `contrastive` if a number, or what the others leave of 1 (None, "remainder").
 
     Raises:
-        ValueError: a weight is negative or not finite, or the target lies outside of [-1, 1].
+        ValueError: a weight is no finite number of at least 0.
     """
-
-    options: SimilarityOptions
-    contextual_weight: float
-    contrastive_weight: float
-    regularizer_weight: float
-    margins: Margins
-    similarity_target: float
-
-    def __post_init__(self) -> None:
-        for name in ("contextual_weight", "contrastive_weight", "regularizer_weight"):
-            check_number(name, getattr(self, name), minimum=0.0)
-        check_number("similarity_target", self.similarity_target, minimum=-1.0, maximum=1.0)
+    check_number("contextual_weight", contextual, minimum=0.0)
+    check_number("regularizer_weight", regularizer, minimum=0.0)
+    if contrastive is None:
+        weight, meaning = 1.0 - contextual, "1 - contextual_weight"
+    elif contrastive == "remainder":
+        weight, meaning = 1.0 - contextual - regularizer, "1 - contextual_weight - regularizer_weight"
+    else:
+        return check_number("contrastive_weight", contrastive, minimum=0.0)
+    if weight < -1e-9:
+        raise ValueError(
+            f"contrastive_weight = {meaning} is {weight:g}, below 0 (contextual_weight {contextual:g}, "
+            f"regularizer_weight {regularizer:g}): lower them, or set contrastive_weight"
+        )
+    return max(0.0, weight)

@@ -13,7 +13,6 @@ from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.text import shortened
 from ctxtune.tracking import TrackedRun, best_runs, find_sweep, read_text
 from ctxtune.tuning.record.results_folder import ABLATION_FILE
-from ctxtune.tuning.search.warm_start import searched_values
 from ctxtune.yaml_text import YamlError, parse_value
 
 
@@ -76,5 +75,7 @@ def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
     runs = best_runs(uri, sweep, objective["metric"], objective["mode"], 1)
     if not runs:
         raise ConfigError(f"the sweep {sweep} has no completed trial with {objective['metric']}")
+    from ctxtune.tuning.search.warm_start import searched_values  # Optuna takes a second
+
     trial = resolve_trial(known, searched_values(known, runs[0]))
     return {**tree, "trial": trial.tree()}

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ctxtune.data.settings import DatasetSettings, ImageSettings, SamplerSettings, ValidationSettings
+from ctxtune.data.split import Benchmark, Split
+from ctxtune.data.splitting import Fold, split  # not when asked for: a module is called `split`, too
 from ctxtune.lazy_names import lazy_names
 
 if TYPE_CHECKING:
@@ -10,8 +12,6 @@ if TYPE_CHECKING:
     from ctxtune.data.images import EvaluationImages, TrainingImages
     from ctxtune.data.loading import dataset_names, load, load_dataset
     from ctxtune.data.samplers import BatchSampler, build_sampler
-    from ctxtune.data.split import Benchmark, Split
-    from ctxtune.data.splitting import Fold, split
 
 __all__ = [
     "BatchSampler",
@@ -35,16 +35,12 @@ __getattr__ = lazy_names(
     __name__,
     {
         "BatchSampler": ".samplers",
-        "Benchmark": ".split",
         "EvaluationImages": ".images",
-        "Fold": ".splitting",
-        "Split": ".split",
         "TrainingImages": ".images",
         "build_sampler": ".samplers",
         "corrupt": ".corruption",
         "dataset_names": ".loading",
         "load": ".loading",
         "load_dataset": ".loading",
-        "split": ".splitting",
     },
 )

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ctxtune.retrieval import RetrievalScores
+from ctxtune.retrieval.scores import RetrievalScores
 
 ClassSums: TypeAlias = dict[str, dict[str, tuple[float, int]]]
 """Score, class, then the sum over the class's queries and their number."""

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+from sqlalchemy import make_url
 
 from tests.helpers.processes import PATIENCE
 
@@ -105,6 +106,14 @@ def test_every_pin_is_exact_and_is_what_the_tests_ran_with(docker):
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.cpu.yaml"])
 def test_compose_files_meet_the_compose_specification(docker, file):
     compose_spec.PyCompose.from_json(json.dumps(composed(docker / file)))
+
+
+def test_the_image_has_the_driver_of_mlflows_database(docker):
+    """SQLAlchemy 2.1 takes `postgresql://` for psycopg 3, which the image has not."""
+    uri = re.search(r"--backend-store-uri (\S+)", (docker / "compose.yaml").read_text())
+    assert uri is not None
+    driver = make_url(uri[1]).get_dialect().import_dbapi().__name__
+    assert f"{driver}-binary==" in (docker / "requirements.txt").read_text()
 
 
 def test_a_misspelt_compose_key_is_found(docker):

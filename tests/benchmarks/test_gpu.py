@@ -86,6 +86,7 @@ def test_what_there_is_no_time_for_is_not_run(benchmark, tmp_path):
     assert found["fine"][0].status == "not run"
 
 
+@pytest.mark.slow
 def test_all_sections_run_in_small_on_a_cpu(repository, tmp_path):
     written = tmp_path / "gpu.json"
     command = [sys.executable, "benchmarks/gpu.py", "--tiny", "--device", "cpu", "--json", str(written)]

@@ -215,8 +215,8 @@ def test_the_trainer_follows_the_authors_loop(name):
     "mistake",
     [
         {"optimizer__lr_multipliers": {"projector": 1.0}},
-        {"model__batch_norm": "frozen_statistics"},
-        {"regularizer__similarity_target": 0.25},
+        pytest.param({"model__batch_norm": "frozen_statistics"}, marks=pytest.mark.slow),
+        pytest.param({"regularizer__similarity_target": 0.25}, marks=pytest.mark.slow),
     ],
     ids=["learning-rate multiplier", "batch norm", "target"],
 )

@@ -1,6 +1,5 @@
 """How a budget is split: simulated sweeps through the real sampler, rungs, selection and recorder."""
 
-import itertools
 import re
 
 import pytest
@@ -27,11 +26,17 @@ def cars(repository, *overrides: str):
     return load_search_space(repository / "search_spaces/cars.yaml", ["search.sampler.name=random", *overrides])
 
 
+OTHERS = [(1.8, 4), (0.67, 1), (0.3, 1), (0.3, 4)]
+
+
 def spent(journal: Journal) -> float:
     return sum(run.last("cost/gpu_hours") or 0.0 for run in journal.runs.values())
 
 
-@pytest.mark.parametrize(("full_run", "places"), itertools.product([1.8, 0.67, 0.3], [1, 4]))
+@pytest.mark.parametrize(
+    ("full_run", "places"),
+    [(1.8, 1), (0.67, 4), *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHERS)],
+)
 def test_the_search_has_its_share_and_the_whole_keeps_within_its_hours(repository, tmp_path, full_run, places):
     space = cars(repository, "search.budget.hours=24")
     journal, executor = drive(space, tmp_path / "j", hours=full_run, concurrent=places)

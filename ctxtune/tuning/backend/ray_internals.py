@@ -22,7 +22,9 @@ from ray.exceptions import AuthenticationError
 from ray.tune import Callback, Tuner
 
 AWS_KEYS = "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE"
-CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
+CONTROLLER_MODULE = "ray.tune.execution.tune_controller"
+CONTROLLER = f"{CONTROLLER_MODULE}:TuneController"
+PROCESS_CACHE = "_ObjectCache"
 PRINTING = "ray._private.worker"
 STAGING = "ray.train._internal.storage"
 SERVICES = "ray._private.services"
@@ -41,10 +43,36 @@ AUTHENTICATION = ("ray._raylet:Config.initialize", "ray._raylet:AuthenticationTo
 
 
 @contextmanager
-def thrifty_tune() -> Iterator[None]:
-    """For the length of one `Tuner.fit`; what the trials do and what we hear of them is the same."""
-    with _replaced(CONTROLLER, _get_trial_checkpoints=_no_trials):
+def thrifty_tune(kept: int = 0) -> Iterator[None]:
+    """For the length of one `Tuner.fit`; what the trials do and what we hear of them is the same.
+
+    Args:
+        kept: so many processes that are done with their trial wait for the next one; Tune itself keeps a single one, so that
+            a stage that ends leaves the next one without.
+    """
+    cache = internal(f"{CONTROLLER_MODULE}:{PROCESS_CACHE}")
+    replaced = {PROCESS_CACHE: _keeping(cache, kept)} if cache and kept else {}
+    with _replaced(CONTROLLER, _get_trial_checkpoints=_no_trials), _replaced(CONTROLLER_MODULE, **replaced):
         yield
+
+
+def _keeping(cache: Any, kept: int) -> Any:
+    """A cache of processes that takes so many whether or not a trial waits for one."""
+
+    class Keeping(cache):  # type: ignore[misc]
+        def cache_object(self, key: Any, obj: Any) -> bool:
+            if self.num_cached_objects >= kept:
+                return bool(super().cache_object(key, obj))
+            self.increase_max(key, kept)
+            taken = bool(super().cache_object(key, obj))
+            self.decrease_max(key, kept)
+            return taken
+
+        def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
+            if force_all or self.num_cached_objects > kept:
+                yield from super().flush_cached_objects(force_all)
+
+    return Keeping
 
 
 def _no_trials(controller: Any) -> dict[str, str]:

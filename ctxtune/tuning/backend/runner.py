@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS, kept_checkpoint
 from ctxtune.tuning.backend.cluster import HEAD, RunResources, process_count
 from ctxtune.tuning.backend.concurrency import Concurrency
 from ctxtune.tuning.backend.course import Course, unfinished
+from ctxtune.tuning.backend.local_ray import LOCAL_RAY
 from ctxtune.tuning.backend.ray_internals import (
     end_process,
     error_of,
@@ -70,6 +72,8 @@ def run_stages(
         "price": resources.price_per_gpu_hour,
         "cache_dir": str(cache_dir) if cache_dir else None,
     }
+    # On a cluster a process that waits for the next stage would keep its node from being given back.
+    kept = resources.concurrent if os.environ.get(LOCAL_RAY) else 0
     course = Course(stages, recorder)
     course.advance()
     attempt = 0
@@ -81,7 +85,7 @@ def run_stages(
             tune_config=_tune_config(course, Concurrency(resources), reuse=not several_gpus and attempt == 0),
             run_config=_run_config(course, str(storage)),
         )
-        with _quiet(), thrifty_tune():
+        with _quiet(), thrifty_tune(kept):
             tuner.fit()
         course.raise_error()
         if course.current is None:

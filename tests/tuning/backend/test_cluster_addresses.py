@@ -7,16 +7,8 @@ from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.tuning.backend.cluster import NodeKind, cluster_address, configured_kinds, running_ray
 from ctxtune.tuning.backend.connect import own_modules
 from ctxtune.tuning.backend.nodes import NodeReport, report_node, require_alike
-from tests.helpers.sweeps import run_sweep
-
-
-@pytest.mark.ray
-def test_a_run_that_this_machine_can_never_hold_is_refused_with_exit_2_and_leaves_nothing(repository, tmp_path):
-    done = run_sweep(repository, tmp_path, overrides=["resources={gpus: 3, cpus: 1}"])
-    assert done.returncode == 2
-    assert "asks for 1 CPU cores and 3 GPUs on one node" in done.stderr and "Traceback" not in done.stderr
-    assert "resources.gpus" in done.stderr
-    assert not (tmp_path / "results/quickstart/space.yaml").exists()  # the next try is a first one
+from tests.helpers.sweeps import sweep_here
+from tests.helpers.tracking import new_store
 
 
 @pytest.mark.timeout(240)  # Ray itself would try for minutes
@@ -79,14 +71,20 @@ def test_the_launchers_own_file_says_what_the_cluster_may_grow_to(repository, fi
 
 
 @pytest.mark.ray
-def test_a_node_says_in_words_what_it_lacks(tmp_path):
-    with running_ray():
+def test_what_a_machine_lacks_is_said_in_words_before_anything_runs_there(repository, tmp_path):
+    new_store(tmp_path)
+    with running_ray():  # which the sweep uses as it is
         missing = report_node({"name": "cars196", "root": str(tmp_path / "nowhere")}, str(tmp_path))
         unwritable = report_node({"name": "glyphs", "root": None}, "/proc/sweeps")
         good = report_node({"name": "glyphs", "root": None}, str(tmp_path))
+        done = sweep_here(repository, tmp_path, overrides=["resources={gpus: 3, cpus: 1}"])
     assert missing.problem.startswith("data: ") and str(tmp_path / "nowhere") in missing.problem
     assert "/proc/sweeps cannot be written" in unwritable.problem
     assert good.problem == "" and good.fingerprint and "hardware.cpus" in good.environment
+    assert done.returncode == 2
+    assert "asks for 1 CPU cores and 3 GPUs on one node" in done.stderr and "Traceback" not in done.stderr
+    assert "resources.gpus" in done.stderr
+    assert not (tmp_path / "results/quickstart/space.yaml").exists()  # the next try is a first one
 
 
 def test_nodes_are_named_with_what_each_lacks():

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.utils import object_cache
 
 from ctxtune.tuning.backend import ray_internals
 from ctxtune.tuning.backend.ray_internals import internal, thrifty_tune
@@ -22,6 +24,18 @@ def test_tune_is_as_it_was_afterwards_also_after_an_error():
     assert TuneController._get_trial_checkpoints is before
 
 
+def test_as_many_processes_as_run_at_a_time_wait_for_the_next_stage_and_all_end_with_the_last():
+    with thrifty_tune(2):
+        cache = tune_controller._ObjectCache(may_keep_one=True)
+    assert [cache.cache_object("one CPU", process) for process in ("first", "second", "third")] == [True, True, False]
+    assert list(cache.flush_cached_objects()) == []
+    assert cache.pop_cached_object("one CPU") == "first"
+    assert list(cache.flush_cached_objects(force_all=True)) == ["second"]
+    assert cache.total_max_objects == cache.num_cached_objects == 0
+    with thrifty_tune():
+        assert tune_controller._ObjectCache is object_cache._ObjectCache
+
+
 def entered(manager):
     with manager:
         return True
@@ -31,6 +45,7 @@ USES = {
     ray_internals.AWS_KEYS: ray_internals.keep_aws_keys_here,
     ray_internals.CONTROLLER: lambda: entered(thrifty_tune()),
     f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
+    f"{ray_internals.CONTROLLER_MODULE}:{ray_internals.PROCESS_CACHE}": lambda: entered(thrifty_tune(2)),
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),
     f"{ray_internals.CONSTANTS}:ENABLE_RAY_CLUSTER": lambda: entered(ray_internals.listening_on_loopback()),
     f"{ray_internals.SERVICES}:get_node": lambda: entered(ray_internals.patient_start(1)),

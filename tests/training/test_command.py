@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ctxtune.errors import CtxtuneError
-from ctxtune.train import _device, build_parser, main
+from ctxtune.single_run import _device
+from ctxtune.train import build_parser, main
 from ctxtune.training import load_checkpoint, scored_weights
 from ctxtune.training.process_group import ProcessGroup
 from tests.helpers.processes import PATIENCE, environment, run_here

@@ -51,12 +51,14 @@ def test_help_and_mistakes_are_answered_without_anything_heavy(repository, tmp_p
     lines = [
         *(
             [f"ctxtune.{command}", "--help"]
-            for command in ("sweep", "ablate", "report", "tracking.__main__", "new", "doctor", "embed")
+            for command in ("sweep", "ablate", "report", "train", "tracking.__main__", "new", "doctor", "embed")
         ),
         ["ctxtune.sweep", "absent.yaml"],
         ["ctxtune.sweep", "space.yaml"],
         ["ctxtune.sweep", "cars.yaml"],
         ["ctxtune.ablate", "ablation.yaml"],
+        ["ctxtune.train", "absent.yaml"],
+        ["ctxtune.train", "space.yaml"],
     ]
     script = f"HEAVY = {json.dumps(json.dumps(HEAVY))}\n{SCRIPT}"
     done = subprocess.run(
@@ -67,7 +69,9 @@ def test_help_and_mistakes_are_answered_without_anything_heavy(repository, tmp_p
     answers = json.loads(done.stdout)
     assert all(answer == "exit 0" for line, (answer, _) in answers.items() if line.endswith("--help"))
     assert "no such file" in answers["ctxtune.sweep absent.yaml"][0]
-    assert 'did you mean "epsilon"' in answers["ctxtune.sweep space.yaml"][0]
+    assert "no such file" in answers["ctxtune.train absent.yaml"][0]
+    for command in ("sweep", "train"):
+        assert 'did you mean "epsilon"' in answers[f"ctxtune.{command} space.yaml"][0]
     assert 'did you mean "trials"' in answers["ctxtune.sweep cars.yaml"][0]
     assert 'did you mean "seeds"' in answers["ctxtune.ablate ablation.yaml"][0]
     assert {line: heavy for line, (_, heavy) in answers.items() if heavy} == {}

@@ -51,12 +51,23 @@ def test_help_and_mistakes_are_answered_without_anything_heavy(repository, tmp_p
     lines = [
         *(
             [f"ctxtune.{command}", "--help"]
-            for command in ("sweep", "ablate", "report", "train", "tracking.__main__", "new", "doctor", "embed")
+            for command in (
+                "sweep",
+                "ablate",
+                "report",
+                "train",
+                "evaluate",
+                "tracking.__main__",
+                "new",
+                "doctor",
+                "embed",
+            )
         ),
         ["ctxtune.sweep", "absent.yaml"],
         ["ctxtune.sweep", "space.yaml"],
         ["ctxtune.sweep", "cars.yaml"],
         ["ctxtune.ablate", "ablation.yaml"],
+        ["ctxtune.evaluate", "absent.pt"],
         ["ctxtune.train", "absent.yaml"],
         ["ctxtune.train", "space.yaml"],
     ]
@@ -69,6 +80,7 @@ def test_help_and_mistakes_are_answered_without_anything_heavy(repository, tmp_p
     answers = json.loads(done.stdout)
     assert all(answer == "exit 0" for line, (answer, _) in answers.items() if line.endswith("--help"))
     assert "no such file" in answers["ctxtune.sweep absent.yaml"][0]
+    assert answers["ctxtune.evaluate absent.pt"][0] == "absent.pt: no such checkpoint"
     assert "no such file" in answers["ctxtune.train absent.yaml"][0]
     for command in ("sweep", "train"):
         assert 'did you mean "epsilon"' in answers[f"ctxtune.{command} space.yaml"][0]

@@ -4,10 +4,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ctxtune.command_line import EXIT_INCOMPLETE, advise, program_name, run_command
+from ctxtune.command_line import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_STOPPED, advise, program_name, run_command
+from ctxtune.errors import ConfigError
 from ctxtune.shipped import find_file
 from ctxtune.terminal import (
     DRIVER_EXITS,
@@ -20,6 +22,10 @@ from ctxtune.terminal import (
     writable_folder,
 )
 
+if TYPE_CHECKING:
+    from ctxtune.config import Ablation
+    from ctxtune.results.ablation import AblationResults
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of an ablation."""
@@ -31,6 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_file_arguments(parser, "ablation file, e.g. ablations/quickstart.yaml")
     add_driver_arguments(parser, "ablation")
+    parser.add_argument(
+        "--pilot",
+        metavar="NAME|N",
+        help="with --dry-run: plan by an earlier ablation in MLflow, or by N seeds of every cell, which are run for it",
+    )
     return parser
 
 
@@ -42,9 +53,18 @@ def main() -> int:
     from ctxtune.ablation.base import finder
     from ctxtune.config import load_ablation
     from ctxtune.config.advice import ablation_advice
+    from ctxtune.config.source import Override
 
     find_best = finder(Path(arguments.results), resume=arguments.resume)
-    ablation = load_ablation(file, all_overrides(arguments), find_best=find_best)
+    overrides = all_overrides(arguments)
+    if arguments.pilot:
+        if not arguments.dry_run:
+            raise ConfigError("--pilot plans an ablation; give it with --dry-run")
+        seeds = arguments.pilot.isdigit()
+        overrides.append(
+            Override("pilot", int(arguments.pilot) if seeds else arguments.pilot, f"--pilot {arguments.pilot}")
+        )
+    ablation = load_ablation(file, overrides, find_best=find_best)
     advise(ablation_advice(ablation))
     check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / ablation.name, "--results")
@@ -66,6 +86,8 @@ def main() -> int:
         print_plan(console, ablation, arguments.address, arguments.storage, assumed)
         if ablation.notify:
             console.print(f"at the end: {ablation.notify.places}", markup=False)
+        if ablation.pilot is not None:
+            _print_power(console, ablation, arguments)
         return 0
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
     with (
@@ -92,6 +114,34 @@ def main() -> int:
     }
     print_results(console, result, files)
     return status
+
+
+def _print_power(console: Console, ablation: "Ablation", arguments: argparse.Namespace) -> None:
+    """What the ablation will be able to say by its pilot, which is run where MLflow does not have it."""
+    from ctxtune.ablation.display import ablation_display
+    from ctxtune.ablation.pilot import pilot_results, power_notes, power_of, power_table, resumable
+    from ctxtune.ablation.run import run_ablation
+    from ctxtune.tuning.ending import SweepStopped
+
+    root = Path(arguments.results)
+
+    def run(pilot: "Ablation") -> "AblationResults":
+        console.print(f"the pilot {pilot.name} is run: {pilot.seeds} seeds of every cell", markup=False)
+        resume = resumable(root, pilot)
+        with ablation_display(Console(quiet=arguments.quiet, highlight=False), pilot) as display:
+            watcher = display.watcher("the same command goes on with the pilot")
+            places = {"address": arguments.address, "storage": arguments.storage}
+            return run_ablation(pilot, root=root, resume=resume, watcher=watcher, **places)
+
+    try:
+        name, pilot = pilot_results(ablation, run)
+    except SweepStopped as stopped:
+        console.print(f"stopped: {stopped}\nthe same command goes on with the pilot", markup=False)
+        raise SystemExit(EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED) from None
+    power = power_of(ablation, name, pilot)
+    console.print(power_table(ablation, name, power))
+    for note in power_notes(ablation, pilot, power):
+        console.print(note, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING,
         help=f"MLflow server or database (default: MLFLOW_TRACKING_URI, else {DEFAULT_TRACKING})",
     )
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="of an ablation: also how probable it is that an arm is practically better, equal or worse (Bayesian t-test)",
+    )
     parser.add_argument("--no-store", action="store_true", help="do not log the report as artifacts of the run")
     return parser
 
@@ -53,6 +58,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if (arguments.name is None) == (not arguments.compare):
         parser.error("give one NAME, or --compare with two names or more")
+    if arguments.compare and arguments.probabilities:
+        parser.error("--probabilities is for the report of one ablation, not for --compare")
     if len(arguments.compare) == 1 or len(set(arguments.compare)) < len(arguments.compare):
         parser.error("--compare takes two different names or more")
     # A thousand runs are millions of objects, next to none of them garbage: looking for it took a fifth of the time.
@@ -89,6 +96,7 @@ def _report(arguments: argparse.Namespace, folder: Path) -> "ReportFiles":
         folder,
         store=not arguments.no_store,
         processes=processes,
+        probabilities=arguments.probabilities,
         on_note=lambda text: errors.print(f"note: {text}", style="yellow", markup=False),
     )
 

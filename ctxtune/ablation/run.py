@@ -27,7 +27,7 @@ from ctxtune.tuning.record.results_folder import ABLATION_FILE, ResultsFolder
 from ctxtune.tuning.startup import checked_place, opened, recorded_weights
 from ctxtune.yaml_text import write_yaml
 
-_MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on", "tune_each.budget")
+_MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on", "tune_each.budget", "pilot")
 """What a resumed ablation may say differently. Seeds are not among it: more of them once the scores are known would be
 optional stopping, which no p-value allows for."""
 

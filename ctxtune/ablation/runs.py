@@ -113,14 +113,15 @@ def cell_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> Itera
                         validation=ablation.validation,
                         folds=() if fold is None else (fold,),
                         seed_index=seed_index,
-                        seed=cell_seed(repeat, seed_index),
+                        seed=cell_seed(ablation, repeat, seed_index),
                         tags={**_tags(cell, repeat), "fold": "" if fold is None else str(fold)},
                     )
 
 
-def cell_seed(repeat: int, seed_index: int) -> int:
-    """The seed of a cell's run: the same for every cell and fold, another in every repeat."""
-    return stage_seed("cell" if repeat == 0 else f"cell, repeat {repeat}", seed_index)
+def cell_seed(ablation: Ablation, repeat: int, seed_index: int) -> int:
+    """The seed of a cell's run: the same for every cell and fold, another in every repeat; a pilot has its own."""
+    stage = "pilot" if ablation.pilot_of else "cell"
+    return stage_seed(stage if repeat == 0 else f"{stage}, repeat {repeat}", seed_index)
 
 
 def tuned_configuration(

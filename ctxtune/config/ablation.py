@@ -83,6 +83,19 @@ class CompareSettings(ObjectiveSettings):
     equivalence: float | None = Field(
         0.005, gt=0, lt=1, description="the largest difference that is practically none; null: equality is not tested"
     )
+    wanted_difference: float = Field(
+        0.01, gt=0, lt=1, description="the difference that is to be found; a pilot says how many seeds that takes"
+    )
+    probabilities: bool = Field(
+        False, description="also how probable it is that an arm is practically better, equal or worse (Bayesian t-test)"
+    )
+
+    @model_validator(mode="after")
+    def _margin_stated(self) -> "CompareSettings":
+        if self.probabilities and self.equivalence is None:
+            message = "a practical difference needs a margin; write equivalence, e.g. 0.005, or probabilities: false"
+            refuse(type(self), ("probabilities",), message)
+        return self
 
     def scored_metric(self, *, confirmatory: bool) -> str:
         """The metric that the cells' final scores have in tracking."""
@@ -102,6 +115,9 @@ class Ablation(TrialFile):
             has all of them, and each other arm all but one.
         variants: by name, the paths that it changes in the trial.
         factors: by path, its levels.
+        pilot: by whose deviations `--dry-run` plans: the name of an earlier ablation in MLflow, or a number of seeds, which
+            are run for it.
+        pilot_of: whose pilot this is; its seeds are none of that ablation's.
     """
 
     based_on: str | None = None
@@ -113,6 +129,8 @@ class Ablation(TrialFile):
     tune_each: TuneEachSettings | None = None
     compare: CompareSettings = CompareSettings()
     confirmatory: bool = False
+    pilot: int | str | None = None
+    pilot_of: str | None = None
     max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
 
     @field_validator("variants", "factors", mode="before")
@@ -133,6 +151,13 @@ class Ablation(TrialFile):
         if not variants:
             raise ValueError("there is no variant; write at least one, such as `full: {}`")
         return variants
+
+    @field_validator("pilot")
+    @classmethod
+    def _pilot_seeds(cls, pilot: int | str | None) -> int | str | None:
+        if isinstance(pilot, int) and (isinstance(pilot, bool) or not 2 <= pilot <= MOST_SEEDS):
+            raise ValueError(f"expected the name of an ablation, or 2 to {MOST_SEEDS} seeds; found {pilot!r}")
+        return pilot
 
     @field_validator("factors")
     @classmethod

@@ -35,6 +35,7 @@ def report_study(
     *,
     store: bool = True,
     processes: int = 1,
+    probabilities: bool = False,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> ReportFiles:
     """Make the report of what was read.
@@ -43,6 +44,7 @@ def report_study(
         folder: where the files go.
         store: also log them as artifacts of the sweep's or ablation's own run.
         processes: with 2, what can be done side by side is (see `background.begin`).
+        probabilities: of an ablation's arms being practically better, equal or worse.
         on_note: hears what is worth saying, such as a server that can be read but not written.
 
     Raises:
@@ -50,7 +52,7 @@ def report_study(
     """
     if not study.runs:
         raise TrackingError(f"{study.parent.kind} {study.name} has no runs yet: there is nothing to report on")
-    files = write_document(_document(study, processes), folder, processes=processes)
+    files = write_document(_document(study, processes, probabilities=probabilities), folder, processes=processes)
     if store:
         _store(study, files, on_note)
     return files
@@ -73,9 +75,11 @@ def write_comparison(uri: str, names: Sequence[str], folder: Path) -> ReportFile
     return write_document(compared_sweeps([read_sweep(study) for study in studies]), folder)
 
 
-def _document(study: Study, processes: int) -> Document:
+def _document(study: Study, processes: int, *, probabilities: bool) -> Document:
     if study.parent.kind == "ablation":
-        return ablation_document(read_ablation(study))
+        return ablation_document(read_ablation(study, probabilities=probabilities))
+    if probabilities:
+        raise TrackingError(f"--probabilities compares arms of an ablation; {study.name} is a {study.parent.kind}")
     return sweep_document(read_sweep(study), processes)
 
 

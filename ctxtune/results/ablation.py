@@ -8,7 +8,16 @@ from ctxtune.results.designs import AblationDesign, CellDesign, ContrastDesign
 from ctxtune.results.ranking import best
 from ctxtune.results.runs import LostRuns, Run, completed, in_stage, lost_runs, shared_scores
 from ctxtune.results.verdicts import verdict_words
-from ctxtune.statistics import Interval, PairedDifference, Verdict, compare_pairs, judge_family, t_interval
+from ctxtune.statistics import (
+    Interval,
+    PairedDifference,
+    PracticalProbabilities,
+    Verdict,
+    compare_pairs,
+    judge_family,
+    practical_probabilities,
+    t_interval,
+)
 
 Replication = int
 """The index of a seed or, where search and seeds are repeated, of a repeat."""
@@ -25,6 +34,7 @@ class JudgedContrast:
         ended: no more are to come.
         condition: what the verdict is conditional on, or "".
         tuned: false where the cells should have been tuned and the budget left no time for it: nothing is judged then.
+        probabilities: of being practically better, equal or worse, of a judged contrast; None where nobody asked.
     """
 
     contrast: ContrastDesign
@@ -34,6 +44,7 @@ class JudgedContrast:
     ended: bool
     condition: str
     tuned: bool = True
+    probabilities: PracticalProbabilities | None = None
 
     @property
     def words(self) -> str:
@@ -187,9 +198,18 @@ class AblationResults:
                 self.ended,
                 self.condition(contrast),
                 tuned=not design.nothing_tuned,
+                probabilities=self._probabilities(difference) if all_there else None,
             )
             for contrast, difference, all_there in zip(design.contrasts, differences, whole, strict=True)
         )
+
+    def _probabilities(self, difference: PairedDifference | None) -> PracticalProbabilities | None:
+        """Of a difference, by a flat prior: seeds (or repeats) are independent, so that nothing correlates."""
+        design = self.design
+        if difference is None or difference.count < 2 or not design.probabilities or design.equivalence is None:
+            return None
+        gain = difference.differences if design.mode == "max" else -difference.differences
+        return practical_probabilities(gain, design.equivalence)
 
     def condition(self, contrast: ContrastDesign) -> str:
         """What a verdict holds under: the luck of one search, or hyperparameters that were tuned for another arm."""

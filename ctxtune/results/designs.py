@@ -132,6 +132,7 @@ class AblationDesign(_Read):
     Attributes:
         metric: that is judged, of the validation or of the test classes.
         equivalence: the largest difference that is practically none, as stated beforehand; None where nothing was.
+        probabilities: whether those of an arm being practically better, equal or worse were asked for.
         folds: that every seed is scored on, "" for all train classes; None in files that were written without.
         tuned_for: the cell whose hyperparameters the others run with, where nothing is tuned.
         trials: of every cell's own search, its own configuration among them; 0 in files that were written without.
@@ -143,6 +144,7 @@ class AblationDesign(_Read):
     mode: Literal["max", "min"] = "max"
     correction: str = "holm"
     equivalence: float | None = None
+    probabilities: bool = False
     reference: str
     design: str = "grid"
     seeds: int

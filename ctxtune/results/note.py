@@ -8,6 +8,7 @@ from ctxtune.results.wording import (
     confirmation_sentence,
     contrast_sentences,
     lost_sentences,
+    probability_sentences,
     seeds_words,
     tuning_sentences,
 )
@@ -47,7 +48,8 @@ def sweep_note(results: SweepResults) -> str:
 
 def ablation_note(results: AblationResults) -> str:
     """What an ablation found, in sentences."""
-    found = [*contrast_sentences(results), *lost_sentences(results.lost), *tuning_sentences(results.design)]
+    found = [*contrast_sentences(results), *probability_sentences(results), *lost_sentences(results.lost)]
+    found += tuning_sentences(results.design)
     return "\n".join(f"- {sentence}" for sentence in found)
 
 

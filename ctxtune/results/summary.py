@@ -34,6 +34,7 @@ def ablation_summary(results: AblationResults) -> dict[str, object]:
             "interval": each.difference and [each.difference.interval.low, each.difference.interval.high],
             "corrected_p": each.verdict and each.verdict.corrected_p,
             "verdict": each.verdict and each.verdict.words,
+            "probabilities": each.probabilities and asdict(each.probabilities),
         }
         for each in results.contrasts
     ]
@@ -47,6 +48,7 @@ def ablation_summary(results: AblationResults) -> dict[str, object]:
             "ended": budget_sentence(results.design),
         },
         "conclusive": not results.design.nothing_tuned,
+        "lost": [asdict(each) for each in results.lost],
         "states": dict(Counter(run.state for run in results.runs)),
         "hours": hours_of(results.runs),
     }

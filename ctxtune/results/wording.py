@@ -104,6 +104,16 @@ def contrast_sentences(results: AblationResults) -> Iterator[str]:
         yield f"All of it {'; '.join(conditions)}."
 
 
+def probability_sentences(results: AblationResults) -> Iterator[str]:
+    """How probable it is that each arm is practically better, equal or worse; nothing where nobody asked."""
+    for each in results.contrasts:
+        if (found := each.probabilities) is not None:
+            yield (
+                f"{each.contrast.cell}: practically better with probability {found.better:.3f}, equal {found.equal:.3f}, "
+                f"worse {found.worse:.3f} (margin {100 * (results.design.equivalence or 0):g} points, flat prior)."
+            )
+
+
 def tuning_sentences(design: AblationDesign) -> Iterator[str]:
     """What the verdicts of an ablation are given under."""
     if design.trials_held is not None:

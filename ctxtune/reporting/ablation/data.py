@@ -105,10 +105,20 @@ class AblationData:
         return total
 
 
-def read_ablation(study: Study) -> AblationData:
+def read_ablation(study: Study, *, probabilities: bool = False) -> AblationData:
     """The ablation of a study whose parent run is one.
 
+    Args:
+        probabilities: those of being practically better, equal or worse are asked for, though the file did not.
+
     Raises:
-        TrackingError: its design is not there or not readable.
+        TrackingError: its design is not there or not readable, or it states no margin that such probabilities need.
     """
-    return AblationData(study, read_design(study, "design.json", AblationDesign))
+    design = read_design(study, "design.json", AblationDesign)
+    if not probabilities:
+        return AblationData(study, design)
+    if design.equivalence is None:
+        raise TrackingError(
+            f"{study.name}: it was recorded without compare.equivalence, the margin that practical differences need"
+        )
+    return AblationData(study, design.model_copy(update={"probabilities": True}))

@@ -23,6 +23,12 @@ from ctxtune.text import duration
 
 _DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time", "leave_one_out": "leave one out"}
 
+_PROBABILITY_WORDS = (
+    "P(better), P(equal), P(worse): posterior probabilities that the true mean difference lies above, within or below the "
+    "margin of practical equality (Bayesian correlated t-test, Corani and Benavoli 2015, flat prior, correlation 0: seeds "
+    "are independent). They are not corrected for the number of contrasts."
+)
+
 
 def ablation_document(data: AblationData) -> Document:
     """The whole report of an ablation, finished or still running."""
@@ -214,10 +220,11 @@ def method_paragraphs(data: AblationData) -> list[str]:
         "the paired differences (d_z) with Hedges' correction for few pairs.",
         f"{_equivalence_words(design.equivalence)} Inconclusive is what shows neither: the interval says how large a "
         "difference may still be.",
+        *([_PROBABILITY_WORDS] if design.probabilities else []),
         "Bootstrap: bias-corrected and accelerated, 9,999 resamples; with five values it is too narrow (some 85 % instead of "
-        "95 %), so the t-interval counts, and of fewer it is not shown. Seeds and classes: both are resampled, each draw of "
-        "classes serving all seeds and both arms; it is the interval for other classes of the same kind, and with few seeds "
-        "too narrow in their part.",
+        "95 %), so the t-interval counts, and of fewer it is not shown. Seeds and classes: the variance over seeds plus that "
+        "over classes, from a bootstrap of the classes that serves all seeds and both arms, with Student's quantile at "
+        "Satterthwaite's degrees of freedom; it is the interval for other seeds and other classes of the same kind.",
     ]
     return paragraphs
 

@@ -1,6 +1,7 @@
 """The tables of an ablation."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from ctxtune.metric_names import metric_title
 from ctxtune.reporting.ablation.data import AblationData
@@ -31,6 +32,7 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
     unit = data.results.replication
     rank = any(each.verdict is not None and each.verdict.wilcoxon_p is not None for each in contrasts)
     classes = bool(data.over_classes)
+    likely = any(each.probabilities is not None for each in contrasts)
     header = [
         "arm",
         f"{unit}s",
@@ -41,6 +43,7 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
         *(["Wilcoxon p (Holm)"] if rank else []),
     ]
     header += ["effect g", "bootstrap 95 %", *([f"{unit}s and classes 95 %"] if classes else [])]
+    header += ["P(better)", "P(equal)", "P(worse)"] if likely else []
     rows = []
     for each in contrasts:
         difference, verdict = each.difference, each.verdict
@@ -54,6 +57,8 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
         row += [p_value(verdict.wilcoxon_p)] if rank else []
         row += [decimal(difference.effect_size, sign=True), percent_bounds(difference.bootstrap, sign=True)]
         row += [percent_bounds(data.over_classes.get(each.contrast.cell), sign=True)] if classes else []
+        found = each.probabilities
+        row += [f"{p:.3f}" for p in (found.better, found.equal, found.worse)] if found else [MISSING] * 3 * likely
         rows.append(row)
     several = len({each.contrast.against for each in contrasts}) > 1
     reference = (
@@ -116,6 +121,11 @@ def _record(each: JudgedContrast, classes: Interval | None) -> dict[str, object]
         "p_wilcoxon_holm": verdict.wilcoxon_p,
         "effect_size_g": difference.effect_size,
         "p_equivalence_holm": verdict.equivalence_p,
+        **(
+            {f"probability_{name}": value for name, value in asdict(each.probabilities).items()}
+            if each.probabilities
+            else {}
+        ),
         "verdict": verdict.words,
         "condition": each.condition,
     }

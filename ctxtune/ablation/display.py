@@ -13,7 +13,8 @@ from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import MISSING, p_value, percent_interval
-from ctxtune.results.wording import lost_sentences, probability_sentences, tuning_sentences
+from ctxtune.results.luck import luck
+from ctxtune.results.wording import lost_sentences, luck_sentences, probability_sentences, tuning_sentences
 from ctxtune.text import counted, duration
 from ctxtune.tuning.progress_display import RunDisplay, show_point
 from ctxtune.tuning.record.journal import Journal, RunRecord
@@ -86,7 +87,11 @@ def print_results(console: Console, results: AblationResults, files: dict[str, s
     console.print(cells_table(results, console.width))
     for sentence in lost_sentences(results.lost):
         console.print(sentence, style="yellow", highlight=False, markup=False)
-    for sentence in (*probability_sentences(results), *tuning_sentences(results.design)):
+    for sentence in (
+        *probability_sentences(results),
+        *luck_sentences(luck(results)),
+        *tuning_sentences(results.design),
+    ):
         console.print(sentence, highlight=False, soft_wrap=True, markup=False)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)

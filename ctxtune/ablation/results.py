@@ -26,6 +26,7 @@ def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDes
         correction=ablation.compare.correction,
         reference=reference,
         equivalence=ablation.compare.equivalence,
+        study=ablation.study,
         probabilities=ablation.compare.probabilities,
         design=ablation.design,
         seeds=ablation.seeds,

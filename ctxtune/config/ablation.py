@@ -115,6 +115,7 @@ class Ablation(TrialFile):
             has all of them, and each other arm all but one.
         variants: by name, the paths that it changes in the trial.
         factors: by path, its levels.
+        study: the study that this file is one of; `report --compare` of its files corrects over all of them.
         pilot: by whose deviations `--dry-run` plans: the name of an earlier ablation in MLflow, or a number of seeds, which
             are run for it.
         pilot_of: whose pilot this is; its seeds are none of that ablation's.
@@ -129,6 +130,7 @@ class Ablation(TrialFile):
     tune_each: TuneEachSettings | None = None
     compare: CompareSettings = CompareSettings()
     confirmatory: bool = False
+    study: str | None = Field(None, min_length=1, max_length=LONGEST_NAME)
     pilot: int | str | None = None
     pilot_of: str | None = None
     max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"

@@ -21,6 +21,7 @@ from ctxtune.reporting.sweep.data import SweepData
 from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import MISSING, p_value, percent, percent_interval
 from ctxtune.results.runs import by_seed, shared_scores
+from ctxtune.results.studies import judged_together, study_of
 from ctxtune.statistics import compare_pairs, t_interval
 from ctxtune.text import duration
 
@@ -60,7 +61,9 @@ def compared_sweeps(each: Sequence[SweepData]) -> Document:
 
 def difference_figure(each: Sequence[AblationData], shared: Sequence[str]) -> Figure:
     """Each arm's difference to the reference, one mark an ablation."""
-    judged = [{found.contrast.cell: found for found in data.results.contrasts} for data in each]
+    study = study_of([data.results for data in each])
+    families = judged_together([data.results for data in each]) if study else [data.results.contrasts for data in each]
+    judged = [{found.contrast.cell: found for found in family} for family in families]
     arms = [cell for cell in shared if any(cell in found for found in judged)]
     step = 0.2
     height = (0.17 + step * len(each)) * len(arms) + 1.1
@@ -151,7 +154,9 @@ def _score_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
 
 
 def _verdict_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table:
-    judged = [{found.contrast.cell: found for found in data.results.contrasts} for data in each]
+    study = study_of([data.results for data in each])
+    families = judged_together([data.results for data in each]) if study else [data.results.contrasts for data in each]
+    judged = [{found.contrast.cell: found for found in family} for family in families]
     header, rows, records, texts = ["arm"], [], [], []
     for data in each:
         header += [f"{data.study.name}: difference", f"{data.study.name}: verdict"]
@@ -169,9 +174,12 @@ def _verdict_table(each: Sequence[AblationData], shared: Sequence[str]) -> Table
             record[f"{data.study.name}_verdict"] = row[-1]
         rows.append(row)
         records.append(record)
-    caption = (
-        "Differences to each one's reference, percentage points; verdicts after Holm's correction within each ablation."
+    over = (
+        f"over all {sum(map(len, families))} contrasts of these files of the study {study}"
+        if study
+        else "within each ablation"
     )
+    caption = f"Differences to each one's reference, percentage points; verdicts after Holm's correction {over}."
     return Table("verdicts_compared", caption, header, rows, records, texts=texts)
 
 

@@ -133,6 +133,7 @@ class AblationDesign(_Read):
         metric: that is judged, of the validation or of the test classes.
         equivalence: the largest difference that is practically none, as stated beforehand; None where nothing was.
         probabilities: whether those of an arm being practically better, equal or worse were asked for.
+        study: that the file is one of; None: it stands alone.
         folds: that every seed is scored on, "" for all train classes; None in files that were written without.
         tuned_for: the cell whose hyperparameters the others run with, where nothing is tuned.
         trials: of every cell's own search, its own configuration among them; 0 in files that were written without.
@@ -145,6 +146,7 @@ class AblationDesign(_Read):
     correction: str = "holm"
     equivalence: float | None = None
     probabilities: bool = False
+    study: str | None = None
     reference: str
     design: str = "grid"
     seeds: int

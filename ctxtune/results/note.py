@@ -3,11 +3,13 @@
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.formatting import MISSING, percent, percent_interval, setting
+from ctxtune.results.luck import luck
 from ctxtune.results.sweep import SweepResults
 from ctxtune.results.wording import (
     confirmation_sentence,
     contrast_sentences,
     lost_sentences,
+    luck_sentences,
     probability_sentences,
     seeds_words,
     tuning_sentences,
@@ -49,6 +51,7 @@ def sweep_note(results: SweepResults) -> str:
 def ablation_note(results: AblationResults) -> str:
     """What an ablation found, in sentences."""
     found = [*contrast_sentences(results), *probability_sentences(results), *lost_sentences(results.lost)]
+    found += luck_sentences(luck(results))
     found += tuning_sentences(results.design)
     return "\n".join(f"- {sentence}" for sentence in found)
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import GPU_HOURS, MONEY, hours_of, spent
+from ctxtune.results.luck import luck
 from ctxtune.results.sweep import SweepResults
 from ctxtune.results.wording import budget_sentence, search_sentence
 from ctxtune.statistics import Verdict, t_interval
@@ -49,6 +50,7 @@ def ablation_summary(results: AblationResults) -> dict[str, object]:
         },
         "conclusive": not results.design.nothing_tuned,
         "lost": [asdict(each) for each in results.lost],
+        "luck": [asdict(each) for each in luck(results)],
         "states": dict(Counter(run.state for run in results.runs)),
         "hours": hours_of(results.runs),
     }

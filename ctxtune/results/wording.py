@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.designs import AblationDesign
-from ctxtune.results.formatting import percent_interval
+from ctxtune.results.formatting import percent, percent_interval
+from ctxtune.results.luck import LuckComponent
 from ctxtune.results.runs import LostRuns
 from ctxtune.results.sweep import ConfirmedScore, SweepResults
 from ctxtune.results.verdicts import CLEAR
@@ -102,6 +103,13 @@ def contrast_sentences(results: AblationResults) -> Iterator[str]:
     conditions = sorted({each.condition for each in results.contrasts if each.condition and each.verdict})
     if conditions:
         yield f"All of it {'; '.join(conditions)}."
+
+
+def luck_sentences(found: Sequence[LuckComponent]) -> Iterator[str]:
+    """Where the luck lies, in one sentence; nothing where that is not known."""
+    if found:
+        listed = ", ".join(f"{each.source} {percent(each.scores)}" for each in found)
+        yield f"Where the luck lies (standard deviation of a score, points): {listed}."
 
 
 def probability_sentences(results: AblationResults) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from ctxtune.metric_names import metric_title
+from ctxtune.reporting.ablation.across import WORDS, across_table, critical_difference_figure, profile_figure
 from ctxtune.reporting.ablation.data import AblationData
-from ctxtune.reporting.document import Section, Table
+from ctxtune.reporting.document import Picture, Section, Table
 from ctxtune.results.formatting import MISSING, decimal, percent, percent_bounds
+from ctxtune.results.studies import arms_across
 from ctxtune.statistics import Interval, interquartile_interval, mean_ranks
 from ctxtune.statistics.intervals import Floats
 
@@ -24,7 +27,29 @@ def summed_section(each: Sequence[AblationData], shared: Sequence[str]) -> Secti
     hindrance = _hindrance(each, shared, means)
     if hindrance:
         return Section("In sum", [f"Left out: {hindrance}."])
-    return Section("In sum", [_words(each), _table(each, shared, means)])
+    return Section("In sum", [_words(each), _table(each, shared, means), *_across(each, shared)])
+
+
+def _across(each: Sequence[AblationData], shared: Sequence[str]) -> list[str | Table | Picture]:
+    """The arms over the data sets as a sample of others, or why not."""
+    reference = next((against for cell in shared for data in each if (against := _reference(data, cell))), None)
+    if reference is None or reference not in shared:
+        return ["Random effects, improvement and profiles are left out: the reference is none of the shared arms."]
+    try:
+        arms = arms_across([data.results for data in each], shared, reference)
+    except ValueError as error:
+        return [f"Random effects, improvement and profiles are left out: {error}."]
+    profile = "Performance profiles: the share of runs above a score; an arm whose line lies above another's is better."
+    critical = (
+        "Critical difference: mean ranks; a bar joins arms that Nemenyi's test (0.05) does not tell apart. It takes data sets "
+        "as its only evidence and needs many of them."
+    )
+    return [
+        WORDS,
+        across_table(arms),
+        Picture("profiles", profile, partial(profile_figure, arms)),
+        Picture("critical_difference", critical, partial(critical_difference_figure, arms)),
+    ]
 
 
 def _hindrance(each: Sequence[AblationData], shared: Sequence[str], means: Floats) -> str:

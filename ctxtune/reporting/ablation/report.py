@@ -121,7 +121,9 @@ def _score_section(data: AblationData) -> Section:
     unit = data.results.replication
     caption = f"Score of each arm: mean with 95 % t-interval; ticks are single {unit}s; the reference in blue."
     picture = Picture("arms", caption, lambda: figures.arms(data, list(data.results.cells)))
-    return Section("Scores", [tables.score_table(data), picture, tables.all_scores_table(data)])
+    return Section(
+        "Scores", [tables.score_table(data), picture, tables.all_scores_table(data), *tables.luck_tables(data)]
+    )
 
 
 def _factor_sections(data: AblationData, contrasts: Sequence[JudgedContrast]) -> list[Section]:
@@ -218,6 +220,7 @@ def method_paragraphs(data: AblationData) -> list[str]:
         "finished count, and none is judged before all its replications are there. The Wilcoxon signed-rank test is shown "
         "only where its smallest possible p-value can reach the corrected level. Effect g: mean over standard deviation of "
         "the paired differences (d_z) with Hedges' correction for few pairs.",
+        *([_study_words(design.study)] if design.study else []),
         f"{_equivalence_words(design.equivalence)} Inconclusive is what shows neither: the interval says how large a "
         "difference may still be.",
         *([_PROBABILITY_WORDS] if design.probabilities else []),
@@ -227,6 +230,13 @@ def method_paragraphs(data: AblationData) -> list[str]:
         "Satterthwaite's degrees of freedom; it is the interval for other seeds and other classes of the same kind.",
     ]
     return paragraphs
+
+
+def _study_words(study: str) -> str:
+    return (
+        f"This file is one of the study {study}. The verdicts here are corrected over this file; ctxtune report --compare with "
+        "all files of the study corrects over all of them."
+    )
 
 
 def _equivalence_words(margin: float | None) -> str:

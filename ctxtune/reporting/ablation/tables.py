@@ -21,6 +21,7 @@ from ctxtune.results.formatting import (
     price,
     setting,
 )
+from ctxtune.results.luck import luck
 from ctxtune.results.runs import LOST, Run, score_names
 from ctxtune.results.verdicts import CLEAR
 from ctxtune.statistics import Interval, PairedDifference, describe, t_interval
@@ -299,6 +300,24 @@ def run_table(data: AblationData) -> Table:
         record |= {"state": run.state, "mlflow_run": data.study.by_key[run.key].run_id}
         records.append(record | {name: run.metrics.get(name, "") for name in names})
     return Table("runs", "Every run.", ["run"], [[str(record["run"])] for record in records], records)
+
+
+def luck_tables(data: AblationData) -> list[Table]:
+    """Where the luck lies; nothing where replications are too few to say."""
+    found = luck(data.results)
+    if not found:
+        return []
+    rows = [[each.source, percent(each.scores), _optional(each.differences)] for each in found]
+    caption = (
+        "Where the luck lies: standard deviations from each source, percentage points (components of variance by the method of "
+        "moments, averaged over arms; differences: what both arms share has gone)."
+    )
+    header = ["source", "of scores", "of paired differences"]
+    return [Table("luck", caption, header, rows, [asdict(each) for each in found])]
+
+
+def _optional(value: float | None) -> str:
+    return MISSING if value is None else percent(value)
 
 
 def failure_table(data: AblationData) -> Table | None:

@@ -2,6 +2,7 @@
 
 from ctxtune.ablation.runs import folds_of, repeats_of, trials_held
 from ctxtune.config import Ablation, cells_of, changed_values, contrasts_of, reference_cell
+from ctxtune.config.cell_search import own_space
 from ctxtune.config.design import configuration_hash
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.designs import AblationDesign, CellDesign, ContrastDesign
@@ -47,6 +48,7 @@ def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDes
                 levels=cell.levels,
                 settings=changed_values(ablation.trial, cell.settings),
                 hash=configuration_hash(cell),
+                searched=list(own_space(ablation, cell.arm)),
             )
             for cell in cells
         ],

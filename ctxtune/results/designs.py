@@ -110,13 +110,14 @@ class SweepDesign(_Read):
 
 
 class CellDesign(_Read):
-    """One arm of an ablation at one combination of factor levels."""
+    """One arm of an ablation at one combination of factor levels; ``searched``: the paths that its own search varies."""
 
     cell: str
     variant: str
     levels: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     hash: str = ""
+    searched: list[str] = []
 
 
 class ContrastDesign(_Read):

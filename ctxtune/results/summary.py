@@ -23,6 +23,7 @@ def ablation_summary(results: AblationResults) -> dict[str, object]:
             ],
             "mean": interval and interval.mean,
             "interval": interval and [interval.low, interval.high],
+            "searched": results.cells[cell].searched,
             "tuned": [
                 values for repeat in range(results.design.repeats) if (values := results.tuned_values(cell, repeat))
             ],

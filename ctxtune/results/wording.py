@@ -130,6 +130,22 @@ def tuning_sentences(design: AblationDesign) -> Iterator[str]:
         yield f"Nothing was tuned here: the other cells run with the hyperparameters of {design.tuned_for or design.reference}."
     elif design.repeats == 1 and not design.nothing_tuned:
         yield "Every cell was tuned once: the verdicts are given one tuning run (tune_each.repeats repeats it)."
+    yield from _spaces_sentences(design)
+
+
+def _spaces_sentences(design: AblationDesign) -> Iterator[str]:
+    """That arms search spaces of different sizes with the same number of trials; nothing where they are alike."""
+    sizes: dict[int, list[str]] = {}
+    for cell in design.cells:
+        arms = sizes.setdefault(len(cell.searched), [])
+        if cell.variant not in arms:
+            arms.append(cell.variant)
+    if len(sizes) > 1:
+        listed = "; ".join(f"{counted(size, 'dimension')}: {', '.join(arms)}" for size, arms in sorted(sizes.items()))
+        yield (
+            f"The arms search spaces of different sizes with {counted(design.trials, 'trial')} each ({listed}): a larger one "
+            "is searched less thoroughly, a smaller one has less to find."
+        )
 
 
 def budget_sentence(design: AblationDesign) -> str:

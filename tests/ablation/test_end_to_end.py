@@ -121,6 +121,8 @@ def test_mlflow_holds_the_design_and_every_run_under_one_parent(finished):
         "mode": "max",
         "correction": "holm",
         "equivalence": 0.005,
+        "probabilities": False,
+        "study": None,
         "reference": "full",
         "design": "grid",
         "seeds": 2,

@@ -10,6 +10,7 @@ from ctxtune.results.designs import AblationDesign
 from ctxtune.results.luck import luck
 from ctxtune.results.runs import Run
 from ctxtune.results.studies import arms_across, effect_over_sets, judged_together, study_of
+from ctxtune.results.wording import tuning_sentences
 from ctxtune.statistics import holm
 
 METRIC = "validation/map_at_r"
@@ -129,3 +130,15 @@ def test_arms_that_do_not_differ_are_joined_once():
     assert rank_groups(np.array([1.0, 1.5, 2.4, 3.9]), 1.0) == [(0, 1), (1, 2)]
     assert rank_groups(np.array([1.0, 2.5, 4.0]), 1.0) == []
     assert rank_groups(np.array([1.0, 1.2, 1.4]), 1.0) == [(0, 2)]
+
+
+def test_arms_with_spaces_of_different_sizes_are_told():
+    results = simple(np.random.default_rng(0), [0.0], trials=8, tuning="each")
+    cells = [
+        cell.model_copy(update={"searched": paths})
+        for cell, paths in zip(results.design.cells, (["optimizer.lr"], ["optimizer.lr", "loss.k"]), strict=True)
+    ]
+    told = " ".join(tuning_sentences(results.design.model_copy(update={"cells": cells})))
+    assert "1 dimension: full; 2 dimensions: arm0" in told
+    alike = results.design.model_copy(update={"cells": [cell.model_copy(update={"searched": ["a"]}) for cell in cells]})
+    assert "different sizes" not in " ".join(tuning_sentences(alike))

@@ -139,7 +139,7 @@ def score_table(data: AblationData) -> Table:
     for cell in data.results.cells:
         values = list(data.results.scores(cell, metric).values())
         if not values:
-            rows.append([arm_label(data, cell), "0", *[MISSING] * 4])
+            rows.append([arm_label(data, cell), "0", *[MISSING] * 4, *_searched(data, cell)])
             records.append({"cell": cell, "count": 0})
             continue
         found = describe(values)
@@ -153,6 +153,7 @@ def score_table(data: AblationData) -> Table:
                 percent(found.deviation),
                 percent_bounds(found.interval),
                 percent_bounds(found.bootstrap),
+                *_searched(data, cell),
             ]
         )
         records.append(
@@ -165,10 +166,12 @@ def score_table(data: AblationData) -> Table:
                 "t_high": found.interval.high,
                 "bootstrap_low": found.bootstrap.low,
                 "bootstrap_high": found.bootstrap.high,
+                "searched": " ".join(data.results.cells[cell].searched),
                 "values": " ".join(f"{value:.17g}" for value in values),
             }
         )
     header = ["arm", f"{unit}s", "mean", "sd", "95 % t-interval", "95 % bootstrap"]
+    header += ["trials", "dimensions"] if _searches_told(data) else []
     caption = f"{capital(metric_title(metric))} by arm, percent, over {unit}s; the reference in bold."
     return Table("scores", caption, header, rows, records, strong=strong, note=" ".join(label_notes(data)))
 
@@ -300,6 +303,17 @@ def run_table(data: AblationData) -> Table:
         record |= {"state": run.state, "mlflow_run": data.study.by_key[run.key].run_id}
         records.append(record | {name: run.metrics.get(name, "") for name in names})
     return Table("runs", "Every run.", ["run"], [[str(record["run"])] for record in records], records)
+
+
+def _searches_told(data: AblationData) -> bool:
+    return any(cell.searched for cell in data.results.cells.values())
+
+
+def _searched(data: AblationData, cell: str) -> list[str]:
+    """Trials and dimensions of an arm's own search, for the table of scores; nothing where that was not recorded."""
+    if not _searches_told(data):
+        return []
+    return [str(data.design.trials_had), str(len(data.results.cells[cell].searched))]
 
 
 def luck_tables(data: AblationData) -> list[Table]:

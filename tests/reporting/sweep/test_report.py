@@ -176,7 +176,7 @@ def in_sum(uri: str, *names: str) -> tuple[Table | None, str]:
     sections = compared_ablations([read_ablation(read_study(uri, name)) for name in names]).sections
     section = next(each for each in sections if each.title == "In sum")
     found = [item for item in section.items if isinstance(item, Table)]
-    return (found[0] if found else None), " ".join(item for item in section.items if isinstance(item, str))
+    return (found[0] if found else None), "  ".join(item for item in section.items if isinstance(item, str))
 
 
 def test_ablations_on_different_data_sets_are_summed_relative_to_the_reference(tmp_path: Path) -> None:
@@ -192,7 +192,14 @@ def test_ablations_on_different_data_sets_are_summed_relative_to_the_reference(t
     assert total["better"]["low"] > 0.02 and total["worse"]["high"] < -0.02
     assert "2 data sets (glyphs, omniglot)" in words
     files = write_comparison(uri, ["easy", "hard"], tmp_path / "page")
-    assert words in files.markdown.read_text()
+    page = files.markdown.read_text()
+    assert all(paragraph in page for paragraph in words.split("  "))
+    across = {row["cell"]: row for row in table(files.folder, "across_data_sets")}
+    assert (
+        float(across["better"]["effect_low"]) < 0.1 < float(across["better"]["effect_high"])
+    )  # 0.04 of 0.8, 0.04 of 0.2
+    assert float(across["better"]["improvement"]) > 0.9 and across["full"]["improvement"] == ""
+    assert {path.stem for path in files.figures} >= {"profiles", "critical_difference"}
     assert float(table(files.folder, "in_sum")[0]["mean"]) == total["better"]["mean"]
     assert "in percent of the reference's mean score on the same data set" in found.caption
     differing = table(files.folder, "differing")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ctxtune.palette import INK
 from ctxtune.reporting.document import Table
-from ctxtune.reporting.palette import INK
 from ctxtune.reporting.style import look, new_figure
 from ctxtune.results.formatting import MISSING, decimal, percent, percent_bounds
 from ctxtune.results.studies import ArmAcrossSets

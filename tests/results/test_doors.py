@@ -142,7 +142,7 @@ def small_space(**search: Any) -> SweepConfig:
 @pytest.mark.parametrize(
     ("options", "search"),
     [
-        ({"seeds": 3, "ended": True}, {}),
+        pytest.param({"seeds": 3, "ended": True}, {}, marks=pytest.mark.slow),  # "lost" has all of it, and gaps
         ({"seeds": 2, "ended": False}, {}),
         ({"seeds": 3, "ended": True, "lost": ["confirmation-start-seed1", "selection-start-fold1-seed0"]}, {}),
         (

@@ -125,6 +125,7 @@ def test_the_driver_fetches_what_trials_start_from_and_their_processes_ask_no_hu
     assert len([path for _, path in hub.requests if "/resolve/" in path]) == 2 * len(names)
 
 
+@pytest.mark.slow
 def test_the_dinov2_file_passes_a_dry_run_without_weights(repository, tmp_path):
     trees.cars196(tmp_path / "data/cars196", "original", CARS_CLASSES, images=4)
     overrides = [

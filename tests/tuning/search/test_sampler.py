@@ -153,7 +153,7 @@ def test_points_that_no_run_can_take_are_counted_after_a_restart(name):
         assert len(set(points)) == len(points) == 12
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "gp", "cma-es"])
+@pytest.mark.parametrize("name", ["tpe", "random", pytest.param("gp", marks=pytest.mark.slow), "cma-es"])
 def test_suggested_numbers_have_five_significant_digits(name):
     space = space_of(
         sampler={"name": name, "startup_trials": 3},

@@ -1,8 +1,10 @@
-"""The spool: every event on its way to the tracking server, in one SQLite file on local disk.
+"""The spool: every event on its way to the tracking server, in one SQLite file.
 
 Two processes share it: the driver appends, the delivery process takes and removes. SQLite's write-ahead log makes an
 append one sequential write, which survives the death of the process at once and a power cut within about a second
-(the delivery process calls `sync`); a torn write at the end of the log is discarded by SQLite itself.
+(the delivery process calls `sync`); a torn write at the end of the log is discarded by SQLite itself. That log needs
+memory which all processes share, so on a network file system, where the next process may be another machine's, SQLite's
+rollback journal takes its place: slower, and safe wherever there are locks.
 """
 
 import json
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxtune.errors import TrackingError
+from ctxtune.network_folders import is_on_network
 from ctxtune.tracking.errors import SpoolFullError
 
 _SCHEMA = """
@@ -100,11 +103,7 @@ class Spool:
             self._database = sqlite3.connect(
                 folder / DATABASE, timeout=10, isolation_level=None, check_same_thread=False
             )
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            # `sync`, called in the delivery process, moves the log into the file: the driver never waits for that.
-            self._database.execute("PRAGMA wal_autocheckpoint=10000")
-            self._database.execute(f"PRAGMA journal_size_limit={4 * 2**20}")
+            self._choose_journal()
             self._database.executescript(_SCHEMA)
             self._add_missing_columns()
         except (OSError, sqlite3.Error) as error:
@@ -259,6 +258,17 @@ class Spool:
     def sync(self) -> None:
         """Have the disk itself hold every event appended so far (fsync), without keeping writers waiting."""
         self._read("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _choose_journal(self) -> None:
+        if is_on_network(self.folder):
+            self._database.execute("PRAGMA journal_mode=TRUNCATE")
+            self._database.execute("PRAGMA synchronous=FULL")
+            return
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        # `sync`, called in the delivery process, moves the log into the file: the driver never waits for that.
+        self._database.execute("PRAGMA wal_autocheckpoint=10000")
+        self._database.execute(f"PRAGMA journal_size_limit={4 * 2**20}")
 
     def _add_missing_columns(self) -> None:
         """A spool of an earlier version does not know of doubts."""

@@ -3,10 +3,13 @@
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from ctxtune import network_folders
 from ctxtune.errors import TrackingError
 from ctxtune.tracking import (
     SpoolFullError,
@@ -19,6 +22,7 @@ from ctxtune.tracking import (
     replay,
 )
 from ctxtune.tracking.__main__ import main
+from ctxtune.tracking.delivery_process import SpoolDelivery
 from ctxtune.tracking.spool import Spool
 from tests.helpers.disks import fill, tiny_disk
 from tests.helpers.processes import PATIENCE, free_port, wait_for
@@ -238,3 +242,37 @@ def test_a_full_disk_is_one_clear_error_and_costs_nothing_spooled(tmp_path) -> N
         tracker.close()
         replay(disk / "spool")
     assert metric_rows(uri) == expected_rows(["trial"], METRICS, range(logged + 1))
+
+
+def deliver_until(written: threading.Event, folder: Path, uri: str) -> int:
+    """Deliver what a spool holds, as the delivery process does, beside its writer; how many events that were."""
+    spool = Spool(folder)
+    delivery = SpoolDelivery(spool, uri, "shared")
+    while not written.is_set() or delivery.delivered == 0:
+        delivery.run_once()
+    spool.close()
+    return delivery.delivered
+
+
+def test_on_a_network_file_system_the_spool_shares_no_memory_and_loses_nothing(tmp_path, monkeypatch) -> None:
+    """SQLite's write-ahead log is for one machine's processes; a sweep that is resumed may be on another one."""
+    tracker = Tracker("sqlite:///mlflow.db", "shared", tmp_path / "spool", deliver=False)
+    tracker.start_run("trial", name="trial", kind="trial")
+    log_steps(tracker, ["trial"], range(20))
+    assert (tmp_path / "spool/spool.db-wal").exists()  # on a local disk
+    tracker.close(timeout=0)
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"22 1 0:52 / {tmp_path.resolve()} rw - nfs4 server:/results rw\n")
+    monkeypatch.setattr(network_folders, "MOUNTS", mounts)
+    uri = new_store(tmp_path)
+    again = Tracker(uri, "shared", tmp_path / "spool", deliver=False)
+    written = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        delivered = pool.submit(deliver_until, written, tmp_path / "spool", uri)  # while more is written
+        log_steps(again, ["trial"], range(15, 60))
+        written.set()
+        assert delivered.result(PATIENCE) > 0
+    assert {path.name for path in (tmp_path / "spool").glob("spool.db*")} <= {"spool.db", "spool.db-journal"}
+    again.close(timeout=0)
+    replay(tmp_path / "spool")
+    assert metric_rows(uri) == expected_rows(["trial"], METRICS, range(60))

@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS logged (
     run INTEGER, step INTEGER, metric INTEGER, PRIMARY KEY (run, step, metric)) WITHOUT ROWID;
 """
 DATABASE = "spool.db"
+PATIENCE_SECONDS = 10.0
+NETWORK_PATIENCE_SECONDS = 600.0
+"""How long a process waits for the other one, which may itself be waiting for a file server that is being restarted."""
 EXPERIMENT = 0  # in the place of a run's number: the event is the experiment's
 FILES = "files"
 _DELIVERED = "delivered"
@@ -100,10 +103,14 @@ class Spool:
         self._run_numbers: dict[str, int] = {}
         try:
             (folder / FILES).mkdir(parents=True, exist_ok=True)
+            on_network = is_on_network(folder)
             self._database = sqlite3.connect(
-                folder / DATABASE, timeout=10, isolation_level=None, check_same_thread=False
+                folder / DATABASE,
+                timeout=NETWORK_PATIENCE_SECONDS if on_network else PATIENCE_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
             )
-            self._choose_journal()
+            self._choose_journal(on_network)
             self._database.executescript(_SCHEMA)
             self._add_missing_columns()
         except (OSError, sqlite3.Error) as error:
@@ -259,8 +266,8 @@ class Spool:
         """Have the disk itself hold every event appended so far (fsync), without keeping writers waiting."""
         self._read("PRAGMA wal_checkpoint(PASSIVE)")
 
-    def _choose_journal(self) -> None:
-        if is_on_network(self.folder):
+    def _choose_journal(self, on_network: bool) -> None:
+        if on_network:
             self._database.execute("PRAGMA journal_mode=TRUNCATE")
             self._database.execute("PRAGMA synchronous=FULL")
             return

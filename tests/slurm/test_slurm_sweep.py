@@ -8,7 +8,7 @@ import pytest
 from ctxtune.tracking import read_runs
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers.clusters import journal_events
-from tests.helpers.processes import environment, wait_for
+from tests.helpers.processes import BIN, environment, wait_for
 from tests.helpers.slurm import SlurmCluster, missing_programs, slurm_cluster
 from tests.helpers.sweeps import TINY, run_sweep
 from tests.helpers.tracking import metric_rows
@@ -67,14 +67,13 @@ def log(folder: Path) -> str:
     return "".join(file.read_text() for file in (folder / "slurm").glob("*.log"))
 
 
-def require_whole(folder: Path) -> None:
+def require_whole(folder: Path, store: str) -> None:
     """Every trial has each epoch once, in the journal and in MLflow."""
     journal = Journal(folder / "journal.jsonl")
     assert len(journal.runs) == TRIALS
     assert {run.state for run in journal.runs.values()} == {"completed"}, log(folder)
     for run in journal.runs.values():
         assert [report.epoch for report in run.reports] == list(range(1, EPOCHS + 1))
-    store = f"sqlite:///{folder.parent.parent}/mlflow.db"
     tracked = read_runs(store, folder.name)
     assert sorted(run.name for run in tracked if run.kind != "sweep") == sorted(journal.runs)
     assert {run.state for run in tracked} == {"completed"}
@@ -101,4 +100,28 @@ def test_a_sweep_over_two_nodes_is_preempted_and_requeued_and_goes_on_by_itself(
     slurm.call("scontrol", "requeue", job)
     wait_for_state(slurm, job, folder, "COMPLETED")
     assert slurm.facts(job)["Restarts"] == "2"
-    require_whole(folder)
+    require_whole(folder, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_an_array_of_sweeps_shares_a_node_and_one_that_is_told_of_its_end_goes_on(repository, tmp_path, slurm):
+    file = repository / "search_spaces/quickstart.yaml"
+    sets = " ".join(f"--set '{override}'" for override in [*SEARCH[:-1], "resources={cpus: 1}"])
+    lines = [
+        f"{name} {file} {sets} --set 'tracking.uri=sqlite:///{tmp_path}/{name}.db'" for name in ("first", "second")
+    ]
+    (tmp_path / "sweeps.txt").write_text("".join(f"{line}\n" for line in lines))
+    slurm.environment["PATH"] = f"{BIN}:{slurm.environment['PATH']}"
+    array = slurm.call(
+        "sbatch", "--parsable", "--array=1-2", "--nodelist=n1", "--cpus-per-task=1", "--gpus-per-node=0", "--time=30",
+        str(repository / "slurm/array.sh"), "sweeps.txt", folder=tmp_path,
+    )  # fmt: skip
+    folders = {name: tmp_path / "results" / name for name in ("first", "second")}
+    jobs = [f"{array}_{number}" for number in (1, 2)]
+    wait_for(lambda: checkpoints(folders["first"]) >= 2, SECONDS, "checkpoints", step=0.1)
+    # What Slurm sends by itself before the time limit.
+    slurm.call("scancel", "--signal=USR1", "--batch", jobs[0])
+    for job in jobs:
+        wait_for(lambda job=job: slurm.state(job) == "COMPLETED", SECONDS, f"the end of {job}", step=0.5)
+    assert [slurm.facts(job)["Restarts"] for job in jobs] == ["1", "0"]
+    for name, folder in folders.items():
+        require_whole(folder, f"sqlite:///{tmp_path}/{name}.db")

@@ -139,7 +139,6 @@ def test_families_keep_their_level_when_there_is_no_effect() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_whole_judgment_keeps_its_level_when_there_is_no_effect() -> None:
     generator = np.random.default_rng(2)
     false = 0

@@ -176,6 +176,7 @@ def _processes(world: ProcessGroup, device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
     try:
         yield
+        dist.barrier()  # nobody leaves while another may still need it
     finally:
         dist.destroy_process_group()
 

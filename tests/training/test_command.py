@@ -156,6 +156,7 @@ def test_help_names_every_argument():
         assert word in words
 
 
+@pytest.mark.slow
 def test_torchrun_with_two_processes_gives_one_result(repository, tmp_path):
     tree = {**TRAIN_FILE, "trial": {**TRAIN_FILE["trial"], "schedule": {"name": "constant", "epochs": 2}}}
     one = train_command(tmp_path, "--device", "cpu", tree=tree)

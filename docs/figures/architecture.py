@@ -64,8 +64,13 @@ def without_shortcuts(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
     """The arrows from which all others follow."""
 
     def reaches(start: str, goal: str, without: tuple[str, str]) -> bool:
-        onward = [to for source, to in arrows if source == start and (source, to) != without]
-        return goal in onward or any(reaches(room, goal, without) for room in onward)
+        seen, open_rooms = {start}, [start]
+        while open_rooms:
+            room = open_rooms.pop()
+            onward = {to for source, to in arrows if source == room and (source, to) != without} - seen
+            seen |= onward
+            open_rooms += onward
+        return goal in seen
 
     return {arrow for arrow in arrows if not reaches(*arrow, without=arrow)}
 

@@ -16,7 +16,7 @@ from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.estimates import fit_share
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.spending import LIMITS, Batch, Spending, StageForecast, cost_of
+from ctxtune.tuning.spending import LIMITS, Batch, Limit, Spending, StageForecast, cost_of
 
 FEWEST_TRIALS = 2
 """Of every cell: its own configuration, and another one."""
@@ -102,12 +102,7 @@ def too_little(ablation: Ablation, times: CellTimes, resources: RunResources) ->
     for limit, total in _limits(ablation):
         least = _needed(ablation, times, resources, limit, FEWEST_TRIALS)
         if total < least:
-            runs = counted(len(times.seeds(ablation)), "run")
-            return (
-                f"tune_each.budget.{limit}: {total:g} cannot hold {runs} of the seeds, which keep their number, and "
-                f"{FEWEST_TRIALS} trials of every cell before: a full-length run takes {duration(times.mean / 3600)}. "
-                f"{_rounded_up(least):g} would do"
-            )
+            return _refusal(ablation, times, limit, total, least)
     return None
 
 
@@ -172,6 +167,7 @@ class TuningBudget:
 
     def admits(self, number: int) -> bool:
         """Whether a round is to be begun: it is expected to end while the seeds still fit."""
+        self._spending.watch_setups()
         times = self.times
         if self.ended_by:
             return False
@@ -180,15 +176,20 @@ class TuningBudget:
         tuning = [*self._under_way(times), *times.round(self._ablation)]
         seeds = times.seeds(self._ablation)
         for limit in self._spending.limits:
-            if (
-                MARGIN * self._spending.cost(limit.name, [tuning]) + self._spending.cost(limit.name, [seeds])
-                > limit.left
-            ):
+            reserve = self._spending.cost(limit.name, [seeds])
+            if self._refused(limit, times, reserve):
+                return False
+            if MARGIN * self._spending.cost(limit.name, [tuning]) + reserve > limit.left:
                 self.ended_by = limit.name
         return not self.ended_by
 
     def check(self) -> None:
-        """Ask the recorder to stop the tuning where no more is left than the seeds take; once a second."""
+        """Ask the recorder to stop the tuning where no more is left than the seeds take, and all where not even that is left;
+        once a second.
+
+        Only runs that have ended tell what each takes beside its epochs; where that is most of it, too small a budget is
+        not seen before.
+        """
         if not self._spending.keep_time() or not self._spending.limited:
             return
         if not self._measured:
@@ -198,6 +199,8 @@ class TuningBudget:
             return
         for limit in self._spending.limits:
             reserve = self._spending.cost(limit.name, [times.seeds(self._ablation)])
+            if self._refused(limit, times, reserve):
+                return
             if limit.spent + reserve >= limit.total:
                 self.ended_by = limit.name
                 message = f"the tuning ends: {limit.spent:.2f} {limit.unit} spent, {reserve:.2f} kept for the seeds"
@@ -222,6 +225,17 @@ class TuningBudget:
         else:
             self._on_measured(times)
 
+    def _refused(self, limit: Limit, times: CellTimes, reserve: float) -> bool:
+        """Whether all was ended, to be resumed with more: what is left cannot hold the seeds, and a tuning there is not yet."""
+        completed = len(self._recorder.journal.completed("cell_search"))
+        missing = FEWEST_TRIALS - completed // (len(self._cells) * repeats_of(self._ablation))
+        if missing <= 0 or reserve <= MARGIN * limit.left:
+            return False
+        least = limit.spent + _needed(self._ablation, times, self._resources, limit.name, missing)
+        told = _refusal(self._ablation, times, limit.name, limit.total, least)
+        self._recorder.request_stop("budget", told, resumable=True)
+        return True
+
     def _under_way(self, times: CellTimes) -> Batch:
         """Seconds that the trials that are running still need."""
         work = _tuning_work(self._ablation)
@@ -245,6 +259,17 @@ def _limits(ablation: Ablation) -> list[tuple[str, float]]:
     budget = ablation.tune_each.budget if ablation.tune_each else None
     found = [(limit, getattr(budget, limit)) for limit in LIMITS] if budget else []
     return [(limit, total) for limit, total in found if total is not None]
+
+
+def _refusal(ablation: Ablation, times: CellTimes, limit: str, total: float, least: float) -> str:
+    """What to say of a limit that is too low."""
+    runs = counted(len(times.seeds(ablation)), "run")
+    beside = f" and {duration(times.setup / 3600)} to begin and end" if times.setup >= 1 else ""
+    return (
+        f"tune_each.budget.{limit}: {total:g} cannot hold {runs} of the seeds, which keep their number, and "
+        f"{FEWEST_TRIALS} trials of every cell before: a full-length run takes {duration(times.mean / 3600)}{beside}. "
+        f"{_rounded_up(least):g} would do"
+    )
 
 
 def _needed(ablation: Ablation, times: CellTimes, resources: RunResources, limit: str, trials: int) -> float:

@@ -36,7 +36,7 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
         else counted(epochs, "epoch")
     )
     words = {
-        "cell_search": f"tuning: {{runs}} trials, {tune.trials if tune else 0} of {counted(epochs, 'epoch')} for every cell",
+        "cell_search": f"tuning: {{runs}} trials of {counted(epochs, 'epoch')}, {tune.trials if tune else 0} for every cell",
         "cell": f"cells: {{runs}} runs, the same {counted(ablation.seeds, 'seed')} for every cell, {where}",
     }
 

@@ -152,8 +152,12 @@ class Spending:
         if hours is not None and now - self._noted_at >= max(60.0, NOTED_SHARE * 3600 * hours):
             self._noted_at = now
             self._recorder.decide("hours_spent", round(self.hours, 4))
-        self._setups.watch(self._recorder.journal.runs.values(), now)
+        self.watch_setups()
         return True
+
+    def watch_setups(self) -> None:
+        """Take in what the runs that have ended since took beside their epochs."""
+        self._setups.watch(self._recorder.journal.runs.values(), self._clock())
 
     def cost(self, limit: str, batches: Iterable[Batch]) -> float:
         """What batches of runs take of a limit."""

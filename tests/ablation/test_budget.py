@@ -150,6 +150,22 @@ def test_a_budget_that_cannot_hold_the_seeds_is_refused_as_soon_as_a_run_is_meas
     assert executor.clock / 3600 <= enough + EVALUATION
 
 
+@pytest.mark.parametrize("places", [1, 3])
+def test_what_runs_take_beside_their_epochs_ends_too_small_a_budget_before_it_is_passed(ablation, tmp_path, places):
+    """A run of an hour takes two more to begin: 14 of the 24 hours would do without them."""
+    with pytest.raises(SweepStopped, match=r"cannot hold 12 runs of the seeds.* 1.0 h and 2.0 h to begin") as refused:
+        drive_ablation(ablation(hours=24 / places), tmp_path / "j", hours=an_hour, setup=2, concurrent=places)
+    stopped = Journal(tmp_path / "j")
+    assert refused.value.reason == "budget" and not stopped.stage("cell") and len(stopped.runs) <= 2 * places
+    enough = float(re.search(r"(\d[\d.]*) would do", str(refused.value))[1])
+    goes_on = ablation(hours=enough)
+    journal, _ = drive_ablation(goes_on, tmp_path / "j", hours=an_hour, setup=2, concurrent=places)
+    assert {len(numbers) for numbers in trials_of(journal).values()} == {2}
+    assert len(journal.completed("cell")) == CELLS * 4
+    _, executor = drive_ablation(goes_on, tmp_path / "new", hours=an_hour, setup=2, concurrent=places)
+    assert executor.clock / 3600 <= enough + EVALUATION
+
+
 def test_a_larger_budget_goes_on_with_the_tuning_until_a_run_of_the_seeds_has_begun(ablation, tmp_path):
     with pytest.raises(Killed):
         drive_ablation(ablation(hours=24), tmp_path / "j", hours=an_hour, die_at="cell")

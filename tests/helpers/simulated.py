@@ -91,6 +91,7 @@ def drive_ablation(
     journal_file: Path,
     *,
     hours: Callable[[RunSpec], float],
+    setup: float = 0.0,
     concurrent: int = 1,
     die_at: str = "",
     notes: list[str] | None = None,
@@ -99,10 +100,13 @@ def drive_ablation(
     """Run an ablation, or go on with one, whose runs take so many ``hours``.
 
     Args:
+        setup: hours of each run before it begins to train.
         die_at: the stage whose first run kills the process (`Killed`).
     """
     journal = Journal(journal_file)
-    executor = SimulatedExecutor(RunResources(1, 1.0, concurrent), lambda spec: 3600 * hours(spec), plain_score())
+    executor = SimulatedExecutor(
+        RunResources(1, 1.0, concurrent), lambda spec: 3600 * hours(spec), plain_score(), 3600 * setup
+    )
 
     def die(recorder: Recorder, run: RunRecord) -> None:
         if run.stage == die_at:

@@ -51,8 +51,7 @@ def test_so_does_every_one_at_every_speed(benchmark, name, rate, gpus):
     check(benchmark.outcome(name, rate, gpus))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", ["cars", *(pytest.param(name, marks=pytest.mark.slow) for name in SPACES[1:])])
 def test_one_card_at_400_images_a_second_gets_a_search_and_a_confirmation(benchmark, name):
     found = benchmark.outcome(name, 400, 1)
     assert not found.refused and found.trials >= 40 and found.seeds >= 3

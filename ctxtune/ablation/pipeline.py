@@ -74,12 +74,25 @@ def reopen_tuning(ablation: Ablation, journal: Journal) -> None:
 
     Trials that the budget killed go on from their checkpoints.
     """
-    ended = journal.decisions.tuning_ended
-    if ended is None or ended.reason not in LIMITS or journal.stage("cell"):
-        return
-    if ablation.tune_each is not None and raised(ended, ablation.tune_each.budget):
+    if _reopens(ablation, journal):
         journal.decided(TUNING_ENDED, None)
         revive(journal, "cell_search")
+
+
+def _reopens(ablation: Ablation, journal: Journal) -> bool:
+    """Whether a tuning that has ended is to go on."""
+    ended = journal.decisions.tuning_ended
+    if ended is None or ended.reason not in LIMITS or journal.stage("cell"):
+        return False
+    return ablation.tune_each is not None and raised(ended, ablation.tune_each.budget)
+
+
+def nothing_left(ablation: Ablation, journal: Journal) -> bool:
+    """Whether all that is settled has run, and the file asks for no more."""
+    tuned = ablation.tune_each is None or journal.decisions.tuning_ended or journal.decisions.search_ended
+    if not journal.events or not tuned or _reopens(ablation, journal):
+        return False
+    return next(iter(cell_specs(ablation, cells_of(ablation), journal)), None) is None
 
 
 def _tune(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ctxtune.ablation.budget import CellTimes
-from ctxtune.ablation.pipeline import run_stages
+from ctxtune.ablation.pipeline import nothing_left, run_stages
 from ctxtune.ablation.plan import stage_lines
 from ctxtune.ablation.results import design_of, results_of
 from ctxtune.config import Ablation, cells_of, search_of, searched_models
@@ -24,7 +24,7 @@ from ctxtune.tuning.features import features_ahead
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ABLATION_FILE, ResultsFolder
-from ctxtune.tuning.startup import checked_place, opened, recorded_weights
+from ctxtune.tuning.startup import Place, checked_place, opened, recorded_weights
 from ctxtune.yaml_text import write_yaml
 
 _MAY_CHANGE = ("resources", "tracking", "max_concurrent", "based_on", "tune_each.budget", "pilot")
@@ -70,10 +70,11 @@ def run_ablation(
         _check_data(ablation)
     folder = ablation_folder(root, ablation, resume=resume)
     with opened(
-        ablation, folder, place, max_concurrent=ablation.max_concurrent, watcher=watcher, resume=resume
-    ) as parts:
+        ablation, folder, place, max_concurrent=ablation.max_concurrent, watcher=watcher, resume=resume,
+        nothing_left=lambda journal: nothing_left(ablation, journal),
+    ) as parts:  # fmt: skip
         journal, connection = parts.journal, parts.connection
-        ablation = with_precision(ablation, journal, connection.resources)
+        ablation = with_precision(ablation, journal, connection.resources if connection else None)
         recorder = Recorder(
             journal,
             parts.tracker,
@@ -81,19 +82,9 @@ def run_ablation(
             sweep_id=identity(journal, "ablation"),
             on_change=lambda recorder, run: _on_change(recorder, run, watcher),
         )
-        _start_tracking(ablation, recorder, connection, resume=resume)
-        with interrupts(recorder, watcher):
-            if place.address is None:
-                for trial in {cell.trial.hash(): cell.trial for cell in cells_of(ablation)}.values():
-                    features_ahead(trial, "train", connection.resources, recorder, watcher)
-            run_stages(
-                ablation,
-                recorder,
-                RayExecutor(connection.storage, connection.resources),
-                watcher,
-                on_measured=lambda times: _tell_plan(ablation, times, connection.resources, watcher),
-                on_tuned=lambda: _tuned(ablation, recorder),
-            )
+        _start_tracking(ablation, recorder, place, connection, resume=resume)
+        if connection is not None:
+            _run(ablation, recorder, place, connection, watcher)
         for run in journal.stage("cell_search"):
             if run.state == "killed":
                 delete_checkpoints(run)
@@ -101,6 +92,22 @@ def run_ablation(
         _write(recorder, folder, result)
         tell_link(ablation, parts.tracker, "Cells", watcher)
         return result
+
+
+def _run(ablation: Ablation, recorder: Recorder, place: Place, connection: Connection, watcher: Watcher) -> None:
+    """Run what is left of tuning and seeds."""
+    with interrupts(recorder, watcher):
+        if place.address is None:
+            for trial in {cell.trial.hash(): cell.trial for cell in cells_of(ablation)}.values():
+                features_ahead(trial, "train", connection.resources, recorder, watcher)
+        run_stages(
+            ablation,
+            recorder,
+            RayExecutor(connection.storage, connection.resources),
+            watcher,
+            on_measured=lambda times: _tell_plan(ablation, times, connection.resources, watcher),
+            on_tuned=lambda: _tuned(ablation, recorder),
+        )
 
 
 def _on_change(recorder: Recorder, run: RunRecord, watcher: Watcher) -> None:
@@ -143,7 +150,9 @@ def _check_data(ablation: Ablation) -> None:
             load_dataset(dataset)
 
 
-def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connection, *, resume: bool) -> None:
+def _start_tracking(
+    ablation: Ablation, recorder: Recorder, place: Place, connection: Connection | None, *, resume: bool
+) -> None:
     tree = ablation.model_dump(mode="json")
     design = design_of(ablation, recorder.journal)
     recorder.tracker.start_run(
@@ -152,15 +161,15 @@ def _start_tracking(ablation: Ablation, recorder: Recorder, connection: Connecti
         kind="ablation",
         params=flatten({key: tree[key] for key in ("seeds", "design", "compare", "confirmatory", "validation")}),
         tags={
-            **connection.environment,
+            **(connection.tags if connection else {}),
             **recorded_weights(ablation.trial),
             "data_set": ablation.trial.dataset.name,
-            "data.train_fingerprint": connection.fingerprint,
             "reference": design.reference,
             "based_on": ablation.based_on or "",
         },
     )
-    dataset = tracked_dataset(ablation.trial.dataset.model_dump(mode="json", exclude_none=True), connection.fingerprint)
+    fingerprint = connection.fingerprint if connection else place.fingerprint
+    dataset = tracked_dataset(ablation.trial.dataset.model_dump(mode="json", exclude_none=True), fingerprint)
     recorder.tracker.log_dataset(recorder.sweep_id, dataset)
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)

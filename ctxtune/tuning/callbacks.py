@@ -77,10 +77,14 @@ def end_stage(recorder: Recorder) -> None:
     recorder.clear_stop()
 
 
-def with_precision(file: File, journal: Journal, resources: RunResources) -> File:
-    """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same."""
-    if file.trial.precision == "auto":
-        if journal.decisions.precision is None:
+def with_precision(file: File, journal: Journal, resources: RunResources | None) -> File:
+    """``precision: auto`` made definite once, where the runs will be: all runs of a sweep have the same.
+
+    Args:
+        resources: of a run; None: there is none to come.
+    """
+    if file.trial.precision == "auto" and (resources or journal.decisions.precision):
+        if journal.decisions.precision is None and resources is not None:
             journal.decided("precision", worker_precision(resources))
         trial = file.trial.model_copy(update={"precision": journal.decisions.precision})
         file = file.model_copy(update={"trial": trial})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ctxtune.config import SweepConfig, TrialSettings
+from ctxtune.config.sweep import ConfirmSettings
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.results.sweep import select, standings
 from ctxtune.text import counted
@@ -22,6 +23,7 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.search.multi_objective import SeveralObjectives
 from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.search.warm_start import with_warm_starts
 from ctxtune.tuning.spending import LIMITS, raised, revive
 from ctxtune.tuning.sweep_results import results_of
 
@@ -77,18 +79,37 @@ def reopen_search(config: SweepConfig, recorder: Recorder) -> None:
     Trials that the budget killed go on from their checkpoints.
     """
     journal = recorder.journal
-    ended, confirming = journal.decisions.search_ended, journal.decisions.confirmation
-    confirms = confirming is not None and confirming.seeds > 0  # no seeds: there was nothing to confirm
-    if not isinstance(ended, SearchEnd) or confirms or journal.stage("confirmation"):
-        return
-    more = ended.reason in LIMITS and raised(ended, config.search.budget)
-    more_trials = not ended.reason and config.search.trials > ended.trials
-    if not (more or more_trials):
+    if not _reopens(config, journal):
         return
     for settled in (SEARCH_ENDED, SELECTION, CHOSEN, "confirm", CONFIRMATION):
         if journal.decisions.ever(settled):
             journal.decided(settled, None)
     revive(journal, "search")
+
+
+def _reopens(config: SweepConfig, journal: Journal) -> bool:
+    """Whether a search that has ended is to go on."""
+    ended, confirming = journal.decisions.search_ended, journal.decisions.confirmation
+    confirms = confirming is not None and confirming.seeds > 0  # no seeds: there was nothing to confirm
+    if not isinstance(ended, SearchEnd) or confirms or journal.stage("confirmation"):
+        return False
+    more = ended.reason in LIMITS and raised(ended, config.search.budget)
+    more_trials = not ended.reason and config.search.trials > ended.trials
+    return more or more_trials
+
+
+def nothing_left(config: SweepConfig, journal: Journal) -> bool:
+    """Whether all that is settled has run, and the file asks for no more.
+
+    Raises:
+        ConfigError: it asks for another confirmation than the one that has begun.
+    """
+    _check_confirmation(config, journal)
+    settled, chosen = journal.decisions.confirmation, journal.decisions.chosen
+    if chosen is None or (settled is None and config.confirm is not None) or _reopens(config, journal):
+        return False
+    seeds = settled.seeds if settled else 0
+    return not stages.confirmation_specs(with_warm_starts(config, journal), journal, chosen, seeds)
 
 
 def _search(config: SweepConfig, recorder: Recorder, budget: Budget, watcher: Watcher) -> Iterator[StageRuns]:
@@ -213,6 +234,28 @@ def _confirm(
         end_stage(recorder)
 
 
+def _asked_of(confirm: ConfirmSettings) -> dict[str, object]:
+    """What a test score could tempt to change."""
+    return confirm.model_dump(mode="json", include={"seeds", "also"})
+
+
+def _check_confirmation(config: SweepConfig, journal: Journal) -> None:
+    """Refuse another confirmation than the one that has begun, if one has.
+
+    Raises:
+        ConfigError: see above.
+    """
+    begun = journal.decisions.confirm
+    if config.confirm is None or begun is None:
+        return
+    asked = _asked_of(config.confirm)
+    if asked != {key: begun.get(key) for key in asked}:
+        raise ConfigError(
+            f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
+            "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"
+        )
+
+
 def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budget: Budget, watcher: Watcher) -> int:
     """How many seeds confirm the chosen configuration: settled once, before a test score is known.
 
@@ -221,17 +264,11 @@ def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budg
     """
     if config.confirm is None:
         return 0
-    asked = config.confirm.model_dump(mode="json", include={"seeds", "also"})  # what a test score could tempt to change
-    begun = journal.decisions.confirm
-    if begun is not None and asked != {key: begun.get(key) for key in asked}:
-        raise ConfigError(
-            f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
-            "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"
-        )
+    _check_confirmation(config, journal)
     if journal.decisions.confirmation is not None:
         return journal.decisions.confirmation.seeds
     arms = stages.confirmed_arms(config, journal, chosen)
-    seeds = config.confirm.seeds if begun is not None else budget.affordable_seeds(arms)
+    seeds = config.confirm.seeds if journal.decisions.confirm is not None else budget.affordable_seeds(arms)
     if stages.nothing_but_the_start(config, journal):
         seeds = 0
         watcher.on_note("confirmation: none, since the budget ended the search before anything but the start had run")
@@ -240,6 +277,6 @@ def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budg
             f"confirmation: {seeds} of {counted(config.confirm.seeds, 'seed')} fit in the budget; this is settled before a "
             "test score is known"
         )
-    journal.decided("confirm", asked)
+    journal.decided("confirm", _asked_of(config.confirm))
     journal.decided(CONFIRMATION, ConfirmationPlan(seeds=seeds, asked=config.confirm.seeds, arms=tuple(arms)))
     return seeds

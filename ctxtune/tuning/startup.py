@@ -1,7 +1,7 @@
 """What sweeps and ablations open before their first run, and close whatever happens."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,13 +78,17 @@ def _check_lasting(file: TrialFile, root: Path) -> None:
 
 @dataclass(frozen=True)
 class Opened:
-    """What is open while runs go on."""
+    """What is open while runs go on.
+
+    Attributes:
+        connection: to Ray; None: there is nothing left to run.
+        missing: files that should be there at the end and are not, each with the reason.
+    """
 
     journal: Journal
     tracker: Tracker
-    connection: Connection
+    connection: Connection | None
     missing: list[str]
-    """Files that should be there at the end and are not, each with the reason."""
 
 
 @contextlib.contextmanager
@@ -96,8 +100,13 @@ def opened(
     max_concurrent: int | Literal["auto"],
     watcher: Watcher,
     resume: bool,
+    nothing_left: Callable[[Journal], bool],
 ) -> Iterator[Opened]:
-    """Journal, tracking and Ray for one sweep or ablation, closed in the opposite order: tracking is delivered last."""
+    """Journal, tracking and Ray for one sweep or ablation, closed in the opposite order: tracking is delivered last.
+
+    Args:
+        nothing_left: whether all runs have ended, by the journal: Ray is not started for what is written down then.
+    """
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(folder.close)
         journal, missing = folder.journal, list[str]()
@@ -113,17 +122,19 @@ def opened(
         tracker.check()
         if resume and not folder.begun:
             _check_unknown(file)
-        modules = own_modules(file.model_dump(mode="json"))
-        cleanup.enter_context(running_ray(place.address, modules, watcher.on_note))
-        connection = connect(
-            file,
-            address=place.address,
-            storage=place.storage,
-            fingerprint=place.fingerprint,
-            checkpoints=folder.checkpoints,
-            max_concurrent=max_concurrent,
-            on_note=watcher.on_note,
-        )
+        connection = None
+        if not (resume and nothing_left(journal)):
+            modules = own_modules(file.model_dump(mode="json"))
+            cleanup.enter_context(running_ray(place.address, modules, watcher.on_note))
+            connection = connect(
+                file,
+                address=place.address,
+                storage=place.storage,
+                fingerprint=place.fingerprint,
+                checkpoints=folder.checkpoints,
+                max_concurrent=max_concurrent,
+                on_note=watcher.on_note,
+            )
         with stopped_by_its_disk(journal, tracker):
             yield Opened(journal, tracker, connection, missing)
 

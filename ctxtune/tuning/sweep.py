@@ -19,7 +19,7 @@ from ctxtune.tuning.backend.connect import Connection
 from ctxtune.tuning.backend.runner import RayExecutor
 from ctxtune.tuning.callbacks import Watcher, identity, interrupts, tell_link, with_precision
 from ctxtune.tuning.features import features_ahead
-from ctxtune.tuning.pipeline import run_stages
+from ctxtune.tuning.pipeline import nothing_left, run_stages
 from ctxtune.tuning.plan import plan_lines
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
@@ -65,11 +65,13 @@ def run_sweep(
     with (
         storage_mirror,
         opened(
-            config, folder, place, max_concurrent=config.search.max_concurrent, watcher=watcher, resume=resume
+            config, folder, place, max_concurrent=config.search.max_concurrent, watcher=watcher, resume=resume,
+            nothing_left=lambda journal: nothing_left(config, journal),
         ) as parts,
-    ):
+    ):  # fmt: skip
         journal, connection = parts.journal, parts.connection
-        config = with_warm_starts(with_precision(config, journal, connection.resources), journal)
+        config = with_precision(config, journal, connection.resources if connection else None)
+        config = with_warm_starts(config, journal)
         objective = config.search.objective.metric
 
         def on_change(recorder: Recorder, run: RunRecord) -> None:
@@ -85,16 +87,9 @@ def run_sweep(
             on_change=on_change,
         )
         storage_mirror.begin(recorder.sweep_id, journal.stage("search"))
-        _start_tracking(config, recorder, connection, resume=resume)
-        with interrupts(recorder, watcher):
-            run_stages(
-                config,
-                recorder,
-                RayExecutor(connection.storage, connection.resources),
-                watcher,
-                on_measured=lambda seconds: _tell_plan(config, connection.resources, seconds, watcher),
-                prepare=lambda trial, side: _prepare(trial, side, place, connection, recorder, watcher),
-            )
+        _start_tracking(config, recorder, place, connection, resume=resume)
+        if connection is not None:
+            _run(config, recorder, place, connection, watcher)
         result = results_of(config, journal, ended=True)
         storage_mirror.end(journal.stage("search"))
         _write(config, recorder, folder, result, parts.missing)
@@ -102,6 +97,19 @@ def run_sweep(
         recorder.tracker.end_run(recorder.sweep_id, "completed")
         tell_link(config, parts.tracker, f"Trials by {objective}", watcher)
         return result
+
+
+def _run(config: SweepConfig, recorder: Recorder, place: Place, connection: Connection, watcher: Watcher) -> None:
+    """Run what is left of the stages."""
+    with interrupts(recorder, watcher):
+        run_stages(
+            config,
+            recorder,
+            RayExecutor(connection.storage, connection.resources),
+            watcher,
+            on_measured=lambda seconds: _tell_plan(config, connection.resources, seconds, watcher),
+            prepare=lambda trial, side: _prepare(trial, side, place, connection, recorder, watcher),
+        )
 
 
 def _prepare(
@@ -118,7 +126,9 @@ def _tell_plan(config: SweepConfig, resources: RunResources, seconds: float, wat
         watcher.on_note(line)
 
 
-def _start_tracking(config: SweepConfig, recorder: Recorder, connection: Connection, *, resume: bool) -> None:
+def _start_tracking(
+    config: SweepConfig, recorder: Recorder, place: Place, connection: Connection | None, *, resume: bool
+) -> None:
     tree = config.model_dump(mode="json")
     recorder.tracker.start_run(
         recorder.sweep_id,
@@ -126,13 +136,13 @@ def _start_tracking(config: SweepConfig, recorder: Recorder, connection: Connect
         kind="sweep",
         params=flatten({key: tree[key] for key in ("search", "select", "confirm", "validation")}),
         tags={
-            **connection.environment,
+            **(connection.tags if connection else {}),
             **recorded_weights(config.trial),
             "data_set": config.trial.dataset.name,
-            "data.train_fingerprint": connection.fingerprint,
         },
     )
-    dataset = tracked_dataset(config.trial.dataset.model_dump(mode="json", exclude_none=True), connection.fingerprint)
+    fingerprint = connection.fingerprint if connection else place.fingerprint
+    dataset = tracked_dataset(config.trial.dataset.model_dump(mode="json", exclude_none=True), fingerprint)
     recorder.tracker.log_dataset(recorder.sweep_id, dataset)
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)

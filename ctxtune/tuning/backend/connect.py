@@ -39,6 +39,11 @@ class Connection:
     fingerprint: str
     environment: dict[str, str]
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What MLflow is told of it."""
+        return {**self.environment, "data.train_fingerprint": self.fingerprint}
+
 
 def usable_storage(storage: str | None) -> str | None:
     """The address of a storage that can be written from here, if one was asked for.

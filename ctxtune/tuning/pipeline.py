@@ -105,10 +105,9 @@ def nothing_left(config: SweepConfig, journal: Journal) -> bool:
         ConfigError: it asks for another confirmation than the one that has begun.
     """
     _check_confirmation(config, journal)
-    settled, chosen = journal.decisions.confirmation, journal.decisions.chosen
-    if chosen is None or (settled is None and config.confirm is not None) or _reopens(config, journal):
+    chosen, seeds = journal.decisions.chosen, _settled_seeds(config, journal)
+    if chosen is None or seeds is None or _reopens(config, journal):
         return False
-    seeds = settled.seeds if settled else 0
     return not stages.confirmation_specs(with_warm_starts(config, journal), journal, chosen, seeds)
 
 
@@ -254,6 +253,15 @@ def _check_confirmation(config: SweepConfig, journal: Journal) -> None:
             f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
             "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"
         )
+
+
+def _settled_seeds(config: SweepConfig, journal: Journal) -> int | None:
+    """How many seeds a confirmation has that was settled before; None: none was."""
+    if config.confirm is None:
+        return 0
+    if journal.decisions.confirmation is not None:
+        return journal.decisions.confirmation.seeds
+    return config.confirm.seeds if journal.decisions.confirm is not None else None  # of versions without budgets
 
 
 def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budget: Budget, watcher: Watcher) -> int:

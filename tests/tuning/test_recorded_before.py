@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ctxtune.config import load_search_space
 from ctxtune.report import main as report
 from ctxtune.sweep import main as sweep
 from ctxtune.tracking import read_runs
 from ctxtune.tuning.record.journal import Journal
 from tests.helpers.processes import PATIENCE, environment, run_here
+from tests.helpers.simulated import drive
 
 RECORDED = Path(__file__).parents[1] / "data/recorded/recorded.tar.gz"
 KILLED = "results/recorded-killed/journal.jsonl"
@@ -42,6 +44,33 @@ def recorded(tmp_path_factory) -> Path:
     return folder
 
 
+def kept(before: Journal, after: Journal) -> None:
+    """What had happened is still there, and every run has come to its end without an epoch twice."""
+    for key, record in before.runs.items():
+        assert after.runs[key].spec == record.spec
+        assert after.runs[key].reports[: len(record.reports)] == record.reports
+        if record.state != "running":
+            assert after.runs[key] == record
+    for record in after.runs.values():
+        assert record.state in ("completed", "pruned")
+        assert [report.epoch for report in record.reports] == list(range(1, record.epoch + 1))
+
+
+def test_the_journal_of_a_sweep_that_was_killed_is_gone_on_with(recorded, tmp_path):
+    """The driver, its sampler and its rungs go on with it; runs themselves are simulated."""
+    journal = tmp_path / "journal.jsonl"
+    old_lines = (recorded / KILLED).read_bytes()
+    journal.write_bytes(old_lines)
+    before = Journal(journal)
+    before.close()
+    file = recorded / "results/recorded-killed/space.yaml"
+    after, _ = drive(load_search_space(file, ["search.trials=5", "select=null", "confirm=null"]), journal, hours=0.1)
+    assert journal.read_bytes().startswith(old_lines)
+    kept(before, after)
+    assert len(after.runs) == 5
+
+
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_that_was_killed_goes_on_where_it_was(repository, recorded):
     before = Journal(recorded / KILLED)
@@ -59,14 +88,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(repository, recorded):
     assert done.returncode == 0, done.stderr
     after = Journal(recorded / KILLED)
     assert (recorded / KILLED).read_bytes().startswith(old_lines)
-    for key, record in before.runs.items():
-        assert after.runs[key].spec == record.spec
-        assert after.runs[key].reports[: len(record.reports)] == record.reports
-        if record.state != "running":
-            assert after.runs[key] == record
-    for record in after.runs.values():
-        assert record.state in ("completed", "pruned")
-        assert [report.epoch for report in record.reports] == list(range(1, record.epoch + 1))
+    kept(before, after)
     tracked_after = {tracked.key: tracked for tracked in read_runs(uri, "recorded-killed")}
     assert len(tracked_after) == 1 + len(after.runs)
     for key, tracked in tracked_before.items():
@@ -95,11 +117,12 @@ def test_a_last_step_that_fails_is_told_and_taken_again_to_the_same_outcome(reco
     old = json.loads((folder / "summary.json").read_text())
     (folder / "best.yaml").unlink()
     (folder / "best.yaml").mkdir()  # an error of the file system, when all is done
-    command = ["results/recorded-finished/space.yaml", "--resume"]
+    # Where no cluster is: all runs have ended, so none is asked for.
+    command = ["results/recorded-finished/space.yaml", "--resume", "--address", "127.0.0.1:9"]
     stopped = run_here(sweep, recorded, *command)
     assert stopped.returncode == 1, stopped.stderr
     assert "best.yaml: cannot be written (Is a directory)" in stopped.stderr
-    assert "-m ctxtune.sweep results/recorded-finished/space.yaml --resume" in stopped.stderr
+    assert "-m ctxtune.sweep results/recorded-finished/space.yaml --address 127.0.0.1:9 --resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     (folder / "best.yaml").rmdir()
     (folder / "best.pt").unlink()  # the checkpoint that it was copied from was not recorded

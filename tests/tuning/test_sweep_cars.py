@@ -65,6 +65,7 @@ def audited(repository: Path, folder: Path, *overrides: str) -> tuple[Journal, s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_over_a_tree_in_the_official_layout_reads_no_test_class_before_confirmation(repository, tmp_path):
     """Test images that are no images at all: search and selection do not notice, nor does any process open one."""

@@ -30,6 +30,7 @@ class Absurd(torch.nn.Module):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_loss_that_is_not_finite_and_one_without_memory_fail_their_trials_and_the_sweep_goes_on(
     repository, tmp_path, monkeypatch

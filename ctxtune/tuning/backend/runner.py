@@ -242,9 +242,11 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
     ) -> None:
         self._recorder.checkpoint(_trial_name(trial), checkpoint_address(checkpoint))
 
-    def log_trial_end(self, trial: object, failed: bool = False) -> None:
+    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         key = _trial_name(trial)
         if failed and not self._recorder.stop:
+            if trial.num_failures <= PROCESS_RESTARTS:
+                return  # the process that it was to have had died while it waited: `run_stages` starts it again
             self._recorder.end(key, "failed", f"its process died {PROCESS_RESTARTS + 1} times: {error_of(trial)}")
         else:
             self._recorder.finish(key)

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.processes import PATIENCE, environment
 
 SCRIPT = """
-import json, os, sys
+import json, os, signal, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -53,10 +53,18 @@ recorder = Recorder(journal, tracker, metric="validation/map_at_r", sweep_id="sw
 tracker.start_run("sweep", name="sweep", kind="sweep")
 with running_ray():
     resources = RunResources(cpus=1, gpus=0, concurrent=1)
-    stages = [StageRuns("search", partial(next_of, specs, recorder))
-              for specs in ([spec("fresh", PLAIN)],
-                            [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)])]
-    run_stages(iter(stages), recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
+    def stages():
+        for specs in ([spec("fresh", PLAIN)],
+                      [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)],
+                      [spec("after", PLAIN)]):
+            if specs[0].key == "after":  # its process dies while it waits for the next stage
+                waiting = int((folder / "processes").read_text().split()[-1])
+                os.kill(waiting, signal.SIGKILL)
+                while Path(f"/proc/{waiting}/cmdline").exists() and Path(f"/proc/{waiting}/cmdline").read_bytes():
+                    time.sleep(0.05)
+            yield StageRuns("search", partial(next_of, specs, recorder))
+
+    run_stages(stages(), recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
 tracker.close(0)
 """
 TINY = [
@@ -87,7 +95,7 @@ def played(repository, tmp_path_factory):
 @pytest.mark.slow
 def test_the_result_of_a_trial_is_the_same_in_a_fresh_and_in_a_reused_process(played):
     runs, processes = played
-    assert len(set(processes.values())) == 1  # the stages share it; "fresh" was the first
+    assert processes["fresh"] == processes["dirty"] == processes["other"] == processes["reused"]
     assert runs["dirty"].state == "failed"  # its learning rate is absurd: it left in the middle of an epoch
     assert runs["fresh"].state == runs["other"].state == runs["reused"].state == "completed"
 
@@ -100,3 +108,11 @@ def test_the_result_of_a_trial_is_the_same_in_a_fresh_and_in_a_reused_process(pl
     assert len(scores("fresh")) == 3
     assert json.dumps(scores("reused")) == json.dumps(scores("fresh"))  # to the last bit
     assert scores("other") != scores("fresh")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_while_it_waits_for_the_next_stage_costs_no_run(played):
+    runs, processes = played
+    assert processes["after"] != processes["reused"]
+    assert (runs["after"].state, runs["after"].reason) == ("completed", "")
+    assert [report.epoch for report in runs["after"].reports] == [report.epoch for report in runs["fresh"].reports]

@@ -229,7 +229,9 @@ class Delivery:
         """Send one request; where it is refused, find out for which items by halving it."""
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(item.name, item.value, item.timestamp, item.step) for item in items if item.kind == "metrics"]
+        metrics = [
+            Metric(item.name, float(item.value), item.timestamp, item.step) for item in items if item.kind == "metrics"
+        ]
         params = [Param(item.name, str(item.value)) for item in items if item.kind == "params"]
         tags = [RunTag(item.name, str(item.value)) for item in items if item.kind == "tags"]
         try:

@@ -7,10 +7,11 @@ ledger of test scorings and, where it holds no data, deleted (as in MLflow's UI:
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 KEY_TAG = "ctxtune.key"
 DUPLICATE_TAG = "ctxtune.duplicate_of"
@@ -28,10 +29,10 @@ class Doubled:
     kept: tuple[str, ...] = ()
 
 
-def counted_run(runs: Sequence[Any]) -> Any:
+def counted_run(runs: Sequence["Run"]) -> "Run":
     """Of MLflow's runs of one key the one that counts: not marked, with the most data, the earliest of equals."""
 
-    def rank(run: Any) -> tuple[Any, ...]:
+    def rank(run: "Run") -> tuple[bool, bool, int, int, str]:
         deleted = run.info.lifecycle_stage != "active"
         data = len(run.data.metrics) + len(run.data.params)
         return (DUPLICATE_TAG in run.data.tags, deleted, -data, run.info.start_time or 0, run.info.run_id)
@@ -39,7 +40,7 @@ def counted_run(runs: Sequence[Any]) -> Any:
     return min(runs, key=rank)
 
 
-def without_duplicates(runs: Iterable[Any]) -> Iterator[Any]:
+def without_duplicates(runs: Iterable["Run"]) -> Iterator["Run"]:
     """MLflow's runs, in their order, without those that are there a second time."""
     runs = list(runs)
     counted = {run.info.run_id for group in _by_key(runs).values() for run in [counted_run(group)]}
@@ -48,9 +49,19 @@ def without_duplicates(runs: Iterable[Any]) -> Iterator[Any]:
             yield run
 
 
-def set_aside(
-    client: "MlflowClient", run: Any, counts: str, ask: Callable[[Callable[[], Answer]], Answer] = lambda call: call()
-) -> bool:
+class Ask(Protocol):
+    """Makes a request, in whatever way."""
+
+    def __call__(self, call: Callable[[], Answer]) -> Answer:
+        """What the request is answered by."""
+
+
+def at_once(call: Callable[[], Answer]) -> Answer:
+    """Make a request, once."""
+    return call()
+
+
+def set_aside(client: "MlflowClient", run: "Run", counts: str, ask: Ask = at_once) -> bool:
     """Mark a run as a duplicate of the run with the id `counts`, and close it; whether it is deleted, having no data.
 
     Args:
@@ -85,21 +96,21 @@ def dedupe_experiment(client: "MlflowClient", experiment_id: str) -> list[Double
     return found
 
 
-def is_settled(run: Any) -> bool:
+def is_settled(run: "Run") -> bool:
     """Whether a run has been set aside."""
     return DUPLICATE_TAG in run.data.tags and run.info.status != "RUNNING" and TEST_TAG not in run.data.tags
 
 
-def _by_key(runs: Iterable[Any]) -> dict[tuple[str, str], list[Any]]:
+def _by_key(runs: Iterable["Run"]) -> dict[tuple[str, str], list["Run"]]:
     """MLflow's runs by experiment and key."""
-    groups: dict[tuple[str, str], list[Any]] = {}
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         if key := run.data.tags.get(KEY_TAG):
             groups.setdefault((run.info.experiment_id, key), []).append(run)
     return groups
 
 
-def _keyed(client: "MlflowClient", experiment_id: str) -> Iterator[object]:
+def _keyed(client: "MlflowClient", experiment_id: str) -> Iterator["Run"]:
     token = None
     while True:
         page = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` LIKE '%'", max_results=1000, page_token=token)

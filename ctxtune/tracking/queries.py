@@ -18,6 +18,7 @@ from ctxtune.tracking.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 SWEEP_KINDS = ("sweep", "ablation")
 _PAGE = 1000
@@ -227,7 +228,7 @@ def _all_experiments(client: "MlflowClient") -> Iterator[str]:
 
 def _pages(
     client: "MlflowClient", experiments: list[str], filter_: str, order: list[str], view: int = 1
-) -> Iterator[object]:
+) -> Iterator["Run"]:
     token = None
     while experiments:
         page = client.search_runs(experiments, filter_, view, _PAGE, order, token)

@@ -25,6 +25,7 @@ from ctxtune.reporting.sweep.data import SearchedDimension, SweepData, Trial
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.importance import BaseImportanceEvaluator
 
 FEWEST_TRIALS = 8
 MOST_TRIALS = 200
@@ -134,14 +135,14 @@ def _ped_anova(dimensions: Sequence[SearchedDimension], scored: Sequence[tuple[T
         try:
             evaluator = evaluator_class(target_quantile=share, evaluate_on_local=True)
         except TypeError:  # Optuna 4
-            evaluator = evaluator_class(baseline_quantile=share, evaluate_on_local=True)
+            evaluator = evaluator_class(baseline_quantile=share, evaluate_on_local=True)  # type: ignore[call-arg]
         names = ("ped_anova", f"PED-ANOVA, best {best} of all trials", f"PED-ANOVA, best {best}")
         return _evaluated(names, evaluator, kept, scored)
 
 
 def _evaluated(
     names: tuple[str, str, str],
-    evaluator: object,
+    evaluator: "BaseImportanceEvaluator",
     dimensions: Sequence[SearchedDimension],
     scored: Sequence[tuple[Trial, float]],
 ) -> Importances | None:

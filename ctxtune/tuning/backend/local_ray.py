@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -41,7 +42,7 @@ _PATIENCE = {
 
 
 @contextlib.contextmanager
-def local_ray(options: Mapping[str, object], on_note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def local_ray(options: Mapping[str, Any], on_note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Ray on this machine, for the length of a sweep.
 
     Args:
@@ -83,7 +84,7 @@ def _closed(folder: Path) -> dict[str, str | None]:
     }
 
 
-def _start(options: Mapping[str, object], on_note: Callable[[str], None]) -> None:
+def _start(options: Mapping[str, Any], on_note: Callable[[str], None]) -> None:
     read_authentication_anew()
     before = _children()
     for attempt in range(1, STARTS + 1):

@@ -59,7 +59,7 @@ def run_multi_gpu(config: dict[str, Any]) -> None:
             name=f"{tune.get_context().get_experiment_name()}-{config['key']}",
             storage_path=config["storage"],
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            callbacks=[_Reports()],
+            callbacks=[_Reports()],  # type: ignore[list-item]
         ),
     )
     try:
@@ -126,7 +126,7 @@ class _Reports(TuneReportCallback):
     def after_report(self, run_context: object, metrics: list[dict[str, object]], checkpoint: object) -> None:
         """Called by Ray Train once all processes have reported."""
         address = {} if checkpoint is None else {CHECKPOINT: checkpoint_address(checkpoint)}
-        super().after_report(run_context, [{**metrics[0], **address}], None)
+        super().after_report(run_context, [{**metrics[0], **address}], None)  # type: ignore[arg-type]
 
 
 def _train_share(config: dict[str, Any]) -> None:

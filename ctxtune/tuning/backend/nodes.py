@@ -65,11 +65,13 @@ def check_nodes(
     nodes = [node for node in ray.nodes() if node["Alive"] and _fits(node, resources)]
     if nodes:
         answers = {
-            node["NodeManagerAddress"]: ray.remote(
+            node["NodeManagerAddress"]: ray.remote(report_node)
+            .options(
                 num_cpus=0,
                 max_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            )(report_node).remote(*arguments)
+            )
+            .remote(*arguments)
             for node in nodes
         }
         reports = [_answer(address, reference) for address, reference in answers.items()]
@@ -122,10 +124,9 @@ def _fits(node: dict[str, Any], resources: RunResources) -> bool:
     return bool(has.get("CPU", 0.0) >= resources.cpus and has.get("GPU", 0.0) >= resources.gpus)
 
 
-def _answer(address: str, reference: object) -> NodeReport:
+def _answer(address: str, reference: "ray.ObjectRef[NodeReport]") -> NodeReport:
     try:
-        report: NodeReport = ray.get(reference, timeout=_NODE_SECONDS)
-        return report
+        return ray.get(reference, timeout=_NODE_SECONDS)
     except ray.exceptions.GetTimeoutError:
         return NodeReport(address, f"gave no answer within {_NODE_SECONDS:.0f} s", "", {})
     except (ray.exceptions.RayError, ImportError) as error:

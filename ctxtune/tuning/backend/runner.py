@@ -37,6 +37,8 @@ from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.trial_report import read_report, tells_failure
 
+_FINISHED: Any = Searcher.FINISHED
+"""In place of a configuration: there will be none any more."""
 PROCESS_RESTARTS = 3
 """How often a run whose process or machine died goes on from its checkpoint."""
 
@@ -166,9 +168,10 @@ class _SpecSearcher(_WithoutState, Searcher):
         self._course, self._recorder, self._concurrency = course, course.recorder, concurrency
         self._under_way: set[str] = set()
 
-    def suggest(self, trial_id: str) -> object:
+    def suggest(self, trial_id: str) -> dict[str, object] | None:
+        """The next run as a configuration; None: nothing now."""
         if self._recorder.stop:
-            return Searcher.FINISHED
+            return _FINISHED
         if not self._course.tune_is_busy():  # of runs that it gives up in silence Tune tells nobody
             self._under_way.clear()
         if len(self._under_way) >= self._concurrency.limit:
@@ -176,9 +179,9 @@ class _SpecSearcher(_WithoutState, Searcher):
         spec = self._course.next_run()
         if spec is None:
             # The next stage follows from what the last runs of this one come to.
-            return None if self._course.tune_is_busy() else Searcher.FINISHED
+            return None if self._course.tune_is_busy() else _FINISHED
         if not self._recorder.start(spec):
-            return Searcher.FINISHED
+            return _FINISHED
         self._under_way.add(trial_id)
         known = self._recorder.journal.runs[spec.key]
         # The spec as text: Tune copies, flattens and encodes a configuration at every report.
@@ -238,7 +241,7 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
             self._recorder.checkpoint(_trial_name(trial), result[CHECKPOINT])
 
     def on_checkpoint(
-        self, iteration: int, trials: list[object], trial: object, checkpoint: object, **info: object
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: object, **info: object
     ) -> None:
         self._recorder.checkpoint(_trial_name(trial), checkpoint_address(checkpoint))
 

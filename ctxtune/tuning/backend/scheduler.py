@@ -44,9 +44,9 @@ class RungScheduler:
         if metric not in result:
             return TrialScheduler.CONTINUE
         if result["epoch"] >= self._config.search_epochs:
-            self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
+            self._show(loss, key, result)
             return TrialScheduler.CONTINUE  # the run ends by itself, and counts as completed
-        return self._rule(loss, key).on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)
+        return self._show(loss, key, result)
 
     def replay(self, runs: Iterable[RunRecord]) -> list[str]:
         """Show the rules the reports of an earlier process, in their order.
@@ -65,6 +65,10 @@ class RungScheduler:
                 running.add(run.key)
         return [key for key in decisions if key in running and decisions[key] == TrialScheduler.STOP]
 
+    def _show(self, loss: str, key: str, result: dict[str, Any]) -> str:
+        rule = self._rule(loss, key)
+        return rule.on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)  # type: ignore[arg-type]
+
     def _rule(self, loss: str, key: str) -> TrialScheduler:
         # Hyperband's brackets differ in their grace: each trial belongs to one, by its key.
         settings = self._config.search.scheduler
@@ -74,18 +78,21 @@ class RungScheduler:
             self._rules[name] = self._build(bracket)
         rule = self._rules[name]
         if isinstance(rule, AsyncHyperBandScheduler):
-            rule.on_trial_add(None, _KeyedTrial(key))
+            rule.on_trial_add(None, _KeyedTrial(key))  # type: ignore[arg-type]
         return rule
 
     def _build(self, bracket: int) -> TrialScheduler:
         objective, settings = self._config.search.objective, self._config.search.scheduler
         schedule = self._config.search_trial(self._config.trial).schedule
         grace = settings.grace_epochs * settings.reduction_factor**bracket + schedule.head_warmup_epochs
-        common = {"time_attr": "epoch", "metric": objective.metric, "mode": objective.mode}
         if settings.name == "median":
-            return MedianStoppingRule(**common, grace_period=grace)
+            return MedianStoppingRule(
+                time_attr="epoch", metric=objective.metric, mode=objective.mode, grace_period=grace
+            )
         return AsyncHyperBandScheduler(
-            **common,
+            time_attr="epoch",
+            metric=objective.metric,
+            mode=objective.mode,
             max_t=schedule.epochs,
             grace_period=min(grace, schedule.epochs),
             reduction_factor=settings.reduction_factor,

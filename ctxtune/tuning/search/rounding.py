@@ -1,5 +1,6 @@
 """Suggested numbers as people write them: five significant digits, so that tables, MLflow and YAML can be read."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -55,7 +56,9 @@ class RoundingSampler(BaseSampler):
         """As the sampler does."""
         self._sampler.before_trial(study, trial)
 
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: object) -> None:
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
         """As the sampler does."""
         self._sampler.after_trial(study, trial, state, values)
 

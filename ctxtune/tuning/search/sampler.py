@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -149,7 +149,7 @@ class Sampler:
     def _remember(self, key: str, memory: Mapping[str, object]) -> None:
         trial = self._open[key]
         for name, value in memory.items():
-            trial.storage.set_trial_system_attr(trial._trial_id, name, value)
+            trial.storage.set_trial_system_attr(trial._trial_id, name, cast(Any, value))  # from JSON, and so it is
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, object]:
         point: dict[str, Any] = {}

@@ -72,24 +72,33 @@ def main() -> int:
         from ctxtune.slurm.submission import run_on_slurm
 
         return run_on_slurm(arguments, "ablate", file, ablation)
-    from ctxtune.ablation.display import ablation_display, print_results
+    return _plan(ablation, arguments) if arguments.dry_run else _run(ablation, folder, arguments)
+
+
+def _plan(ablation: "Ablation", arguments: argparse.Namespace) -> int:
+    """`--dry-run`; the exit status."""
     from ctxtune.ablation.plan import print_plan
+    from ctxtune.tuning.timing import read_assumed
+
+    console = Console(highlight=False, markup=False)
+    assumed = read_assumed(arguments.assume) if arguments.assume else None
+    print_plan(console, ablation, arguments.address, arguments.storage, assumed)
+    if ablation.notify:
+        console.print(f"at the end: {ablation.notify.places}")
+    if ablation.pilot is not None:
+        _print_power(console, ablation, arguments)
+    return 0
+
+
+def _run(ablation: "Ablation", folder: Path, arguments: argparse.Namespace) -> int:
+    """Run the ablation and show what it found; the exit status."""
+    from ctxtune.ablation.display import ablation_display, print_results
     from ctxtune.ablation.run import run_ablation
     from ctxtune.notifications import notifying
     from ctxtune.results.wording import contrast_sentences
     from ctxtune.resume_hints import go_on_with, resume_hints_told
-    from ctxtune.tuning.timing import read_assumed
 
-    console = Console(highlight=False)
-    if arguments.dry_run:
-        assumed = read_assumed(arguments.assume) if arguments.assume else None
-        print_plan(console, ablation, arguments.address, arguments.storage, assumed)
-        if ablation.notify:
-            console.print(f"at the end: {ablation.notify.places}", markup=False)
-        if ablation.pilot is not None:
-            _print_power(console, ablation, arguments)
-        return 0
-    progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
+    progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False, markup=False)
     with (
         resume_hints_told("ablate", folder),
         notifying(ablation.notify, "ablate", ablation.name) as outcome,
@@ -112,7 +121,7 @@ def main() -> int:
         "report": report_command(ablation.name, ablation.tracking.uri),
         **tracking_places(ablation.tracking.uri, display.link),
     }
-    print_results(console, result, files)
+    print_results(Console(highlight=False, markup=False), result, files)
     return status
 
 
@@ -126,9 +135,9 @@ def _print_power(console: Console, ablation: "Ablation", arguments: argparse.Nam
     root = Path(arguments.results)
 
     def run(pilot: "Ablation") -> "AblationResults":
-        console.print(f"the pilot {pilot.name} is run: {pilot.seeds} seeds of every cell", markup=False)
+        console.print(f"the pilot {pilot.name} is run: {pilot.seeds} seeds of every cell")
         resume = resumable(root, pilot)
-        with ablation_display(Console(quiet=arguments.quiet, highlight=False), pilot) as display:
+        with ablation_display(Console(quiet=arguments.quiet, highlight=False, markup=False), pilot) as display:
             watcher = display.watcher("the same command goes on with the pilot")
             places = {"address": arguments.address, "storage": arguments.storage}
             return run_ablation(pilot, root=root, resume=resume, watcher=watcher, **places)
@@ -136,12 +145,12 @@ def _print_power(console: Console, ablation: "Ablation", arguments: argparse.Nam
     try:
         name, pilot = pilot_results(ablation, run)
     except SweepStopped as stopped:
-        console.print(f"stopped: {stopped}\nthe same command goes on with the pilot", markup=False)
+        console.print(f"stopped: {stopped}\nthe same command goes on with the pilot")
         raise SystemExit(EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED) from None
     power = power_of(ablation, name, pilot)
     console.print(power_table(ablation, name, power))
     for note in power_notes(ablation, pilot, power):
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
 
 
 if __name__ == "__main__":

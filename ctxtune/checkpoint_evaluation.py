@@ -60,7 +60,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
         check_one_model(checkpoint)
     models = [restore_model(checkpoint, index).to(device) for index in range(len(checkpoint.runs))]
     benchmark = None if arguments.no_score else load_dataset(checkpoint.trial.dataset)
-    messages = Console(stderr=arguments.json, highlight=False, soft_wrap=True)
+    messages = Console(stderr=arguments.json, highlight=False, soft_wrap=True, markup=False)
     if benchmark is not None:
         recall_at = tuple(arguments.recall_at or _recall_at(checkpoint, benchmark))
         with _ledger(arguments, checkpoint) as logged:
@@ -76,10 +76,10 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
             _print_scores(messages, arguments, checkpoint, scored)
         if arguments.gallery_report:
             _write_gallery(arguments, checkpoint, scored[0], device)
-            messages.print(f"error gallery in {arguments.gallery_report}", markup=False)
+            messages.print(f"error gallery in {arguments.gallery_report}")
     if arguments.export:
         export_checkpoint(checkpoint, models[0], arguments.export, benchmark)
-        messages.print(f"model in {arguments.export}, how to prepare images in {arguments.export}.json", markup=False)
+        messages.print(f"model in {arguments.export}, how to prepare images in {arguments.export}.json")
 
 
 def _recall_at(checkpoint: Checkpoint, benchmark: Benchmark) -> tuple[int, ...]:
@@ -167,7 +167,7 @@ def _print_scores(
     console: Console, arguments: argparse.Namespace, checkpoint: Checkpoint, scored: list[Scored]
 ) -> None:
     first, several = scored[0], len(scored) > 1
-    console.print(f"{_subject(checkpoint, arguments.split, first)}, epoch {checkpoint.epoch}", markup=False)
+    console.print(f"{_subject(checkpoint, arguments.split, first)}, epoch {checkpoint.epoch}")
     table = Table()
     table.add_column("")
     for one in scored:
@@ -184,7 +184,7 @@ def _print_scores(
     for one in scored if arguments.per_class else []:
         console.print(f"fold {one.fold}, by class" if several else "by class")
         for line in _class_lines(one):
-            console.print(line, markup=False)
+            console.print(line)
 
 
 def _counts(scored: list[Scored]) -> dict[str, list[int]]:

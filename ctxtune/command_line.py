@@ -87,7 +87,7 @@ def _write_any_text(stream: TextIO | None) -> None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text, style="red")
 
 
 def _unforeseen(error: Exception) -> str:
@@ -156,4 +156,4 @@ def _show_warning(
 ) -> None:
     """A warning in words, without the line of code that gave it; what libraries say to developers is left out."""
     if not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"warning: {message}", style="yellow", markup=False)
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"warning: {message}", style="yellow")

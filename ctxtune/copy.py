@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     if arguments.name is None:
         _list(console)
         return 0
@@ -49,7 +49,7 @@ def main() -> int:
     except OSError as error:
         raise CtxtuneError(f"{target}: {error.strerror or error}") from error
     command = "ablate" if "ablations" in source.parts else "sweep"
-    console.print(f"{target}   try it: python -m ctxtune.{command} {target} --dry-run", markup=False)
+    console.print(f"{target}   try it: python -m ctxtune.{command} {target} --dry-run")
     return 0
 
 
@@ -77,11 +77,11 @@ def text_of_copy(source: Path) -> str:
 
 def _list(console: Console) -> None:
     for kind, command in zip(KINDS, ("sweep", "ablate"), strict=True):
-        console.print(f"{kind}   (python -m ctxtune.{command} NAME)", markup=False)
+        console.print(f"{kind}   (python -m ctxtune.{command} NAME)")
         files = {name: file for name, file in shipped_files(kind).items() if "/" not in name}
         width = max(map(len, files))
         for name, file in files.items():
-            console.print(f"  {name:<{width}}  {described(file)}", markup=False)
+            console.print(f"  {name:<{width}}  {described(file)}")
     console.print("Copy one to edit it: python -m ctxtune.copy NAME")
 
 

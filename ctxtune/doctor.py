@@ -17,6 +17,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
 from ctxtune.errors import CtxtuneError
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
-    console = Console(highlight=False, stderr=arguments.json)
+    console = Console(highlight=False, stderr=arguments.json, markup=False)
     with console.status("looking"):
         findings = [finding for check in _checks(arguments) for finding in _looked(check)]
     if arguments.json:
@@ -102,7 +103,7 @@ def _looked(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
 def _print(console: Console, findings: list[Finding]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for finding in findings:
-        mark = {"well": "ok", "warning": "[yellow]warning[/]", "fault": "[red]fault[/]"}[finding.state]
+        mark = {"well": Text("ok"), "warning": Text("warning", "yellow"), "fault": Text("fault", "red")}[finding.state]
         table.add_row(finding.check, mark, finding.found)
         if finding.remedy:
             table.add_row("", "", f"-> {finding.remedy}")

@@ -59,7 +59,7 @@ def main() -> int:
     from ctxtune.evaluation.embedding import embed_images
     from ctxtune.evaluation.embedding_folder import ABOUT, About, Row, faiss, file_sha256, write_folder
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     use_threads(arguments.threads)
     device = named_device(arguments.device)
     writable_folder(arguments.out, "--out")
@@ -93,11 +93,10 @@ def main() -> int:
 
     write_folder(arguments.out, found.rows, rows, found.embeddings, about)
     for line in _left_out(found):
-        console.print(line, style="yellow", markup=False)
+        console.print(line, style="yellow")
     console.print(
         f"{counted(len(found.rows), 'image')} embedded as {found.embeddings.shape[1]} numbers each, in {arguments.out}\n"
         f"next: python -m ctxtune.search {arguments.out} IMAGE",
-        markup=False,
     )
     return 0
 

@@ -51,14 +51,14 @@ def main() -> int:
     from ctxtune.data.threads import processors
     from ctxtune.new_space import Shape, space_text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     block, benchmark = own_dataset(arguments.data)
     target = arguments.out or Path(f"{arguments.data.absolute().stem}.yaml")
     if target.exists() and not arguments.force:
         raise ConfigError(f"{target} is there already; name another with --out, or overwrite it with --force")
     faults, short_side = 0, None
     for line in _counts(benchmark, bool(block.get("closed_set"))):
-        console.print(line, markup=False)
+        console.print(line)
     if not arguments.quick:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("opening the images", total=None)
@@ -70,7 +70,7 @@ def main() -> int:
         if found.pictures:
             short_side = int(np.median([min(picture.size) for picture in found.pictures]))
         for fault, line in _findings(found):
-            console.print(line, markup=False)
+            console.print(line)
             faults += fault
     _, sizes = np.unique(benchmark.train.labels, return_counts=True)
     shape = Shape(len(sizes), int(np.median(sizes)), short_side)
@@ -79,7 +79,7 @@ def main() -> int:
         target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CtxtuneError(f"{target}: {error.strerror or error}") from error
-    console.print(f"{target}   next: python -m ctxtune.sweep {target} --dry-run", markup=False)
+    console.print(f"{target}   next: python -m ctxtune.sweep {target} --dry-run")
     return 1 if faults else 0
 
 

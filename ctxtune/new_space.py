@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,14 @@ def space_text(
     folds = 1 if closed else 4 if shape.classes >= 16 else 2 if shape.classes >= 8 else 1
     fit_classes = shape.classes if closed else shape.classes - max(1, shape.classes // (folds if folds > 1 else 2))
     images_per_class = 4 if shape.median_images >= (8 if closed else 4) else 2
-    per_batch = max(2, min(fit_classes, 16 if gpu else 32))
+    most = max(2, min(fit_classes, 16 if gpu else 32))
+    neighborhoods = partial(
+        _neighborhoods, start=images_per_class, fit_classes=fit_classes, median_images=shape.median_images
+    )
+    # A few classes fewer where such a batch can be filled in more ways.
+    per_batch = max(
+        range(-(-3 * most // 4), most + 1), key=lambda count: (len(neighborhoods(count * images_per_class)), count)
+    )
     batch_size = per_batch * images_per_class
     return TEMPLATE.format(
         schema=_schema_line(),
@@ -99,9 +107,7 @@ def space_text(
         dataset=f"  dataset: {_flow(block)}",
         model=(LARGE if gpu else SMALL).format(),
         k=images_per_class,
-        choices=", ".join(
-            str(k) for k in _neighborhoods(batch_size, images_per_class, fit_classes, shape.median_images)
-        ),
+        choices=", ".join(map(str, neighborhoods(batch_size))),
         batch_reason=f"{per_batch} classes a batch; half of the classes have {shape.median_images} images or more.",
         images_per_class=images_per_class,
         batch_size=batch_size,

@@ -90,22 +90,22 @@ def _report(arguments: argparse.Namespace, folder: Path) -> "ReportFiles":
 
     study = reading()
     gc.freeze()  # what was imported and read stays; statsmodels has the whole heap collected at each correction
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     return report_study(
         study,
         folder,
         store=not arguments.no_store,
         processes=processes,
         probabilities=arguments.probabilities,
-        on_note=lambda text: errors.print(f"note: {text}", style="yellow", markup=False),
+        on_note=lambda text: errors.print(f"note: {text}", style="yellow"),
     )
 
 
 def _print_files(files: "ReportFiles") -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{files.page}   the report; it needs no network", markup=False)
-    console.print(f"{files.folder / 'tables'}   {len(files.tables)} files: CSV, LaTeX, Markdown", markup=False)
-    console.print(f"{files.folder / 'figures'}   {len(files.figures)} files: PNG, SVG, PDF", markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{files.page}   the report; it needs no network")
+    console.print(f"{files.folder / 'tables'}   {len(files.tables)} files: CSV, LaTeX, Markdown")
+    console.print(f"{files.folder / 'figures'}   {len(files.figures)} files: PNG, SVG, PDF")
 
 
 if __name__ == "__main__":

@@ -50,4 +50,4 @@ def resume_hints_told(command: str, folder: Path) -> Iterator[None]:
 
 
 def _tell(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)

@@ -59,7 +59,7 @@ def main() -> int:
     from ctxtune.evaluation.embedding import embed_images
     from ctxtune.evaluation.embedding_folder import read_folder
 
-    messages = Console(stderr=arguments.json, highlight=False, soft_wrap=True)
+    messages = Console(stderr=arguments.json, highlight=False, soft_wrap=True, markup=False)
     use_threads(arguments.threads)
     device = named_device(arguments.device)
     embedded = read_folder(arguments.folder)
@@ -70,7 +70,7 @@ def main() -> int:
     )
     found = embed_images(checkpoint, model, queries, device)
     for path, reason in found.left_out.items():
-        messages.print(f"unreadable, left out: {path}: {shortened(reason, 200)}", style="yellow", markup=False)
+        messages.print(f"unreadable, left out: {path}: {shortened(reason, 200)}", style="yellow")
     searched = _searched(embedded, [arguments.images[row] for row in found.rows], found.embeddings, arguments.top)
     if arguments.json:
         sys.stdout.write(_as_json(searched) + "\n")
@@ -78,7 +78,7 @@ def main() -> int:
         _print(messages, searched)
     page = arguments.page or arguments.folder / "search.html"
     _write_page(page, embedded.about, searched, _pictures(embedded.about, arguments.data, messages))
-    messages.print(f"page with the pictures: {page}", markup=False)
+    messages.print(f"page with the pictures: {page}")
     return 0
 
 
@@ -142,10 +142,10 @@ def _pictures(about: "About", moved: Path | None, messages: Console) -> Callable
 def _print(console: Console, searched: "Sequence[SearchedImage]") -> None:
     """A line an image, its name at the end: names may be longer than a terminal is wide."""
     for query in searched:
-        console.print(query.path, style="bold", markup=False)
+        console.print(query.path, style="bold")
         for rank, image in enumerate(query.found, start=1):
             label = f"  ({image.label})" if image.label and image.label not in image.path else ""
-            console.print(f"{rank:>4}  {image.similarity:7.4f}  {image.path}{label}", markup=False)
+            console.print(f"{rank:>4}  {image.similarity:7.4f}  {image.path}{label}")
 
 
 def _as_json(searched: "Sequence[SearchedImage]") -> str:

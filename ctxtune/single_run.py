@@ -78,7 +78,7 @@ def _train_in(
     if found and not resume:
         raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or give this one another --name")
     newest = checkpoints.load_newest() if found else None
-    console = Console(highlight=False, soft_wrap=True, quiet=quiet or world.rank > 0)
+    console = Console(highlight=False, soft_wrap=True, quiet=quiet or world.rank > 0, markup=False)
     with progress_bars(console) as reporter:
         trainer = open_trainer(
             file,

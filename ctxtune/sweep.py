@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -20,6 +21,9 @@ from ctxtune.terminal import (
     tracking_places,
     writable_folder,
 )
+
+if TYPE_CHECKING:
+    from ctxtune.config import SweepConfig
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,22 +55,31 @@ def main() -> int:
         from ctxtune.slurm.submission import run_on_slurm
 
         return run_on_slurm(arguments, "sweep", file, config)
+    return _plan(config, arguments) if arguments.dry_run else _run(config, folder, arguments)
+
+
+def _plan(config: "SweepConfig", arguments: argparse.Namespace) -> int:
+    """`--dry-run`; the exit status."""
+    from ctxtune.tuning.plan import print_plan
+    from ctxtune.tuning.timing import read_assumed
+
+    console = Console(highlight=False, markup=False)
+    assumed = read_assumed(arguments.assume) if arguments.assume else None
+    print_plan(console, config, arguments.address, arguments.storage, assumed)
+    if config.notify:
+        console.print(f"at the end: {config.notify.places}")
+    return 0
+
+
+def _run(config: "SweepConfig", folder: Path, arguments: argparse.Namespace) -> int:
+    """Run the sweep and show what it found; the exit status."""
     from ctxtune.notifications import notifying
     from ctxtune.results.wording import confirmation_sentence
     from ctxtune.resume_hints import go_on_with, resume_hints_told
     from ctxtune.tuning.display import print_results, sweep_display
-    from ctxtune.tuning.plan import print_plan
     from ctxtune.tuning.sweep import run_sweep
-    from ctxtune.tuning.timing import read_assumed
 
-    console = Console(highlight=False)
-    if arguments.dry_run:
-        assumed = read_assumed(arguments.assume) if arguments.assume else None
-        print_plan(console, config, arguments.address, arguments.storage, assumed)
-        if config.notify:
-            console.print(f"at the end: {config.notify.places}", markup=False)
-        return 0
-    progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False)
+    progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False, markup=False)
     with (
         resume_hints_told("sweep", folder),
         notifying(config.notify, "sweep", config.name) as outcome,
@@ -91,7 +104,7 @@ def main() -> int:
         "report": report_command(config.name, config.tracking.uri),
         **tracking_places(config.tracking.uri, display.link),
     }
-    print_results(console, result, files)
+    print_results(Console(highlight=False, markup=False), result, files)
     return status
 
 

@@ -1,6 +1,7 @@
 """How commands end: a message and a status for everything, the traceback of what nobody foresaw in a log file."""
 
 import argparse
+import ast
 import runpy
 import stat
 import subprocess
@@ -146,3 +147,12 @@ def test_no_command_line_gets_further_than_a_message(arguments, capsys, monkeypa
     monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
     code, said = ended(sweep.main, capsys)
     assert code == 2 and "Traceback" not in said, said
+
+
+def test_a_terminal_prints_names_as_they_are(repository):
+    """rich takes what is in square brackets for its own; names of classes, files and packages may have some."""
+    for file in (repository / "ctxtune").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Console":
+                given = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
+                assert given.get("markup") is False, f"{file}:{call.lineno}"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -50,3 +51,10 @@ def test_a_check_that_breaks_is_a_fault_of_its_own():
 
     (finding,) = doctor._looked(broken)
     assert finding.state == "fault" and "torchvision" in finding.found and "pip install" in finding.remedy
+
+
+def test_what_it_says_is_printed_as_it_is(tmp_path, monkeypatch):
+    """Square brackets are no instructions to the terminal."""
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    done = run_here(doctor.main, tmp_path, "--quick")
+    assert "ctxtune[cpu]" in " ".join(done.stdout.split()) or "ctxtune[cpu" in done.stdout, done.stdout

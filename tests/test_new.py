@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,18 @@ def test_class_folders_become_a_search_space(photographs, tmp_path):
     again = run_here(new.main, tmp_path, str(photographs))
     assert again.returncode == 2 and "is there already" in again.stderr
     assert run_here(new.main, tmp_path, str(photographs), "--force", "--quick").returncode == 0
+
+
+@pytest.mark.parametrize("classes", range(16, 48, 3))
+def test_where_there_are_images_enough_more_than_one_k_is_searched(tmp_path, classes):
+    benchmark = SimpleNamespace(layout="class folders")
+    file = tmp_path / "my.yaml"
+    block = {"name": "image_list", "root": "x"}
+    file.write_text(space_text(block, benchmark, Shape(classes, 60, 128), file, tmp_path, gpu=False))
+    space = load_search_space(file)
+    choices = space.search.space["loss.k"].choices
+    assert len(choices) >= 2 and 4 in choices
+    assert all(space.trial.sampler.batch_size % k == 0 for k in choices)
 
 
 def test_a_table_becomes_one_and_a_leak_is_told(photographs, tmp_path):

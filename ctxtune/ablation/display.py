@@ -79,20 +79,20 @@ def print_results(console: Console, results: AblationResults, files: dict[str, s
     """Print the table of cells, what was lost, and where to go from here."""
     states = Counter(run.state for run in results.runs)
     listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    console.rule(f"[bold]{results.design.name}")
+    console.rule(Text(results.design.name, style="bold"))
     console.print(
         f"{counted(len(results.runs), 'run')} ({listed}); {duration(hours_of(results.runs))} of work in all",
         highlight=False,
     )
     console.print(cells_table(results, console.width))
     for sentence in lost_sentences(results.lost):
-        console.print(sentence, style="yellow", highlight=False, markup=False)
+        console.print(sentence, style="yellow", highlight=False)
     for sentence in (
         *probability_sentences(results),
         *luck_sentences(luck(results)),
         *tuning_sentences(results.design),
     ):
-        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+        console.print(sentence, highlight=False, soft_wrap=True)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)
 

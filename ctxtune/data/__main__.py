@@ -49,7 +49,7 @@ class Request:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is returned."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     try:
         dataset, image = _settings(options)
         request = Request(dataset, image, options.workers or processors(), console)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = {"check": _check, "prepare": _prepare, "show": _show}[options.command]
         return command(request, benchmark, options)
     except CtxtuneError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), markup=False)
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(str(error))
         return EXIT_USER_ERROR
 
 
@@ -154,19 +154,19 @@ def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) 
     console.print(f"{benchmark.name}: {benchmark.layout}, Recall at {', '.join(map(str, benchmark.recall_at))}")
     console.print(_table(reports))
     for sentence in differing:
-        console.print(f"counts: {sentence}", markup=False)
+        console.print(f"counts: {sentence}")
     for sentence in twice:
-        console.print(f"twice: {sentence}", markup=False)
+        console.print(f"twice: {sentence}")
     for sentence in same if given else []:
-        console.print(f"copies in the data set itself: {sentence}", markup=False)
+        console.print(f"copies in the data set itself: {sentence}")
     for sentence in left_out(benchmark):
-        console.print(f"left out: {sentence}", markup=False)
+        console.print(f"left out: {sentence}")
     broken = [(report.name, *item) for report in reports for item in report.unreadable.items()]
     for name, path, reason in broken:
-        console.print(f"unreadable: {name}: {path}: {reason}", markup=False)
+        console.print(f"unreadable: {name}: {path}: {reason}")
     console.print("next:")
     for step in advice(benchmark, reports, differing, twice):
-        console.print(f"  - {step}", markup=False)
+        console.print(f"  - {step}")
     return 1 if broken or differing or twice else 0
 
 
@@ -241,10 +241,9 @@ def _report(console: Console, split: Split, what: str, store: cache.Store) -> in
         raise DataError(f"{store.path}: its checksums do not agree; delete it and prepare again, and check the disk")
     console.print(
         f"{split.name}, {what}: {len(split.table):,} images, {store.data.nbytes / 2**20:,.1f} MiB, verified, {store.path}",
-        markup=False,
     )
     for path, reason in store.unreadable.items():
-        console.print(f"unreadable: {split.name}: {path}: {reason}", markup=False)
+        console.print(f"unreadable: {split.name}: {path}: {reason}")
     return len(store.unreadable)
 
 

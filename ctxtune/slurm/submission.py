@@ -46,14 +46,14 @@ def run_on_slurm(arguments: argparse.Namespace, command: str, file: Path, config
     folder = Path(arguments.results).absolute() / config.name
     words = [command, *_passed_on(arguments, file, options, folder)]
     script = batch_script(JobCommand(sys.executable, words, config.name, folder, f"{folder}/slurm/%j.log"), options)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     if arguments.dry_run:
         sys.stdout.write(script)
         return 0
     writable_folder(folder, "--results")
     job = submit(script, folder / "slurm")
     log = folder / "slurm" / f"{job}.log"
-    console.print(f"job {job}: {config.name} on {counted(options.nodes, 'node')}", markup=False)
+    console.print(f"job {job}: {config.name} on {counted(options.nodes, 'node')}")
     told = {
         "its script": str(folder / "slurm" / "job.sh"),
         "its state": f"squeue --job {job}",
@@ -62,7 +62,7 @@ def run_on_slurm(arguments: argparse.Namespace, command: str, file: Path, config
         "its report": report_command(config.name, config.tracking.uri),
     }
     for what, text in told.items():
-        console.print(f"  {what + ':':<12} {text}", markup=False)
+        console.print(f"  {what + ':':<12} {text}")
     return 0
 
 

@@ -14,7 +14,7 @@ _set_here: dict[str, str] = {}
 def set_defaults(variables: Mapping[str, str]) -> None:
     """Set environment variables of this process that its user has not set; the values may differ from call to call."""
     for name, value in variables.items():
-        if os.environ.get(name) == _set_here.get(name):
+        if name not in os.environ or os.environ[name] == _set_here.get(name):
             os.environ[name] = _set_here[name] = value
 
 

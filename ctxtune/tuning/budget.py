@@ -1,6 +1,7 @@
 """What is spent, what is left, and when the search has had its share (`search.budget`)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ctxtune.config import SweepConfig
 from ctxtune.tuning import stages
@@ -10,7 +11,7 @@ from ctxtune.tuning.estimates import (
     Estimate,
     least_budget,
     seconds_between_reports,
-    seconds_by_arm,
+    seconds_of_arm,
     seconds_of_work,
     too_little,
 )
@@ -51,8 +52,8 @@ class Budget:
     def estimate(self) -> Estimate:
         """What runs take, from those seen so far."""
         runs = self._recorder.journal.runs.values()
-        by_arm = seconds_by_arm(self._config, runs, self._start)
-        return Estimate(seconds_of_work(self._config, runs), self._spending.setup, by_arm)
+        of_arm = partial(seconds_of_arm, self._config, runs, self._start)
+        return Estimate(seconds_of_work(self._config, runs), self._spending.setup, of_arm)
 
     def check_search(self) -> None:
         """Ask the recorder to stop the search where a limit is met: patience at every end of a run, hours once a second."""

@@ -69,7 +69,7 @@ def print_results(console: Console, results: SweepResults, files: dict[str, str]
     states = Counter(run.state for run in results.trials)
     listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     cost = spent(results.runs)
-    console.rule(f"[bold]{results.design.name}")
+    console.rule(Text(results.design.name, style="bold"))
     console.print(
         f"{counted(len(results.trials), 'trial')} ({listed}); {done} epochs trained where full length would be {full} "
         f"({done / full:.0%}); {duration(hours_of(results.runs))} of work in all"
@@ -85,7 +85,7 @@ def print_results(console: Console, results: SweepResults, files: dict[str, str]
     if results.confirmed or results.nothing_searched:
         console.print(confirmation_sentence(results), highlight=False)
     for sentence in lost_sentences(results.lost):
-        console.print(sentence, style="yellow", highlight=False, markup=False)
+        console.print(sentence, style="yellow", highlight=False)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)
 

@@ -5,8 +5,8 @@ make it cheaper, and more where it is scored on several folds; a run on all trai
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from ctxtune.config import SweepConfig, TrialFile
 from ctxtune.results.runs import START, Stage
@@ -62,13 +62,13 @@ class Estimate:
     Attributes:
         seconds: of a unit of work, as the runs report it; None as long as nothing is known.
         setup: seconds of each run beside that: its process, its data, its last scores.
-        by_arm: ``seconds`` of those configurations that have run: where the space holds heads and whole networks, say, the
-            mean of all says little of each.
+        of_arm: ``seconds`` of a configuration that has run, None of another: where the space holds heads and whole networks,
+            say, the mean of all says little of each.
     """
 
     seconds: float | None
     setup: float = 0.0
-    by_arm: Mapping[str, float] = field(default_factory=dict)
+    of_arm: Callable[[str], float | None] = lambda arm: None
 
     def run(self, config: SweepConfig, stage: Stage | str, share: float = 1.0, *, arm: str = "") -> float:
         """Seconds of a run of a stage, or of a share of its epochs; infinite where nothing is known.
@@ -76,7 +76,8 @@ class Estimate:
         Args:
             arm: the configuration; "" for any.
         """
-        seconds = self.by_arm.get(arm, self.seconds)
+        own = self.of_arm(arm) if arm else None
+        seconds = self.seconds if own is None else own
         if seconds is None:
             return float("inf")
         return self.setup + share * work_of(config, stage) * seconds
@@ -97,19 +98,16 @@ def seconds_of_work(config: SweepConfig, runs: Iterable[RunRecord]) -> float | N
     return seconds / work if work else None
 
 
-def seconds_by_arm(config: SweepConfig, runs: Iterable[RunRecord], start: Mapping[str, object]) -> dict[str, float]:
-    """Seconds of a unit of work of each configuration that has run.
+def seconds_of_arm(
+    config: SweepConfig, runs: Iterable[RunRecord], start: Mapping[str, object], arm: str
+) -> float | None:
+    """Seconds of a unit of work of one configuration; None where it has not run.
 
     Args:
         start: the point of the start, which is the arm `START` as well as a trial.
     """
-    by_arm: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        by_arm.setdefault(run.spec.arm, []).append(run)
-        if run.spec.arm != START and run.spec.point == start:
-            by_arm.setdefault(START, []).append(run)
-    found = {arm: seconds_of_work(config, its_runs) for arm, its_runs in by_arm.items()}
-    return {arm: seconds for arm, seconds in found.items() if seconds is not None}
+    its_runs = (run for run in runs if run.spec.arm == arm or (arm == START and run.spec.point == start))
+    return seconds_of_work(config, its_runs)
 
 
 def seconds_between_reports(config: SweepConfig, runs: Iterable[RunRecord]) -> float | None:

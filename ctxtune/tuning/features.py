@@ -57,7 +57,7 @@ def features_ahead(
 
 def _compute(trial: str, side: Side, device: str, answer: Connection) -> None:
     try:
-        with progress_bars(Console(stderr=True)) as reporter:
+        with progress_bars(Console(stderr=True, markup=False)) as reporter:
             make_features(TrialSettings.model_validate_json(trial), side, torch.device(device), reporter=reporter)
         answer.send(None)
     except CtxtuneError as error:

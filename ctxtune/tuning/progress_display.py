@@ -98,7 +98,11 @@ class RunDisplay:
 
     def _on_alert(self, text: str) -> None:
         # Above the live view where there is one; else beside the output, which scripts may read.
-        console = self._console if self._console.is_terminal and not self._console.quiet else Console(stderr=True)
+        console = (
+            self._console
+            if self._console.is_terminal and not self._console.quiet
+            else Console(stderr=True, markup=False)
+        )
         console.print(Text(text, style="yellow"), soft_wrap=True)
 
     def _on_ending(self, ending: Ending) -> None:

@@ -14,7 +14,13 @@ from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import MISSING, p_value, percent_interval
 from ctxtune.results.luck import luck
-from ctxtune.results.wording import lost_sentences, luck_sentences, probability_sentences, tuning_sentences
+from ctxtune.results.wording import (
+    lost_sentences,
+    luck_sentences,
+    probability_sentences,
+    scope_sentences,
+    tuning_sentences,
+)
 from ctxtune.text import counted, duration
 from ctxtune.tuning.progress_display import RunDisplay, show_point
 from ctxtune.tuning.record.journal import Journal, RunRecord
@@ -85,7 +91,7 @@ def print_results(console: Console, results: AblationResults, files: dict[str, s
         highlight=False,
     )
     console.print(cells_table(results, console.width))
-    for sentence in lost_sentences(results.lost):
+    for sentence in [*lost_sentences(results.lost), *scope_sentences(results.design)]:
         console.print(sentence, style="yellow", highlight=False)
     for sentence in (
         *probability_sentences(results),

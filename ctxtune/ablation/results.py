@@ -39,6 +39,7 @@ def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDes
         trials=asked,
         trials_held=held if held < asked else None,
         dataset=ablation.trial.dataset.name,
+        closed_set=ablation.trial.dataset.closed_set,
         factors={path: list(levels) for path, levels in ablation.factors.items()},
         variants=list(ablation.arms()),
         cells=[

@@ -108,6 +108,11 @@ class SweepDesign(_Read):
         """The data set's name."""
         return str(self.trial.get("dataset", {}).get("name", ""))
 
+    @property
+    def closed_set(self) -> bool:
+        """Whether train and test share classes: the scores then say nothing about unseen ones."""
+        return bool(self.trial.get("dataset", {}).get("closed_set", False))
+
 
 class CellDesign(_Read):
     """One arm of an ablation at one combination of factor levels; ``searched``: the paths that its own search varies."""
@@ -139,6 +144,7 @@ class AblationDesign(_Read):
         tuned_for: the cell whose hyperparameters the others run with, where nothing is tuned.
         trials: of every cell's own search, its own configuration among them; 0 in files that were written without.
         trials_held: how many of them every cell has had, where the budget ended the tuning before; None: all.
+        closed_set: whether train and test share classes: the scores then say nothing about unseen ones.
     """
 
     name: str
@@ -159,6 +165,7 @@ class AblationDesign(_Read):
     trials: int = 0
     trials_held: int | None = None
     dataset: str
+    closed_set: bool = False
     factors: dict[str, list[Any]] = {}
     variants: list[str]
     cells: list[CellDesign]

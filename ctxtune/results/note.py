@@ -11,6 +11,7 @@ from ctxtune.results.wording import (
     lost_sentences,
     luck_sentences,
     probability_sentences,
+    scope_sentences,
     seeds_words,
     tuning_sentences,
 )
@@ -41,7 +42,7 @@ def sweep_note(results: SweepResults) -> str:
             percent_interval(difference.interval, sign=True) if difference else missing,
         ]
         lines.append(_row(metric_title(score.metric).removeprefix("test "), *texts))
-    lines += ["", markdown_text(confirmation_sentence(results))]
+    lines += ["", *map(markdown_text, [confirmation_sentence(results), *scope_sentences(results.design)])]
     lines += (
         ["", *(f"- {markdown_text(sentence)}" for sentence in lost_sentences(results.lost))] if results.lost else []
     )
@@ -52,7 +53,7 @@ def ablation_note(results: AblationResults) -> str:
     """What an ablation found, in sentences."""
     found = [*contrast_sentences(results), *probability_sentences(results), *lost_sentences(results.lost)]
     found += luck_sentences(luck(results))
-    found += tuning_sentences(results.design)
+    found += [*tuning_sentences(results.design), *scope_sentences(results.design)]
     return "\n".join(f"- {sentence}" for sentence in found)
 
 

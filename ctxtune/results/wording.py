@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
-from ctxtune.results.designs import AblationDesign
+from ctxtune.results.designs import AblationDesign, SweepDesign
 from ctxtune.results.formatting import percent, percent_interval
 from ctxtune.results.luck import LuckComponent
 from ctxtune.results.runs import LostRuns
@@ -57,6 +57,16 @@ def confirmation_sentence(results: SweepResults) -> str:
         return f"{title}: {size}; {said} seeds: nothing is judged before all of them are there."
     unclear = f"the difference to the start on the test classes is {said} points"
     return f"{title}: {words.get(score.verdict.judgment, unclear)} ({size}, given one tuning run)."
+
+
+def scope_sentences(design: SweepDesign | AblationDesign) -> list[str]:
+    """What the scores do not speak of; none where the classes that are scored are unseen."""
+    if not design.closed_set:
+        return []
+    return [
+        "Closed-set: train, validation and test share their classes, other images of which are scored. This is no zero-shot "
+        "retrieval: nothing is known about unseen classes, and the scores are not comparable to those of benchmarks."
+    ]
 
 
 def seeds_words(score: ConfirmedScore) -> str:

@@ -14,7 +14,7 @@ from ctxtune.results.formatting import MISSING, percent, percent_interval, setti
 from ctxtune.results.ranking import Objective
 from ctxtune.results.runs import START
 from ctxtune.results.sweep import SweepResults
-from ctxtune.results.wording import confirmation_sentence, lost_sentences, seeds_words
+from ctxtune.results.wording import confirmation_sentence, lost_sentences, scope_sentences, seeds_words
 from ctxtune.text import counted, duration
 from ctxtune.tuning.progress_display import RunDisplay, show_point
 from ctxtune.tuning.record.journal import RunRecord
@@ -84,7 +84,7 @@ def print_results(console: Console, results: SweepResults, files: dict[str, str]
         console.print(_test_table(results))
     if results.confirmed or results.nothing_searched:
         console.print(confirmation_sentence(results), highlight=False)
-    for sentence in lost_sentences(results.lost):
+    for sentence in [*lost_sentences(results.lost), *scope_sentences(results.design)]:
         console.print(sentence, style="yellow", highlight=False)
     for what, text in files.items():
         console.print(f"{what:<22} {text}", highlight=False, soft_wrap=True)
@@ -119,7 +119,10 @@ def _configuration_table(results: SweepResults) -> Table:
 
 
 def _validation_table(results: SweepResults) -> Table:
-    table = _table(f"{results.design.objective.metric}, unseen classes", ["", "start", "chosen"])
+    table = _table(
+        f"{results.design.objective.metric}, {'other images' if results.design.closed_set else 'unseen classes'}",
+        ["", "start", "chosen"],
+    )
     scores, epochs = results.search_scores, results.design.search_epochs
 
     def in_search(arm: str) -> str:
@@ -144,7 +147,7 @@ def _mean(scores: Sequence[float] | None) -> str:
 def _test_table(results: SweepResults) -> Table:
     over = seeds_words(results.confirmed[0])
     table = _table(
-        f"Test classes, percent: mean and 95 % t-interval over {over}",
+        f"Test {'images' if results.design.closed_set else 'classes'}, percent: mean and 95 % t-interval over {over}",
         ["", "untrained", "start", "chosen", "chosen − start, paired"],
     )
     missing = "same" if results.same else MISSING

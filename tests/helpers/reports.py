@@ -42,6 +42,7 @@ class FakeAblation:
     finished_folds: Sequence[str] | None = None
     folds_told: bool = True
     classes_kept: bool = True
+    closed_set: bool = False
 
     def cells(self) -> list[dict[str, Any]]:
         names = list(self.factors)
@@ -77,7 +78,7 @@ class FakeAblation:
             "name": self.name, "metric": self.metric, "mode": "max", "correction": "holm", "reference": cells[0]["cell"],
             "design": "grid", "seeds": self.seeds, "repeats": self.repeats,
             **({"folds": list(self.folds)} if self.folds_told else {}), "confirmatory": self.metric.startswith("test/"),
-            "tuning": self.tuning, "tuned_for": self.tuned_for, "dataset": self.dataset,
+            "tuning": self.tuning, "tuned_for": self.tuned_for, "dataset": self.dataset, "closed_set": self.closed_set,
             "factors": {name: list(levels) for name, levels in self.factors.items()}, "variants": list(self.variants),
             "cells": cells, "contrasts": contrasts,
         }  # fmt: skip
@@ -167,7 +168,7 @@ class FakeAblation:
         return {f"class {fold}-{index}": (float(mean * QUERIES), QUERIES) for index, mean in enumerate(means)}
 
 
-SPACE = {
+SPACE: dict[str, Any] = {
     "name": "sweep",
     "trial": {
         "dataset": {"name": "cars196"},
@@ -200,6 +201,7 @@ class FakeSweep:
     seed: int = 0
     lost: Sequence[str] = ()
     shown: bool = False
+    closed_set: bool = False
 
     def scores(self) -> list[tuple[dict[str, Any], list[float], str]]:
         """Point, scores by epoch and state of each trial; the last one failed."""
@@ -222,7 +224,8 @@ class FakeSweep:
         spool = folder / f"spool-{self.name}"
         tracker = Tracker(uri, self.name, spool, deliver=False)
         tracker.start_run("sweep", name=self.name, kind="sweep", tags={"data_set": "cars196", "hardware.gpus": "1"})
-        tracker.log_text("sweep", yaml.safe_dump({**SPACE, "name": self.name}), "space.yaml")
+        trial = {**SPACE["trial"], "dataset": {"name": "cars196", "closed_set": self.closed_set}}
+        tracker.log_text("sweep", yaml.safe_dump({**SPACE, "name": self.name, "trial": trial}), "space.yaml")
         for number, (point, curve, state) in enumerate(self.scores()):
             key = f"trial-{number:04d}"
             tracker.start_run(key, name=key, kind="trial", parent="sweep", params=point, tags={"arm": key})

@@ -17,7 +17,7 @@ from ctxtune.reporting.study import bill, device_of
 from ctxtune.results.ablation import JudgedContrast
 from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import capital, price
-from ctxtune.results.wording import budget_sentence, contrast_sentences, lost_sentences
+from ctxtune.results.wording import budget_sentence, contrast_sentences, lost_sentences, scope_sentences
 from ctxtune.statistics import LEVEL
 from ctxtune.text import duration
 
@@ -101,7 +101,7 @@ def _findings(data: AblationData) -> list[str]:
         sentences.insert(0, ended)
     if data.design.confirmatory:
         sentences.append("Confirmatory: the test classes were scored, once for each arm and seed; the ledger has it.")
-    return sentences
+    return [*sentences, *scope_sentences(data.design)]
 
 
 def _contrast_section(data: AblationData, contrasts: Sequence[JudgedContrast]) -> Section:

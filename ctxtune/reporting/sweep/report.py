@@ -22,7 +22,7 @@ from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import MISSING, capital, percent, price, setting
 from ctxtune.results.runs import LOST, Stage
 from ctxtune.results.sweep import ConfirmedScore
-from ctxtune.results.wording import confirmation_sentence, lost_sentences
+from ctxtune.results.wording import confirmation_sentence, lost_sentences, scope_sentences
 from ctxtune.text import counted, duration
 
 BEST_SHOWN = 10
@@ -84,7 +84,8 @@ def _findings(data: SweepData) -> list[str]:
         sentences.append(text + ".")
     else:
         sentences.append("No trial has come to its last epoch yet.")
-    return [*sentences, confirmation_sentence(data.results), *lost_sentences(data.results.lost)]
+    sentences += [confirmation_sentence(data.results), *lost_sentences(data.results.lost)]
+    return [*sentences, *scope_sentences(data.design)]
 
 
 def _confirmation_section(data: SweepData, scores: Sequence[ConfirmedScore]) -> Section:
@@ -105,7 +106,7 @@ def _confirmation_section(data: SweepData, scores: Sequence[ConfirmedScore]) -> 
     known = published_scores(data.design.dataset, float(data.design.trial.get("dataset", {}).get("label_noise") or 0))
     if known and scores:
         items.append(confirming.published_table(data, scores, known))
-    return Section("Confirmation on the test classes", items)
+    return Section(f"Confirmation on the test {'images' if data.design.closed_set else 'classes'}", items)
 
 
 def _search_section(data: SweepData) -> Section:
@@ -242,9 +243,15 @@ def _cost_section(data: SweepData) -> Section:
     return Section("Cost and failures", [table, *([failed] if failed else ["No run failed."])])
 
 
+def _validated_on(data: SweepData) -> str:
+    if data.design.closed_set:
+        return "images that neither training nor test has, of the same classes"
+    return "classes that neither training nor test has"
+
+
 def _methods(data: SweepData) -> list[Item]:
     return [
-        "The search saw validation scores only, on classes that neither training nor test has. Selection scored the best "
+        f"The search saw validation scores only, on {_validated_on(data)}. Selection scored the best "
         "trials and the start again with fresh seeds. Confirmation trained the chosen configuration and the unaltered start "
         "on all train classes over the same fresh seeds, and scored the test classes once a run.",
         "Intervals: Student's t over seeds, and a bias-corrected, accelerated bootstrap (9,999 resamples), which is too "

@@ -70,6 +70,7 @@ def test_the_launchers_own_file_says_what_the_cluster_may_grow_to(repository, fi
     assert kinds["gpu_on_demand"].most == 2
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_what_a_machine_lacks_is_said_in_words_before_anything_runs_there(repository, tmp_path):
     new_store(tmp_path)

@@ -212,7 +212,7 @@ class _Builder:
         return values
 
     def _block(self, node: yaml.Node, place: Place) -> dict[str, object]:
-        block: dict[str, Any] = {}
+        block: dict[str, object] = {}
         seen: dict[Hashable, int] = {}
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:

@@ -39,7 +39,7 @@ class Expression:
     paths: frozenset[str]
     _node: ast.expr
 
-    def __call__(self, lookup: Callable[[str], Any]) -> bool:
+    def __call__(self, lookup: Callable[[str], object]) -> bool:
         """Whether the expression holds.
 
         Raises:
@@ -126,7 +126,7 @@ def _check(node: ast.expr, text: str, paths: set[str]) -> None:
         _check(child, text, paths)
 
 
-def _evaluate(node: ast.expr, lookup: Callable[[str], Any]) -> Any:
+def _evaluate(node: ast.expr, lookup: Callable[[str], object]) -> object:
     path = _dotted(node)
     if path is not None:
         return _LITERALS[path] if path in _LITERALS else lookup(path)
@@ -156,7 +156,7 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Any]) -> Any:
     raise AssertionError(f"_check let {ast.dump(node)} pass")
 
 
-def _calculated(operation: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+def _calculated(operation: Callable[[object, object], object], left: object, right: object) -> object:
     """Of numbers alone: Python would multiply texts and lists, to any length."""
     for value in (left, right):
         if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -28,7 +28,7 @@ def all_points(config: SweepConfig) -> list[dict[str, object]] | None:
         return None
     points: dict[tuple[Any, ...], dict[str, Any]] = {}
     for values in itertools.product(*(dimension.values() for dimension in dimensions)):
-        point: dict[str, Any] = {}
+        point: dict[str, object] = {}
         for path, value in zip(order, values, strict=True):
             if is_active(config, path, point):
                 point[path] = value

@@ -25,7 +25,7 @@ def transform_names() -> list[str]:
     return sorted(name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, v2.Transform))
 
 
-def build_transforms(augment: Mapping[str, Mapping[str, Any]]) -> list[torch.nn.Module]:
+def build_transforms(augment: Mapping[str, Mapping[str, object]]) -> list[torch.nn.Module]:
     """The transforms of an `image.augment` block, in its order, each tried on a small image.
 
     Raises ValueError for a name or an argument that torchvision does not know, and for a transform that does not give an

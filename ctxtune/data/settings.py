@@ -188,7 +188,7 @@ class ImageSettings(Settings):
 
     @field_validator("augment", mode="before")
     @classmethod
-    def _without_arguments(cls, value: Any) -> Any:
+    def _without_arguments(cls, value: object) -> object:
         if value is not None and not isinstance(value, dict):
             raise ValueError(
                 "expected transforms by name with their arguments, such as {ColorJitter: {brightness: 0.4}}"
@@ -198,7 +198,7 @@ class ImageSettings(Settings):
 
     @field_validator("augment")
     @classmethod
-    def _known_transforms(cls, value: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+    def _known_transforms(cls, value: dict[str, dict[str, object]] | None) -> dict[str, dict[str, object]] | None:
         if value:
             from ctxtune.data.extra_augmentation import build_transforms
 

@@ -24,7 +24,7 @@ class _AveragePrecisionLoss(BaseMetricLossFunction):
     # What equals a row of the batch in a reference set is a copy of it, and left out: nobody need say which pairs are.
     leaves_out_copies = True
 
-    def __init__(self, **pytorch_metric_learning: Any) -> None:
+    def __init__(self, **pytorch_metric_learning: object) -> None:
         super().__init__(**pytorch_metric_learning)
         check_distance(self)
 

@@ -124,7 +124,7 @@ class CombinedLoss(BaseMetricLossFunction):
             embeddings = torch.cat([embeddings, reference[0].to(embeddings)])
             labels = torch.cat([labels, reference[1].to(labels)])
             reference = None
-        inputs: dict[str, Any] = {"embeddings": embeddings, "labels": labels}
+        inputs: dict[str, object] = {"embeddings": embeddings, "labels": labels}
         if reference is not None:
             inputs["ref_emb"], inputs["ref_labels"] = reference
             if indices_tuple is None and own_memory and self.pairs_with_memory:

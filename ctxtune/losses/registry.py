@@ -78,7 +78,7 @@ def _plain(name: str, module: str = LIBRARY) -> Build:
 
 
 def _with_proxies(name: str, module: str = LIBRARY) -> Build:
-    def build(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
+    def build(options: Mapping[str, object], sizes: Sizes) -> "nn.Module":
         others = {key: value for key, value in options.items() if key != "proxies"}
         count = sizes.num_images if options.get("proxies") == "image" else sizes.num_classes
         return _class(name, module)(num_classes=count, embedding_size=sizes.embedding_dim, **others)
@@ -100,7 +100,7 @@ def _contextual(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
     )
 
 
-def _soft_triple(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
+def _soft_triple(options: Mapping[str, object], sizes: Sizes) -> "nn.Module":
     return _class("SoftTripleLoss", LIBRARY)(
         num_classes=sizes.num_classes,
         embedding_size=sizes.embedding_dim,
@@ -117,14 +117,14 @@ def _proxy_nca_plus_plus(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module
     return _class("ProxyNCALoss", LIBRARY)(sizes.num_classes, sizes.embedding_dim, softmax_scale=scale)
 
 
-def _margin(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
+def _margin(options: Mapping[str, object], sizes: Sizes) -> "nn.Module":
     if options["learn_beta"] and sizes.num_classes is None:
         raise ValueError("loss margin with learn_beta holds a beta for each class: it needs num_classes")
     classes = sizes.num_classes if options["learn_beta"] else None
     return _class("MarginLoss", LIBRARY)(**options, num_classes=classes)
 
 
-def _contrastive(options: Mapping[str, Any], sizes: Sizes) -> "nn.Module":
+def _contrastive(options: Mapping[str, object], sizes: Sizes) -> "nn.Module":
     from pytorch_metric_learning.distances import CosineSimilarity
 
     margins = {"pos_margin": options["positive_margin"], "neg_margin": options["negative_margin"]}

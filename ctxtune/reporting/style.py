@@ -14,7 +14,7 @@ from ctxtune.palette import COLORS, PAPER, QUIET, RULE
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH = 7.0  # inches: the text width of a page
-_STYLE: dict[str, Any] = {
+_STYLE: dict[str, object] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
     "axes.titlesize": 9.5,

@@ -96,7 +96,7 @@ class SweepDesign(_Read):
         """The trial's own values at the searched paths."""
         found: dict[str, object] = {}
         for path in self.search.space:
-            value: Any = self.trial
+            value: object = self.trial
             for key in path.split("."):
                 value = value.get(key) if isinstance(value, Mapping) else None
             if value is not None:

@@ -182,7 +182,7 @@ class Tracker:
         name: str,
         kind: str,
         parent: str | None = None,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Start the run with this key (unique in the experiment), or go on with it if it was started before.
@@ -219,7 +219,7 @@ class Tracker:
         if tags:
             self._spool.add_event(self._number(key), "tags", tag_texts(tags))
 
-    def log_params(self, key: str, params: Mapping[str, Any]) -> None:
+    def log_params(self, key: str, params: Mapping[str, object]) -> None:
         """Log parameters, nested or flat. MLflow never changes one: another value for the same name is set aside."""
         if params:
             self._spool.add_event(self._number(key), "params", parameter_texts(params))

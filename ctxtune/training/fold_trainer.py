@@ -356,7 +356,7 @@ class FoldTrainer:
                 self.world.spread_buffers(self.averaged.model)
 
 
-def _read_settings(tree: dict[str, Any]) -> TrialSettings:
+def _read_settings(tree: dict[str, object]) -> TrialSettings:
     """The configuration of a checkpoint; keys that came later have their defaults."""
     try:
         return TrialSettings.model_validate(tree)

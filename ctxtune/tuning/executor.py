@@ -12,7 +12,7 @@ from ctxtune.tuning.record.run_spec import RunSpec
 class EarlyStopping(Protocol):
     """Who stops runs early."""
 
-    def decide(self, key: str, loss: str, result: dict[str, Any]) -> str:
+    def decide(self, key: str, loss: str, result: dict[str, object]) -> str:
         """STOP or CONTINUE, of a run's report; each report is shown once."""
 
 

@@ -356,7 +356,7 @@ def _tar_rows(file: Path, name: str, members: dict[str, tuple[str, int, int]]) -
     return rows
 
 
-def _cells(file: Path, name: str, suffix: str, content: bytes) -> dict[str, Any]:
+def _cells(file: Path, name: str, suffix: str, content: bytes) -> dict[str, object]:
     try:
         text = content.decode("utf-8").strip()
         if suffix != "json":

@@ -12,7 +12,7 @@ from ctxtune.losses.checks import check_number
 from ctxtune.settings import Settings
 from ctxtune.text import did_you_mean
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class SimilarityOptions(Settings):

@@ -42,7 +42,7 @@ _PATIENCE = {
 
 
 @contextlib.contextmanager
-def local_ray(options: Mapping[str, Any], on_note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def local_ray(options: Mapping[str, object], on_note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Ray on this machine, for the length of a sweep.
 
     Args:

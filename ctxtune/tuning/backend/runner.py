@@ -156,7 +156,7 @@ def _trial_name(trial: Any) -> str:
 class _WithoutState:
     """Ray pickles searcher, scheduler, callbacks and stopper for a restore that we never ask for: there is nothing to keep."""
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}
 
 
@@ -264,7 +264,7 @@ class _CourseStopper(_WithoutState, Stopper):
     def __init__(self, course: Course) -> None:
         self._course = course
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         # A run that has told of its failure is not tried again, even if its process dies of the same.
         return tells_failure(result)
 

@@ -65,7 +65,7 @@ class RungScheduler:
                 running.add(run.key)
         return [key for key in decisions if key in running and decisions[key] == TrialScheduler.STOP]
 
-    def _show(self, loss: str, key: str, result: dict[str, Any]) -> str:
+    def _show(self, loss: str, key: str, result: dict[str, object]) -> str:
         rule = self._rule(loss, key)
         return rule.on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)  # type: ignore[arg-type]
 

@@ -36,6 +36,7 @@ from ctxtune.evaluation import (
 from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page
 from ctxtune.retrieval import nearest
 from ctxtune.terminal import named_device, use_threads
+from ctxtune.yaml_text import Tree
 
 NAMES = ("label", "name")
 SHORT_TITLES = {"map_at_r": "MAP@R", "r_precision": "R-prec", "mean_reciprocal_rank": "MRR"}
@@ -199,7 +200,7 @@ def _counts(scored: list[Scored]) -> dict[str, list[int]]:
     return counts
 
 
-def _class_rows(one: Scored) -> list[dict[str, Any]]:
+def _class_rows(one: Scored) -> list[Tree]:
     """The scores of each class, lowest MAP@R first, classes without any match last."""
     classes = one.scores.per_class
     assert classes is not None
@@ -236,13 +237,11 @@ def _cell(value: float) -> str:
     return f"{'-':>8}" if math.isnan(value) else f"{value:>8.4f}"
 
 
-def _as_json(
-    arguments: argparse.Namespace, checkpoint: Checkpoint, scored: list[Scored], device: torch.device
-) -> dict[str, Any]:
+def _as_json(arguments: argparse.Namespace, checkpoint: Checkpoint, scored: list[Scored], device: torch.device) -> Tree:
     runs = []
     for one in scored:
         counts = {title.replace(" ", "_"): values[0] for title, values in _counts([one]).items()}
-        run: dict[str, Any] = {"fold": one.fold, **named_scores(one.scores), **counts}
+        run: Tree = {"fold": one.fold, **named_scores(one.scores), **counts}
         if arguments.per_class:
             run["classes"] = _class_rows(one)
         runs.append(run)

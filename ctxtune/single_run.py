@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +24,7 @@ from ctxtune.training import CheckpointFolder, FoldTrainer, ProcessGroup, fold_s
 from ctxtune.training import progress as standing
 from ctxtune.training.progress_bars import progress_bars
 from ctxtune.training.trainer import Report, Trainer
+from ctxtune.yaml_text import Tree
 
 
 def train_file(
@@ -261,7 +261,7 @@ def _line(metrics: dict[str, float]) -> str:
 
 def _write_result(folder: Path, file: TrialFile, trainer: Trainer) -> None:
     run = trainer.runs[0]
-    result: dict[str, Any] = {
+    result: Tree = {
         "name": file.name,
         "config_hash": file.trial.hash(),
         "trial": file.trial.tree(),

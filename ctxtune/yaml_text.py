@@ -37,6 +37,10 @@ _KEY = re.compile(r"\s*(?:- )?([\w.-]+):")
 _PLACEHOLDER = re.compile(r"\{\{|\{%")
 
 
+Tree: TypeAlias = dict[str, Any]
+"""A mapping as YAML or JSON holds it: plain values, lists and further mappings by name."""
+
+
 class YamlError(Exception):
     """A text that cannot be read.
 

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +12,7 @@ from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.text import shortened
 from ctxtune.tracking import TrackedRun, best_runs, find_sweep, read_text
 from ctxtune.tuning.record.results_folder import ABLATION_FILE
-from ctxtune.yaml_text import YamlError, parse_value
+from ctxtune.yaml_text import Tree, YamlError, parse_value
 
 
 def finder(root: Path, *, resume: bool) -> FindBest:
@@ -23,7 +22,7 @@ def finder(root: Path, *, resume: bool) -> FindBest:
         root: the folder of all results.
     """
 
-    def find(request: BestOf, data: dict[str, Any]) -> dict[str, Any]:
+    def find(request: BestOf, data: Tree) -> Tree:
         stored = root / str(data.get("name")) / ABLATION_FILE
         if resume and os.path.exists(stored):  # noqa: PTH110  # Path raises for names that are too long
             return _chosen(stored.read_text(encoding="utf-8"), str(stored))
@@ -49,7 +48,7 @@ def best_configuration(uri: str, sweep: str) -> dict[str, object]:
     return {"trial": chosen["trial"], "validation": chosen["validation"], "tracking": {"uri": uri}}
 
 
-def _chosen(text: str, where: str) -> dict[str, Any]:
+def _chosen(text: str, where: str) -> Tree:
     """`trial` and `validation` of a file that was written by a sweep or an ablation. Raises ConfigError."""
     try:
         tree = parse_value(text)
@@ -60,12 +59,12 @@ def _chosen(text: str, where: str) -> dict[str, Any]:
         ) from None
 
 
-def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> dict[str, Any]:
+def _best_so_far(uri: str, sweep: str, parent: TrackedRun) -> Tree:
     """Before a sweep has chosen: its best completed trial."""
     if parent.kind != "sweep":
         raise ConfigError(f"{sweep} is no sweep; only a sweep has a best configuration")
     try:
-        tree: dict[str, Any] = parse_value(read_text(uri, parent.run_id, "space.yaml"))
+        tree: Tree = parse_value(read_text(uri, parent.run_id, "space.yaml"))
         known = SweepConfig.model_validate(tree)
         stated = tree["search"]["objective"]
         objective = stated[0] if isinstance(stated, list) else stated  # of several, the first one chooses

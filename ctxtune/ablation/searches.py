@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ctxtune.config import Ablation, Cell, TrialSettings, search_of
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.search.sampler import Sampler
 from ctxtune.tuning.stages import suggestion
+from ctxtune.yaml_text import Tree
 
 
 def search_key(cell: Cell, repeat: int, number: int) -> str:
@@ -33,7 +33,7 @@ class Searches:
                 self._samplers[cell.name, repeat] = Sampler(config.model_copy(update={"search": search}))
         self._owners: dict[str, Sampler] = {}
 
-    def ask(self, cell: Cell, repeat: int, key: str) -> tuple[dict[str, Any], TrialSettings] | None:
+    def ask(self, cell: Cell, repeat: int, key: str) -> tuple[Tree, TrialSettings] | None:
         """The next point of a cell's search, and its configuration; ``key`` names its run. None: its space is at its end.
 
         Raises:
@@ -54,7 +54,7 @@ class Searches:
         for cell, repeat in itertools.product(self.cells, range(self._repeats)):
             yield search_key(cell, repeat, number), self.exhausted(cell, repeat)
 
-    def memory(self, key: str) -> dict[str, Any]:
+    def memory(self, key: str) -> Tree:
         """What the sampler must know again of an open suggestion after a restart."""
         return self._owners[key].memory(key)
 

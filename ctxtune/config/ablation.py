@@ -16,6 +16,7 @@ from ctxtune.error_messages import in_words
 from ctxtune.metric_names import on_split
 from ctxtune.settings import Settings, refuse
 from ctxtune.text import did_you_mean, shortened
+from ctxtune.yaml_text import Tree
 
 Design = Literal["grid", "one_factor_at_a_time", "leave_one_out"]
 Level = bool | int | float | str | None
@@ -125,7 +126,7 @@ class Ablation(TrialFile):
     seeds: int = Field(5, ge=1, le=MOST_SEEDS)
     reference: str | None = None
     design: Design = "grid"
-    variants: dict[str, dict[str, Any]] = {"base": {}}
+    variants: dict[str, Tree] = {"base": {}}
     factors: dict[str, tuple[Level, ...]] = {}
     tune_each: TuneEachSettings | None = None
     compare: CompareSettings = CompareSettings()
@@ -188,7 +189,7 @@ class Ablation(TrialFile):
         kept = {name: space for name, space in tune["spaces"].items() if name not in removed}
         return {**data, "tune_each": {**tune, "spaces": kept}}
 
-    def arms(self) -> dict[str, dict[str, Any]]:
+    def arms(self) -> dict[str, Tree]:
         """What each arm changes in the trial: the variants, or what `leave_one_out` makes of them."""
         if self.design != "leave_one_out":
             return self.variants

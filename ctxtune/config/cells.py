@@ -1,10 +1,10 @@
 """The cells of an ablation, and what is said of one that cannot be."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from ctxtune.config.trial import TrialSettings
 from ctxtune.errors import ConfigError
+from ctxtune.yaml_text import Tree
 
 
 class ArmError(ConfigError):
@@ -31,6 +31,6 @@ class Cell:
     name: str
     key: str
     arm: str
-    levels: dict[str, Any]
-    settings: dict[str, Any]
+    levels: Tree
+    settings: Tree
     trial: TrialSettings

@@ -21,6 +21,7 @@ from ctxtune.config.resolve import with_values
 from ctxtune.config.trial import TrialSettings
 from ctxtune.error_messages import in_words
 from ctxtune.text import did_you_mean
+from ctxtune.yaml_text import Tree
 
 LONGEST_KEY = 120
 MOST_CELLS = 2_000
@@ -110,7 +111,7 @@ def show_level(level: object) -> str:
     return f"{level:.6g}" if isinstance(level, float) else str(level).lower() if isinstance(level, bool) else str(level)
 
 
-def _levels(ablation: Ablation) -> Iterator[dict[str, Any]]:
+def _levels(ablation: Ablation) -> Iterator[Tree]:
     factors = ablation.factors
     if ablation.design != "one_factor_at_a_time":
         for combination in itertools.product(*factors.values()):

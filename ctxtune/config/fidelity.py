@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 
 from ctxtune.config.trial import TrialSettings
 from ctxtune.settings import Settings
+from ctxtune.yaml_text import Tree
 
 CHANGED_BY = {
     "schedule": ("schedule.", "evaluation.every"),
@@ -52,7 +53,7 @@ def shortened(
     return TrialSettings.model_validate(tree)
 
 
-def _scale_schedule(tree: dict[str, Any], epochs: int) -> None:
+def _scale_schedule(tree: Tree, epochs: int) -> None:
     schedule = tree["schedule"]
     scale = epochs / schedule["epochs"]
     schedule["epochs"] = epochs

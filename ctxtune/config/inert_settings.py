@@ -1,12 +1,12 @@
 """Settings that a configuration does not read: an arm that changes one of them compares a run with itself."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from ctxtune.config.paths import set_path
 from ctxtune.config.trial import TrialSettings
 from ctxtune.losses.contextual.options import contrastive_weight_of
 from ctxtune.losses.registry import loss_entry
+from ctxtune.yaml_text import Tree
 
 _NEIGHBORHOODS = (
     "k", "epsilon", "slope", "step", "temperature", "conjunction", "overlap", "query_expansion",
@@ -20,7 +20,7 @@ def unused_settings(trial: TrialSettings) -> dict[str, str]:
     return dict(_unused(trial))
 
 
-def effective_tree(trial: TrialSettings) -> dict[str, Any]:
+def effective_tree(trial: TrialSettings) -> Tree:
     """The configuration as plain data without what has no effect: two runs with equal trees are the same run.
 
     Where the data lies does not count, and a contrastive weight that follows from others is written out.
@@ -70,7 +70,7 @@ def _unused_of_loss(trial: TrialSettings) -> Iterator[tuple[str, str]]:
 
 
 def _unused_of_similarity(
-    block: str, options: dict[str, Any], weight: float, weightless: str
+    block: str, options: Tree, weight: float, weightless: str
 ) -> Iterator[tuple[str, str]]:  # fmt: skip
     if not weight:
         yield from ((f"{block}.{key}", weightless) for key in _NEIGHBORHOODS)

@@ -20,6 +20,7 @@ from ctxtune.losses.registry import option_names
 from ctxtune.models.settings import is_weight_file
 from ctxtune.recipes import load_recipe
 from ctxtune.text import counted, did_you_mean, shortened
+from ctxtune.yaml_text import Tree
 
 _DOTTED_BLOCKS: tuple[Location, ...] = (("search", "space"), ("search", "conditions"), ("search", "ties"))
 _SEARCH_BLOCKS = ("search", "select", "confirm")
@@ -126,7 +127,7 @@ def _with_recipe(trial: dict[str, object], source: Source) -> dict[str, object]:
     return laid_on(recipe, said)
 
 
-def laid_on(base: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def laid_on(base: Mapping[str, Any], said: Mapping[str, Any]) -> Tree:
     """A trial overridden by what is said; another loss drops the options of the loss before it."""
     own_loss, its_loss = said.get("loss") or {}, base.get("loss") or {}
     both = isinstance(own_loss, dict) and isinstance(its_loss, dict)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,8 +15,9 @@ from ctxtune.config.source import Override, Source, apply_overrides, read_overri
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.shipped import named
 from ctxtune.text import shortened
+from ctxtune.yaml_text import Tree
 
-FindBest = Callable[[BestOf, dict[str, Any]], dict[str, Any]]
+FindBest = Callable[[BestOf, Tree], Tree]
 """From `base: {best_of: SWEEP}` and the file's own data to the data of that sweep's best.yaml."""
 _INHERITED = ("validation", "tracking", "resources")
 
@@ -55,7 +55,7 @@ def load_ablation(
     return ablation
 
 
-def _named(data: dict[str, Any], overrides: list[Override]) -> set[str]:
+def _named(data: Tree, overrides: list[Override]) -> set[str]:
     """The names of variants, and of variants with a space of their own."""
     variants, tune = data.get("variants"), data.get("tune_each")
     names = set(variants) if isinstance(variants, dict) else set()
@@ -111,7 +111,7 @@ def _lay_on_base(source: Source, find_best: FindBest | None) -> None:
     source.data.setdefault("based_on", note)
 
 
-def _base_file(source: Source, name: str) -> dict[str, Any]:
+def _base_file(source: Source, name: str) -> Tree:
     """The data of a file that a base names: a path relative to the file that names it, or a shipped file's name."""
     try:
         path = source.path.parent / Path(name).expanduser()  # an absolute one stays

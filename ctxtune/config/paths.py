@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ctxtune.yaml_text import Tree
+
 Location: TypeAlias = tuple[str | int, ...]
 
 
@@ -25,7 +27,7 @@ def get_path(tree: Mapping[str, Any], path: str) -> Any:
     return node
 
 
-def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
+def set_path(tree: Tree, path: str, value: Any) -> None:
     """Set the value at a dotted path in place, making the blocks on the way."""
     *parents, last = path.split(".")
     for part in parents:

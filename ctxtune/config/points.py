@@ -12,6 +12,7 @@ from ctxtune.config.paths import Location, get_path, leaves
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
 from ctxtune.config.sweep import SweepConfig
 from ctxtune.text import did_you_mean
+from ctxtune.yaml_text import Tree
 
 MOST_ENUMERATED = 20_000
 """Points of a space that is taken for finite; a larger one is as good as endless."""
@@ -26,7 +27,7 @@ def all_points(config: SweepConfig) -> list[dict[str, object]] | None:
     counts = [dimension.count() for dimension in dimensions]
     if None in counts or math.prod(count for count in counts if count is not None) > MOST_ENUMERATED:
         return None
-    points: dict[tuple[Any, ...], dict[str, Any]] = {}
+    points: dict[tuple[Any, ...], Tree] = {}
     for values in itertools.product(*(dimension.values() for dimension in dimensions)):
         point: dict[str, object] = {}
         for path, value in zip(order, values, strict=True):
@@ -47,7 +48,7 @@ def point_key(point: dict[str, object]) -> tuple[object, ...]:
 
 def random_point(config: SweepConfig, random: np.random.Generator) -> dict[str, object]:
     """A point drawn uniformly along every dimension that is active; it may break a constraint."""
-    point: dict[str, Any] = {}
+    point: Tree = {}
     for path in dimension_order(config):
         if is_active(config, path, point):
             point[path] = random_value(config.search.space[path], random)

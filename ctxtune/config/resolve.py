@@ -18,6 +18,7 @@ from ctxtune.losses.registry import loss_entry
 from ctxtune.models.settings import ModelSettings
 from ctxtune.recipes import load_recipe, published_recipe
 from ctxtune.text import did_you_mean
+from ctxtune.yaml_text import Tree
 
 Point = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ def with_values(trial: TrialSettings, values: Point) -> TrialSettings:
     return TrialSettings.model_validate(tree)
 
 
-def changed_values(trial: TrialSettings, values: Point) -> dict[str, Any]:
+def changed_values(trial: TrialSettings, values: Point) -> Tree:
     """Those of ``values`` that differ from what ``trial`` has; of another loss all options."""
     tree = trial.tree()
     other_loss = values.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
@@ -50,7 +51,7 @@ def changed_values(trial: TrialSettings, values: Point) -> dict[str, Any]:
     }
 
 
-def apply_ties(config: SweepConfig, point: Point) -> dict[str, Any]:
+def apply_ties(config: SweepConfig, point: Point) -> Tree:
     """The point with every tied path set to its partner's value (``ties: {loss.k: sampler.images_per_class}``).
 
     A tie of an option that the loss does not have says nothing.
@@ -154,7 +155,7 @@ def _standing(trial: TrialSettings, path: str) -> Any:
     return list(node) if isinstance(node, tuple) else node
 
 
-def start_points(config: SweepConfig) -> dict[str, dict[str, Any]]:
+def start_points(config: SweepConfig) -> dict[str, Tree]:
     """The points to run first, unaltered, by name: `trial` (the file's own values), recipes, explicit points.
 
     The best trials of an earlier sweep (`WarmStart`) are left out: they are known only when tracking is asked.
@@ -162,7 +163,7 @@ def start_points(config: SweepConfig) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: an unknown recipe, a path that is not searched, or a value outside its dimension.
     """
-    points: dict[str, dict[str, Any]] = {}
+    points: dict[str, Tree] = {}
     for index, item in enumerate(config.search.start_from):
         if isinstance(item, WarmStart):
             continue
@@ -179,7 +180,7 @@ def start_points(config: SweepConfig) -> dict[str, dict[str, Any]]:
     return points
 
 
-def _recipe_values(config: SweepConfig, name: str) -> dict[str, Any]:
+def _recipe_values(config: SweepConfig, name: str) -> Tree:
     if name == "trial":
         return {}
     recipe = name
@@ -195,10 +196,10 @@ def _recipe_values(config: SweepConfig, name: str) -> dict[str, Any]:
     return {path: values[path] for path in config.search.space if path in values}
 
 
-def _complete(config: SweepConfig, values: dict[str, Any], where: str) -> dict[str, Any]:
+def _complete(config: SweepConfig, values: Tree, where: str) -> Tree:
     tree = config.trial.tree()
     other_loss = values.get("loss.name", tree["loss"]["name"]) != tree["loss"]["name"]
-    point: dict[str, Any] = {}
+    point: Tree = {}
     for path, dimension in _by_dependency(config):
         if not is_active(config, path, point):
             continue

@@ -18,6 +18,7 @@ from ctxtune.config.expressions import Expression, parse
 from ctxtune.config.fidelity import CHANGED_BY, SearchScheduleSettings
 from ctxtune.config.trial import MOST_EPOCHS
 from ctxtune.settings import Settings
+from ctxtune.yaml_text import Tree
 
 _VALIDATION = re.compile(r"validation/(map_at_r|r_precision|recall_at_\d+)")
 _COSTS = ("time/seconds", "time/images_per_second", "gpu/memory_gib", "cost/gpu_hours", "cost/money")
@@ -125,7 +126,7 @@ class SearchSettings(Settings):
     constraints: tuple[str, ...] = ()
     conditions: dict[str, str] = {}
     ties: dict[str, str] = {}
-    start_from: tuple[str | WarmStart | dict[str, Any], ...] = ("trial",)
+    start_from: tuple[str | WarmStart | Tree, ...] = ("trial",)
     sampler: SearchSamplerSettings = SearchSamplerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     trials: int = Field(64, ge=1, le=MOST_TRIALS)

@@ -12,7 +12,7 @@ from ctxtune.config.paths import Location, find_key, format_path
 from ctxtune.errors import ConfigError, no_such_file
 from ctxtune.redaction import redact_argument
 from ctxtune.text import did_you_mean, shortened
-from ctxtune.yaml_text import MOST_CHARACTERS, YamlError, check_plain_text, read_yaml
+from ctxtune.yaml_text import MOST_CHARACTERS, Tree, YamlError, check_plain_text, read_yaml
 
 _ENVIRONMENT = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 MOST_PARTS = 20
@@ -45,7 +45,7 @@ class Source:
     """
 
     path: Path
-    data: dict[str, Any]
+    data: Tree
     origins: dict[Location, str] = field(default_factory=dict)
     written: dict[Location, str] = field(default_factory=dict)
 

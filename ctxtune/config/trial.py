@@ -22,6 +22,7 @@ from ctxtune.models.pixels import pixel_format
 from ctxtune.models.settings import TIMM, ModelSettings, is_own_class
 from ctxtune.settings import Settings, refuse
 from ctxtune.text import did_you_mean
+from ctxtune.yaml_text import Tree
 
 _LATER: dict[tuple[str, str], object] = {
     ("dataset", "file"): None,
@@ -191,7 +192,7 @@ class TrialSettings(Settings):
             refuse(type(self), ("loss", "memory", "size"), message)
         return self
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> Tree:
         """The resolved block as plain data (dicts, lists, numbers, strings), every default filled in."""
         return self.model_dump(mode="json")
 

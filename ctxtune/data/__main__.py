@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -33,7 +32,7 @@ from ctxtune.data.threads import processors
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.text import shortened
-from ctxtune.yaml_text import YamlError, parse_value
+from ctxtune.yaml_text import Tree, YamlError, parse_value
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> tuple[DatasetSettings, ImageSettings]:
-    blocks: dict[str, dict[str, Any]] = {"dataset": {"name": options.name, "root": options.root}, "image": {}}
+    blocks: dict[str, Tree] = {"dataset": {"name": options.name, "root": options.root}, "image": {}}
     if options.name == "table":
         blocks["dataset"] = {"name": options.name, "file": options.root}
     for assignment in options.set:

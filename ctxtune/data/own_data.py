@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +11,10 @@ from ctxtune.data.loading import load
 from ctxtune.data.official_counts import DataWarning
 from ctxtune.data.split import Benchmark
 from ctxtune.errors import DataError
+from ctxtune.yaml_text import Tree
 
 
-def own_dataset(place: Path) -> tuple[dict[str, Any], Benchmark]:
+def own_dataset(place: Path) -> tuple[Tree, Benchmark]:
     """The block that names the data at a place, and the data; `closed_set` where train and test share classes.
 
     A file is a table; so is a folder with one kind of parquet files, tar shards or a single CSV. Any other folder has image
@@ -40,7 +40,7 @@ def own_dataset(place: Path) -> tuple[dict[str, Any], Benchmark]:
             return {**block, "closed_set": True}, benchmark
 
 
-def _block(place: Path) -> dict[str, Any]:
+def _block(place: Path) -> Tree:
     if place.is_file():
         return {"name": "table", "file": str(place)}
     if (place / "train.txt").is_file():

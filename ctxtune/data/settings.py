@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ctxtune.imagenet import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ctxtune.settings import Settings
 from ctxtune.text import did_you_mean
+from ctxtune.yaml_text import Tree
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A share of something, in [0, 1)."""
@@ -169,7 +170,7 @@ class ImageSettings(Settings):
     deviation: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
     views: PositiveInt | Literal["live"] | None = None
-    augment: dict[str, dict[str, Any]] | None = None
+    augment: dict[str, Tree] | None = None
 
     @property
     def pixel_mean(self) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ from ctxtune.models import EmbeddingModel
 from ctxtune.training import CheckpointFolder, load_checkpoint
 from ctxtune.training.checkpoints import STATE_FILE
 from ctxtune.training.restoring import restored_model
+from ctxtune.yaml_text import Tree
 
 FIXED_BLOCKS = ("model", "loss", "regularizer", "sampler", "optimizer", "schedule")
 RESULT_FILE = "result.json"
@@ -37,7 +38,7 @@ class Checkpoint:
     path: Path
     trial: TrialSettings
     validation: ValidationSettings
-    runs: list[dict[str, Any]]
+    runs: list[Tree]
     folds: tuple[int, ...]
     stage: str
 
@@ -140,7 +141,7 @@ def recorded_scores(checkpoint: Checkpoint) -> Record:
         return Record({}, "")
 
 
-def _read_state(path: Path) -> tuple[dict[str, Any], Path]:
+def _read_state(path: Path) -> tuple[Tree, Path]:
     if os.path.isfile(path) and not zipfile.is_zipfile(path):  # noqa: PTH113  # Path raises for long names
         raise CtxtuneError(f"{path}: not a checkpoint")
     if not os.path.isdir(path):  # noqa: PTH112
@@ -154,7 +155,7 @@ def _read_state(path: Path) -> tuple[dict[str, Any], Path]:
     return newest, folder.paths()[-1]
 
 
-def _asked_by_sweep(path: Path) -> dict[str, Any]:
+def _asked_by_sweep(path: Path) -> Tree:
     """What the journal of the sweep around a checkpoint says of its run; nothing for a run that is of no sweep."""
     parents = path.absolute().parents
     journal = next((each / "journal.jsonl" for each in parents if (each / "journal.jsonl").is_file()), None)
@@ -163,7 +164,7 @@ def _asked_by_sweep(path: Path) -> dict[str, Any]:
     return _asked(journal, {each.name for each in parents})
 
 
-def _asked(journal: Path, keys: set[str]) -> dict[str, Any]:
+def _asked(journal: Path, keys: set[str]) -> Tree:
     """The spec of the run with one of these keys; nothing where the journal knows none of them.
 
     Raises:
@@ -190,7 +191,7 @@ def _asked(journal: Path, keys: set[str]) -> dict[str, Any]:
 
 
 def _settings(
-    path: Path, trial: dict[str, Any], validation: dict[str, Any], overrides: list[str], data: list[str] | None
+    path: Path, trial: Tree, validation: Tree, overrides: list[str], data: list[str] | None
 ) -> tuple[TrialSettings, ValidationSettings]:
     """The stored settings with what the command line says on top."""
     source = Source(path, copy.deepcopy({"trial": trial, "validation": validation}), {(): str(path)})

@@ -4,7 +4,6 @@ Each item of a batch is a query, and every item is in the gallery: the query its
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity

@@ -10,6 +10,7 @@ from ctxtune.losses.miners import MINERS
 from ctxtune.losses.registry import LossEntry, loss_entry
 from ctxtune.settings import Settings, refuse
 from ctxtune.text import did_you_mean, shortened
+from ctxtune.yaml_text import Tree
 
 _COMMON = ("miner", "contextual", "memory", "noise_filter")
 
@@ -26,7 +27,7 @@ class _Resolved(Settings):
 
     model_config = ConfigDict(extra="allow")
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Tree:
         """The options of the chosen thing, without the fields that every choice has."""
         return dict(self.__pydantic_extra__ or {})
 

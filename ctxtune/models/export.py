@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from ctxtune.models.embedding_model import EmbeddingModel
 from ctxtune.models.exported import METADATA_FILE, METADATA_PROPERTY, ExportedModel, load_exported, sidecar
 from ctxtune.models.preprocessing import Preprocessing
 from ctxtune.version import __version__
+from ctxtune.yaml_text import Tree
 
 Format = Literal["torchscript", "torch_export", "onnx"]
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -108,7 +109,7 @@ def _image_size(preprocessing: Preprocessing, image_size: int | tuple[int, int] 
 def _metadata(
     model: EmbeddingModel, chosen: Format, preprocessing: Preprocessing, size: tuple[int, int], normalized: bool
 ) -> str:
-    content: dict[str, Any] = {
+    content: Tree = {
         "format": chosen,
         "ctxtune": __version__,
         "torch": torch.__version__,
@@ -150,7 +151,7 @@ def _write_onnx(embedder: nn.Module, example: Tensor, path: Path, metadata: str)
     onnx = _package("onnx")
     _package("onnxscript")
     batch = torch.export.Dim("batch", min=1)
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"]}
+    names: Tree = {"input_names": ["images"], "output_names": ["embeddings"]}
     torch.onnx.export(
         embedder, (example,), str(path), dynamo=True, dynamic_shapes=({0: batch},), external_data=False, verbose=False,
         **names,

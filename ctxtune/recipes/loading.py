@@ -10,6 +10,7 @@ import yaml
 
 from ctxtune.errors import ConfigError
 from ctxtune.text import did_you_mean
+from ctxtune.yaml_text import Tree
 
 _RESULTS = "published_results"
 
@@ -57,34 +58,34 @@ def published_recipe(dataset_name: str) -> str | None:
     return next((name for name in candidates if name in known), None)
 
 
-def published_results() -> dict[str, Any]:
+def published_results() -> Tree:
     """The published scores, by table, data set and loss (see the comments in published_results.yaml)."""
     return _copy(_read(_RESULTS))
 
 
-def _resolved(name: str) -> dict[str, Any]:
+def _resolved(name: str) -> Tree:
     known = recipe_names()
     if name not in known:
         raise ConfigError(f"unknown recipe {name!r}{did_you_mean(name, known, most=3)}")
     return _extended(name)
 
 
-def _extended(stem: str) -> dict[str, Any]:
+def _extended(stem: str) -> Tree:
     """The file's tree, which overrides those that it extends, the later of these over the earlier."""
     own = dict(_read(stem))
     bases = own.pop("extends", [])
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     for base in [bases] if isinstance(bases, str) else bases:
         tree = _merged(tree, _extended(base))
     return _merged(tree, own)
 
 
 @cache
-def _read(stem: str) -> dict[str, Any]:
+def _read(stem: str) -> Tree:
     return yaml.safe_load(files(__package__).joinpath(f"{stem}.yaml").read_text(encoding="utf-8"))
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     merged = _copy(base)
     for key, value in over.items():
         below = merged.get(key)

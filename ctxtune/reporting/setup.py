@@ -8,6 +8,7 @@ from ctxtune.reporting.ablation.data import AblationData
 from ctxtune.reporting.document import Table
 from ctxtune.reporting.study import Study, read_file
 from ctxtune.results.formatting import MISSING, setting
+from ctxtune.yaml_text import Tree
 
 _NOT_COMPARED = ("name", "tracking", "resources", "based_on", "max_concurrent")
 _LEFT_OUT = ("root",)
@@ -52,7 +53,7 @@ def differing_table(studies: Sequence[Study]) -> Table | None:
     return Table("differing", caption, header, rows, texts=header[1:]) if rows else None
 
 
-def _file(study: Study) -> dict[str, Any]:
+def _file(study: Study) -> Tree:
     try:
         tree = read_file(study, "space.yaml" if study.parent.kind == "sweep" else "ablation.yaml")
     except TrackingError:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from ctxtune.results.ranking import Objective
+from ctxtune.yaml_text import Tree
 
 
 class _Read(BaseModel):
@@ -39,7 +40,7 @@ class SearchDesign(_Read):
     """The block `search`; `objective` is always a list here."""
 
     objective: tuple[Objective, ...] = (Objective(),)
-    space: dict[str, dict[str, Any]] = {}
+    space: dict[str, Tree] = {}
     conditions: dict[str, str] = {}
     start_from: list[object] = ["trial"]
     schedule: ScheduleDesign | None = None
@@ -65,9 +66,9 @@ class SweepDesign(_Read):
     """What results need of a sweep's settings."""
 
     name: str
-    trial: dict[str, Any]
+    trial: Tree
     search: SearchDesign
-    validation: dict[str, Any] = {}
+    validation: Tree = {}
     confirm: ConfirmDesign | None = None
     select: dict[str, object] | None = None
 
@@ -119,8 +120,8 @@ class CellDesign(_Read):
 
     cell: str
     variant: str
-    levels: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
+    levels: Tree = {}
+    settings: Tree = {}
     hash: str = ""
     searched: list[str] = []
 

@@ -21,6 +21,7 @@ from typing import Any
 from ctxtune.errors import TrackingError
 from ctxtune.network_folders import is_on_network
 from ctxtune.tracking.errors import SpoolFullError
+from ctxtune.yaml_text import Tree
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -55,7 +56,7 @@ class Event:
     sequence: int
     run: int
     kind: str
-    body: dict[str, Any]
+    body: Tree
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SpooledRun:
 
     number: int
     key: str
-    info: dict[str, Any]
+    info: Tree
     run_id: str | None
     adopted: bool
     doubt: int | None = None

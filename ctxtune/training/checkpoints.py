@@ -4,13 +4,15 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from ctxtune.durable_files import sync_folder
 from ctxtune.errors import CtxtuneError
 
+State: TypeAlias = dict[str, Any]
+"""What a checkpoint holds: tensors and plain data, by name."""
 STATE_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
 FORMAT = 1
@@ -26,7 +28,7 @@ def save_checkpoint(state: dict[str, object], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
     """Read a state back, tensors and plain data only.
 
     Raises:
@@ -52,7 +54,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
-def scored_weights(state: dict[str, Any], fold: int = 0) -> dict[str, torch.Tensor]:
+def scored_weights(state: State, fold: int = 0) -> dict[str, torch.Tensor]:
     """The weights that a checkpoint's scores belong to: the averaged ones where there are any.
 
     Args:

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from ctxtune.models import EmbeddingModel, build_head, build_model
 from ctxtune.retrieval import RetrievalScores
 from ctxtune.training.averaging import AveragedModel
 from ctxtune.training.backbone_features import check_frozen, frozen_identity
+from ctxtune.training.checkpoints import State
 from ctxtune.training.evaluating import Evaluation, Evaluator
 from ctxtune.training.health import CHECK_EVERY, SMALLER_MODEL, check_scale, memory_errors_named
 from ctxtune.training.inputs import FeatureInputs, Reading, TrainingInputs, open_inputs
@@ -252,7 +252,7 @@ class FoldTrainer:
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state.
 
         Raises:

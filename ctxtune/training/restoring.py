@@ -1,8 +1,5 @@
 """A model from a checkpoint, and how a picture of any size is prepared for it."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from ctxtune.config.trial import TrialSettings
@@ -10,13 +7,13 @@ from ctxtune.data import ImageSettings, load_dataset
 from ctxtune.errors import CtxtuneError
 from ctxtune.models import EmbeddingModel, build_model
 from ctxtune.training.backbone_features import check_frozen
-from ctxtune.training.checkpoints import scored_weights
+from ctxtune.training.checkpoints import State, scored_weights
 
 MADE_HERE = ("glyphs", "omniglot")
 """Data sets whose images have one size before `image` is applied."""
 
 
-def restored_model(trial: TrialSettings, state: Mapping[str, Any], index: int = 0) -> EmbeddingModel:
+def restored_model(trial: TrialSettings, state: State, index: int = 0) -> EmbeddingModel:
     """The embedding model of a run of a checkpoint, on the CPU.
 
     Pretrained weights are fetched only where a part of them was frozen, and so is in no checkpoint.

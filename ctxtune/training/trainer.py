@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ctxtune.errors import CtxtuneError
 from ctxtune.retrieved_images import ShownQuery
 from ctxtune.training.by_class import ClassSums, joined
+from ctxtune.training.checkpoints import State
 from ctxtune.training.fold_trainer import FoldTrainer
 from ctxtune.training.progress import Progress
 
@@ -28,7 +29,7 @@ class Report:
     """
 
     metrics: dict[str, float]
-    state: Callable[[], dict[str, Any]]
+    state: Callable[[], State]
     best: bool = False
     by_class: ClassSums | None = None
     shown: tuple[ShownQuery, ...] = ()
@@ -154,7 +155,7 @@ class Trainer:
             "seconds": self.seconds,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on from a state.
 
         Raises:

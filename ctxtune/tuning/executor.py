@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.record.recorder import Recorder

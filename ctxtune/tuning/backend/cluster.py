@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -26,6 +25,7 @@ from ctxtune.tuning.backend.ray_internals import (
     staging_in,
 )
 from ctxtune.tuning.backend.watch import shut_down
+from ctxtune.yaml_text import Tree
 
 _ENVIRONMENT = {
     # We handle signals, logs and metrics ourselves.
@@ -129,7 +129,7 @@ def running_ray(
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "error"}
+    options: Tree = {"log_to_driver": False, "configure_logging": True, "logging_level": "error"}
     with contextlib.ExitStack() as opened:
         opened.enter_context(nothing_printed_by_ray())
         if address is None:
@@ -143,7 +143,7 @@ def running_ray(
         yield
 
 
-def _join(address: str, options: dict[str, Any]) -> None:
+def _join(address: str, options: Tree) -> None:
     _require_answer(address)
     try:
         require_token(address)
@@ -189,10 +189,10 @@ def _require_answer(address: str) -> None:
         ) from None
 
 
-def _runtime_env(modules: Sequence[Path]) -> dict[str, Any]:
+def _runtime_env(modules: Sequence[Path]) -> Tree:
     """This package and the user's modules, as they are here, for every node: an image may hold older ones."""
     package = Path(ctxtune.__file__).resolve().parent
-    environment: dict[str, Any] = {"py_modules": [str(package), *(str(path) for path in modules)]}
+    environment: Tree = {"py_modules": [str(package), *(str(path) for path in modules)]}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job has a runtime environment of its own
         environment["env_vars"] = {name: os.environ[name] for name in _SHIPPED_ENVIRONMENT if os.environ.get(name)}
     return environment
@@ -274,11 +274,11 @@ def _on_head() -> bool:
     return ray.get_runtime_context().gcs_address.rpartition(":")[0] == ray.util.get_node_ip_address()
 
 
-def _size(node: dict[str, Any]) -> tuple[float, float]:
+def _size(node: Tree) -> tuple[float, float]:
     return node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
 
 
-def _autoscaling() -> dict[str, Any]:
+def _autoscaling() -> Tree:
     """What the head knows of autoscaling: ``kinds`` of nodes, or that they are kept ``elsewhere``. Runs there."""
     if os.environ.get("KUBERAY_GEN_RAY_START_CMD") or os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE") == "1":
         return {"elsewhere": True}
@@ -303,7 +303,7 @@ def _monitors() -> Iterator[list[str]]:
                 yield line.split("\0")
 
 
-def configured_kinds(config: dict[str, Any]) -> Iterator[tuple[str, float, float, int]]:
+def configured_kinds(config: Tree) -> Iterator[tuple[str, float, float, int]]:
     """Name, CPU cores, GPUs and greatest number of each kind of node in the configuration of Ray's autoscaler."""
     most = config.get("max_workers", 2)
     for name, kind in config["available_node_types"].items():

@@ -23,7 +23,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.results.costs import Rate
 from ctxtune.training import load_checkpoint, save_checkpoint
-from ctxtune.training.checkpoints import STATE_FILE
+from ctxtune.training.checkpoints import STATE_FILE, State
 from ctxtune.training.process_group import ProcessGroup
 from ctxtune.training.trainer import Report
 from ctxtune.tuning.backend.checkpoints import KEPT_CHECKPOINTS
@@ -162,7 +162,7 @@ def _send(report: Report, costs: dict[str, float], world: ProcessGroup) -> None:
         train.report(told(report, costs), checkpoint=train.Checkpoint.from_directory(checkpoint))
 
 
-def _state_to_resume(earlier: Sequence[str]) -> dict[str, Any] | None:
+def _state_to_resume(earlier: Sequence[str]) -> State | None:
     """The newest state that can be read: of this sweep's process, then of an earlier one; None: none."""
     given = train.get_checkpoint()
     for checkpoint in [*([given] if given else []), *map(train.Checkpoint, earlier)]:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
@@ -17,6 +16,7 @@ from ctxtune.tuning.backend.cluster import HEAD, RunResources
 from ctxtune.tuning.backend.devices import run_device
 from ctxtune.tuning.backend.ray_internals import infeasible_requests
 from ctxtune.tuning.backend.storage import try_storage
+from ctxtune.yaml_text import Tree
 
 FIRST_NODE_MINUTES = 30.0
 """How long an autoscaling cluster is given for its first node."""
@@ -119,7 +119,7 @@ def worker_precision(resources: RunResources) -> str:
         raise
 
 
-def _fits(node: dict[str, Any], resources: RunResources) -> bool:
+def _fits(node: Tree, resources: RunResources) -> bool:
     has = node["Resources"]
     return bool(has.get("CPU", 0.0) >= resources.cpus and has.get("GPU", 0.0) >= resources.gpus)
 

@@ -17,7 +17,7 @@ from ray.tune import Checkpoint
 from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.results.costs import Rate
 from ctxtune.training import load_checkpoint, save_checkpoint
-from ctxtune.training.checkpoints import STATE_FILE
+from ctxtune.training.checkpoints import STATE_FILE, State
 from ctxtune.training.trainer import Report
 from ctxtune.tuning.backend.devices import leave_broken_process, run_device
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
@@ -112,7 +112,7 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _state_to_resume(earlier: Sequence[str]) -> dict[str, Any] | None:
+def _state_to_resume(earlier: Sequence[str]) -> State | None:
     """The newest state that can be read: Ray's own, then those of an earlier process of this sweep; None: none."""
     given = tune.get_checkpoint()
     for checkpoint in [*([given] if given else []), *map(Checkpoint, earlier)]:

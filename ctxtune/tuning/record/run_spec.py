@@ -1,11 +1,10 @@
 """What a process needs to start a run, as plain data that travels through Ray and lies in the journal."""
 
-from typing import Any
-
 from ctxtune.config import TrialSettings
 from ctxtune.data import ValidationSettings
 from ctxtune.results.runs import Stage
 from ctxtune.settings import Settings
+from ctxtune.yaml_text import Tree
 
 
 class RunSpec(Settings):
@@ -27,7 +26,7 @@ class RunSpec(Settings):
     key: str
     stage: Stage
     arm: str
-    point: dict[str, Any]
+    point: Tree
     trial: TrialSettings
     validation: ValidationSettings
     folds: tuple[int, ...]
@@ -35,7 +34,7 @@ class RunSpec(Settings):
     seed: int
     tags: dict[str, str] = {}
     shown_queries: int = 0
-    memory: dict[str, Any] = {}
+    memory: Tree = {}
 
     @property
     def scores_test(self) -> bool:

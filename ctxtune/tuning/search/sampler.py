@@ -15,6 +15,7 @@ from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.search.multi_objective import told_scores
 from ctxtune.tuning.search.rounding import RoundingSampler, rounded
+from ctxtune.yaml_text import Tree
 
 MOST_REJECTIONS = 200
 """Suggestions that may break a constraint before we draw at random among the feasible."""
@@ -56,7 +57,7 @@ class Sampler:
         """Whether there is nothing left to suggest: every point of a finite space has been."""
         return self._untried is not None and self._asked >= len(self._starts) and not self._untried
 
-    def ask(self, key: str) -> dict[str, Any]:
+    def ask(self, key: str) -> Tree:
         """The next point; ``key`` names its run when its score is told."""
         number, self._asked = self._asked, self._asked + 1
         self._study.sampler = self._fresh_sampler(number)
@@ -89,7 +90,7 @@ class Sampler:
         if self._untried is not None:
             self._untried.pop(point_key(point), None)
 
-    def memory(self, key: str) -> dict[str, Any]:
+    def memory(self, key: str) -> Tree:
         """What to know again of an open suggestion, for `replay`: how many there had been, those that no run can take among
         them, and what the sampler noted (generations of nsga-ii and cma-es)."""
         attributes = self._open[key].storage.get_trial_system_attrs(self._open[key]._trial_id)
@@ -152,7 +153,7 @@ class Sampler:
             trial.storage.set_trial_system_attr(trial._trial_id, name, cast(Any, value))  # from JSON, and so it is
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, object]:
-        point: dict[str, Any] = {}
+        point: Tree = {}
         for path in self._order:
             if is_active(self._config, path, point):
                 point[path] = _suggest_one(trial, path, self._config.search.space[path])
@@ -191,7 +192,7 @@ class Sampler:
             )
         return repeated
 
-    def _rounded(self, point: dict[str, Any]) -> dict[str, Any]:
+    def _rounded(self, point: Tree) -> Tree:
         dimensions = self._config.search.space
         return {
             path: rounded(value, float(dimensions[path].low), float(dimensions[path].high))

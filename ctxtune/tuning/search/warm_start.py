@@ -9,7 +9,7 @@ from ctxtune.config.search import WarmStart
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking import TrackedRun, best_runs
 from ctxtune.tuning.record.journal import Journal
-from ctxtune.yaml_text import YamlError, parse_value
+from ctxtune.yaml_text import Tree, YamlError, parse_value
 
 
 def check_warm_starts(config: SweepConfig) -> None:
@@ -38,7 +38,7 @@ def with_warm_starts(config: SweepConfig, journal: Journal) -> SweepConfig:
     return _started(config, found)
 
 
-def _started(config: SweepConfig, found: Iterable[list[dict[str, Any]]]) -> SweepConfig:
+def _started(config: SweepConfig, found: Iterable[list[Tree]]) -> SweepConfig:
     """The sweep with the points that were found for each warm start, in their order."""
     waiting = iter(found)
     items: list[Any] = []

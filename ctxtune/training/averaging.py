@@ -14,6 +14,9 @@ class AveragedModel:
     runs (as in TensorFlow's ExponentialMovingAverage). Floating-point buffers (the statistics of batch norm) are
     averaged alike, counters copied.
 
+    `torch.optim.swa_utils.AveragedModel` would do the same sum, but copies the weights of its first step and counts steps in
+    a buffer of its own: the decay could not follow the trainer's step, nor checkpoints of earlier versions be read.
+
     Args:
         model: the model in training.
         decay: in (0, 1).

@@ -63,20 +63,12 @@ def load_table(
     Raises:
         DataError: with file and row, for whatever is not as it should be.
     """
-    from ctxtune.data.layouts.table_files import read_rows_of, table_files
+    from ctxtune.data.layouts.table_files import read_rows_of
 
     if not file:
         raise DataError("table: dataset.file is missing: name a .csv, .parquet or .tar file")
-    base = root or Path()
-    named = {"": file} if isinstance(file, str) else dict(file)
-    found = {split: table_files(pattern, base) for split, pattern in named.items()}
+    found = _files(file, root or Path())
     files = [place for places in found.values() for place in places]
-    if len(set(files)) < len(files):
-        raise DataError(f"table: dataset.file: {next(each for each in files if files.count(each) > 1)} is named twice")
-    if len({place.suffix.lower() for place in files}) > 1:
-        raise DataError(
-            f"table: dataset.file: expected all files of one kind, found {files[0].name} and {files[-1].name}"
-        )
     images = root or files[0].parent
     rows = read_rows_of(files, columns or {}, images)
     if rows.ignored:
@@ -110,6 +102,22 @@ def load_table(
     train = split("train")
     assert train is not None
     return Benchmark(NAME, train, split("test"), split("query"), split("gallery"), recall_at, _layout(rows, file, rule))
+
+
+def _files(file: str | Mapping[str, str], base: Path) -> dict[str, list[Path]]:
+    """The files of each split; of "" where one name is given for all."""
+    from ctxtune.data.layouts.table_files import table_files
+
+    named = {"": file} if isinstance(file, str) else file
+    found = {split: list(table_files(pattern, base)) for split, pattern in named.items()}
+    files = [place for places in found.values() for place in places]
+    if len(set(files)) < len(files):
+        raise DataError(f"table: dataset.file: {next(each for each in files if files.count(each) > 1)} is named twice")
+    if len({place.suffix.lower() for place in files}) > 1:
+        raise DataError(
+            f"table: dataset.file: expected all files of one kind, found {files[0].name} and {files[-1].name}"
+        )
+    return found
 
 
 def _layout(rows: ImageRows, file: str | Mapping[str, str], rule: SplitRule) -> str:

@@ -61,25 +61,28 @@ def contrast_table(data: AblationData, contrasts: Sequence[JudgedContrast]) -> T
         found = each.probabilities
         row += [f"{p:.3f}" for p in (found.better, found.equal, found.worse)] if found else [MISSING] * 3 * likely
         rows.append(row)
-    several = len({each.contrast.against for each in contrasts}) > 1
-    reference = (
-        f"{data.results.cells[data.design.reference].variant} at the same factor levels"
-        if several
-        else data.design.reference
-    )
-    caption = (
-        f"Differences in {metric_title(data.design.metric)} to {reference}, percentage points, paired by {unit}. "
-        f"Holm's correction over {counted(len(contrasts), 'contrast')}, all of the file."
-    )
     return Table(
         "contrasts",
-        caption,
+        _contrast_caption(data, contrasts),
         header,
         rows,
         [_record(each, data.over_classes.get(each.contrast.cell)) for each in contrasts],
         texts=("verdict",),
         strong=[row for row, each in enumerate(contrasts) if each.words in CLEAR],
         note=_contrast_note(data, contrasts),
+    )
+
+
+def _contrast_caption(data: AblationData, contrasts: Sequence[JudgedContrast]) -> str:
+    several = len({each.contrast.against for each in contrasts}) > 1
+    reference = (
+        f"{data.results.cells[data.design.reference].variant} at the same factor levels"
+        if several
+        else data.design.reference
+    )
+    return (
+        f"Differences in {metric_title(data.design.metric)} to {reference}, percentage points, paired by "
+        f"{data.results.replication}. Holm's correction over {counted(len(contrasts), 'contrast')}, all of the file."
     )
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ctxtune.ablation.runs import folds_of, repeats_of
+from ctxtune.ablation.runs import folds_of, repeats_of, selection_count, tuning_folds
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell
 from ctxtune.text import counted, duration
@@ -45,12 +45,23 @@ class CellTimes:
 
     def round(self, ablation: Ablation) -> list[float]:
         """Seconds of each trial of a round."""
-        return [self.setup + _tuning_work(ablation) * each for each in self.seconds.values()] * repeats_of(ablation)
+        return [self.setup + _work(ablation, "cell_search") * each for each in self.seconds.values()] * repeats_of(
+            ablation
+        )
+
+    def selection(self, ablation: Ablation, trials: int) -> list[float]:
+        """Seconds of each run that selects, after so many trials of every cell."""
+        return [self.setup + each for each in self.seconds.values()] * selection_count(ablation, 1, trials)
 
     def seeds(self, ablation: Ablation) -> list[float]:
         """Seconds of each run of the seeds."""
         runs = repeats_of(ablation) * ablation.seeds * len(folds_of(ablation))
-        return [self.setup + _seed_work(ablation) * each for each in self.seconds.values()] * runs
+        return [self.setup + _work(ablation, "cell") * each for each in self.seconds.values()] * runs
+
+    def kept(self, ablation: Ablation, trials: int) -> list[Batch]:
+        """What follows the tuning, whatever the budget: the selection after so many trials of every cell, and the seeds."""
+        selection = self.selection(ablation, trials)
+        return [*([selection] if selection else []), self.seeds(ablation)]
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class AblationForecast:
 
     Attributes:
         trials: of every cell and repeat, as many as the budget holds; ``asked``: of the file.
-        by_stage: tuning, where there is any, and seeds.
+        by_stage: tuning and selection, where there is any, and seeds.
     """
 
     trials: int
@@ -89,6 +100,8 @@ def forecast(ablation: Ablation, times: CellTimes, resources: RunResources) -> A
         else:
             most = trials - 1
     stages = {"tuning": times.round(ablation) * fewest} if tune else {}
+    if tune and tune.select:
+        stages["selection"] = times.selection(ablation, fewest)
     stages["seeds"] = times.seeds(ablation)
     by_stage = {
         name: StageForecast(len(runs), cost_of("hours", [runs], resources), sum(runs) / 3600)
@@ -156,7 +169,7 @@ class TuningBudget:
         for run in self._recorder.journal.runs.values():
             done = run.epoch / run.spec.trial.schedule.epochs
             if done and run.seconds:
-                whole = _tuning_work(self._ablation) if run.stage == "cell_search" else _seed_work(self._ablation)
+                whole = _work(self._ablation, run.stage)
                 work[run.spec.arm] = work.get(run.spec.arm, 0.0) + done * whole
                 seconds[run.spec.arm] = seconds.get(run.spec.arm, 0.0) + run.seconds
         if not work:
@@ -174,9 +187,9 @@ class TuningBudget:
         if number == 0 or times is None or not self._spending.limited:
             return True
         tuning = [*self._under_way(times), *times.round(self._ablation)]
-        seeds = times.seeds(self._ablation)
+        kept = times.kept(self._ablation, number + 1)
         for limit in self._spending.limits:
-            reserve = self._spending.cost(limit.name, [seeds])
+            reserve = self._spending.cost(limit.name, kept)
             if self._refused(limit, times, reserve):
                 return False
             if MARGIN * self._spending.cost(limit.name, [tuning]) + reserve > limit.left:
@@ -198,12 +211,13 @@ class TuningBudget:
         if times is None:
             return
         for limit in self._spending.limits:
-            reserve = self._spending.cost(limit.name, [times.seeds(self._ablation)])
+            reserve = self._spending.cost(limit.name, times.kept(self._ablation, self._rounds_begun))
             if self._refused(limit, times, reserve):
                 return
             if limit.spent + reserve >= limit.total:
                 self.ended_by = limit.name
-                message = f"the tuning ends: {limit.spent:.2f} {limit.unit} spent, {reserve:.2f} kept for the seeds"
+                kept = _kept(self._ablation)
+                message = f"the tuning ends: {limit.spent:.2f} {limit.unit} spent, {reserve:.2f} kept for {kept}"
                 self._recorder.request_stop(limit.name, message, resumable=False)
 
     def keep_time(self) -> None:
@@ -236,9 +250,13 @@ class TuningBudget:
         self._recorder.request_stop("budget", told, resumable=True)
         return True
 
+    @property
+    def _rounds_begun(self) -> int:
+        return 1 + max((int(run.spec.tags["trial"]) for run in self._recorder.journal.stage("cell_search")), default=-1)
+
     def _under_way(self, times: CellTimes) -> Batch:
         """Seconds that the trials that are running still need."""
-        work = _tuning_work(self._ablation)
+        work = _work(self._ablation, "cell_search")
         return [
             max(0.0, times.setup + work * times.seconds[run.spec.arm] - run.seconds)
             for run in self._recorder.journal.stage("cell_search")
@@ -246,13 +264,15 @@ class TuningBudget:
         ]
 
 
-def _tuning_work(ablation: Ablation) -> float:
-    """The work of a trial, in full-length runs on one fold."""
-    return len((ablation.tune_each and ablation.tune_each.folds) or ablation.validation.use)
+def _work(ablation: Ablation, stage: str) -> float:
+    """The work of a whole run of a stage, in full-length runs on one fold."""
+    if stage == "cell_search":
+        return len(tuning_folds(ablation))
+    return 1 / fit_share(ablation) if stage == "cell" and ablation.confirmatory else 1.0
 
 
-def _seed_work(ablation: Ablation) -> float:
-    return 1 / fit_share(ablation) if ablation.confirmatory else 1.0
+def _kept(ablation: Ablation) -> str:
+    return "selection and seeds" if ablation.tune_each and ablation.tune_each.select else "the seeds"
 
 
 def _limits(ablation: Ablation) -> list[tuple[str, float]]:
@@ -263,18 +283,18 @@ def _limits(ablation: Ablation) -> list[tuple[str, float]]:
 
 def _refusal(ablation: Ablation, times: CellTimes, limit: str, total: float, least: float) -> str:
     """What to say of a limit that is too low."""
-    runs = counted(len(times.seeds(ablation)), "run")
+    runs = counted(sum(map(len, times.kept(ablation, FEWEST_TRIALS))), "run")
     beside = f" and {duration(times.setup / 3600)} to begin and end" if times.setup >= 1 else ""
     return (
-        f"tune_each.budget.{limit}: {total:g} cannot hold {runs} of the seeds, which keep their number, and "
+        f"tune_each.budget.{limit}: {total:g} cannot hold {runs} of {_kept(ablation)}, which keep their number, and "
         f"{FEWEST_TRIALS} trials of every cell before: a full-length run takes {duration(times.mean / 3600)}{beside}. "
         f"{_rounded_up(least):g} would do"
     )
 
 
 def _needed(ablation: Ablation, times: CellTimes, resources: RunResources, limit: str, trials: int) -> float:
-    tuning, seeds = times.round(ablation) * trials, times.seeds(ablation)
-    return MARGIN * cost_of(limit, [tuning], resources) + cost_of(limit, [seeds], resources)
+    tuning, kept = times.round(ablation) * trials, times.kept(ablation, trials)
+    return MARGIN * cost_of(limit, [tuning], resources) + cost_of(limit, kept, resources)
 
 
 def _rounded_up(hours: float) -> float:

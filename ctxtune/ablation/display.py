@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ctxtune.ablation.runs import run_count
+from ctxtune.ablation.runs import run_count, selection_count, trials_held
 from ctxtune.config import Ablation, cells_of
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
@@ -43,11 +43,12 @@ def ablation_display(console: Console, ablation: Ablation) -> RunDisplay:
     )
     words = {
         "cell_search": f"tuning: {{runs}} trials of {counted(epochs, 'epoch')}, {tune.trials if tune else 0} for every cell",
+        "selection": "selection: {runs} runs, the best trials of every cell with fresh seeds",
         "cell": f"cells: {{runs}} runs, the same {counted(ablation.seeds, 'seed')} for every cell, {where}",
     }
 
     def remark(recorder: Recorder, run: RunRecord) -> Text:
-        return Text(show_point(run.spec.point), style="dim") if run.stage == "cell_search" else Text()
+        return Text(show_point(run.spec.point), style="dim") if run.stage != "cell" else Text()
 
     return RunDisplay(
         console,
@@ -72,7 +73,10 @@ def hours_left(ablation: Ablation, journal: Journal, places: int, setup: float) 
         return None
     each = sum(run.seconds for run in journal.runs.values()) / epochs
     seconds = 0.0
-    for stage, count in zip(("cell_search", "cell"), run_count(ablation, len(cells_of(ablation))), strict=True):
+    cells = len(cells_of(ablation))
+    tuning, scored = run_count(ablation, cells)
+    selecting = selection_count(ablation, cells, trials_held(ablation, journal))
+    for stage, count in {"cell_search": tuning, "selection": selecting, "cell": scored}.items():
         runs = journal.stage(stage)
         left = [run.spec.trial.schedule.epochs - run.epoch for run in runs if run.state == "running"]
         if not (stage == "cell_search" and journal.decisions.tuning_ended):

@@ -1,10 +1,21 @@
 """The course of an ablation over any executor: every cell's own tuning, then every cell over the same seeds."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from ctxtune.ablation.budget import CellTimes, TuningBudget, whole_rounds
-from ctxtune.ablation.runs import TUNING_ENDED, cell_specs, next_trial, repeats_of, run_count, tuned_configuration
+from ctxtune.ablation.runs import (
+    TUNING_ENDED,
+    cell_specs,
+    next_trial,
+    repeats_of,
+    run_count,
+    selection_count,
+    selection_specs,
+    trials_held,
+    tuned_configuration,
+)
 from ctxtune.ablation.searches import Searches
 from ctxtune.config import Ablation, Cell, cells_of
 from ctxtune.text import counted
@@ -13,6 +24,7 @@ from ctxtune.tuning.executor import Executor, StageRuns
 from ctxtune.tuning.record.decisions import TuningEnd
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.spending import LIMITS, raised, revive
 from ctxtune.tuning.stages import next_of
 
@@ -56,16 +68,25 @@ def _course(
         if not (journal.decisions.tuning_ended or journal.decisions.search_ended):
             yield from _tune(ablation, cells, recorder, budget, watcher)
         on_tuned()
+        selected = selection_count(ablation, len(cells), trials_held(ablation, journal))
+        yield from _stage("selection", selection_specs(ablation, cells, journal), selected, recorder, budget, watcher)
     for repeat in range(repeats_of(ablation)):
         for cell in cells:
             if tuned_configuration(ablation, cell, repeat, journal) is None:
                 watcher.on_note(f"{cell.name}: no trial of its search came to the last epoch; it has no score")
-    specs = list(cell_specs(ablation, cells, journal))
+    yield from _stage(
+        "cell", cell_specs(ablation, cells, journal), run_count(ablation, len(cells))[1], recorder, budget, watcher
+    )
+
+
+def _stage(
+    stage: str, runs: Iterator[RunSpec], count: int, recorder: Recorder, budget: TuningBudget | None, watcher: Watcher
+) -> Iterator[StageRuns]:
+    """A stage whose runs are all known when it begins, and keep their number whatever the budget."""
+    specs = list(runs)
     if specs:
-        watcher.on_stage(recorder, "cell", run_count(ablation, len(cells))[1])
-        yield StageRuns(
-            "cell", partial(next_of, specs, recorder), on_event=None if budget is None else budget.keep_time
-        )
+        watcher.on_stage(recorder, stage, count)
+        yield StageRuns(stage, partial(next_of, specs, recorder), on_event=None if budget is None else budget.keep_time)
         end_stage(recorder)
 
 
@@ -82,7 +103,7 @@ def reopen_tuning(ablation: Ablation, journal: Journal) -> None:
 def _reopens(ablation: Ablation, journal: Journal) -> bool:
     """Whether a tuning that has ended is to go on."""
     ended = journal.decisions.tuning_ended
-    if ended is None or ended.reason not in LIMITS or journal.stage("cell"):
+    if ended is None or ended.reason not in LIMITS or journal.stage("selection") or journal.stage("cell"):
         return False
     return ablation.tune_each is not None and raised(ended, ablation.tune_each.budget)
 
@@ -92,7 +113,9 @@ def nothing_left(ablation: Ablation, journal: Journal) -> bool:
     tuned = ablation.tune_each is None or journal.decisions.tuning_ended or journal.decisions.search_ended
     if not journal.events or not tuned or _reopens(ablation, journal):
         return False
-    return next(iter(cell_specs(ablation, cells_of(ablation), journal)), None) is None
+    cells = cells_of(ablation)
+    left = itertools.chain(selection_specs(ablation, cells, journal), cell_specs(ablation, cells, journal))
+    return next(left, None) is None
 
 
 def _tune(

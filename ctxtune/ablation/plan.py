@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ctxtune.ablation.budget import FEW_TRIALS, AblationForecast, CellTimes, enough, forecast, too_little
 from ctxtune.ablation.results import design_of
-from ctxtune.ablation.runs import repeats_of, run_count
+from ctxtune.ablation.runs import repeats_of, run_count, selection_blocks, selection_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.config.budget import LimitSettings
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
@@ -63,8 +63,21 @@ def _runs_told(ablation: Ablation, expected: AblationForecast, stage: str) -> st
     runs = counted(expected.by_stage[stage].runs, "run")
     if stage == "seeds":
         return f"{runs}, {counted(ablation.seeds, 'seed')} of every cell"
+    if stage == "selection":
+        return f"{runs}, {selection_words(ablation, expected.trials)}"
     fewer = f" of {expected.asked}" if expected.trials < expected.asked else ""
     return f"{runs}, {expected.trials}{fewer} trials of every cell"
+
+
+def selection_words(ablation: Ablation, trials: int) -> str:
+    """What a selection after so many trials runs again."""
+    select = ablation.tune_each.select if ablation.tune_each else None
+    top = min(select.top, trials) if select else 0
+    if select is None or top < 2:
+        return "nothing to select from"
+    folds = len(selection_blocks(ablation)) // select.seeds
+    on = "" if folds == 1 else f" on {folds} folds"
+    return f"the best {top} trials of every cell, {counted(select.seeds, 'seed')}{on}"
 
 
 def _advice(ablation: Ablation, times: CellTimes, resources: RunResources, expected: AblationForecast) -> Iterator[str]:
@@ -111,6 +124,9 @@ def print_plan(
     if tune is not None:
         trials = counted(tuning, "tuning trial")
         console.print(f"{trials}: {counted(len(cells), 'cell')} x {tune.trials}{repeated}, {tune.sampler}")
+        if tune.select is not None:
+            selecting = counted(selection_count(ablation, len(cells)), "tuning run")
+            console.print(f"{selecting} more: {selection_words(ablation, tune.trials)}; the best mean is chosen")
     scored_on = (
         "all train classes, the test classes scored once a run, entered in the ledger"
         if ablation.confirmatory

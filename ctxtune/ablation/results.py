@@ -1,6 +1,6 @@
 """The design of an ablation as results and reports read it, and what its journal comes to."""
 
-from ctxtune.ablation.runs import folds_of, repeats_of, trials_held
+from ctxtune.ablation.runs import folds_of, repeats_of, selection_blocks, trials_held
 from ctxtune.config import Ablation, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.config.cell_search import own_space
 from ctxtune.config.design import configuration_hash
@@ -18,6 +18,7 @@ def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDes
     """
     cells = cells_of(ablation)
     asked = ablation.tune_each.trials if ablation.tune_each else 0
+    select = ablation.tune_each.select if ablation.tune_each else None
     held = asked if journal is None else trials_held(ablation, journal)
     reference = reference_cell(ablation, cells).name
     return AblationDesign(
@@ -38,6 +39,9 @@ def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDes
         tuned_for=None if ablation.tune_each else reference,
         trials=asked,
         trials_held=held if held < asked else None,
+        selected=min(select.top, held) if select and held > 1 else 0,
+        selection_seeds=select.seeds if select else 0,
+        selection_folds=[str(fold) for fold in dict.fromkeys(fold for _, fold in selection_blocks(ablation))],
         dataset=ablation.trial.dataset.name,
         closed_set=ablation.trial.dataset.closed_set,
         factors={path: list(levels) for path, levels in ablation.factors.items()},

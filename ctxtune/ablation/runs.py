@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from ctxtune.ablation.searches import Searches, search_key
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
-from ctxtune.results.ranking import best
+from ctxtune.results.selection import chosen, most_promising
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
@@ -28,6 +28,30 @@ def run_count(ablation: Ablation, cells: int) -> tuple[int, int]:
     """How many runs tune, and how many are scored."""
     tuning = cells * repeats_of(ablation) * ablation.tune_each.trials if ablation.tune_each else 0
     return tuning, cells * repeats_of(ablation) * ablation.seeds * len(folds_of(ablation))
+
+
+def selection_blocks(ablation: Ablation) -> list[tuple[int, int]]:
+    """Seed and fold of each run that a candidate of a cell's selection has; none where nothing is selected."""
+    tune = ablation.tune_each
+    if tune is None or tune.select is None:
+        return []
+    wanted = tune.select.folds
+    folds = range(ablation.validation.count) if wanted == "all" else wanted or tuning_folds(ablation)
+    return [(seed_index, fold) for seed_index in range(tune.select.seeds) for fold in folds]
+
+
+def selection_count(ablation: Ablation, cells: int, trials: int | None = None) -> int:
+    """How many runs select, after so many trials of every cell (those of the file, if nothing is said)."""
+    tune = ablation.tune_each
+    if tune is None or tune.select is None:
+        return 0
+    top = min(tune.select.top, tune.trials if trials is None else trials)
+    return cells * tune.repeats * top * len(selection_blocks(ablation)) if top > 1 else 0
+
+
+def tuning_folds(ablation: Ablation) -> tuple[int, ...]:
+    """The folds that the searches score."""
+    return (ablation.tune_each and ablation.tune_each.folds) or ablation.validation.use
 
 
 def trials_held(ablation: Ablation, journal: Journal) -> int:
@@ -85,12 +109,49 @@ def _trial_spec(
         point=point,
         trial=trial,
         validation=ablation.validation,
-        folds=ablation.tune_each.folds or ablation.validation.use,
+        folds=tuning_folds(ablation),
         seed_index=repeat,
         seed=stage_seed("cell_search", repeat),
         tags={**_tags(cell, repeat), "trial": str(number)},
         memory=memory,
     )
+
+
+def candidates(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> list[RunRecord]:
+    """The trials of a cell's search that are run again before one is chosen, the best first; none where one is left."""
+    select = ablation.tune_each.select if ablation.tune_each else None
+    if select is None:
+        return []
+    trials = _search_trials(ablation, cell, repeat, journal)
+    found = most_promising(trials, [ablation.compare], select.top, lambda run: run.spec.trial.hash())
+    return found if len(found) > 1 else []
+
+
+def selection_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> Iterator[RunSpec]:
+    """The candidates of every cell on the same folds and fresh seeds; without the runs that have ended."""
+    arms = [
+        (cell, repeat, trial)
+        for repeat in range(repeats_of(ablation))
+        for cell in cells
+        for trial in candidates(ablation, cell, repeat, journal)
+    ]
+    for seed_index, fold in selection_blocks(ablation):
+        for cell, repeat, trial in arms:
+            key = f"{trial.key}-seed{seed_index}-fold{fold}"
+            if key in journal.runs and journal.runs[key].state != "running":
+                continue
+            yield RunSpec(
+                key=key,
+                stage="selection",
+                arm=cell.name,
+                point=trial.spec.point,
+                trial=trial.spec.trial,
+                validation=trial.spec.validation,
+                folds=(fold,),
+                seed_index=seed_index,
+                seed=_repeated_seed("selection of a cell", repeat, seed_index),
+                tags={**trial.spec.tags, "fold": str(fold)},
+            )
 
 
 def cell_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> Iterator[RunSpec]:
@@ -120,7 +181,10 @@ def cell_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> Itera
 
 def cell_seed(ablation: Ablation, repeat: int, seed_index: int) -> int:
     """The seed of a cell's run: the same for every cell and fold, another in every repeat; a pilot has its own."""
-    stage = "pilot" if ablation.pilot_of else "cell"
+    return _repeated_seed("pilot" if ablation.pilot_of else "cell", repeat, seed_index)
+
+
+def _repeated_seed(stage: str, repeat: int, seed_index: int) -> int:
     return stage_seed(stage if repeat == 0 else f"{stage}, repeat {repeat}", seed_index)
 
 
@@ -134,14 +198,26 @@ def tuned_configuration(
     """
     if ablation.tune_each is None or trials_held(ablation, journal) == 0:
         return {}, cell.trial
-    found = best_search_trial(ablation, cell, repeat, journal)
+    found = chosen_trial(ablation, cell, repeat, journal)
     return None if found is None else (found.spec.point, found.spec.trial)
 
 
-def best_search_trial(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> RunRecord | None:
-    """The best completed trial of a cell's search, by its last score; the earlier one of equals."""
+def chosen_trial(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> RunRecord | None:
+    """The trial of a cell's search that the cell is run with: see `ctxtune.results.selection.chosen`."""
+    again = [
+        run
+        for run in journal.stage("selection")
+        if run.spec.arm == cell.name and int(run.spec.tags["repeat"]) == repeat
+    ]
+    return chosen(
+        _search_trials(ablation, cell, repeat, journal), again, ablation.compare, lambda run: run.spec.tags["trial"]
+    )
+
+
+def _search_trials(ablation: Ablation, cell: Cell, repeat: int, journal: Journal) -> list[RunRecord]:
+    """The trials of a cell's search that count."""
     keys = [search_key(cell, repeat, number) for number in range(trials_held(ablation, journal))]
-    return best([journal.runs[key] for key in keys if key in journal.runs], [ablation.compare])
+    return [journal.runs[key] for key in keys if key in journal.runs]
 
 
 def cell_key(ablation: Ablation, cell: Cell, repeat: int, seed_index: int, fold: int | None) -> str:

@@ -4,15 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from ctxtune.config.budget import LimitSettings
 from ctxtune.config.dimensions import Dimension
 from ctxtune.config.expressions import parse
 from ctxtune.config.objectives import check_measured
 from ctxtune.config.search import ObjectiveSettings
-from ctxtune.config.sweep import LONGEST_NAME, MOST_SEEDS, TrialFile
-from ctxtune.error_messages import in_words
+from ctxtune.config.sweep import LONGEST_NAME, MOST_SEEDS, TrialFile, check_folds
 from ctxtune.metric_names import on_split
 from ctxtune.settings import Settings, refuse
 from ctxtune.text import did_you_mean, shortened
@@ -31,6 +30,20 @@ class BestOf(Settings):
     best_of: str
 
 
+class SelectTunedSettings(Settings):
+    """The `tune_each.select` block: the best trials of a cell's search, run again with fresh seeds; the best mean is chosen.
+
+    Attributes:
+        top: so many trials, by the score of the search.
+        seeds: of each.
+        folds: that each seed is run on; null: those that the searches score.
+    """
+
+    top: int = Field(3, ge=2, le=MOST_SEEDS, description="two at least: of one there is nothing to choose")
+    seeds: int = Field(2, ge=1, le=MOST_SEEDS)
+    folds: Literal["all"] | tuple[NonNegativeInt, ...] | None = None
+
+
 class TuneEachSettings(Settings):
     """The `tune_each` block: a search for every cell, all with the same number of trials at full length.
 
@@ -43,6 +56,7 @@ class TuneEachSettings(Settings):
             apply to it.
         folds: validation folds that the searches score; null: those of `validation.use`. Other folds than those that
             the seeds are scored on keep the choice and the judgment apart.
+        select: the best trials are scored again before one is chosen; null: the best single trial is chosen.
         sampler: tpe or random.
         startup_trials: random ones before tpe learns.
         seed: of the sampler; the same for every cell.
@@ -58,6 +72,7 @@ class TuneEachSettings(Settings):
     conditions: dict[str, str] = {}
     ties: dict[str, str] = {}
     folds: tuple[NonNegativeInt, ...] | None = None
+    select: SelectTunedSettings | None = None
     sampler: Literal["tpe", "random"] = "tpe"
     startup_trials: int = Field(5, ge=1, le=10_000)
     seed: NonNegativeInt = 0
@@ -256,10 +271,9 @@ def _check_tuning(ablation: Ablation) -> None:
         if name not in arms:
             refuse(model, ("tune_each", "spaces", name), f"there is no such variant{did_you_mean(name, arms)}")
     if tune.folds is not None:
-        try:
-            ablation.validation.model_validate({**ablation.validation.model_dump(), "use": tune.folds})
-        except ValidationError as error:
-            refuse(model, ("tune_each", "folds"), in_words(error.errors()).removeprefix("use "))
+        check_folds(model, ("tune_each", "folds"), tune.folds, ablation.validation)
+    if tune.select is not None and isinstance(tune.select.folds, tuple):
+        check_folds(model, ("tune_each", "select", "folds"), tune.select.folds, ablation.validation)
     for text in (*tune.constraints, *tune.conditions.values()):
         parse(text)
     for name in arms:

@@ -1,6 +1,7 @@
 """A whole search-space file, and its blocks beside `trial` and `search`."""
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import (
@@ -36,6 +37,20 @@ class SelectSettings(Settings):
     top: int = Field(5, ge=1, le=MOST_SEEDS)
     folds: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
     seeds: int = Field(2, ge=1, le=MOST_SEEDS)
+
+    def folds_among(self, validation: ValidationSettings) -> tuple[int, ...]:
+        """The folds as numbers."""
+        return tuple(range(validation.count)) if self.folds == "all" else self.folds
+
+
+def check_folds(
+    model: type[BaseModel], location: tuple[str, ...], folds: Sequence[int], validation: ValidationSettings
+) -> None:
+    """Refuse folds that the validation scheme does not have, or has once and are named twice."""
+    try:
+        validation.model_validate({**validation.model_dump(), "use": folds})
+    except ValidationError as error:
+        refuse(model, location, in_words(error.errors()).removeprefix("use "))
 
 
 class ConfirmSettings(Settings):
@@ -166,6 +181,12 @@ class SweepConfig(TrialFile):
     search: SearchSettings
     select: SelectSettings | None = SelectSettings()
     confirm: ConfirmSettings | None = ConfirmSettings()
+
+    @model_validator(mode="after")
+    def _select_folds(self) -> "SweepConfig":
+        if self.select is not None and self.select.folds != "all":
+            check_folds(type(self), ("select", "folds"), self.select.folds, self.validation)
+        return self
 
     @model_validator(mode="after")
     def _objectives(self) -> "SweepConfig":

@@ -1,12 +1,13 @@
 """What an ablation found: the scores of its cells, and the contrasts of its file, judged as one family."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
 from ctxtune.results.designs import AblationDesign, CellDesign, ContrastDesign
-from ctxtune.results.ranking import best
 from ctxtune.results.runs import LostRuns, Run, completed, in_stage, lost_runs, shared_scores
+from ctxtune.results.selection import chosen, whole_scores
 from ctxtune.results.verdicts import verdict_words
 from ctxtune.statistics import (
     Interval,
@@ -97,9 +98,24 @@ class AblationResults:
                 found.setdefault((run.arm, run.repeat), []).append(run)
         return {key: sorted(runs, key=lambda run: run.number) for key, runs in found.items()}
 
+    @cached_property
+    def selection(self) -> dict[tuple[str, int], list[Run]]:
+        """The runs that scored the best trials of each cell and repeat again; none where nothing was selected."""
+        found: dict[tuple[str, int], list[Run]] = {}
+        for run in in_stage(self.runs, "selection"):
+            found.setdefault((run.arm, run.repeat), []).append(run)
+        return found
+
     def tuned(self, cell: str, repeat: int) -> Run | None:
-        """The best completed trial of a cell's own search; None where nothing was tuned or no trial came to its end."""
-        return best(self.searches.get((cell, repeat), []), [self.design.search_objective])
+        """The trial of a cell's own search that it runs with; None where nothing was tuned or no trial came to its end."""
+        trials, again = self.searches.get((cell, repeat), []), self.selection.get((cell, repeat), [])
+        return chosen(trials, again, self.design.search_objective, lambda run: run.number)
+
+    def selection_mean(self, cell: str, repeat: int, number: int) -> float:
+        """What a trial reached when it was run again; not a number where it was not, or lost a run."""
+        again = self.selection.get((cell, repeat), [])
+        scores = whole_scores(again, self.design.search_objective, lambda run: run.number).get(number)
+        return sum(scores) / len(scores) if scores else math.nan
 
     def tuned_values(self, cell: str, repeat: int) -> dict[str, object]:
         """What a cell's own search found best: the settings that it varied; empty where nothing was tuned."""
@@ -237,5 +253,5 @@ class AblationResults:
 
     @cached_property
     def lost(self) -> tuple[LostRuns, ...]:
-        """What was lost among the cells' runs."""
-        return lost_runs(self.runs, ("cell",))
+        """What was lost among the cells' runs, and the selections before them."""
+        return lost_runs(self.runs, ("selection", "cell"))

@@ -145,6 +145,8 @@ class AblationDesign(_Read):
         tuned_for: the cell whose hyperparameters the others run with, where nothing is tuned.
         trials: of every cell's own search, its own configuration among them; 0 in files that were written without.
         trials_held: how many of them every cell has had, where the budget ended the tuning before; None: all.
+        selected: so many of the best trials of every cell were run again before one was chosen; 0: the best trial was.
+        selection_seeds, selection_folds: of each of them.
         closed_set: whether train and test share classes: the scores then say nothing about unseen ones.
     """
 
@@ -165,6 +167,9 @@ class AblationDesign(_Read):
     tuned_for: str | None = None
     trials: int = 0
     trials_held: int | None = None
+    selected: int = 0
+    selection_seeds: int = 0
+    selection_folds: list[str] = []
     dataset: str
     closed_set: bool = False
     factors: dict[str, list[Any]] = {}

@@ -48,6 +48,7 @@ def ablation_summary(results: AblationResults) -> dict[str, object]:
             "asked": results.design.trials,
             "held": results.design.trials_had,
             "ended": budget_sentence(results.design),
+            "selected": results.design.selected,
         },
         "conclusive": not results.design.nothing_tuned,
         "closed_set": results.design.closed_set,

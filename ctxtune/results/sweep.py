@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ctxtune.results.designs import SweepDesign
-from ctxtune.results.ranking import ranked, sign, value_of, values_of
+from ctxtune.results.ranking import ranked, value_of, values_of
 from ctxtune.results.runs import (
     START,
     LostRuns,
@@ -19,6 +19,7 @@ from ctxtune.results.runs import (
     score_names,
     shared_scores,
 )
+from ctxtune.results.selection import standing, whole_scores
 from ctxtune.results.verdicts import verdict_words
 from ctxtune.statistics import Interval, PairedDifference, Verdict, compare_pairs, judge_family, t_interval
 
@@ -152,14 +153,7 @@ class SweepResults:
     @cached_property
     def selection(self) -> dict[str, list[float]]:
         """The objective in selection of each arm that came to the end of all its runs."""
-        objective = self.design.objective
-        found = {}
-        for arm, runs in by_arm(in_stage(self.runs, "selection")).items():
-            values = [value_of(run, objective) if run.state == "completed" else None for run in runs]
-            scores = [value for value in values if value is not None]
-            if len(scores) == len(values):
-                found[arm] = scores
-        return found
+        return whole_scores(in_stage(self.runs, "selection"), self.design.objective, lambda run: run.arm)
 
     @cached_property
     def selection_with_start(self) -> dict[str, list[float]]:
@@ -248,9 +242,7 @@ class SweepResults:
 
 def standings(results: SweepResults) -> list[str]:
     """The arms that are still in the selection's race, the best first: of those with the most runs, by their mean."""
-    most = max(map(len, results.selection.values()), default=0)
-    means = {arm: sum(scores) / most for arm, scores in results.selection.items() if len(scores) == most}
-    return sorted(means, key=lambda arm: -sign(results.design.objective) * means[arm])
+    return standing(results.selection, results.design.objective)
 
 
 def select(results: SweepResults) -> str | None:

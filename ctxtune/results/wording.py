@@ -88,7 +88,7 @@ def lost_sentences(lost: Sequence[LostRuns]) -> Iterator[str]:
         what = "Test scores" if "confirmation" in stages else "Scores"
         yield f"{what} are over the seeds that came to their end: the mean of an arm whose runs fail is flattered by that."
     if "selection" in stages:
-        yield "An arm that lost a run is left out of selection."
+        yield "A configuration that lost a run is left out of selection."
 
 
 def contrast_sentences(results: AblationResults) -> Iterator[str]:
@@ -140,6 +140,12 @@ def tuning_sentences(design: AblationDesign) -> Iterator[str]:
         yield f"Nothing was tuned here: the other cells run with the hyperparameters of {design.tuned_for or design.reference}."
     elif design.repeats == 1 and not design.nothing_tuned:
         yield "Every cell was tuned once: the verdicts are given one tuning run (tune_each.repeats repeats it)."
+    if design.selected > 1:
+        folds = "" if len(design.selection_folds) == 1 else f" on {len(design.selection_folds)} folds"
+        yield (
+            f"The best {design.selected} trials of every search were run again with "
+            f"{counted(design.selection_seeds, 'fresh seed')}{folds}; the best mean was chosen."
+        )
     yield from _spaces_sentences(design)
 
 

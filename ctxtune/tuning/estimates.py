@@ -20,11 +20,6 @@ FEWEST_SEEDS = 2
 """Of a confirmation: for an interval."""
 
 
-def fold_count(file: TrialFile) -> int:
-    """How many folds the validation scheme has."""
-    return file.validation.count
-
-
 def fit_share(file: TrialFile) -> float:
     """The share of the train classes that a run on one fold learns from."""
     return 1 - file.validation.validation_share

@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from ctxtune.config import SweepConfig, TrialSettings, resolve_trial, stage_seed, start_points
 from ctxtune.errors import ConfigError
-from ctxtune.results.ranking import best, ranked
+from ctxtune.results.ranking import best
 from ctxtune.results.runs import START, Stage
-from ctxtune.tuning.estimates import fold_count
+from ctxtune.results.selection import most_promising
 from ctxtune.tuning.record.decisions import SearchEnd
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
@@ -88,19 +88,21 @@ def blocks(config: SweepConfig) -> list[tuple[int, int]]:
     """Seed and fold of each block that selection scores a configuration on, in this order."""
     if config.select is None:
         return []
-    folds = range(fold_count(config)) if config.select.folds == "all" else config.select.folds
-    return [(seed_index, fold) for seed_index in range(config.select.seeds) for fold in folds]
+    return [
+        (index, fold) for index in range(config.select.seeds) for fold in config.select.folds_among(config.validation)
+    ]
 
 
 def candidates(config: SweepConfig, journal: Journal) -> list[str]:
     """The arms of the selection, the most promising first: the best full-length trials, and the start if not among them."""
     wanted = config.select.top if config.select else 1
-    arms: dict[str, str] = {}
-    for run in ranked(journal.completed("search"), config.search.objective.all):
-        if len(arms) < wanted:
-            arms.setdefault(configuration(config, journal, run.key)[1].hash(), run.key)
-    arms.setdefault(start_configuration(config)[1].hash(), START)
-    return list(arms.values())
+
+    def identity(run: RunRecord) -> str:
+        return configuration(config, journal, run.key)[1].hash()
+
+    trials = most_promising(journal.completed("search"), config.search.objective.all, wanted, identity)
+    start_is_among_them = start_configuration(config)[1].hash() in map(identity, trials)
+    return [run.key for run in trials] + ([] if start_is_among_them else [START])
 
 
 def selection_specs(config: SweepConfig, journal: Journal, arms: Sequence[str], block_count: int) -> list[RunSpec]:

@@ -259,7 +259,7 @@ def change_table(data: AblationData) -> Table:
 
 def cost_table(data: AblationData) -> Table:
     """What each cell has cost, and how its runs ended."""
-    searches = data.study.in_stage("cell_search")
+    searches = (*data.study.in_stage("cell_search"), *data.study.in_stage("selection"))
     billed = list(bill([*data.results.cell_runs, *searches]))
     header = [
         "arm",
@@ -267,7 +267,7 @@ def cost_table(data: AblationData) -> Table:
         "completed",
         "failed",
         "time",
-        *(["search trials", "search time"] if searches else []),
+        *(["tuning runs", "tuning time"] if searches else []),
         *billed,
     ]
     rows, records = [], []

@@ -19,7 +19,7 @@ from ctxtune.tracking import read_runs
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.trial_report import TrialReport
-from tests.helpers.ablations import NAME, SMALL, run_ablation
+from tests.helpers.ablations import NAME, SMALL, ablation_command, run_ablation
 from tests.helpers.processes import run_here
 from tests.helpers.runs import cell_trials
 from tests.helpers.simulated import Killed, drive_ablation
@@ -149,20 +149,33 @@ def test_a_selection_that_cannot_be_is_refused(ablation, select, said):
         ablation(select=select)
 
 
-@pytest.mark.ray
-def test_plan_run_mlflow_and_report_know_the_selection(repository, tmp_path):
-    tune = "tune_each={trials: 2, folds: [1], select: {top: 2, seeds: 1}, space: {optimizer.lr: {loguniform: [1.0e-4, 1.0e-2]}}}"
-    overrides = [*SMALL[:-1], tune]
-    sets = [part for override in overrides for part in ("--set", override)]
-    file = str(repository / "ablations/quickstart.yaml")
-    planned = run_here(main, tmp_path, file, *sets, "--dry-run", "--assume", "images_per_second=400,gpus=0")
-    assert "4 tuning runs more: the best 2 trials of every cell, 1 seed" in planned.stdout, planned.stdout + planned.stderr
+SELECTING = [*SMALL, "tune_each.select={top: 2, seeds: 1}"]
+
+
+def test_the_plan_knows_the_selection(repository, tmp_path):
+    arguments = ablation_command(
+        repository, "--dry-run", "--assume", "images_per_second=400,gpus=0", overrides=SELECTING
+    )
+    planned = run_here(main, tmp_path, *arguments[3:])
+    assert "4 tuning runs more: the best 2 trials of every cell, 1 seed" in planned.stdout, (
+        planned.stdout + planned.stderr
+    )
     assert "selection    4 runs" in planned.stdout
-    done = run_ablation(repository, tmp_path, overrides=overrides)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_run_mlflow_and_report_know_the_selection(repository, tmp_path):
+    done = run_ablation(repository, tmp_path, overrides=SELECTING)
     assert done.returncode == 0, done.stderr + done.stdout
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     kinds = [run.kind for run in read_runs(uri, NAME)]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"ablation": 1, "cell_search": 4, "selection": 4, "cell": 4}
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "ablation": 1,
+        "cell_search": 4,
+        "selection": 4,
+        "cell": 4,
+    }
     journal = Journal(tmp_path / "results" / NAME / "journal.jsonl")
     for cell in ("full", "contrastive_only"):
         again = [run for run in journal.stage("selection") if run.spec.arm == cell]
@@ -171,4 +184,4 @@ def test_plan_run_mlflow_and_report_know_the_selection(repository, tmp_path):
         assert all(run.spec.trial == best.spec.trial for run in journal.stage("cell") if run.spec.arm == cell)
     write_report(uri, NAME, tmp_path / "report")
     text = next((tmp_path / "report").rglob("*.html")).read_text(encoding="utf-8")
-    assert "run again" in text and "were run again with 1 fresh seed" in text
+    assert "the best 2 trials run again with 1 fresh seed" in text and ">run again</th>" in text

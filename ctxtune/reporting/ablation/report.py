@@ -19,7 +19,7 @@ from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import capital, price
 from ctxtune.results.wording import budget_sentence, contrast_sentences, lost_sentences, scope_sentences
 from ctxtune.statistics import LEVEL
-from ctxtune.text import duration
+from ctxtune.text import counted, duration
 
 _DESIGNS = {"grid": "full grid", "one_factor_at_a_time": "one factor at a time", "leave_one_out": "leave one out"}
 
@@ -89,10 +89,16 @@ def _facts(data: AblationData) -> dict[str, str]:
         "design": _DESIGNS.get(design.design, design.design),
         "arms": str(len(design.cells)),
         "seeds": str(design.seeds) + (f" × {design.repeats} repeats" if design.repeats > 1 else ""),
-        "tuning": "each arm, same budget" if design.tuning == "each" else "none here",
+        "tuning": "none here" if design.tuning == "none" else f"each arm, same budget{_selected(data)}",
         f"time of one {device}": duration(hours_of(data.study.runs)),
         **{title: price(value) for title, value in bill(data.study.runs).items()},
     }
+
+
+def _selected(data: AblationData) -> str:
+    design = data.design
+    again = f"; the best {design.selected} trials run again with {counted(design.selection_seeds, 'fresh seed')}"
+    return again if design.selected > 1 else ""
 
 
 def _findings(data: AblationData) -> list[str]:

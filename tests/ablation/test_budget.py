@@ -71,7 +71,7 @@ def test_every_cell_has_the_same_trials_all_its_seeds_and_the_whole_keeps_within
     assert results.design.trials_held == held
     sentence = f"{held} of 12 trials of every cell: the budget ended the tuning."
     summary = ablation_summary(results)
-    assert summary["tuning"] == {"asked": 12, "held": held, "ended": sentence} and summary["conclusive"]
+    assert summary["tuning"] == {"asked": 12, "held": held, "ended": sentence, "selected": 0} and summary["conclusive"]
     assert sentence in ablation_note(results)
     assert all(each.verdict is not None for each in results.contrasts)
 

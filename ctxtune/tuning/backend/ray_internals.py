@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayActorError, RayError, RayTaskError
 from ray.tune import Callback, Tuner
 
 AWS_KEYS = "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE"
 CONTROLLER_MODULE = "ray.tune.execution.tune_controller"
 CONTROLLER = f"{CONTROLLER_MODULE}:TuneController"
 PROCESS_CACHE = "_ObjectCache"
+ACTOR_MANAGER = "ray.air.execution._internal.actor_manager:RayActorManager"
 PRINTING = "ray._private.worker"
 STAGING = "ray.train._internal.storage"
 SERVICES = "ray._private.services"
@@ -53,6 +54,24 @@ def thrifty_tune(kept: int = 0) -> Iterator[None]:
     cache = internal(f"{CONTROLLER_MODULE}:{PROCESS_CACHE}")
     replaced = {PROCESS_CACHE: _keeping(cache, kept)} if cache and kept else {}
     with _replaced(CONTROLLER, _get_trial_checkpoints=_no_trials), _replaced(CONTROLLER_MODULE, **replaced):
+        yield
+
+
+@contextmanager
+def memory_kills_are_deaths() -> Iterator[None]:
+    """Let Ray Tune take a process that Ray has ended for want of memory for one that died, which it tries again.
+
+    Its error is of a kind that Tune does not expect: it would leave `Tuner.fit`, and with it the whole sweep.
+    """
+    handle = getattr(internal(ACTOR_MANAGER), "_actor_task_failed", None)
+
+    def handle_death(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        assert handle is not None
+        if isinstance(exception, RayError) and not isinstance(exception, (RayActorError, RayTaskError)):
+            exception = RayActorError(error_msg=str(exception).split("\n", 1)[0])
+        handle(manager, tracked_actor_task, exception)
+
+    with _replaced(ACTOR_MANAGER, _actor_task_failed=handle_death):
         yield
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
@@ -26,6 +27,7 @@ from ctxtune.tuning.backend.local_ray import LOCAL_RAY
 from ctxtune.tuning.backend.ray_internals import (
     end_process,
     error_of,
+    memory_kills_are_deaths,
     silent_progress,
     thrifty_tune,
     tuner_here,
@@ -87,7 +89,7 @@ def run_stages(
             tune_config=_tune_config(course, Concurrency(resources), reuse=not several_gpus and attempt == 0),
             run_config=_run_config(course, str(storage)),
         )
-        with _quiet(), thrifty_tune(kept):
+        with _quiet(), thrifty_tune(kept), memory_kills_are_deaths(), _ray_errors_stop(recorder):
             tuner.fit()
         course.raise_error()
         if course.current is None:
@@ -281,6 +283,19 @@ def delete_checkpoints(run: RunRecord) -> None:
             for entry in storage.get_file_info(FileSelector(path, allow_not_found=True)):
                 if entry.type == FileType.Directory and entry.base_name.startswith("checkpoint_"):
                     storage.delete_dir(entry.path)
+
+
+@contextlib.contextmanager
+def _ray_errors_stop(recorder: Recorder) -> Iterator[None]:
+    """Turn an error of Ray's that leaves `Tuner.fit` into a stop that can be resumed."""
+    try:
+        yield
+    except (RayError, RuntimeError) as error:
+        found = error if isinstance(error, RayError) else error.__cause__
+        if not isinstance(found, RayError):
+            raise
+        reason = next(iter(str(found).splitlines()), type(found).__name__)
+        recorder.request_stop("ray_error", f"Ray has given up ({reason}); everything is saved", resumable=True)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.helpers.processes import PATIENCE, environment
@@ -116,3 +117,69 @@ def test_a_process_that_dies_while_it_waits_for_the_next_stage_costs_no_run(play
     assert processes["after"] != processes["reused"]
     assert (runs["after"].state, runs["after"].reason) == ("completed", "")
     assert [report.epoch for report in runs["after"].reports] == [report.epoch for report in runs["fresh"].reports]
+
+
+HUNGRY = """
+import json, os, sys
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from ctxtune.config import load_search_space, stage_seed
+from ctxtune.tracking import Tracker
+from ctxtune.tuning.backend.cluster import RunResources, running_ray
+from ctxtune.tuning.backend.runner import run_stages
+from ctxtune.tuning.backend.trial import run_trial
+from ctxtune.tuning.executor import StageRuns
+from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.recorder import Recorder
+from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.stages import next_of
+
+folder = Path(sys.argv[1])
+space = load_search_space(sys.argv[2], sys.argv[3:])
+memory = psutil.virtual_memory()
+limit = memory.total - memory.available + 3 * 2**30  # what is used now, and three GiB
+os.environ["RAY_memory_usage_threshold"] = str(limit / memory.total)
+os.environ["RAY_memory_monitor_refresh_ms"] = "100"
+specs = [RunSpec(key=key, stage="search", arm=key, point={}, trial=space.trial, validation=space.validation, folds=(0,),
+                 seed_index=0, seed=stage_seed("search", 0)) for key in ("hungry", "next")]
+
+
+def eating(config):
+    eaten = []
+    if config["key"] == "hungry" and not (folder / "has eaten").exists():
+        (folder / "has eaten").touch()
+        while True:
+            eaten.append(bytearray(os.urandom(2**20)) * 64)
+    run_trial(config)
+
+
+tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "memory", folder / "spool", deliver=False)
+recorder = Recorder(Journal(folder / "journal.jsonl"), tracker, metric="validation/map_at_r", sweep_id="sweep")
+tracker.start_run("sweep", name="sweep", kind="sweep")
+with running_ray():
+    stages = iter([StageRuns("search", partial(next_of, specs, recorder))])
+    run_stages(stages, recorder, storage=folder / "checkpoints", resources=RunResources(1, 0, 1), trainable=eating)
+tracker.close(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_ray_ends_for_want_of_memory_is_tried_again_and_the_sweep_goes_on(repository, tmp_path):
+    from ctxtune.tuning.record.journal import Journal
+
+    if psutil.virtual_memory().available < 6 * 2**30:
+        pytest.skip("needs 6 GiB of free memory")
+    file = str(repository / "search_spaces/quickstart.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", HUNGRY, str(tmp_path), file, *TINY],
+        cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "has eaten").exists()
+    assert {key: run.state for key, run in Journal(tmp_path / "journal.jsonl").runs.items()} == {
+        "hungry": "completed",
+        "next": "completed",
+    }

@@ -44,6 +44,8 @@ def entered(manager):
 USES = {
     ray_internals.AWS_KEYS: ray_internals.keep_aws_keys_here,
     ray_internals.CONTROLLER: lambda: entered(thrifty_tune()),
+    ray_internals.ACTOR_MANAGER: lambda: entered(ray_internals.memory_kills_are_deaths()),
+    f"{ray_internals.ACTOR_MANAGER}._actor_task_failed": lambda: entered(ray_internals.memory_kills_are_deaths()),
     f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
     f"{ray_internals.CONTROLLER_MODULE}:{ray_internals.PROCESS_CACHE}": lambda: entered(thrifty_tune(2)),
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),

@@ -1,8 +1,6 @@
 """`benchmarks/budget.py`: the shipped GPU spaces keep what a budget promises, on a simulated clock."""
 
-import importlib.util
 import itertools
-import sys
 
 import pytest
 
@@ -13,19 +11,8 @@ FAST = [("cars", 150, 1), ("cub", 400, 4), ("sop", 900, 1), ("inshop", 400, 1), 
 
 
 @pytest.fixture(scope="module")
-def benchmark(repository):
-    path, before = sys.path[:], set(sys.modules)
-    sys.path.insert(0, str(repository / "benchmarks"))  # as for a script that is run
-    spec = importlib.util.spec_from_file_location("budget_benchmark", repository / "benchmarks" / "budget.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path[:] = path
-    folder = str(repository / "benchmarks")
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
-            del sys.modules[name]
+def benchmark(load_benchmark):
+    return load_benchmark("budget")
 
 
 def check(found) -> None:

@@ -11,6 +11,7 @@ from ctxtune.ablation.budget import FEW_TRIALS, AblationForecast, CellTimes, eno
 from ctxtune.ablation.results import design_of
 from ctxtune.ablation.runs import repeats_of, run_count, selection_blocks, selection_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
+from ctxtune.config.ablation import rotation
 from ctxtune.config.budget import LimitSettings
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.results.costs import Rate
@@ -133,6 +134,12 @@ def print_plan(
         else counted(folds, "validation fold")
     )
     where = "the assumed machine" if assumed else address or "this machine"
+    if turns := rotation(ablation):
+        console.print(f"the repeats tune on folds {', '.join(map(str, turns))} in turn")
+    if tune is not None and tune.splits > 1:
+        console.print(
+            f"the repeats have {tune.splits} splits of the train classes in turn (validation.seed and those after it)"
+        )
     for line in (
         f"{counted(scored, 'run')}: {counted(len(cells), 'cell')} x {counted(ablation.seeds, 'seed')}{repeated} on {scored_on}",
         f"{counted(len(contrasts_of(ablation, cells)), 'contrast')}, corrected together ({ablation.compare.correction}), by "

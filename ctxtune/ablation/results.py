@@ -2,6 +2,7 @@
 
 from ctxtune.ablation.runs import folds_of, repeats_of, selection_blocks, trials_held
 from ctxtune.config import Ablation, cells_of, changed_values, contrasts_of, reference_cell
+from ctxtune.config.ablation import rotation
 from ctxtune.config.cell_search import own_space
 from ctxtune.config.design import configuration_hash
 from ctxtune.results.ablation import AblationResults
@@ -42,6 +43,8 @@ def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDes
         selected=min(select.top, held) if select and held > 1 else 0,
         selection_seeds=select.seeds if select else 0,
         selection_folds=[str(fold) for fold in dict.fromkeys(fold for _, fold in selection_blocks(ablation))],
+        splits=ablation.tune_each.splits if ablation.tune_each else 1,
+        rotated=[str(fold) for fold in rotation(ablation)],
         dataset=ablation.trial.dataset.name,
         closed_set=ablation.trial.dataset.closed_set,
         factors={path: list(levels) for path, levels in ablation.factors.items()},

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 
 from ctxtune.ablation.searches import Searches, search_key
 from ctxtune.config import Ablation, Cell, TrialSettings, stage_seed
+from ctxtune.config.ablation import rotation
+from ctxtune.data import ValidationSettings
 from ctxtune.results.selection import chosen, most_promising
 from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
@@ -30,13 +32,13 @@ def run_count(ablation: Ablation, cells: int) -> tuple[int, int]:
     return tuning, cells * repeats_of(ablation) * ablation.seeds * len(folds_of(ablation))
 
 
-def selection_blocks(ablation: Ablation) -> list[tuple[int, int]]:
+def selection_blocks(ablation: Ablation, repeat: int = 0) -> list[tuple[int, int]]:
     """Seed and fold of each run that a candidate of a cell's selection has; none where nothing is selected."""
     tune = ablation.tune_each
     if tune is None or tune.select is None:
         return []
     wanted = tune.select.folds
-    folds = range(ablation.validation.count) if wanted == "all" else wanted or tuning_folds(ablation)
+    folds = range(ablation.validation.count) if wanted == "all" else wanted or tuning_folds(ablation, repeat)
     return [(seed_index, fold) for seed_index in range(tune.select.seeds) for fold in folds]
 
 
@@ -49,9 +51,20 @@ def selection_count(ablation: Ablation, cells: int, trials: int | None = None) -
     return cells * tune.repeats * top * len(selection_blocks(ablation)) if top > 1 else 0
 
 
-def tuning_folds(ablation: Ablation) -> tuple[int, ...]:
-    """The folds that the searches score."""
-    return (ablation.tune_each and ablation.tune_each.folds) or ablation.validation.use
+def tuning_folds(ablation: Ablation, repeat: int = 0) -> tuple[int, ...]:
+    """The folds that the searches of a repeat score; equally many in each."""
+    if turns := rotation(ablation):
+        return (turns[repeat % len(turns)],)
+    folds = ablation.tune_each.folds if ablation.tune_each else None
+    return folds if isinstance(folds, tuple) else ablation.validation.use
+
+
+def validation_of(ablation: Ablation, repeat: int) -> ValidationSettings:
+    """The split of the train classes that a repeat has."""
+    splits = ablation.tune_each.splits if ablation.tune_each else 1
+    if splits == 1:
+        return ablation.validation
+    return ablation.validation.model_copy(update={"seed": ablation.validation.seed + repeat % splits})
 
 
 def trials_held(ablation: Ablation, journal: Journal) -> int:
@@ -108,8 +121,8 @@ def _trial_spec(
         arm=cell.name,
         point=point,
         trial=trial,
-        validation=ablation.validation,
-        folds=tuning_folds(ablation),
+        validation=validation_of(ablation, repeat),
+        folds=tuning_folds(ablation, repeat),
         seed_index=repeat,
         seed=stage_seed("cell_search", repeat),
         tags={**_tags(cell, repeat), "trial": str(number)},
@@ -135,8 +148,10 @@ def selection_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> 
         for cell in cells
         for trial in candidates(ablation, cell, repeat, journal)
     ]
-    for seed_index, fold in selection_blocks(ablation):
+    blocks = [selection_blocks(ablation, repeat) for repeat in range(repeats_of(ablation))]
+    for number in range(len(blocks[0])):
         for cell, repeat, trial in arms:
+            seed_index, fold = blocks[repeat][number]
             key = f"{trial.key}-seed{seed_index}-fold{fold}"
             if key in journal.runs and journal.runs[key].state != "running":
                 continue
@@ -171,7 +186,7 @@ def cell_specs(ablation: Ablation, cells: list[Cell], journal: Journal) -> Itera
                         arm=cell.name,
                         point=point,
                         trial=trial,
-                        validation=ablation.validation,
+                        validation=validation_of(ablation, repeat),
                         folds=() if fold is None else (fold,),
                         seed_index=seed_index,
                         seed=cell_seed(ablation, repeat, seed_index),

@@ -55,7 +55,10 @@ class TuneEachSettings(Settings):
         constraints, conditions, ties: as in a search-space file; those whose paths a variant does not have, do not
             apply to it.
         folds: validation folds that the searches score; null: those of `validation.use`. Other folds than those that
-            the seeds are scored on keep the choice and the judgment apart.
+            the seeds are scored on keep the choice and the judgment apart. ``rotate``: each repeat tunes on one fold, in turn
+            of those that the seeds are not scored on (of all, where the test classes are, or none is left).
+        splits: so many splits of the train classes, with ``validation.seed``, ``validation.seed + 1``, ...; the repeats have
+            them in turn, search and seeds alike.
         select: the best trials are scored again before one is chosen; null: the best single trial is chosen.
         sampler: tpe or random.
         startup_trials: random ones before tpe learns.
@@ -71,7 +74,8 @@ class TuneEachSettings(Settings):
     constraints: tuple[str, ...] = ()
     conditions: dict[str, str] = {}
     ties: dict[str, str] = {}
-    folds: tuple[NonNegativeInt, ...] | None = None
+    folds: Literal["rotate"] | tuple[NonNegativeInt, ...] | None = None
+    splits: int = Field(1, ge=1, le=MOST_SEEDS, description="validation splits that the repeats have in turn")
     select: SelectTunedSettings | None = None
     sampler: Literal["tpe", "random"] = "tpe"
     startup_trials: int = Field(5, ge=1, le=10_000)
@@ -262,6 +266,27 @@ def _check_components(model: type[Settings], variants: Mapping[str, Mapping[str,
             owners[path] = name
 
 
+def rotation(ablation: Ablation) -> tuple[int, ...]:
+    """The folds that the repeats tune on in turn; none where they do not take turns."""
+    if ablation.tune_each is None or ablation.tune_each.folds != "rotate":
+        return ()
+    every = range(ablation.validation.count)
+    unseen = () if ablation.confirmatory else tuple(fold for fold in every if fold not in ablation.validation.use)
+    return unseen or tuple(every)
+
+
+def _check_rotation(ablation: Ablation, tune: TuneEachSettings) -> None:
+    if tune.repeats == 1:
+        message = "rotate: each repeat tunes on another fold, and there is one repeat; write repeats: 3 or name folds"
+        refuse(type(ablation), ("tune_each", "folds"), message)
+    if len(folds := rotation(ablation)) == 1:
+        message = (
+            f"rotate: fold {folds[0]} is the only one to tune on beside validation.use {list(ablation.validation.use)}; "
+            "give validation more folds, or use fewer"
+        )
+        refuse(type(ablation), ("tune_each", "folds"), message)
+
+
 def _check_tuning(ablation: Ablation) -> None:
     tune = ablation.tune_each
     if tune is None:
@@ -270,10 +295,17 @@ def _check_tuning(ablation: Ablation) -> None:
     for name in tune.spaces:
         if name not in arms:
             refuse(model, ("tune_each", "spaces", name), f"there is no such variant{did_you_mean(name, arms)}")
-    if tune.folds is not None:
+    if tune.folds == "rotate":
+        _check_rotation(ablation, tune)
+    elif tune.folds is not None:
         check_folds(model, ("tune_each", "folds"), tune.folds, ablation.validation)
     if tune.select is not None and isinstance(tune.select.folds, tuple):
         check_folds(model, ("tune_each", "select", "folds"), tune.select.folds, ablation.validation)
+    if tune.splits > tune.repeats:
+        message = (
+            f"{tune.repeats} repeats cannot have {tune.splits} splits in turn; write repeats: {tune.splits} or more"
+        )
+        refuse(model, ("tune_each", "splits"), message)
     for text in (*tune.constraints, *tune.conditions.values()):
         parse(text)
     for name in arms:

@@ -146,7 +146,9 @@ class AblationDesign(_Read):
         trials: of every cell's own search, its own configuration among them; 0 in files that were written without.
         trials_held: how many of them every cell has had, where the budget ended the tuning before; None: all.
         selected: so many of the best trials of every cell were run again before one was chosen; 0: the best trial was.
-        selection_seeds, selection_folds: of each of them.
+        selection_seeds, selection_folds: of each of them (of the first repeat's, where the folds are rotated).
+        splits: of the train classes into folds, which the repeats have in turn.
+        rotated: the folds that the repeats tune on in turn; empty where all tune on the same.
         closed_set: whether train and test share classes: the scores then say nothing about unseen ones.
     """
 
@@ -170,6 +172,8 @@ class AblationDesign(_Read):
     selected: int = 0
     selection_seeds: int = 0
     selection_folds: list[str] = []
+    splits: int = 1
+    rotated: list[str] = []
     dataset: str
     closed_set: bool = False
     factors: dict[str, list[Any]] = {}

@@ -1,13 +1,18 @@
 """Where the luck lies: how much of the scatter of an ablation comes from seeds, folds and tuning runs."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ctxtune.results.ablation import AblationResults
+from ctxtune.results.designs import AblationDesign
 from ctxtune.statistics import crossed_components, nested_components
 from ctxtune.statistics.intervals import Floats
+
+Components = Callable[[Floats, list[int]], tuple[float, ...]]
+"""From a matrix of scores, and which replications its rows are, to estimated variances."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,8 @@ class LuckComponent:
     """A source of scatter.
 
     Attributes:
-        source: "seed", "fold", "seed within fold" (with noise), "tuning".
+        source: "seed", "fold", "seed within fold" (with noise), "tuning"; "split" or "tuning fold" where some repeats share
+            one, else the tuning has it in it: "tuning and split".
         scores: standard deviation that it gives the scores of a cell, over all cells.
         differences: that it gives the paired differences to the reference; what both arms share has gone from them.
     """
@@ -28,13 +34,11 @@ class LuckComponent:
 def luck(results: AblationResults) -> tuple[LuckComponent, ...]:
     """The components of variance of the judged score, as standard deviations; nothing where replications are too few.
 
-    With several folds: seed, fold, and what is left. With repeats of search and seeds: tuning, and seed within it. Variances
-    are averaged over the cells (or contrasts).
+    With several folds: seed, fold, and what is left. With repeats of search and seeds: what they have in turn (splits, folds
+    to tune on), tuning, and seed within it. Variances are averaged over the cells (or contrasts); a negative average is 0.
     """
-    repeated = results.design.repeats > 1
-    components = _nested if repeated else _crossed
-    names = ["tuning", "seed"] if repeated else ["seed", "fold", "seed within fold"]
     tables = {cell: table for cell in results.cells if (table := _table(results, cell))}
+    names, components = _model(results.design)
     scores = _pooled((_matrix(table) for table in tables.values()), components)
     pairs = [(each.cell, each.against) for each in results.design.contrasts]
     differences = _pooled(
@@ -48,6 +52,20 @@ def luck(results: AblationResults) -> tuple[LuckComponent, ...]:
         LuckComponent(name, float(score), other)
         for name, score, other in zip(names, np.sqrt(scores), others, strict=True)
     )
+
+
+def _model(design: AblationDesign) -> tuple[list[str], Components]:
+    """The sources of variance that a design can tell apart, and how they are estimated."""
+    if design.repeats == 1:
+        return ["seed", "fold", "seed within fold"], lambda scores, rows: _crossed(scores)
+    turns = {"split": design.splits, "tuning fold": len(design.rotated)}
+    name = " and ".join(each for each, count in turns.items() if count > 1)
+    groups = [tuple(repeat % max(1, count) for count in turns.values()) for repeat in range(design.repeats)]
+    if len(set(groups)) == 1:
+        return ["tuning", "seed"], lambda scores, rows: _nested(scores)
+    if len(set(groups)) == design.repeats:  # no two repeats share one: it cannot be told from the tuning
+        return [f"tuning and {name}", "seed"], lambda scores, rows: _nested(scores)
+    return [name, "tuning", "seed"], lambda scores, rows: _grouped(scores, [groups[row] for row in rows])
 
 
 Table = dict[int, dict[object, float]]
@@ -68,13 +86,14 @@ def _table(results: AblationResults, cell: str) -> Table:
     return found
 
 
-def _matrix(table: Table) -> Floats:
-    """The rows that have every column."""
+def _matrix(table: Table) -> tuple[Floats, list[int]]:
+    """The rows that have every column, and which they are."""
     columns = sorted({column for row in table.values() for column in row}, key=str)
-    return np.array([[row[column] for column in columns] for row in table.values() if len(row) == len(columns)])
+    rows = [row for row, values in table.items() if len(values) == len(columns)]
+    return np.array([[table[row][column] for column in columns] for row in rows]), rows
 
 
-def _difference(ours: Table, theirs: Table) -> Floats:
+def _difference(ours: Table, theirs: Table) -> tuple[Floats, list[int]]:
     return _matrix(
         {
             row: {column: value - theirs[row][column] for column, value in columns.items() if column in theirs[row]}
@@ -84,9 +103,14 @@ def _difference(ours: Table, theirs: Table) -> Floats:
     )
 
 
-def _pooled(matrices: Iterable[Floats], components: Callable[[Floats], tuple[float, ...]]) -> Floats | None:
-    found = [components(matrix) for matrix in matrices if matrix.ndim == 2 and min(matrix.shape) >= 2]
-    return np.mean(found, axis=0) if found else None
+def _pooled(matrices: Iterable[tuple[Floats, list[int]]], components: Components) -> Floats | None:
+    """Variances averaged over the matrices that tell them, 0 at least: averaged first, since each single one is unbiased."""
+    found = []
+    for matrix, rows in matrices:
+        if matrix.ndim == 2 and min(matrix.shape) >= 2:
+            with contextlib.suppress(ValueError):  # repeats were lost: none that are left share a split
+                found.append(components(matrix, rows))
+    return np.maximum(0.0, np.mean(found, axis=0)) if found else None
 
 
 def _crossed(scores: Floats) -> tuple[float, ...]:
@@ -97,3 +121,9 @@ def _crossed(scores: Floats) -> tuple[float, ...]:
 def _nested(scores: Floats) -> tuple[float, ...]:
     each = nested_components(scores)
     return each.tuning, each.seed
+
+
+def _grouped(scores: Floats, groups: Sequence[Hashable]) -> tuple[float, ...]:
+    each = nested_components(scores, groups)
+    assert each.group is not None
+    return each.group, each.tuning, each.seed

@@ -136,6 +136,8 @@ def test_mlflow_holds_the_design_and_every_run_under_one_parent(finished):
         "selected": 0,
         "selection_seeds": 0,
         "selection_folds": [],
+        "splits": 1,
+        "rotated": [],
         "dataset": "glyphs",
         "closed_set": False,
         "factors": {},

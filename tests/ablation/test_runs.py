@@ -303,3 +303,35 @@ def test_weights_that_only_one_cell_needs_are_looked_for_before_anything_starts(
     assert done.returncode == 2
     assert "the pretrained weights of timm/test_vit could not be had" in done.stderr
     assert not list((tmp_path / "results").glob("*/journal.jsonl"))
+
+
+def test_repeats_take_turns_in_folds_and_splits_and_all_cells_alike(quickstart, journal):
+    ablation = quickstart(*TUNED, "tune_each.repeats=4", "tune_each.folds=rotate", "tune_each.splits=2")
+    cells = cells_of(ablation)
+    play(ablation, journal, cell_trials(ablation, journal, Searches(ablation, cells)), by_learning_rate)
+    play(ablation, journal, cell_specs(ablation, cells, journal), by_learning_rate)
+    for stage in ("cell_search", "cell"):
+        found = {(run.spec.tags["repeat"], run.spec.validation.seed, run.spec.folds) for run in journal.stage(stage)}
+        tuned_on = [(1,), (2,), (3,), (1,)] if stage == "cell_search" else [(0,)] * 4
+        assert found == {(str(repeat), repeat % 2, tuned_on[repeat]) for repeat in range(4)}
+    design = design_of(ablation)
+    assert (design.splits, design.rotated) == (2, ["1", "2", "3"])
+    confirmatory = quickstart(*TUNED, "tune_each.folds=rotate", "confirmatory=true")
+    assert design_of(confirmatory).rotated == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["tune_each.folds=rotate", "tune_each.repeats=1"],
+            "each repeat tunes on another fold, and there is one repeat",
+        ),
+        (["tune_each.folds=rotate", "validation.use=[0, 1, 2]"], "fold 3 is the only one to tune on beside"),
+        (["tune_each.splits=3"], "2 repeats cannot have 3 splits in turn; write repeats: 3 or more"),
+        (["tune_each.folds=turn"], "tune_each.folds"),
+    ],
+)
+def test_turns_that_cannot_be_taken_are_refused(quickstart, overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        quickstart(*TUNED, *overrides)

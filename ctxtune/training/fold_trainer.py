@@ -221,9 +221,17 @@ class FoldTrainer:
         """
         return self._evaluator.evaluate_in_full(self.scored_model, self.epoch, shown_queries)
 
-    def train_class_recall(self) -> float:
-        """Recall@1 among images of the classes that were trained on: far above validation means overfitting."""
-        return self.score_splits(_probe(self.splits.fit, self.seed), None).recall_at[1]
+    def train_class_recall(self) -> dict[str, float]:
+        """Recall@1 among images of the classes that were trained on: far above validation means overfitting.
+
+        By the labels that were learned from; where some of them are wrong, also by the true ones.
+        """
+        probes = {"": self.splits.fit, "_true_labels": self.splits.true_labels}
+        return {
+            f"train/recall_at_1{name}": self.score_splits(_probe(split, self.seed, name), None).recall_at[1]
+            for name, split in probes.items()
+            if split is not None
+        }
 
     def data_record(self) -> dict[str, float]:
         """What was done to the data of this run: shares of noise and withheld data with their seed; unreadable images."""
@@ -371,11 +379,11 @@ def _check_share(trial: TrialSettings, world: ProcessGroup) -> None:
         )
 
 
-def _probe(fit: Split, seed: int) -> Split:
+def _probe(fit: Split, seed: int, name: str) -> Split:
     classes, counts = np.unique(fit.labels, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(classes))
     taken = order[: max(2, int(np.searchsorted(np.cumsum(counts[order]), TRAIN_PROBE_IMAGES)))]
-    return fit.select(np.flatnonzero(np.isin(fit.labels, classes[taken])), "train_probe")
+    return fit.select(np.flatnonzero(np.isin(fit.labels, classes[taken])), f"train_probe{name}")
 
 
 def _seed_everything(seed: int, trial: TrialSettings, device: torch.device) -> None:

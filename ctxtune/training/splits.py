@@ -18,6 +18,7 @@ class RunSplits:
         query: what is scored; ``gallery`` None means among themselves.
         scored_as: prefix of the scores, "validation" or "test".
         image_share: images of ``fit`` against those of a search trial; a fixed ``batches_per_epoch`` grows by it.
+        true_labels: the images of ``fit`` as they were labeled before label noise; None where there is none.
         fold_classes: of test classes: how many classes a validation fold has, to compare on subsets of that size.
     """
 
@@ -27,6 +28,7 @@ class RunSplits:
     scored_as: Literal["validation", "test"]
     image_share: float = 1.0
     fold_classes: int | None = None
+    true_labels: Split | None = None
 
 
 def fold_splits(
@@ -45,7 +47,8 @@ def fold_splits(
             f"validation.use: there is no fold {fold}; scheme {validation.scheme} has {len(splits)}, from 0"
         )
     chosen = splits[fold]
-    return RunSplits(corrupt(chosen.fit, trial.dataset, seed), chosen.validation, None, "validation")
+    fit, true_labels = _corrupted(chosen.fit, trial, seed)
+    return RunSplits(fit, chosen.validation, None, "validation", true_labels=true_labels)
 
 
 def confirmation_splits(
@@ -60,14 +63,24 @@ def confirmation_splits(
     fold = split(benchmark.train, validation)[validation.use[0]]
     share = len(benchmark.train) / len(fold.fit)
     fold_classes = None if trial.dataset.closed_set else len(fold.validation.classes())
-    fit = corrupt(benchmark.train, trial.dataset, seed)
+    fit, true_labels = _corrupted(benchmark.train, trial, seed)
     if benchmark.test is not None:
-        return RunSplits(fit, benchmark.test, None, "test", share, fold_classes)
+        return RunSplits(fit, benchmark.test, None, "test", share, fold_classes, true_labels)
     if benchmark.query is None or benchmark.gallery is None:
         raise ConfigError(
             f"dataset {benchmark.name} has neither test nor query and gallery; there is nothing to confirm on"
         )
-    return RunSplits(fit, benchmark.query, benchmark.gallery, "test", share, fold_classes)
+    return RunSplits(fit, benchmark.query, benchmark.gallery, "test", share, fold_classes, true_labels)
+
+
+def _corrupted(fit: Split, trial: TrialSettings, seed: int) -> tuple[Split, Split | None]:
+    """What is learned from, and the same images with their true labels where some are wrong.
+
+    Each kind of corruption draws from a stream of its own: without label noise the others spoil the same images.
+    """
+    dataset = trial.dataset
+    truth = corrupt(fit, dataset.model_copy(update={"label_noise": 0.0}), seed) if dataset.label_noise else None
+    return corrupt(fit, dataset, seed), truth
 
 
 def scaled_sampler(trial: TrialSettings, splits: RunSplits) -> TrialSettings:

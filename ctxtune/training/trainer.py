@@ -122,9 +122,7 @@ class Trainer:
                 by_class = joined([each.by_class for each in scored]) if last and self._by_class_wanted else None
                 shown = scored[0].shown
             if last:
-                metrics |= (
-                    _mean([{"train/recall_at_1": run.train_class_recall()} for run in self.runs]) | self._untrained
-                )
+                metrics |= _mean([run.train_class_recall() for run in self.runs]) | self._untrained
                 metrics |= _mean([run.data_record() for run in self.runs])
             metrics |= {"epoch": float(target), "time/seconds": self.seconds}
             self._reported = target

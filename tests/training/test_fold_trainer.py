@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ctxtune.config import with_values
-from ctxtune.data import load_dataset
+from ctxtune.data import load_dataset, split
 from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.training import (
     CheckpointFolder,
@@ -213,3 +213,21 @@ def test_what_was_done_to_the_data_is_recorded_with_the_run(benchmark):
     assert last["data/unreadable_images"] == 0
     recorded = {name: value for name, value in last.items() if name.startswith("data/")}
     assert any("label" in name and value > 0 for name, value in recorded.items()), recorded
+
+
+@pytest.mark.parametrize("scored", ["validation", "test"])
+def test_under_label_noise_the_train_classes_are_scored_by_the_true_labels_too(benchmark, scored):
+    trial = with_values(TRIAL, {"dataset.label_noise": 0.25, "dataset.withheld_images": 0.3})
+    if scored == "validation":
+        splits = fold_splits(trial, VALIDATION, 0, seed=5, benchmark=benchmark)
+        published = split(benchmark.train, VALIDATION)[0].fit
+    else:
+        splits, published = confirmation_splits(trial, VALIDATION, seed=5, benchmark=benchmark), benchmark.train
+    truth = dict(zip(published.rows.tolist(), published.labels.tolist(), strict=True))
+    assert splits.true_labels is not None and (splits.true_labels.rows == splits.fit.rows).all()
+    assert splits.true_labels.labels.tolist() == [truth[row] for row in splits.fit.rows.tolist()]
+    assert np.mean(splits.true_labels.labels != splits.fit.labels) == pytest.approx(0.25, abs=0.001)
+    found = run_of(splits, trial).train_class_recall()
+    assert found["train/recall_at_1_true_labels"] > found["train/recall_at_1"]
+    clean = fold_splits(TRIAL, VALIDATION, 0, seed=5, benchmark=benchmark)
+    assert clean.true_labels is None

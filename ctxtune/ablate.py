@@ -77,16 +77,19 @@ def main() -> int:
 
 def _plan(ablation: "Ablation", arguments: argparse.Namespace) -> int:
     """`--dry-run`; the exit status."""
+    from ctxtune.ablation.pilot import find_pilot
     from ctxtune.ablation.plan import print_plan
     from ctxtune.tuning.timing import read_assumed
 
     console = Console(highlight=False, markup=False)
+    # A pilot that is none is told before data are loaded and steps are timed.
+    pilot = find_pilot(ablation) if ablation.pilot is not None else None
     assumed = read_assumed(arguments.assume) if arguments.assume else None
     print_plan(console, ablation, arguments.address, arguments.storage, assumed)
     if ablation.notify:
         console.print(f"at the end: {ablation.notify.places}")
     if ablation.pilot is not None:
-        _print_power(console, ablation, arguments)
+        _print_power(console, ablation, pilot or _run_pilot(console, ablation, arguments))
     return 0
 
 
@@ -125,30 +128,36 @@ def _run(ablation: "Ablation", folder: Path, arguments: argparse.Namespace) -> i
     return status
 
 
-def _print_power(console: Console, ablation: "Ablation", arguments: argparse.Namespace) -> None:
-    """What the ablation will be able to say by its pilot, which is run where MLflow does not have it."""
+def _run_pilot(console: Console, ablation: "Ablation", arguments: argparse.Namespace) -> "AblationResults":
+    """Run the few seeds of a pilot, or go on with them; what they found."""
     from ctxtune.ablation.display import ablation_display
-    from ctxtune.ablation.pilot import pilot_results, power_notes, power_of, power_table, resumable
+    from ctxtune.ablation.pilot import pilot_ablation, resumable
     from ctxtune.ablation.run import run_ablation
     from ctxtune.tuning.ending import SweepStopped
 
-    root = Path(arguments.results)
-
-    def run(pilot: "Ablation") -> "AblationResults":
-        console.print(f"the pilot {pilot.name} is run: {pilot.seeds} seeds of every cell")
-        resume = resumable(root, pilot)
-        with ablation_display(Console(quiet=arguments.quiet, highlight=False, markup=False), pilot) as display:
-            watcher = display.watcher("the same command goes on with the pilot")
-            places = {"address": arguments.address, "storage": arguments.storage}
-            return run_ablation(pilot, root=root, resume=resume, watcher=watcher, **places)
-
+    root, pilot = Path(arguments.results), pilot_ablation(ablation)
+    console.print(f"the pilot {pilot.name} is run: {pilot.seeds} seeds of every cell")
     try:
-        name, pilot = pilot_results(ablation, run)
+        with ablation_display(Console(quiet=arguments.quiet, highlight=False, markup=False), pilot) as display:
+            return run_ablation(
+                pilot,
+                root=root,
+                resume=resumable(root, pilot),
+                watcher=display.watcher("the same command goes on with the pilot"),
+                address=arguments.address,
+                storage=arguments.storage,
+            )
     except SweepStopped as stopped:
         console.print(f"stopped: {stopped}\nthe same command goes on with the pilot")
         raise SystemExit(EXIT_INTERRUPTED if stopped.reason == "interrupted" else EXIT_STOPPED) from None
-    power = power_of(ablation, name, pilot)
-    console.print(power_table(ablation, name, power))
+
+
+def _print_power(console: Console, ablation: "Ablation", pilot: "AblationResults") -> None:
+    """What the ablation will be able to say by its pilot."""
+    from ctxtune.ablation.pilot import power_notes, power_of, power_table
+
+    power = power_of(ablation, pilot)
+    console.print(power_table(ablation, pilot, power))
     for note in power_notes(ablation, pilot, power):
         console.print(note, soft_wrap=True)
 

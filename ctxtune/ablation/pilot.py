@@ -1,6 +1,6 @@
 """`pilot`: what an ablation will be able to say, by the deviations of an earlier one or of a few seeds run for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.table import Table
@@ -19,8 +19,6 @@ from ctxtune.statistics.planning import MOST_PAIRS
 from ctxtune.text import counted
 from ctxtune.tracking import redact
 
-RunPilot = Callable[[Ablation], AblationResults]
-
 
 def pilot_ablation(ablation: Ablation) -> Ablation:
     """The pilot that `pilot: N` asks for: all cells as they are in the file, N seeds of their own, on validation classes.
@@ -35,25 +33,25 @@ def pilot_ablation(ablation: Ablation) -> Ablation:
     return ablation.model_copy(update={**changes, "tune_each": None, "confirmatory": False, "notify": None})
 
 
-def pilot_results(ablation: Ablation, run: RunPilot) -> tuple[str, AblationResults]:
-    """The name of an ablation's pilot and what it found; a pilot of a few seeds is run where MLflow does not have it yet.
+def find_pilot(ablation: Ablation) -> AblationResults | None:
+    """What an ablation's pilot found; None: it is one of a few seeds that MLflow does not have yet, and is to be run.
 
     Raises:
-        ConfigError: there is no such ablation in MLflow, or it is none.
+        ConfigError: there is no such ablation in MLflow, or it is none, or it did not score what this one is judged by.
     """
     if isinstance(ablation.pilot, str):
         try:
-            return ablation.pilot, _read(ablation, ablation.pilot)
+            named = _read(ablation, ablation.pilot)
         except TrackingError as error:
             raise ConfigError(f"pilot: {ablation.pilot}: {error}") from None
+        power_of(ablation, named)
+        return named
     pilot = pilot_ablation(ablation)
     try:
         found = _read(ablation, pilot.name)
-        if found.ended and found.design.seeds == pilot.seeds and _same_cells(found, pilot):
-            return pilot.name, found
     except TrackingError:
-        pass
-    return pilot.name, run(pilot)
+        return None
+    return found if found.ended and found.design.seeds == pilot.seeds and _same_cells(found, pilot) else None
 
 
 def resumable(root: Path, pilot: Ablation) -> bool:
@@ -74,7 +72,7 @@ def _same_cells(found: AblationResults, pilot: Ablation) -> bool:
     return hashes == {name: cell.hash for name, cell in found.cells.items()}
 
 
-def power_of(ablation: Ablation, name: str, pilot: AblationResults) -> PlannedPower:
+def power_of(ablation: Ablation, pilot: AblationResults) -> PlannedPower:
     """What the ablation will be able to say.
 
     Raises:
@@ -86,17 +84,18 @@ def power_of(ablation: Ablation, name: str, pilot: AblationResults) -> PlannedPo
             return planned_power(design, pilot, ablation.compare.wanted_difference, metric)
         except ValueError as error:
             told = str(error)
-    raise ConfigError(f"pilot: {name}: {told}; name an ablation that scored it, or write pilot: 5")
+    raise ConfigError(f"pilot: {pilot.design.name}: {told}; name an ablation that scored it, or write pilot: 5")
 
 
-def power_table(ablation: Ablation, name: str, power: PlannedPower) -> Table:
+def power_table(ablation: Ablation, pilot: AblationResults, power: PlannedPower) -> Table:
     """A line for each contrast: what the planned replications find, and how many a wanted difference takes."""
     design = design_of(ablation)
     unit = "repeat" if design.repeats > 1 else "seed"
     wanted = percent(ablation.compare.wanted_difference)
+    planned = f"what {counted(design.planned, unit)} find in {metric_title(design.metric)}, points"
     table = Table(
-        title=f"what {counted(design.planned, unit)} find in {metric_title(design.metric)}, points, by the pilot {name}: power "
-        f"80 %, level {power.level:.4g} (in brackets: at the upper 80 % limit of the deviation)",
+        title=f"{planned}, by the pilot {pilot.design.name}: "
+        f"power 80 %, level {power.level:.4g} (in brackets: at the upper 80 % limit of the deviation)",
         title_justify="left",
     )
     table.add_column("contrast", overflow="fold")

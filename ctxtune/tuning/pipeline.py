@@ -3,7 +3,7 @@
 Every decision stands in the journal before the runs that follow from it: a sweep that was killed repeats it when it goes on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ctxtune.config import SweepConfig, TrialSettings
@@ -189,7 +189,7 @@ def _selection_plan(config: SweepConfig, recorder: Recorder, budget: Budget, wat
     journal = recorder.journal
     asked_for = config.select.model_dump(mode="json") if config.select else None
     settled = journal.decisions.selection
-    if settled is not None and settled.select == asked_for:
+    if settled is not None and _as_recorded(asked_for, settled.select):
         return settled
     arms, blocks = (stages.candidates(config, journal), len(stages.blocks(config))) if config.select else ([], 0)
     begun_before = not journal.decisions.ever(SELECTION) and bool(journal.stage("selection"))
@@ -233,6 +233,13 @@ def _confirm(
         end_stage(recorder)
 
 
+def _as_recorded(asked: Mapping[str, object] | None, recorded: Mapping[str, object] | None) -> bool:
+    """Whether a block of the file still is what was recorded; what its version did not know says nothing."""
+    if asked is None or recorded is None:
+        return asked is recorded
+    return all(asked[key] == value for key, value in recorded.items() if key in asked)
+
+
 def _asked_of(confirm: ConfirmSettings) -> dict[str, object]:
     """What a test score could tempt to change."""
     return confirm.model_dump(mode="json", include={"seeds", "also"})
@@ -248,7 +255,7 @@ def _check_confirmation(config: SweepConfig, journal: Journal) -> None:
     if config.confirm is None or begun is None:
         return
     asked = _asked_of(config.confirm)
-    if asked != {key: begun.get(key) for key in asked}:
+    if not _as_recorded(asked, begun):
         raise ConfigError(
             f"confirm: the confirmation began with {begun}, now the file says {asked}: seeds that are added once test "
             "scores are known would be optional stopping, which no interval allows for. Leave it, or start with --name NAME"

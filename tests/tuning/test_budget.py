@@ -176,6 +176,21 @@ def test_journals_of_earlier_versions_go_on_as_they_began(repository, tmp_path):
     assert len(journal.completed("selection")) == 8 * arms
 
 
+def test_a_selection_planned_before_a_setting_was_known_goes_on_as_planned(repository, tmp_path):
+    """As by a version whose `select` had no `folds`."""
+    space = cars(repository, "search.budget.hours=24")
+    with pytest.raises(Killed):
+        drive(space, tmp_path / "new", hours=0.6, die_at="selection")
+    planned = Journal(tmp_path / "new").decisions.selection
+    text = re.sub(r',"crc32":"\w+"', "", (tmp_path / "new").read_text())
+    assert text.count('"folds":"all",') > 1
+    lines = [line.replace('"folds":"all",', "") if '"name":"selection"' in line else line for line in text.splitlines()]
+    (tmp_path / "old").write_text("\n".join(line for line in lines if '"event":"format"' not in line) + "\n")
+    again, _ = drive(space, tmp_path / "old", hours=0.3)  # faster: more would fit now
+    assert again.decisions.selection.rounds == planned.rounds
+    assert again.decisions.selection.racing[0] == planned.racing[0]
+
+
 def test_nothing_but_the_start_is_not_confirmed_with_seeds_of_its_own(repository, tmp_path):
     notes: list[str] = []
     space = cars(repository, "search.budget.hours=24")

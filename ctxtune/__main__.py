@@ -17,7 +17,7 @@ COMMANDS = {
     "search": "find the images of such an index that are nearest to a picture",
     "data": "look at a data set, build its image cache, picture it",
     "new": "look at your own images, and write a search-space file for them",
-    "doctor": "check this machine and installation, say what to mend",
+    "doctor": "check this machine and installation, say what to fix",
     "copy": "list the shipped search spaces and ablations, copy one to edit it",
     "tracking": "what waits on its way to MLflow: show it, deliver it",
 }

@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=program_name("new"),
         description="Look at a folder or table of images (counts, sizes, unreadable files, copies, near-copies of training "
         "images among the test images) and write a search-space file for it, with comments, that can be run at once.",
-        epilog="Exit status: 0 well; 1 written, but something in the data should be mended; 2 wrong input, said in one "
+        epilog="Exit status: 0 well; 1 written, but something in the data should be fixed; 2 wrong input, said in one "
         "message; " + PROGRAM_ERROR + ".",
     )
     parser.add_argument(

@@ -147,7 +147,7 @@ def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) 
         reports.append(report)
     differing, twice = differences(benchmark), listed_twice(benchmark)
     same = copies(benchmark, {name: report.pixels for name, report in zip(benchmark.splits(), reports, strict=True)})
-    # What the published data set, or the fonts, hold twice nobody is to mend.
+    # What the published data set, or the fonts, hold twice nobody has to fix.
     given = benchmark.name == "glyphs" or (benchmark.name in OFFICIAL_COUNTS and not differing)
     twice += [] if given else same
     console.print(f"{benchmark.name}: {benchmark.layout}, Recall at {', '.join(map(str, benchmark.recall_at))}")

@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 # RuntimeError: encrypted; NotImplementedError is one: an unknown compression or version. ValueError: places that cannot be.
 BROKEN_ZIP = (KeyError, zipfile.BadZipFile, RuntimeError, zlib.error, EOFError, ValueError)
 
-# Broken EXIF is no concern of ours. Said once: images are decoded in threads, and filters that several threads set and
+# Broken EXIF is not our concern. Said once: images are decoded in threads, and filters that several threads set and
 # take back at a time end up mixed (`warnings.catch_warnings` is for one thread).
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # What is large is told by `check`; what is too large is refused below.

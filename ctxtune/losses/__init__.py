@@ -1,4 +1,4 @@
-"""Losses: the contextual loss and everything that its paper compares it with, behind one door."""
+"""Losses: the contextual loss and everything that its paper compares it with."""
 
 from typing import TYPE_CHECKING
 

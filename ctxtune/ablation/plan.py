@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ctxtune.ablation.budget import FEW_TRIALS, AblationForecast, CellTimes, enough, forecast, too_little
+from ctxtune.ablation.earlier import earlier_tuning
 from ctxtune.ablation.results import design_of
 from ctxtune.ablation.runs import repeats_of, run_count, selection_blocks, selection_count
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
@@ -15,7 +16,7 @@ from ctxtune.config.ablation import rotation
 from ctxtune.config.budget import LimitSettings
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.results.costs import Rate
-from ctxtune.results.wording import tuning_sentences
+from ctxtune.results.wording import earlier_sentences, tuning_sentences
 from ctxtune.text import counted, duration
 from ctxtune.tracking import check_store, redact
 from ctxtune.tuning.backend.cluster import RunResources
@@ -110,6 +111,7 @@ def print_plan(
         ConfigError, DataError, TrackingError: whatever would stop it at its start, or a budget that cannot hold it.
     """
     began = time.monotonic()
+    earlier = earlier_tuning(ablation)
     place = usable_storage(storage)
     resources = planned_resources(ablation, address, ablation.max_concurrent, assumed)
     times, told = cell_times(ablation, assumed)
@@ -145,6 +147,7 @@ def print_plan(
         f"{counted(len(contrasts_of(ablation, cells)), 'contrast')}, corrected together ({ablation.compare.correction}), by "
         f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
         *tuning_sentences(design_of(ablation)),
+        *earlier_sentences(earlier),
         f"a run learns from {told}",
         f"a full-length run takes {duration(times.mean / 3600)}; {counted(resources.concurrent, 'run')} at a time on {where}",
         *stage_lines(ablation, times, resources),

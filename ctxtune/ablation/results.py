@@ -44,6 +44,7 @@ def design_of(ablation: Ablation, journal: Journal | None = None) -> AblationDes
         selection_seeds=select.seeds if select else 0,
         selection_folds=[str(fold) for fold in dict.fromkeys(fold for _, fold in selection_blocks(ablation))],
         splits=ablation.tune_each.splits if ablation.tune_each else 1,
+        tuned_with=list(journal.decisions.tuned_with) if journal else [],
         rotated=[str(fold) for fold in rotation(ablation)],
         dataset=ablation.trial.dataset.name,
         closed_set=ablation.trial.dataset.closed_set,

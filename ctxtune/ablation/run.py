@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ctxtune.ablation.budget import CellTimes
+from ctxtune.ablation.earlier import earlier_tuning
 from ctxtune.ablation.pipeline import nothing_left, run_stages
 from ctxtune.ablation.plan import stage_lines
 from ctxtune.ablation.results import design_of, results_of
@@ -65,6 +66,7 @@ def run_ablation(
         SweepStopped: it was interrupted, or the disk is full, or too many runs failed in a row.
     """
     watcher = watcher or Watcher()
+    earlier = earlier_tuning(ablation)
     place = checked_place(ablation, _models(ablation), root, address, storage)
     if not place.address:
         _check_data(ablation)
@@ -82,6 +84,8 @@ def run_ablation(
             sweep_id=identity(journal, "ablation"),
             on_change=lambda recorder, run: _on_change(recorder, run, watcher),
         )
+        if earlier and not journal.decisions.tuned_with:
+            journal.decided("tuned_with", [each.model_dump() for each in earlier])
         _start_tracking(ablation, recorder, place, connection, resume=resume)
         if connection is not None:
             _run(ablation, recorder, place, connection, watcher)

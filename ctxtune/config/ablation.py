@@ -136,6 +136,8 @@ class Ablation(TrialFile):
         variants: by name, the paths that it changes in the trial.
         factors: by path, its levels.
         study: the study that this file is one of; `report --compare` of its files corrects over all of them.
+        tuned_with: by variant, earlier sweeps and ablations in MLflow whose tuning was spent on it; they are counted beside its
+            score.
         pilot: by whose deviations `--dry-run` plans: the name of an earlier ablation in MLflow, or a number of seeds, which
             are run for it.
         pilot_of: whose pilot this is; its seeds are none of that ablation's.
@@ -151,6 +153,7 @@ class Ablation(TrialFile):
     compare: CompareSettings = CompareSettings()
     confirmatory: bool = False
     study: str | None = Field(None, min_length=1, max_length=LONGEST_NAME)
+    tuned_with: dict[str, tuple[str, ...]] = {}
     pilot: int | str | None = None
     pilot_of: str | None = None
     max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
@@ -237,6 +240,10 @@ class Ablation(TrialFile):
         if self.seeds == 1 and (self.tune_each is None or self.tune_each.repeats == 1):
             message = "one seed compares nothing: differences and intervals need 2 at least; found 1"
             refuse(type(self), ("seeds",), message)
+        for name in self.tuned_with:
+            if name not in self.arms():
+                message = f"there is no such variant{did_you_mean(name, self.arms())}"
+                refuse(type(self), ("tuned_with", name), message)
         check_measured(type(self), ("compare",), [self.compare.metric], self.trial)
         _check_tuning(self)
         return self

@@ -133,6 +133,15 @@ class ContrastDesign(_Read):
     against: str
 
 
+class EarlierTuning(_Read):
+    """What an earlier sweep or ablation has spent on a variant: its runs, confirmations aside, and their hours."""
+
+    variant: str
+    name: str
+    runs: int
+    hours: float
+
+
 class AblationDesign(_Read):
     """The design of an ablation: `design.json` of its run in MLflow.
 
@@ -148,6 +157,7 @@ class AblationDesign(_Read):
         selected: so many of the best trials of every cell were run again before one was chosen; 0: the best trial was.
         selection_seeds, selection_folds: of each of them (of the first repeat's, where the folds are rotated).
         splits: of the train classes into folds, which the repeats have in turn.
+        tuned_with: earlier tuning that was spent on the arms, as counted when the ablation began.
         rotated: the folds that the repeats tune on in turn; empty where all tune on the same.
         closed_set: whether train and test share classes: the scores then say nothing about unseen ones.
     """
@@ -175,6 +185,7 @@ class AblationDesign(_Read):
     splits: int = 1
     rotated: list[str] = []
     dataset: str
+    tuned_with: list[EarlierTuning] = []
     closed_set: bool = False
     factors: dict[str, list[Any]] = {}
     variants: list[str]
@@ -195,6 +206,11 @@ class AblationDesign(_Read):
     def trials_had(self) -> int:
         """Trials that every cell's own search has had in the end."""
         return self.trials if self.trials_held is None else self.trials_held
+
+    def earlier(self, variant: str) -> tuple[int, float]:
+        """Runs and hours that were spent on a variant before."""
+        own = [each for each in self.tuned_with if each.variant == variant]
+        return sum(each.runs for each in own), sum(each.hours for each in own)
 
     @property
     def nothing_tuned(self) -> bool:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
-from ctxtune.results.designs import AblationDesign, SweepDesign
+from ctxtune.results.designs import AblationDesign, EarlierTuning, SweepDesign
 from ctxtune.results.formatting import percent, percent_interval
 from ctxtune.results.luck import LuckComponent
 from ctxtune.results.runs import LostRuns
 from ctxtune.results.sweep import ConfirmedScore, SweepResults
 from ctxtune.results.verdicts import CLEAR
-from ctxtune.text import counted
+from ctxtune.text import counted, duration
 
 
 def search_sentence(results: SweepResults) -> str:
@@ -147,6 +147,16 @@ def tuning_sentences(design: AblationDesign) -> Iterator[str]:
             f"{counted(design.selection_seeds, 'fresh seed')}{folds}; the best mean was chosen."
         )
     yield from _spaces_sentences(design)
+    yield from earlier_sentences(design.tuned_with)
+
+
+def earlier_sentences(earlier: Sequence[EarlierTuning]) -> Iterator[str]:
+    """What was spent on the arms before; nothing where the file names nothing."""
+    if earlier:
+        spent = (
+            f"{each.variant}: {each.name}, {counted(each.runs, 'run')}, {duration(each.hours)}" for each in earlier
+        )
+        yield f"Tuned before, beside what was tuned here: {'; '.join(spent)}."
 
 
 def _spaces_sentences(design: AblationDesign) -> Iterator[str]:

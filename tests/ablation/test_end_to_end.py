@@ -138,6 +138,7 @@ def test_mlflow_holds_the_design_and_every_run_under_one_parent(finished):
         "selection_folds": [],
         "splits": 1,
         "rotated": [],
+        "tuned_with": [],
         "dataset": "glyphs",
         "closed_set": False,
         "factors": {},

@@ -142,7 +142,9 @@ def score_table(data: AblationData) -> Table:
     for cell in data.results.cells:
         values = list(data.results.scores(cell, metric).values())
         if not values:
-            rows.append([arm_label(data, cell), "0", *[MISSING] * 4, *_searched(data, cell)])
+            rows.append(
+                [arm_label(data, cell), "0", *[MISSING] * 4, *_searched(data, cell), *_tuned_before(data, cell)]
+            )
             records.append({"cell": cell, "count": 0})
             continue
         found = describe(values)
@@ -157,6 +159,7 @@ def score_table(data: AblationData) -> Table:
                 percent_bounds(found.interval),
                 percent_bounds(found.bootstrap),
                 *_searched(data, cell),
+                *_tuned_before(data, cell),
             ]
         )
         records.append(
@@ -175,6 +178,7 @@ def score_table(data: AblationData) -> Table:
         )
     header = ["arm", f"{unit}s", "mean", "sd", "95 % t-interval", "95 % bootstrap"]
     header += ["trials", "dimensions"] if _searches_told(data) else []
+    header += ["tuned before"] if data.design.tuned_with else []
     caption = f"{capital(metric_title(metric))} by arm, percent, over {unit}s; the reference in bold."
     return Table("scores", caption, header, rows, records, strong=strong, note=" ".join(label_notes(data)))
 
@@ -317,6 +321,14 @@ def _searched(data: AblationData, cell: str) -> list[str]:
     if not _searches_told(data):
         return []
     return [str(data.design.trials_had), str(len(data.results.cells[cell].searched))]
+
+
+def _tuned_before(data: AblationData, cell: str) -> list[str]:
+    """What earlier sweeps and ablations have spent on an arm, for the table of scores; nothing where none is named."""
+    if not data.design.tuned_with:
+        return []
+    runs, hours = data.design.earlier(data.results.cells[cell].variant)
+    return [f"{counted(runs, 'run')}, {duration(hours)}" if runs else MISSING]
 
 
 def luck_tables(data: AblationData) -> list[Table]:

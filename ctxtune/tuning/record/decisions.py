@@ -5,6 +5,8 @@ The names and their fields are a promise (they stand in journals): fields may be
 
 from pydantic import BaseModel, ConfigDict
 
+from ctxtune.results.designs import EarlierTuning
+
 
 class _Settled(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -78,6 +80,7 @@ class Decisions(BaseModel):
         warm_starts: the points that each warm start of the file came to, in their order.
         search_ended: true in sweeps of versions that knew no reasons, and in ablations of versions without budgets.
         tuning_ended: of an ablation; settled before a run of the seeds.
+        tuned_with: of an ablation: what earlier sweeps and ablations have spent on its arms.
         hours_spent: of the budget, in the processes so far.
         chosen: the arm to confirm.
         confirm: the seeds and the arms beside the chosen one that the confirmation began with.
@@ -90,6 +93,7 @@ class Decisions(BaseModel):
     warm_starts: list[list[dict[str, object]]] | None = None
     search_ended: SearchEnd | bool | None = None
     tuning_ended: TuningEnd | None = None
+    tuned_with: tuple[EarlierTuning, ...] = ()
     hours_spent: float = 0.0
     selection: SelectionPlan | None = None
     chosen: str | None = None

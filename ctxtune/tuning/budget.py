@@ -182,7 +182,7 @@ class Budget:
 
     def _check_patience(self) -> None:
         patience, journal = self._config.search.budget.no_improvement_for, self._recorder.journal
-        if patience is None or journal.ended_runs == self._ended:
+        if patience is None or journal.ended_runs <= patience or journal.ended_runs == self._ended:
             return
         self._ended = journal.ended_runs
         best = stages.best_trial(self._config, journal)

@@ -14,6 +14,8 @@ from ctxtune.tuning.setup_times import SetupTimes
 
 CHECK_SECONDS = 1.0
 """Between two looks at the clock: Ray asks many times a second."""
+RUNS_A_SECOND = 500
+"""A look goes through all runs: of thousands it is taken less often, so that its share of the driver's time stays."""
 NOTED_SHARE = 0.01
 """Of the hours, between two notes of how many are spent (but a minute at least): what a killed process forgets, at most."""
 LIMITS = ("hours", "gpu_hours")
@@ -143,9 +145,9 @@ class Spending:
         return self._setups.seconds
 
     def keep_time(self) -> bool:
-        """Look at the clock, once a second; whether it was time to."""
+        """Look at the clock, once a second (of thousands of runs more seldom); whether it was time to."""
         now = self._clock()
-        if now - self._looked_at < CHECK_SECONDS:
+        if now - self._looked_at < max(CHECK_SECONDS, len(self._recorder.journal.runs) / RUNS_A_SECOND):
             return False
         self._looked_at = now
         hours = self._settings.hours

@@ -30,7 +30,7 @@ def next_trial(config: SweepConfig, recorder: Recorder, sampler: Sampler) -> Run
         ConfigError: suggestion after suggestion cannot be run.
     """
     trials = recorder.journal.stage("search")
-    for run in trials:
+    for run in () if recorder.all_under_way else trials:
         if recorder.may_start(run.key):
             return run.spec
     if len(trials) >= config.search.trials or sampler.exhausted:

@@ -81,6 +81,11 @@ class Recorder:
         run = self.journal.runs.get(key)
         return run is None or (run.state == "running" and key not in self._under_way)
 
+    @property
+    def all_under_way(self) -> bool:
+        """Whether every run that has not ended has been started: none that an earlier process left is still to be."""
+        return len(self._under_way) == len(self.journal.runs) - self.journal.ended_runs
+
     def put_back(self) -> list[RunRecord]:
         """The runs that were started and neither ended nor stopped, each of which may then be started again."""
         left = [run for run in self.journal.runs.values() if run.state == "running" and run.key in self._under_way]
@@ -144,6 +149,7 @@ class Recorder:
             return
         if not self._guard(lambda: self.journal.ended(key, state, reason)):
             return
+        self._under_way.discard(key)
         if run.stage in SEARCHES and self.sampler:
             told = state if state != "killed" else "failed"
             self.sampler.tell(key, told, run.last(self.metric))

@@ -13,6 +13,7 @@ from ctxtune.config.points import MOST_ENUMERATED, all_points, point_key, random
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
 from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.search.bounded_history import BoundedTPE
 from ctxtune.tuning.search.multi_objective import told_scores
 from ctxtune.tuning.search.rounding import RoundingSampler, rounded
 from ctxtune.yaml_text import Tree
@@ -214,7 +215,7 @@ class Sampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if settings.name == "tpe":
                 # constant_liar: trials that still run count as poor, so that parallel suggestions keep apart.
-                return optuna.samplers.TPESampler(
+                return BoundedTPE(
                     seed=seed,
                     multivariate=True,
                     group=True,

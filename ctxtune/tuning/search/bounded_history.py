@@ -1,0 +1,86 @@
+"""What TPE learns from in a long search: its cost for each suggestion grows with the trials that it is shown."""
+
+import heapq
+from collections.abc import Container
+from typing import Any, cast
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+MOST_ENDED, MOST_RUNNING = 1000, 250
+"""Trials that a suggestion is made from: up to here all, beyond it the best and the latest."""
+BEST = 50
+"""Of the ended trials the best stay, however old. TPE's model of good points is made of 25."""
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class BoundedHistory:
+    """A study as a sampler sees it for one suggestion; everything but its trials is the study's own.
+
+    With several objectives all trials are shown: which of them are best depends on all the others.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._shown: list[FrozenTrial] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        if self._shown is None:
+            self._shown = shown_trials(self._study)
+        return [trial for trial in self._shown if states is None or trial.state in states]
+
+
+class BoundedTPE(optuna.samplers.TPESampler):
+    """TPE that learns from a bounded part of a study."""
+
+    _history: optuna.Study | None = None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As TPE does; called first, for each trial."""
+        self._history = cast(optuna.Study, BoundedHistory(study))
+        return super().infer_relative_search_space(self._history, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As TPE does."""
+        return super().sample_relative(self._history or study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As TPE does."""
+        return super().sample_independent(self._history or study, trial, param_name, param_distribution)
+
+
+def shown_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that a suggestion is made from, in the order of the study."""
+    trials = study.get_trials(deepcopy=False)
+    if len(study.directions) > 1:
+        return trials
+    ended = [trial for trial in trials if trial.state in _ENDED]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    if len(ended) > MOST_ENDED:
+        rising = study.direction == StudyDirection.MAXIMIZE
+        best = heapq.nsmallest(BEST, ended, key=lambda trial: _rank(trial, rising))
+        kept = {trial.number: trial for trial in (*best, *ended[BEST - MOST_ENDED :])}
+        ended = [kept[number] for number in sorted(kept)]
+    return sorted([*ended, *running[-MOST_RUNNING:]], key=lambda trial: trial.number)
+
+
+def _rank(trial: FrozenTrial, rising: bool) -> tuple[float, ...]:
+    """As TPE ranks: whole trials before stopped ones, of those the longest first, then by score."""
+    if trial.state == TrialState.COMPLETE:
+        return 0.0, 0.0, -trial.values[0] if rising else trial.values[0]
+    if not trial.intermediate_values:
+        return 2.0, 0.0, 0.0
+    step = max(trial.intermediate_values)
+    score = trial.intermediate_values[step]
+    return 1.0, -float(step), -score if rising else score

@@ -1,0 +1,83 @@
+"""What TPE is shown of a long search: all of a short one; beyond a bound the best, the latest and those under way."""
+
+import warnings
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from ctxtune.tuning.search import bounded_history
+from ctxtune.tuning.search.bounded_history import BoundedTPE, shown_trials
+
+SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
+OPTIONS = {"seed": 3, "multivariate": True, "group": True, "constant_liar": True, "n_startup_trials": 5}
+
+
+def study_of(count: int, direction: str = "maximize") -> optuna.Study:
+    """Every third trial whole, the others stopped after one epoch; the best whole one is the first."""
+    study = optuna.create_study(direction=direction)
+    for number in range(count):
+        value = 1 - number / count if direction == "maximize" else number / count
+        pruned = number % 3 > 0
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+                params={"x": (0.37 * number) % 1, "y": (0.61 * number) % 1},
+                distributions=SPACE,
+                value=value,
+                intermediate_values={1: value} if pruned else {1: value, 3: value},
+            )
+        )
+    return study
+
+
+def suggested(study: optuna.Study, sampler: optuna.samplers.BaseSampler) -> dict[str, float]:
+    study.sampler = sampler
+    trial = study.ask()
+    point = {name: trial.suggest_float(name, 0, 1) for name in SPACE}
+    study.tell(trial, state=TrialState.FAIL)
+    return point
+
+
+@pytest.fixture
+def bounds(monkeypatch):
+    monkeypatch.setattr(bounded_history, "MOST_ENDED", 20)
+    monkeypatch.setattr(bounded_history, "BEST", 6)
+    monkeypatch.setattr(bounded_history, "MOST_RUNNING", 4)
+
+
+def test_a_short_search_is_shown_whole_and_suggests_what_optuna_would():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = study_of(60)
+        waiting = study.ask()
+        waiting.suggest_float("x", 0, 1)
+        ours = [suggested(study, BoundedTPE(**OPTIONS)) for _ in range(2)]
+        theirs = [suggested(study, optuna.samplers.TPESampler(**OPTIONS)) for _ in range(2)]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_of_a_long_search_the_best_whole_trials_and_the_latest_are_shown(bounds, direction):
+    numbers = [trial.number for trial in shown_trials(study_of(100, direction))]
+    assert numbers == [0, 3, 6, 9, 12, 15, *range(86, 100)]
+
+
+def test_of_those_under_way_the_latest_are_shown_and_failed_ones_never(bounds):
+    study = study_of(10)
+    study.tell(study.ask(), state=TrialState.FAIL)
+    for _ in range(9):
+        study.ask()
+    shown = shown_trials(study)
+    assert [trial.number for trial in shown] == [*range(10), *range(16, 20)]
+    assert TrialState.FAIL not in {trial.state for trial in shown}
+
+
+def test_what_is_not_shown_is_not_learned_from(bounds):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        long, rest = study_of(100), optuna.create_study(direction="maximize")
+        for trial in shown_trials(long):
+            rest.add_trial(trial)
+        assert suggested(long, BoundedTPE(**OPTIONS)) == suggested(rest, BoundedTPE(**OPTIONS))

@@ -27,7 +27,7 @@ from ctxtune.tracking.views import experiment_link, view_tags
 
 CHECK_SECONDS = 45.0
 # Importing MLflow takes 2 s on an idle core, many times that on a machine in full use.
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 _STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _RESTART_SECONDS = 5.0
 

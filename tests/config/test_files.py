@@ -200,4 +200,6 @@ def test_validation_asks_the_question_of_the_test(repository, override, said):
     space = repository / "search_spaces/quickstart.yaml"
     with pytest.raises(ConfigError, match=said):
         load_search_space(space, [override])
-    load_search_space(space, ["validation={scheme: image_holdout}", "trial.dataset.closed_set=true", "select.folds=all"])
+    load_search_space(
+        space, ["validation={scheme: image_holdout}", "trial.dataset.closed_set=true", "select.folds=all"]
+    )

@@ -214,11 +214,10 @@ class Sampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if settings.name == "tpe":
-                # constant_liar: trials that still run count as poor, so that parallel suggestions keep apart.
+                # constant_liar: trials that still run count as poor, so that parallel suggestions keep apart. Each dimension by
+                # itself: with few trials the joint model stays with the choices that it began with (benchmarks/search.py).
                 return BoundedTPE(
                     seed=seed,
-                    multivariate=True,
-                    group=True,
                     constant_liar=True,
                     n_startup_trials=settings.startup_trials,
                 )

@@ -131,7 +131,9 @@ class Stock:
 
 def tpe(seed: int, **options: Any) -> BaseSampler:
     """Optuna's TPE as this package has it, but for ``options``."""
-    return optuna.samplers.TPESampler(seed=seed, **{"constant_liar": True, "n_startup_trials": 10, **options})
+    return optuna.samplers.TPESampler(
+        seed=seed, **{"multivariate": False, "group": False, "constant_liar": True, "n_startup_trials": 10, **options}
+    )
 
 
 def mixed(seed: int, share: float) -> BaseSampler:

@@ -218,6 +218,8 @@ class Sampler:
                 # itself: with few trials the joint model stays with the choices that it began with (benchmarks/search.py).
                 return BoundedTPE(
                     seed=seed,
+                    multivariate=False,
+                    group=False,
                     constant_liar=True,
                     n_startup_trials=settings.startup_trials,
                 )

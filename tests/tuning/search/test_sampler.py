@@ -1,6 +1,7 @@
 """The sampler: within the space, constraints and conditions kept, start points first, rebuilt as it was."""
 
 import math
+import random
 
 import pytest
 
@@ -72,6 +73,18 @@ def test_tpe_learns():
     early = [score_of(run.spec.point) for run in runs[1:9]]
     late = [score_of(run.spec.point) for run in runs[-8:]]
     assert sum(late) / 8 > sum(early) / 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tpe_goes_on_trying_every_choice_where_scores_are_noise(seed):
+    """Optuna's joint model of all dimensions stays with the choice of its first good trials."""
+    space = space_of(sampler={"name": "tpe", "startup_trials": 5, "seed": seed})
+    sampler, noise = Sampler(space), random.Random(seed)
+    tried = []
+    for number in range(40):
+        tried.append(sampler.ask(str(number))["loss.k"])
+        sampler.tell(str(number), "completed", noise.random())
+    assert min(tried[5:].count(choice) for choice in space.search.space["loss.k"].choices) >= 2
 
 
 def test_pruned_and_failed_trials_are_told_as_such_and_nan_never():

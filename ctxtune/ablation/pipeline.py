@@ -111,7 +111,7 @@ def _reopens(ablation: Ablation, journal: Journal) -> bool:
 def nothing_left(ablation: Ablation, journal: Journal) -> bool:
     """Whether all that is settled has run, and the file asks for no more."""
     tuned = ablation.tune_each is None or journal.decisions.tuning_ended or journal.decisions.search_ended
-    if not journal.events or not tuned or _reopens(ablation, journal):
+    if not tuned or _reopens(ablation, journal):
         return False
     cells = cells_of(ablation)
     left = itertools.chain(selection_specs(ablation, cells, journal), cell_specs(ablation, cells, journal))

@@ -64,8 +64,8 @@ def scope_sentences(design: SweepDesign | AblationDesign) -> list[str]:
     if not design.closed_set:
         return []
     return [
-        "Closed-set: train, validation and test share their classes, other images of which are scored. This is no zero-shot "
-        "retrieval: nothing is known about unseen classes, and the scores are not comparable to those of benchmarks."
+        "Closed-set: train, validation and test have the same classes; the images that are scored are others. This is "
+        "not zero-shot retrieval: nothing is known about unseen classes, and published scores do not compare with these."
     ]
 
 

@@ -3,10 +3,10 @@
 import re
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ctxtune.tracking.duplicates import Ask
 from ctxtune.tracking.errors import Refused
 from ctxtune.version import __version__
 
@@ -66,7 +66,7 @@ def package_model(model: "EmbeddingModel", view: "ImageSettings", folder: Path) 
 
 def deliver_model(
     client: "MlflowClient",
-    ask: Callable[[Callable[[], Any]], Any],
+    ask: Ask,
     experiment_id: str,
     run_id: str,
     name: str,
@@ -84,8 +84,8 @@ def deliver_model(
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
     mine = f"source_run_id = '{run_id}' AND name = '{name}'"
     try:
-        found: list[Any] = list(ask(lambda: client.search_logged_models([experiment_id], mine)))
-        model: Any = (
+        found = list(ask(lambda: client.search_logged_models([experiment_id], mine)))
+        model = (
             found[0] if found else ask(lambda: client.create_logged_model(experiment_id, name, run_id, model_type=KIND))
         )
     except Refused:

@@ -277,7 +277,7 @@ def _history_over_http(store: Any, run_ids: list[str], metric: str) -> list[tupl
     ]
 
 
-def _tracked(run: Any) -> TrackedRun:
+def _tracked(run: "Run") -> TrackedRun:
     tags = run.data.tags
     return TrackedRun(
         run_id=run.info.run_id,

@@ -8,7 +8,7 @@ anything is written to it, at its end and when the delivery ends; one run is ado
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ctxtune.tracking.connection import single_requests, sorted_errors
 from ctxtune.tracking.duplicates import KEY_TAG, counted_run, is_settled, set_aside
@@ -88,7 +88,7 @@ class RemoteRuns:
         )
         if not runs:
             return None
-        ours: Any = next((run for run in runs if run.info.run_id == known), None) or counted_run(runs)
+        ours = next((run for run in runs if run.info.run_id == known), None) or counted_run(runs)
         for run in runs:
             if run is not ours and not is_settled(run):
                 set_aside(self._client, run, ours.info.run_id, self.ask)

@@ -9,10 +9,9 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ctxtune.errors import TrackingError
 from ctxtune.locks import try_lock
@@ -326,7 +325,7 @@ class Tracker:
         return self._folder / FILES / uuid.uuid4().hex / name
 
     @contextlib.contextmanager
-    def _space_for(self, stored: Path) -> Any:
+    def _space_for(self, stored: Path) -> Iterator[None]:
         try:
             stored.parent.mkdir()
             yield

@@ -19,8 +19,8 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class SweepStopped(CtxtuneError):
-    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures, disk_full or
-    ray_lost."""
+    """The sweep was stopped before its end and can be resumed; ``reason`` is interrupted, failures, budget,
+    disk_full, ray_lost or ray_error."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -277,13 +277,12 @@ def _confirmation_seeds(config: SweepConfig, journal: Journal, chosen: str, budg
     Raises:
         ConfigError: a resumed sweep asks for another confirmation than the one that has begun.
     """
-    if config.confirm is None:
-        return 0
     _check_confirmation(config, journal)
-    if journal.decisions.confirmation is not None:
-        return journal.decisions.confirmation.seeds
+    settled = _settled_seeds(config, journal)
+    if settled is not None or config.confirm is None:
+        return settled or 0
     arms = stages.confirmed_arms(config, journal, chosen)
-    seeds = config.confirm.seeds if journal.decisions.confirm is not None else budget.affordable_seeds(arms)
+    seeds = budget.affordable_seeds(arms)
     if stages.nothing_but_the_start(config, journal):
         seeds = 0
         watcher.on_note("confirmation: none, since the budget ended the search before anything but the start had run")

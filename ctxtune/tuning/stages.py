@@ -30,7 +30,8 @@ def next_trial(config: SweepConfig, recorder: Recorder, sampler: Sampler) -> Run
         ConfigError: suggestion after suggestion cannot be run.
     """
     trials = recorder.journal.stage("search")
-    for run in () if recorder.all_under_way else trials:
+    left = [] if recorder.all_under_way else trials  # nothing is searched for among thousands where nothing is left
+    for run in left:
         if recorder.may_start(run.key):
             return run.spec
     if len(trials) >= config.search.trials or sampler.exhausted:

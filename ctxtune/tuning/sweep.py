@@ -142,8 +142,9 @@ def _start_tracking(
         },
     )
     fingerprint = connection.fingerprint if connection else place.fingerprint
-    dataset = tracked_dataset(config.trial.dataset.model_dump(mode="json", exclude_none=True), fingerprint)
-    recorder.tracker.log_dataset(recorder.sweep_id, dataset)
+    if fingerprint:  # of data on a cluster that is not asked any more MLflow knows already
+        dataset = tracked_dataset(config.trial.dataset.model_dump(mode="json", exclude_none=True), fingerprint)
+        recorder.tracker.log_dataset(recorder.sweep_id, dataset)
     if resume:
         recorder.tracker.reopen_run(recorder.sweep_id)
     recorder.tracker.log_text(recorder.sweep_id, write_yaml(tree), "space.yaml")

@@ -1,13 +1,18 @@
-"""Before Ray connects to a cluster: what it would say late, or wrongly."""
+"""What Ray would say late, or wrongly: whether a cluster lets us in, and what became of a task."""
 
 import os
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
-from ctxtune.errors import ConfigError
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.backend.ray_internals import ask_client_server, ask_cluster
 
 _ANSWER_SECONDS = 10.0
+Answer = TypeVar("Answer")
 
 
 def require_token(address: str) -> None:
@@ -42,3 +47,19 @@ def _find_token() -> None:
             f"RAY_AUTH_MODE is token, but {path} holds no token: let RAY_AUTH_TOKEN_PATH name a file with the cluster's, or "
             "set RAY_AUTH_TOKEN"
         )
+
+
+def answered(reference: "ray.ObjectRef[Answer]") -> Answer:
+    """What a task has returned.
+
+    Raises:
+        RayTaskError: it raised an error.
+        CtxtuneError: Ray could not run it to its end: its process or node died, or there was no memory for it.
+    """
+    try:
+        return ray.get(reference)
+    except RayTaskError:
+        raise
+    except RayError as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CtxtuneError(f"Ray could not run a task that has to come before the runs ({reason}); try again") from None

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -15,7 +16,7 @@ from ray.exceptions import AuthenticationError, RpcError
 import ctxtune
 from ctxtune.config.sweep import ResourcesSettings
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.tuning.backend.client import require_token
+from ctxtune.tuning.backend.client import answered, require_token
 from ctxtune.tuning.backend.local_ray import local_ray, own_sigterm
 from ctxtune.tuning.backend.private_folders import private_folder
 from ctxtune.tuning.backend.ray_internals import (
@@ -129,7 +130,7 @@ def running_ray(
     if ray.is_initialized():
         yield
         return
-    options: Tree = {"log_to_driver": False, "configure_logging": True, "logging_level": "error"}
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "error"}
     with contextlib.ExitStack() as opened:
         opened.enter_context(nothing_printed_by_ray())
         if address is None:
@@ -143,7 +144,7 @@ def running_ray(
         yield
 
 
-def _join(address: str, options: Tree) -> None:
+def _join(address: str, options: dict[str, Any]) -> None:
     _require_answer(address)
     try:
         require_token(address)
@@ -189,10 +190,10 @@ def _require_answer(address: str) -> None:
         ) from None
 
 
-def _runtime_env(modules: Sequence[Path]) -> Tree:
+def _runtime_env(modules: Sequence[Path]) -> dict[str, object]:
     """This package and the user's modules, as they are here, for every node: an image may hold older ones."""
     package = Path(ctxtune.__file__).resolve().parent
-    environment: Tree = {"py_modules": [str(package), *(str(path) for path in modules)]}
+    environment: dict[str, object] = {"py_modules": [str(package), *(str(path) for path in modules)]}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job has a runtime environment of its own
         environment["env_vars"] = {name: os.environ[name] for name in _SHIPPED_ENVIRONMENT if os.environ.get(name)}
     return environment
@@ -257,7 +258,11 @@ def node_kinds() -> tuple[list[NodeKind], bool]:
     the nodes that are up can be seen.
     """
     # The driver is mostly on the head itself; a task there costs seconds.
-    scaling = _autoscaling() if _on_head() else ray.get(ray.remote(num_cpus=0, resources=HEAD)(_autoscaling).remote())
+    scaling = (
+        _autoscaling()
+        if _on_head()
+        else answered(ray.remote(_autoscaling).options(num_cpus=0, resources=HEAD).remote())
+    )
     if scaling.get("kinds"):
         return [NodeKind(*kind) for kind in scaling["kinds"]], True
     return alive_nodes(), not scaling.get("elsewhere")
@@ -274,7 +279,7 @@ def _on_head() -> bool:
     return ray.get_runtime_context().gcs_address.rpartition(":")[0] == ray.util.get_node_ip_address()
 
 
-def _size(node: Tree) -> tuple[float, float]:
+def _size(node: dict[str, Any]) -> tuple[float, float]:
     return node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
@@ -12,11 +13,11 @@ from ctxtune.data import DatasetSettings, load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError, DataError, RunFailed
 from ctxtune.tracking import run_environment
 from ctxtune.training.precision import resolve_precision
+from ctxtune.tuning.backend.client import answered
 from ctxtune.tuning.backend.cluster import HEAD, RunResources
 from ctxtune.tuning.backend.devices import run_device
 from ctxtune.tuning.backend.ray_internals import infeasible_requests
 from ctxtune.tuning.backend.storage import try_storage
-from ctxtune.yaml_text import Tree
 
 FIRST_NODE_MINUTES = 30.0
 """How long an autoscaling cluster is given for its first node."""
@@ -105,6 +106,7 @@ def worker_precision(resources: RunResources) -> str:
 
     Raises:
         ConfigError: runs are to have a GPU that PyTorch cannot use there.
+        CtxtuneError: Ray could not ask.
     """
     if not resources.gpus:
         return resolve_precision("auto", torch.device("cpu"))
@@ -112,14 +114,14 @@ def worker_precision(resources: RunResources) -> str:
         lambda: resolve_precision("auto", torch.device(run_device(resources.gpus)))
     )
     try:
-        return str(ray.get(ask.remote()))
+        return answered(ask.remote())
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RunFailed):
             raise ConfigError(f"resources.gpus: {error.cause}. Runs on the CPU need resources.gpus: 0") from None
         raise
 
 
-def _fits(node: Tree, resources: RunResources) -> bool:
+def _fits(node: dict[str, Any], resources: RunResources) -> bool:
     has = node["Resources"]
     return bool(has.get("CPU", 0.0) >= resources.cpus and has.get("GPU", 0.0) >= resources.gpus)
 
@@ -156,7 +158,9 @@ def _wait_for_node(reference: object, resources: RunResources) -> None:
     while time.monotonic() < end:
         if ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
             return
-        if ray.get(ray.remote(num_cpus=0, resources=HEAD)(_is_infeasible).remote(resources.cpus, resources.gpus)):
+        if answered(
+            ray.remote(_is_infeasible).options(num_cpus=0, resources=HEAD).remote(resources.cpus, resources.gpus)
+        ):
             ray.cancel(reference)
             raise ConfigError(
                 f"resources: one run asks for {resources.cpus:g} CPU cores and {resources.gpus:g} GPUs on one node, and the "

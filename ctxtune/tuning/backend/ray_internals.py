@@ -58,10 +58,11 @@ def thrifty_tune(kept: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def memory_kills_are_deaths() -> Iterator[None]:
-    """Let Ray Tune take a process that Ray has ended for want of memory for one that died, which it tries again.
+def retry_after_out_of_memory() -> Iterator[None]:
+    """Let Ray Tune try a run again whose process Ray has ended because the machine runs out of memory.
 
-    Its error is of a kind that Tune does not expect: it would leave `Tuner.fit`, and with it the whole sweep.
+    Tune does not expect the error of such a process: it would leave `Tuner.fit` and end the whole sweep. So it is passed on as
+    that of a process that died.
     """
     handle = getattr(internal(ACTOR_MANAGER), "_actor_task_failed", None)
 

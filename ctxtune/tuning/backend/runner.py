@@ -27,7 +27,7 @@ from ctxtune.tuning.backend.local_ray import LOCAL_RAY
 from ctxtune.tuning.backend.ray_internals import (
     end_process,
     error_of,
-    memory_kills_are_deaths,
+    retry_after_out_of_memory,
     silent_progress,
     thrifty_tune,
     tuner_here,
@@ -89,7 +89,7 @@ def run_stages(
             tune_config=_tune_config(course, Concurrency(resources), reuse=not several_gpus and attempt == 0),
             run_config=_run_config(course, str(storage)),
         )
-        with _quiet(), thrifty_tune(kept), memory_kills_are_deaths(), _ray_errors_stop(recorder):
+        with _quiet(), thrifty_tune(kept), retry_after_out_of_memory(), ray_errors_stop(recorder):
             tuner.fit()
         course.raise_error()
         if course.current is None:
@@ -151,7 +151,7 @@ def _run_config(course: Course, storage: str) -> RunConfig:
     )
 
 
-def _trial_name(trial: Any) -> str:
+def _trial_name(trial: Trial) -> str:
     return str(trial.config["key"])
 
 
@@ -216,7 +216,7 @@ class _StageScheduler(_WithoutState, FIFOScheduler):
         """Metric and mode are not Tune's concern."""
         return True
 
-    def on_trial_result(self, tune_controller: object, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, Any]) -> str:
         """Stop or continue, as the stage's own scheduler decides."""
         stage = self._course.current
         if stage is None or stage.scheduler is None:
@@ -237,7 +237,7 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
             for trial in trials:
                 end_process(trial)
 
-    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         self._recorder.report(_trial_name(trial), read_report(result))
         if CHECKPOINT in result:
             self._recorder.checkpoint(_trial_name(trial), result[CHECKPOINT])
@@ -286,7 +286,7 @@ def delete_checkpoints(run: RunRecord) -> None:
 
 
 @contextlib.contextmanager
-def _ray_errors_stop(recorder: Recorder) -> Iterator[None]:
+def ray_errors_stop(recorder: Recorder) -> Iterator[None]:
     """Turn an error of Ray's that leaves `Tuner.fit` into a stop that can be resumed."""
     try:
         yield

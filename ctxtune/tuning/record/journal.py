@@ -13,8 +13,8 @@ import re
 import threading
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from ctxtune.checked_lines import DamagedLine
 from ctxtune.config.paths import get_path
@@ -119,7 +119,7 @@ class Journal:
         self.damage = ""
         """What is wrong with the end of the file, in words; empty where nothing is."""
         self._lock = threading.Lock()
-        self._file: Any = None
+        self._file: FileIO | None = None
         self._lines = self._whole = 0
         self._checked = False
         self._writer = ""
@@ -148,7 +148,7 @@ class Journal:
         """A run that was killed in good order goes on, from its last checkpoint."""
         self._write(events.Resumed(key=key))
 
-    def decided(self, name: str, value: Any) -> None:
+    def decided(self, name: str, value: object) -> None:
         """A decision between stages, such as the selected configuration; a later one of the name takes its place."""
         self._write(events.Decided(name=name, value=value))
 
@@ -206,13 +206,13 @@ class Journal:
                 if force:
                     os.fsync(file.fileno())
             except OSError as error:
-                self._undo(start)
+                self._undo(file, start)
                 raise DiskFullError(unwritable(self.path, error)) from None
             self._checked = True
             self._lines += len(lines)
             self._apply(event)
 
-    def _opened(self) -> Any:
+    def _opened(self) -> FileIO:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.repair()
@@ -223,10 +223,10 @@ class Journal:
                 sync_folder(self.path.parent)
         return self._file
 
-    def _undo(self, start: int) -> None:
+    def _undo(self, file: FileIO, start: int) -> None:
         """Take back a half-written line, so that a later event does not stand behind it."""
         try:
-            os.ftruncate(self._file.fileno(), start)
+            os.ftruncate(file.fileno(), start)
         except OSError:
             return
 

@@ -9,24 +9,45 @@ import pytest
 
 from tests.helpers.processes import PATIENCE, environment
 
-SCRIPT = """
+PREAMBLE = """
 import json, os, signal, sys, time
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from ctxtune.config import load_search_space, stage_seed
 from ctxtune.tracking import Tracker
-from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.backend.cluster import RunResources, running_ray
 from ctxtune.tuning.backend.runner import run_stages
+from ctxtune.tuning.backend.trial import run_trial
 from ctxtune.tuning.executor import StageRuns
 from ctxtune.tuning.record.journal import Journal
+from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
-from ctxtune.tuning.backend.trial import run_trial
 from ctxtune.tuning.stages import next_of
 
-folder, file = Path(sys.argv[1]), sys.argv[2]
-space = load_search_space(file, sys.argv[3:])
+folder = Path(sys.argv[1])
+space = load_search_space(sys.argv[2], sys.argv[3:])
+
+
+def spec_of(key, trial, seed_index=0):
+    return RunSpec(key=key, stage="search", arm=key, point={}, trial=trial, validation=space.validation, folds=(0,),
+                   seed_index=seed_index, seed=stage_seed("search", seed_index))
+
+
+tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "processes", folder / "spool", deliver=False)
+recorder = Recorder(Journal(folder / "journal.jsonl"), tracker, metric="validation/map_at_r", sweep_id="sweep")
+tracker.start_run("sweep", name="sweep", kind="sweep")
+
+
+def run(stages, trainable):
+    with running_ray():
+        resources = RunResources(cpus=1, gpus=0, concurrent=1)
+        run_stages(stages, recorder, storage=folder / "checkpoints", resources=resources, trainable=trainable)
+    tracker.close(0)
+"""
+SHARED = """
 PLAIN = {}
 DIRTY = {"deterministic": True, "loss": {"name": "proxy_anchor"}, "optimizer": {"lr": 1e30}}
 
@@ -37,9 +58,7 @@ def merged(tree, changes):
 
 
 def spec(key, changes, seed_index=0):
-    trial = type(space.trial).model_validate(merged(space.trial.tree(), changes))
-    return RunSpec(key=key, stage="search", arm=key, point={}, trial=trial, validation=space.validation, folds=(0,),
-                   seed_index=seed_index, seed=stage_seed("search", seed_index))
+    return spec_of(key, type(space.trial).model_validate(merged(space.trial.tree(), changes)), seed_index)
 
 
 def traced(config):
@@ -48,25 +67,19 @@ def traced(config):
     run_trial(config)
 
 
-tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "processes", folder / "spool", deliver=False)
-journal = Journal(folder / "journal.jsonl")
-recorder = Recorder(journal, tracker, metric="validation/map_at_r", sweep_id="sweep")
-tracker.start_run("sweep", name="sweep", kind="sweep")
-with running_ray():
-    resources = RunResources(cpus=1, gpus=0, concurrent=1)
-    def stages():
-        for specs in ([spec("fresh", PLAIN)],
-                      [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)],
-                      [spec("after", PLAIN)]):
-            if specs[0].key == "after":  # its process dies while it waits for the next stage
-                waiting = int((folder / "processes").read_text().split()[-1])
-                os.kill(waiting, signal.SIGKILL)
-                while Path(f"/proc/{waiting}/cmdline").exists() and Path(f"/proc/{waiting}/cmdline").read_bytes():
-                    time.sleep(0.05)
-            yield StageRuns("search", partial(next_of, specs, recorder))
+def stages():
+    for specs in ([spec("fresh", PLAIN)],
+                  [spec("dirty", DIRTY), spec("other", {"loss": {"name": "contrastive"}}, 1), spec("reused", PLAIN)],
+                  [spec("after", PLAIN)]):
+        if specs[0].key == "after":  # its process dies while it waits for the next stage
+            waiting = int((folder / "processes").read_text().split()[-1])
+            os.kill(waiting, signal.SIGKILL)
+            while Path(f"/proc/{waiting}/cmdline").exists() and Path(f"/proc/{waiting}/cmdline").read_bytes():
+                time.sleep(0.05)
+        yield StageRuns("search", partial(next_of, specs, recorder))
 
-    run_stages(stages(), recorder, storage=folder / "checkpoints", resources=resources, trainable=traced)
-tracker.close(0)
+
+run(stages(), traced)
 """
 TINY = [
     "trial.model.width=8",
@@ -78,19 +91,24 @@ TINY = [
 ]
 
 
-@pytest.fixture(scope="module")
-def played(repository, tmp_path_factory):
+def play(script, repository, folder):
+    """Run a script in a process of its own; its runs as the journal has them."""
     from ctxtune.tuning.record.journal import Journal
 
-    folder = tmp_path_factory.mktemp("processes")
     file = str(repository / "search_spaces/quickstart.yaml")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), file, *TINY],
+        [sys.executable, "-c", PREAMBLE + script, str(folder), file, *TINY],
         cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    processes = dict(line.split() for line in (folder / "processes").read_text().splitlines())
-    return Journal(folder / "journal.jsonl").runs, processes
+    return Journal(folder / "journal.jsonl").runs
+
+
+@pytest.fixture(scope="module")
+def played(repository, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    runs = play(SHARED, repository, folder)
+    return runs, dict(line.split() for line in (folder / "processes").read_text().splitlines())
 
 
 @pytest.mark.slow
@@ -120,31 +138,11 @@ def test_a_process_that_dies_while_it_waits_for_the_next_stage_costs_no_run(play
 
 
 HUNGRY = """
-import json, os, sys
-from functools import partial
-from pathlib import Path
-
-import psutil
-
-from ctxtune.config import load_search_space, stage_seed
-from ctxtune.tracking import Tracker
-from ctxtune.tuning.backend.cluster import RunResources, running_ray
-from ctxtune.tuning.backend.runner import run_stages
-from ctxtune.tuning.backend.trial import run_trial
-from ctxtune.tuning.executor import StageRuns
-from ctxtune.tuning.record.journal import Journal
-from ctxtune.tuning.record.recorder import Recorder
-from ctxtune.tuning.record.run_spec import RunSpec
-from ctxtune.tuning.stages import next_of
-
-folder = Path(sys.argv[1])
-space = load_search_space(sys.argv[2], sys.argv[3:])
 memory = psutil.virtual_memory()
 limit = memory.total - memory.available + 3 * 2**30  # what is used now, and three GiB
 os.environ["RAY_memory_usage_threshold"] = str(limit / memory.total)
 os.environ["RAY_memory_monitor_refresh_ms"] = "100"
-specs = [RunSpec(key=key, stage="search", arm=key, point={}, trial=space.trial, validation=space.validation, folds=(0,),
-                 seed_index=0, seed=stage_seed("search", 0)) for key in ("hungry", "next")]
+specs = [spec_of(key, space.trial) for key in ("hungry", "next")]
 
 
 def eating(config):
@@ -156,30 +154,14 @@ def eating(config):
     run_trial(config)
 
 
-tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "memory", folder / "spool", deliver=False)
-recorder = Recorder(Journal(folder / "journal.jsonl"), tracker, metric="validation/map_at_r", sweep_id="sweep")
-tracker.start_run("sweep", name="sweep", kind="sweep")
-with running_ray():
-    stages = iter([StageRuns("search", partial(next_of, specs, recorder))])
-    run_stages(stages, recorder, storage=folder / "checkpoints", resources=RunResources(1, 0, 1), trainable=eating)
-tracker.close(0)
+run(iter([StageRuns("search", partial(next_of, specs, recorder))]), eating)
 """
 
 
 @pytest.mark.slow
 def test_a_run_that_ray_ends_for_want_of_memory_is_tried_again_and_the_sweep_goes_on(repository, tmp_path):
-    from ctxtune.tuning.record.journal import Journal
-
     if psutil.virtual_memory().available < 6 * 2**30:
         pytest.skip("needs 6 GiB of free memory")
-    file = str(repository / "search_spaces/quickstart.yaml")
-    done = subprocess.run(
-        [sys.executable, "-c", HUNGRY, str(tmp_path), file, *TINY],
-        cwd=tmp_path, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    runs = play(HUNGRY, repository, tmp_path)
     assert (tmp_path / "has eaten").exists()
-    assert {key: run.state for key, run in Journal(tmp_path / "journal.jsonl").runs.items()} == {
-        "hungry": "completed",
-        "next": "completed",
-    }
+    assert {key: run.state for key, run in runs.items()} == {"hungry": "completed", "next": "completed"}

@@ -6,13 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils import object_cache
 
 from ctxtune.tuning.backend import ray_internals
 from ctxtune.tuning.backend.ray_internals import internal, thrifty_tune
+from ctxtune.tuning.backend.runner import ray_errors_stop
+from ctxtune.tuning.record.journal import Journal
 from tests.helpers.processes import environment
+from tests.helpers.runs import silent_recorder
 from tests.helpers.sweeps import TINY
 
 
@@ -22,6 +26,21 @@ def test_tune_is_as_it_was_afterwards_also_after_an_error():
         assert TuneController._get_trial_checkpoints is not before
         raise RuntimeError
     assert TuneController._get_trial_checkpoints is before
+
+
+@pytest.mark.parametrize("left", [OutOfMemoryError("no memory\nmore"), RuntimeError("Caught"), ValueError("ours")])
+def test_an_error_of_rays_that_leaves_tune_is_a_stop_that_can_be_resumed_and_others_stay_what_they_are(tmp_path, left):
+    if isinstance(left, RuntimeError):
+        left.__cause__ = OutOfMemoryError("no memory\nmore")
+    recorder = silent_recorder(Journal(tmp_path / "journal.jsonl"), "validation/map_at_r")
+    if isinstance(left, ValueError):
+        with pytest.raises(ValueError, match="ours"), ray_errors_stop(recorder):
+            raise left
+        return
+    with ray_errors_stop(recorder):
+        raise left
+    assert recorder.stop.resumable and recorder.stop.reason == "ray_error"
+    assert recorder.stop.message == "Ray has given up (no memory); everything is saved"
 
 
 def test_as_many_processes_as_run_at_a_time_wait_for_the_next_stage_and_all_end_with_the_last():
@@ -44,8 +63,8 @@ def entered(manager):
 USES = {
     ray_internals.AWS_KEYS: ray_internals.keep_aws_keys_here,
     ray_internals.CONTROLLER: lambda: entered(thrifty_tune()),
-    ray_internals.ACTOR_MANAGER: lambda: entered(ray_internals.memory_kills_are_deaths()),
-    f"{ray_internals.ACTOR_MANAGER}._actor_task_failed": lambda: entered(ray_internals.memory_kills_are_deaths()),
+    ray_internals.ACTOR_MANAGER: lambda: entered(ray_internals.retry_after_out_of_memory()),
+    f"{ray_internals.ACTOR_MANAGER}._actor_task_failed": lambda: entered(ray_internals.retry_after_out_of_memory()),
     f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
     f"{ray_internals.CONTROLLER_MODULE}:{ray_internals.PROCESS_CACHE}": lambda: entered(thrifty_tune(2)),
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),

@@ -31,6 +31,7 @@ from ctxtune.evaluation import (
     read_checkpoint,
     recorded_scores,
     restore_model,
+    score_concatenated,
     score_model,
 )
 from ctxtune.reporting.gallery.error_gallery import ErrorGallery, Side, error_gallery_page
@@ -69,12 +70,18 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> None:
                 score_model(checkpoint, model, benchmark, arguments.split, index, device, recall_at)
                 for index, model in enumerate(models)
             ]
+            together = None
+            if len(scored) > 1 and arguments.split == "test":
+                together = score_concatenated(scored, device, recall_at)
             logged |= mean_scores(scored)
         _compare_with_record(arguments, checkpoint, logged, device)
         if arguments.json:
-            sys.stdout.write(json.dumps(_as_json(arguments, checkpoint, scored, device), indent=2) + "\n")
+            content = _as_json(arguments, checkpoint, scored, device)
+            if together is not None:
+                content["concatenated"] = _without_nan(named_scores(together.scores))
+            sys.stdout.write(json.dumps(content, indent=2) + "\n")
         else:
-            _print_scores(messages, arguments, checkpoint, scored)
+            _print_scores(messages, arguments, checkpoint, scored, together)
         if arguments.gallery_report:
             _write_gallery(arguments, checkpoint, scored[0], device)
             messages.print(f"error gallery in {arguments.gallery_report}")
@@ -165,7 +172,11 @@ def _title(name: str) -> str:
 
 
 def _print_scores(
-    console: Console, arguments: argparse.Namespace, checkpoint: Checkpoint, scored: list[Scored]
+    console: Console,
+    arguments: argparse.Namespace,
+    checkpoint: Checkpoint,
+    scored: list[Scored],
+    together: Scored | None,
 ) -> None:
     first, several = scored[0], len(scored) > 1
     console.print(f"{_subject(checkpoint, arguments.split, first)}, epoch {checkpoint.epoch}")
@@ -175,12 +186,17 @@ def _print_scores(
         table.add_column(f"fold {one.fold}" if several else "score", justify="right")
     if several:
         table.add_column("mean", justify="right")
+    if together is not None:
+        table.add_column("concatenated", justify="right")
     means = mean_scores(scored) if several else {}
     for name in named_scores(first.scores):
         values = [named_scores(one.scores)[name] for one in scored] + ([means[name]] if several else [])
+        values += [named_scores(together.scores)[name]] if together is not None else []
         table.add_row(_title(name), *[f"{value:.4f}" for value in values])
     for title, counts in _counts(scored).items():
-        table.add_row(title, *[f"{count:,}" for count in counts], *([""] if several else []))
+        table.add_row(
+            title, *[f"{count:,}" for count in counts], *([""] if several else []), *([""] if together else [])
+        )
     console.print(table)
     for one in scored if arguments.per_class else []:
         console.print(f"fold {one.fold}, by class" if several else "by class")

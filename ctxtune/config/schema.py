@@ -6,6 +6,7 @@ An editor that knows the schema completes keys, shows what they mean and marks w
 (values that do not fit each other, files that are missing) it does not mark.
 """
 
+import argparse
 import copy
 import json
 import sys
@@ -259,7 +260,9 @@ def _with_environment(node: Any) -> Any:
 
 def main() -> int:
     """Write the schemas into the folder that is named."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m ctxtune.config.schema", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
     folder.mkdir(exist_ok=True)
     for name in FILES:
         (folder / name).write_text(schema_text(name), encoding="utf-8")

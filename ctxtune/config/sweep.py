@@ -54,10 +54,15 @@ def check_folds(
 
 
 class ConfirmSettings(Settings):
-    """The `confirm` block: the chosen configuration, and others beside it, on all train classes; test scored once."""
+    """The `confirm` block: the chosen configuration, and others beside it, over fresh seeds; test scored once a run."""
 
     seeds: int = Field(5, ge=2, le=MOST_SEEDS, description="two at least, for an interval")
     also: tuple[Literal["start"], ...] = ("start",)
+    train_on: Literal["all", "folds"] = Field(
+        "all",
+        description="all: one model on all train classes; folds: a model for each fold, on the classes of the others, "
+        "and the test scored by their concatenated embeddings",
+    )
     shown_queries: int = Field(
         12, ge=0, le=MOST_SHOWN_QUERIES, description="test queries whose nearest images the report shows; 0: none"
     )
@@ -186,6 +191,15 @@ class SweepConfig(TrialFile):
     def _select_folds(self) -> "SweepConfig":
         if self.select is not None and self.select.folds != "all":
             check_folds(type(self), ("select", "folds"), self.select.folds, self.validation)
+        return self
+
+    @model_validator(mode="after")
+    def _confirm_folds(self) -> "SweepConfig":
+        if self.confirm is not None and self.confirm.train_on == "folds" and self.validation.count < 2:
+            raise ValueError(
+                f"confirm.train_on: folds needs several folds, and validation.scheme {self.validation.scheme} has one; take "
+                "class_folds or super_class_folds, or train_on: all"
+            )
         return self
 
     @model_validator(mode="after")

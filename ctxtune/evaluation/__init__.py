@@ -8,7 +8,14 @@ from ctxtune.evaluation.checkpoint import (
     recorded_scores,
     restore_model,
 )
-from ctxtune.evaluation.scoring import Scored, export_checkpoint, mean_scores, named_scores, score_model
+from ctxtune.evaluation.scoring import (
+    Scored,
+    export_checkpoint,
+    mean_scores,
+    named_scores,
+    score_concatenated,
+    score_model,
+)
 
 __all__ = [
     "Checkpoint",
@@ -21,5 +28,6 @@ __all__ = [
     "read_checkpoint",
     "recorded_scores",
     "restore_model",
+    "score_concatenated",
     "score_model",
 ]

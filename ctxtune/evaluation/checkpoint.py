@@ -31,8 +31,8 @@ RESULT_FILE = "result.json"
 class Checkpoint:
     """A checkpoint and what is known of the run that wrote it.
 
-    `runs`: the state of each of its runs (one a fold). `stage`: search, selection or confirmation for a run of a sweep,
-    "" for any other.
+    `runs`: the state of each of its runs (one a fold). `all_classes`: whether it was trained on all train classes, as the
+    confirmation of a sweep is, and so has no validation fold.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Checkpoint:
     validation: ValidationSettings
     runs: list[Tree]
     folds: tuple[int, ...]
-    stage: str
+    all_classes: bool
 
     @property
     def epoch(self) -> int:
@@ -68,7 +68,8 @@ def read_checkpoint(
     elif len(runs) > 1:
         validation["use"] = list(range(len(runs)))
     trial, validated = _settings(path, runs[0]["config"], validation, overrides, data)
-    checkpoint = Checkpoint(path, trial, validated, runs, validated.use, recipe.get("stage", ""))
+    all_classes = recipe.get("stage") == "confirmation" and not recipe.get("folds")
+    checkpoint = Checkpoint(path, trial, validated, runs, validated.use, all_classes)
     if len(runs) != len(validated.use):
         raise ConfigError(
             f"{path} holds {len(runs)} run(s), but validation.use names {len(validated.use)} fold(s); say which with "

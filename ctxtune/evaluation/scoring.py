@@ -1,5 +1,6 @@
 """Scores of a checkpoint's model on a split of a data set, and its export."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ctxtune.models import EmbeddingModel
 from ctxtune.models.export import export_model
 from ctxtune.models.preprocessing import Preprocessing
 from ctxtune.retrieval import RetrievalScores, score
-from ctxtune.training.embedding import embed
+from ctxtune.training.embedding import concatenated, embed
 from ctxtune.training.health import check_embeddings
 from ctxtune.training.precision import resolve_precision
 
@@ -55,7 +56,7 @@ def score_model(
         ConfigError: there is no such split, or a Recall@K that it cannot have.
         CtxtuneError: data that cannot be read; embeddings that are not finite, or all alike.
     """
-    fold = None if checkpoint.stage == "confirmation" else checkpoint.folds[index]
+    fold = None if checkpoint.all_classes else checkpoint.folds[index]
     query, gallery = _query_and_gallery(checkpoint, benchmark, split_name, fold)
     epoch = checkpoint.runs[index]["epoch"]
     images = len(query) + (len(gallery) if gallery else 0)
@@ -63,6 +64,32 @@ def score_model(
     found = None
     if gallery is not None:
         gallery, found = _embed(checkpoint.trial, model, gallery, device, epoch)
+    left_out = images - len(query) - (len(gallery) if gallery else 0)
+    return _scored(fold, query, gallery, embeddings, found, left_out, device, recall_at)
+
+
+def score_concatenated(each: Sequence[Scored], device: torch.device, recall_at: tuple[int, ...]) -> Scored:
+    """The scores of several models' embeddings of one split, L2-normalized and concatenated.
+
+    Raises:
+        ConfigError: a Recall@K that the split cannot have.
+    """
+    first = each[0]
+    galleries = [one.gallery_embeddings for one in each if one.gallery_embeddings is not None]
+    embeddings, found = concatenated([one.embeddings for one in each]), concatenated(galleries) if galleries else None
+    return _scored(None, first.query, first.gallery, embeddings, found, first.left_out, device, recall_at)
+
+
+def _scored(
+    fold: int | None,
+    query: Split,
+    gallery: Split | None,
+    embeddings: torch.Tensor,
+    found: torch.Tensor | None,
+    left_out: int,
+    device: torch.device,
+    recall_at: tuple[int, ...],
+) -> Scored:
     try:
         scores = score(
             embeddings.to(device),
@@ -75,9 +102,7 @@ def score_model(
         )
     except ValueError as error:
         raise ConfigError(f"{query.name} cannot be scored: {error}") from None
-    return Scored(
-        fold, query, gallery, embeddings, found, scores, images - len(query) - (len(gallery) if gallery else 0)
-    )
+    return Scored(fold, query, gallery, embeddings, found, scores, left_out)
 
 
 def export_checkpoint(checkpoint: Checkpoint, model: EmbeddingModel, out: Path, benchmark: Benchmark | None) -> None:

@@ -60,6 +60,7 @@ class ConfirmDesign(_Read):
     """The block `confirm`."""
 
     seeds: int = 0
+    train_on: str = "all"
 
 
 class SweepDesign(_Read):
@@ -86,6 +87,16 @@ class SweepDesign(_Read):
     def epochs(self) -> int:
         """Epochs of a run at full length."""
         return int(self.trial.get("schedule", {}).get("epochs", 0))
+
+    @property
+    def train_on(self) -> str:
+        """What the models of the confirmation learn from: "all" train classes, or those of "folds"."""
+        return self.confirm.train_on if self.confirm else "all"
+
+    @property
+    def fold_count(self) -> int:
+        """Of the validation."""
+        return int(self.validation.get("folds", 0))
 
     @property
     def search_epochs(self) -> int:

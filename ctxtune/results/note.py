@@ -33,7 +33,7 @@ def sweep_note(results: SweepResults) -> str:
         lines += ["", f"Test classes, percent, mean and 95 % t-interval over {over}:", ""]
         lines += ["| | untrained | start | chosen | chosen − start |", "|---|---|---|---|---|"]
     missing = "same" if results.same else MISSING
-    for score in results.confirmed:
+    for score in (*results.confirmed, *results.separated):
         start, difference = score.start_interval, score.difference
         texts = [
             percent(score.untrained),

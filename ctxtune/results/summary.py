@@ -1,12 +1,13 @@
 """Results as plain data: `summary.json`, `--json`, and the metrics of a sweep's own run in MLflow."""
 
+import math
 from collections import Counter
 from dataclasses import asdict
 
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import GPU_HOURS, MONEY, hours_of, spent
 from ctxtune.results.luck import luck
-from ctxtune.results.sweep import SweepResults
+from ctxtune.results.sweep import ConfirmedScore, SweepResults
 from ctxtune.results.wording import budget_sentence, search_sentence
 from ctxtune.statistics import Verdict, t_interval
 
@@ -73,17 +74,8 @@ def sweep_summary(results: SweepResults) -> dict[str, object]:
         "epochs": list(results.epochs),
         "search_scores": {arm: [score, epoch] for arm, (score, epoch) in results.search_scores.items()},
         "selection": {arm: asdict(t_interval(scores)) for arm, scores in results.selection_with_start.items()},
-        "confirmed": [
-            {
-                "metric": score.metric,
-                "chosen": asdict(score.chosen_interval),
-                "start": score.start_interval and asdict(score.start_interval),
-                "difference": score.difference and asdict(score.difference.interval),
-                "floor": score.untrained,
-                "verdict": score.verdict and _verdict(score.verdict),
-            }
-            for score in results.confirmed
-        ],
+        "confirmed": [_confirmed(score) for score in results.confirmed],
+        "separated": [_confirmed(score) for score in results.separated],
         "steps": {arm: int(runs[-1].last("train/steps") or 0) for arm, runs in results.confirmations.items()},
         "hours": hours_of(results.runs),
         "front": [
@@ -94,6 +86,17 @@ def sweep_summary(results: SweepResults) -> dict[str, object]:
         "lost": [asdict(each) for each in results.lost],
         "gpu_hours": cost.gpu_hours,
         "money": cost.money,
+    }
+
+
+def _confirmed(score: ConfirmedScore) -> dict[str, object]:
+    return {
+        "metric": score.metric,
+        "chosen": asdict(score.chosen_interval),
+        "start": score.start_interval and asdict(score.start_interval),
+        "difference": score.difference and asdict(score.difference.interval),
+        "floor": None if math.isnan(score.untrained) else score.untrained,
+        "verdict": score.verdict and _verdict(score.verdict),
     }
 
 

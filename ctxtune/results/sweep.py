@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ctxtune.metric_names import SEPARATED
 from ctxtune.results.designs import SweepDesign
 from ctxtune.results.ranking import ranked, value_of, values_of
 from ctxtune.results.runs import (
@@ -194,16 +195,25 @@ class SweepResults:
     @cached_property
     def confirmed(self) -> tuple[ConfirmedScore, ...]:
         """Every test score that was taken; empty before the first confirmation of the chosen arm is completed."""
+        return self._confirmed_scores("test")
+
+    @cached_property
+    def separated(self) -> tuple[ConfirmedScore, ...]:
+        """The means of the single models' test scores, where the confirmation has a model for each fold."""
+        return self._confirmed_scores(f"test{SEPARATED}")
+
+    def _confirmed_scores(self, split: str) -> tuple[ConfirmedScore, ...]:
         chosen = self.confirmations.get(self.chosen or "", [])
         start = [] if self.same else self.confirmations.get(START, [])
-        names = score_names([*chosen, *start], "test")
+        names = score_names([*chosen, *start], split)
         return tuple(score for name in names if (score := self._confirmed(name, chosen, start)).chosen)
 
     def _confirmed(self, metric: str, chosen: list[Run], start: list[Run]) -> ConfirmedScore:
         ours, theirs = by_seed(chosen, metric), by_seed(start, metric)
         pairs = shared_scores(ours, theirs)
         difference = compare_pairs(*pairs) if pairs[0] else None
-        untrained_by_seed = by_seed(chosen, metric.replace("test/", "floor/"))
+        split, _, name = metric.partition("/")
+        untrained_by_seed = by_seed(chosen, f"floor/{name}") if split == "test" else {}
         planned = self.planned_seeds or (self.design.confirm.seeds if self.design.confirm else 0)
         judged = metric == self.design.objective.test_metric
         verdict = None

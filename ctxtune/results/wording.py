@@ -59,6 +59,17 @@ def confirmation_sentence(results: SweepResults) -> str:
     return f"{title}: {words.get(score.verdict.judgment, unclear)} ({size}, given one tuning run)."
 
 
+def trained_words(train_on: str, folds: int) -> str:
+    """What the models of a confirmation learn from, by `confirm.train_on`.
+
+    >>> trained_words("all", 4)
+    'trained on all train classes'
+    """
+    if train_on == "folds":
+        return f"a model for each of the {folds} folds, scored by their concatenated embeddings"
+    return "trained on all train classes"
+
+
 def scope_sentences(design: SweepDesign | AblationDesign) -> list[str]:
     """What the scores do not speak of; none where the classes that are scored are unseen."""
     if not design.closed_set:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ctxtune.training.checkpoints import CheckpointFolder, load_checkpoint, save_checkpoint, scored_weights
     from ctxtune.training.fold_trainer import FoldTrainer
     from ctxtune.training.process_group import ProcessGroup
-    from ctxtune.training.splits import RunSplits, confirmation_splits, fold_splits
+    from ctxtune.training.splits import RunSplits, confirmation_splits, fold_splits, fold_test_splits
 
 __all__ = [
     "CheckpointFolder",
@@ -17,6 +17,7 @@ __all__ = [
     "RunSplits",
     "confirmation_splits",
     "fold_splits",
+    "fold_test_splits",
     "load_checkpoint",
     "save_checkpoint",
     "scored_weights",
@@ -30,6 +31,7 @@ __getattr__ = lazy_names(
         "RunSplits": ".splits",
         "confirmation_splits": ".splits",
         "fold_splits": ".splits",
+        "fold_test_splits": ".splits",
         "load_checkpoint": ".checkpoints",
         "save_checkpoint": ".checkpoints",
         "scored_weights": ".checkpoints",

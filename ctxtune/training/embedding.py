@@ -1,6 +1,9 @@
 """Embeddings of a whole split, in order, without disturbing the training around it."""
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ctxtune.errors import DataError
@@ -49,3 +52,8 @@ def embed(
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return result[:filled], torch.cat(kept)
+
+
+def concatenated(embeddings: Sequence[Tensor]) -> Tensor:
+    """What several models make of the same images, (n, d) each: L2-normalized, side by side, (n, models * d)."""
+    return torch.cat([F.normalize(each, dim=1) for each in embeddings], dim=1)

@@ -1,6 +1,7 @@
 """Scoring an embedding on splits of the data, between the epochs of a run."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,12 +9,13 @@ from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data import Split
-from ctxtune.errors import ConfigError
+from ctxtune.errors import ConfigError, RunFailed
+from ctxtune.metric_names import SEPARATED
 from ctxtune.models import EmbeddingModel
 from ctxtune.retrieval import RetrievalScores, score
 from ctxtune.retrieved_images import ShownQuery
 from ctxtune.training.by_class import ClassSums, class_sums
-from ctxtune.training.embedding import embed
+from ctxtune.training.embedding import concatenated, embed
 from ctxtune.training.health import check_embeddings
 from ctxtune.training.inputs import EvaluationInputs, OpenEvaluation
 from ctxtune.training.precision import Precision
@@ -41,7 +43,7 @@ class Evaluation:
 
     Attributes:
         metrics: ``validation/...`` or ``test/...``; of test classes also ``test_subset/...``, the means over random subsets
-            of a validation fold's size.
+            of a validation fold's size; of concatenated embeddings ``test_separated/...``, the means of the single models.
         by_class: what each class adds to the scores.
         shown: what is retrieved for a few queries, with pictures; of several processes the first one has them.
     """
@@ -85,6 +87,18 @@ class Evaluator:
     def evaluate_in_full(self, model: EmbeddingModel, epoch: int, shown: int) -> Evaluation:
         """Also by class, on random class subsets, and for `shown` queries with pictures; see `FoldTrainer`."""
         embedded = self._embed_both(model, epoch, self.splits.query, self.splits.gallery)
+        return self._in_full(embedded, shown)
+
+    def evaluate_concatenated(self, models: Sequence[EmbeddingModel], epoch: int, shown: int) -> Evaluation:
+        """As `evaluate_in_full`, by the concatenated embeddings of several models; see `FoldTrainer`."""
+        splits = self.splits
+        by_model = [self._embed_both(model, epoch, splits.query, splits.gallery) for model in models]
+        each = [named_scores(self._score(one, splits.query.name), splits.scored_as + SEPARATED) for one in by_model]
+        separated = {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
+        found = self._in_full([_together(parts) for parts in zip(*by_model, strict=True)], shown)
+        return replace(found, metrics=found.metrics | separated)
+
+    def _in_full(self, embedded: Embedded, shown: int) -> Evaluation:
         scores = self._score(embedded, self.splits.query.name)
         named = named_scores(scores, self.splits.scored_as) | self._on_subsets(embedded)
         return Evaluation(named, class_sums(scores, self.splits.scored_as), self._shown(embedded, shown))
@@ -155,6 +169,17 @@ class Evaluator:
             embeddings = self.world.gather_uneven(embeddings.to(self.device)).cpu()
         check_embeddings(embeddings, epoch)
         return EmbeddedSplit(split.select(kept.numpy(), split.name), embeddings)
+
+
+def _together(parts: Sequence[EmbeddedSplit]) -> EmbeddedSplit:
+    """One split as several models embed it.
+
+    Raises:
+        RunFailed: the models could not read the same images.
+    """
+    if len({len(part.embeddings) for part in parts}) > 1:
+        raise RunFailed("error", f"{parts[0].split.name}: an image that one model has seen cannot be read any more")
+    return EmbeddedSplit(parts[0].split, concatenated([part.embeddings for part in parts]))
 
 
 def named_scores(scores: RetrievalScores, prefix: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +220,22 @@ class FoldTrainer:
             RunFailed: the embeddings are not finite or have collapsed.
         """
         return self._evaluator.evaluate_in_full(self.scored_model, self.epoch, shown_queries)
+
+    def evaluate_concatenated(self, others: Sequence["FoldTrainer"], shown_queries: int = 0) -> Evaluation:
+        """The scores of this run's model and those of other runs together, on this run's query (and gallery) split.
+
+        Each model's embeddings are L2-normalized, then concatenated (Musgrave et al., "A Metric Learning Reality Check", ECCV
+        2020); ``test_separated/...`` are the means of the single models' scores.
+
+        Args:
+            others: runs of the same configuration.
+            shown_queries: for so many queries also what is retrieved, with pictures.
+
+        Raises:
+            RunFailed: the embeddings are not finite or have collapsed.
+        """
+        models = [run.scored_model for run in (self, *others)]
+        return self._evaluator.evaluate_concatenated(models, self.epoch, shown_queries)
 
     def train_class_recall(self) -> dict[str, float]:
         """Recall@1 among images of the classes that were trained on: far above validation means overfitting.

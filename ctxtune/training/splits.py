@@ -1,5 +1,6 @@
 """Which images a run learns from and which it is scored on."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +72,21 @@ def confirmation_splits(
             f"dataset {benchmark.name} has neither test nor query and gallery; there is nothing to confirm on"
         )
     return RunSplits(fit, benchmark.query, benchmark.gallery, "test", share, fold_classes, true_labels)
+
+
+def fold_test_splits(
+    trial: TrialSettings, validation: ValidationSettings, fold: int, seed: int, benchmark: Benchmark | None = None
+) -> RunSplits:
+    """Train classes of one fold's complement to learn from, the test classes to score.
+
+    Raises:
+        ConfigError: the scheme has no such fold.
+        DataError: the data set cannot be read or has no test split.
+    """
+    benchmark = benchmark or load_dataset(trial.dataset)
+    learned = fold_splits(trial, validation, fold, seed, benchmark)
+    tested = confirmation_splits(trial, validation, seed, benchmark)
+    return dataclasses.replace(tested, fit=learned.fit, image_share=1.0, true_labels=learned.true_labels)
 
 
 def _corrupted(fit: Split, trial: TrialSettings, seed: int) -> tuple[Split, Split | None]:

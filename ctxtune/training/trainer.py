@@ -9,6 +9,7 @@ from ctxtune.errors import CtxtuneError
 from ctxtune.retrieved_images import ShownQuery
 from ctxtune.training.by_class import ClassSums, joined
 from ctxtune.training.checkpoints import State
+from ctxtune.training.evaluating import Evaluation
 from ctxtune.training.fold_trainer import FoldTrainer
 from ctxtune.training.progress import Progress
 
@@ -46,6 +47,7 @@ class Trainer:
             opens it knows which classes the run has seen.
         by_class: whether the last report says what each class adds to the scores.
         shown_queries: for so many queries the last report also has what is retrieved, with pictures.
+        concatenated: whether the runs are scored together, by their concatenated embeddings; all score the same split.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Trainer:
         protocol: Mapping[str, object] | None = None,
         by_class: bool = False,
         shown_queries: int = 0,
+        concatenated: bool = False,
     ) -> None:
         self.runs = runs
+        self._concatenated = concatenated
         self.protocol = dict(protocol or {})
         self.score_at = score_at
         self._by_class_wanted = by_class
@@ -108,7 +112,7 @@ class Trainer:
             RunFailed: the run cannot go on, with the reason.
         """
         if self._score_untrained and not self._untrained and self.run_epochs == 0:
-            self._untrained = _named_untrained(_mean([run.evaluate() for run in self.runs]))
+            self._untrained = _named_untrained(self._scores())
         every = self.runs[0].trial.evaluation.every
         while self._reported < self.epochs:
             target = min((self._reported // every + 1) * every, self.epochs)
@@ -117,7 +121,7 @@ class Trainer:
             by_class: ClassSums | None = None
             shown: tuple[ShownQuery, ...] = ()
             if last or self.score_at == "every":
-                scored = [run.evaluate_in_full(self._shown_queries if last else 0) for run in self.runs]
+                scored = self._evaluations(self._shown_queries if last else 0)
                 metrics |= _mean([each.metrics for each in scored])
                 by_class = joined([each.by_class for each in scored]) if last and self._by_class_wanted else None
                 shown = scored[0].shown
@@ -128,6 +132,19 @@ class Trainer:
             self._reported = target
             self.history.append(metrics)
             on_report(Report(metrics, self.state_dict, self._is_best(metrics), by_class, shown))
+
+    def _scores(self) -> dict[str, float]:
+        """Of all runs, without what only reports need."""
+        if self._concatenated:
+            found = self._evaluations(0)[0].metrics
+            return {name: value for name, value in found.items() if name.startswith("test/")}
+        return _mean([run.evaluate() for run in self.runs])
+
+    def _evaluations(self, shown_queries: int) -> list[Evaluation]:
+        """One of each run, or one of all together."""
+        if self._concatenated:
+            return [self.runs[0].evaluate_concatenated(self.runs[1:], shown_queries)]
+        return [run.evaluate_in_full(shown_queries) for run in self.runs]
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         score = metrics.get(BEST_BY)

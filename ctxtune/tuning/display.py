@@ -14,7 +14,13 @@ from ctxtune.results.formatting import MISSING, percent, percent_interval, setti
 from ctxtune.results.ranking import Objective
 from ctxtune.results.runs import START
 from ctxtune.results.sweep import SweepResults
-from ctxtune.results.wording import confirmation_sentence, lost_sentences, scope_sentences, seeds_words
+from ctxtune.results.wording import (
+    confirmation_sentence,
+    lost_sentences,
+    scope_sentences,
+    seeds_words,
+    trained_words,
+)
 from ctxtune.text import counted, duration
 from ctxtune.tuning.progress_display import RunDisplay, show_point
 from ctxtune.tuning.record.journal import RunRecord
@@ -26,11 +32,12 @@ from ctxtune.tuning.time_left import hours_left, share_saved
 def sweep_display(console: Console, config: SweepConfig) -> RunDisplay:
     """The display of a sweep."""
     search = config.search
+    trained = trained_words(config.confirm.train_on if config.confirm else "all", config.validation.folds)
     words = {
         "search": f"search: up to {{runs}} trials of {config.search_epochs} epochs, "
         f"{search.sampler.name} and {search.scheduler.name}",
         "selection": "selection: {runs} runs, the best trials and the start again on validation with fresh seeds",
-        "confirmation": "confirmation: {runs} runs on all train classes; the test classes are scored, once a run",
+        "confirmation": f"confirmation: {{runs}} runs, {trained}; the test classes are scored, once a run",
     }
 
     def standing(recorder: Recorder) -> str:
@@ -151,7 +158,7 @@ def _test_table(results: SweepResults) -> Table:
         ["", "untrained", "start", "chosen", "chosen − start, paired"],
     )
     missing = "same" if results.same else MISSING
-    for score in results.confirmed:
+    for score in (*results.confirmed, *results.separated):
         start, difference = score.start_interval, score.difference
         table.add_row(
             metric_title(score.metric).removeprefix("test "),

@@ -1,7 +1,8 @@
 """How long runs will take, from the runs seen so far: stopped ones and those under way count as far as they came.
 
 The unit of work is a full-length run on one validation fold. A trial is less where `search.schedule`, `images` or `crop`
-make it cheaper, and more where it is scored on several folds; a run on all train classes is more.
+make it cheaper, and more where it is scored on several folds; a run on all train classes is more, and one with a model for
+each fold is so many.
 """
 
 import math
@@ -32,7 +33,10 @@ def work_of(config: SweepConfig, stage: Stage | str) -> float:
         crop = (search.crop or trial.image.train_crop) / trial.image.train_crop
         length = config.search_epochs / trial.schedule.epochs
         return length * (search.images or 1.0) * crop**2 * len(config.validation.use)
-    return 1 / fit_share(config) if stage == "confirmation" else 1.0
+    if stage == "confirmation":
+        by_fold = config.confirm is not None and config.confirm.train_on == "folds"
+        return float(config.validation.count) if by_fold else 1 / fit_share(config)
+    return 1.0
 
 
 def mean_share(config: SweepConfig) -> float:

@@ -242,7 +242,7 @@ def _as_recorded(asked: Mapping[str, object] | None, recorded: Mapping[str, obje
 
 def _asked_of(confirm: ConfirmSettings) -> dict[str, object]:
     """What a test score could tempt to change."""
-    return confirm.model_dump(mode="json", include={"seeds", "also"})
+    return confirm.model_dump(mode="json", include={"seeds", "also", "train_on"})
 
 
 def _check_confirmation(config: SweepConfig, journal: Journal) -> None:
@@ -254,6 +254,7 @@ def _check_confirmation(config: SweepConfig, journal: Journal) -> None:
     begun = journal.decisions.confirm
     if config.confirm is None or begun is None:
         return
+    begun = {"train_on": "all", **begun}  # versions that did not record it knew no other
     asked = _asked_of(config.confirm)
     if not _as_recorded(asked, begun):
         raise ConfigError(

@@ -15,6 +15,7 @@ from ctxtune.config import SweepConfig, TrialSettings, resolve_trial
 from ctxtune.config.budget import LimitSettings
 from ctxtune.config.fidelity import SearchScheduleSettings, shortened
 from ctxtune.config.paths import get_path
+from ctxtune.config.search import SchedulerSettings
 from ctxtune.data import build_sampler, load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.results.costs import GPU_HOURS, Rate
@@ -219,6 +220,12 @@ def plan_lines(config: SweepConfig, resources: RunResources, full_run_seconds: F
     yield from _advice(config, resources, full_run_seconds, expected)
 
 
+def _scheduler_told(scheduler: SchedulerSettings) -> str:
+    if scheduler.name == "none":
+        return "no early stopping"
+    return f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)"
+
+
 def cost_told(cost: Mapping[str, float]) -> str:
     """GPU-hours and money of a plan, where there are any."""
     return "".join(f", {value:,.3g} {'GPU-hours' if name == GPU_HOURS else 'of money'}" for name, value in cost.items())
@@ -312,12 +319,11 @@ def print_plan(
     check_holds(config, resources, runs.mean_seconds)
     _check_cheaper(config)
     console.print(_space_table(config))
-    scheduler = config.search.scheduler
     where = "the assumed machine" if assumed else address or "this machine"
     cheaper = work_of(config, "search") / len(config.validation.use)
     for line in (
         f"{config.search.trials} trials of at most {config.search_epochs} epochs, {config.search.sampler.name} and "
-        f"{scheduler.name} (grace {scheduler.grace_epochs} epochs, one in {scheduler.reduction_factor} goes on)",
+        f"{_scheduler_told(config.search.scheduler)}",
         f"a run learns from {runs.start.told}",
         *runs.lines(),
         *([f"a trial takes {cheaper:.0%} of that at most"] if cheaper < 1 else []),

@@ -126,13 +126,15 @@ def nothing_but_the_start(config: SweepConfig, journal: Journal) -> bool:
 
 
 def confirmation_specs(config: SweepConfig, journal: Journal, chosen: str, seeds: int) -> list[RunSpec]:
-    """The chosen configuration and the start point, on all train classes, over the same fresh seeds; without what has ended."""
+    """The chosen configuration and the start point, over the same fresh seeds; without what has ended."""
     arms = {arm: configuration(config, journal, arm) for arm in confirmed_arms(config, journal, chosen)}
     shown = config.confirm.shown_queries if config.confirm else 0
+    by_fold = config.confirm is not None and config.confirm.train_on == "folds"
+    folds = tuple(range(config.validation.count)) if by_fold else ()
     return [
         _spec(
-            config, "confirmation", key, arm=arm, point=point, trial=trial, folds=(), seed_index=seed_index,
-            shown_queries=0 if seed_index else shown,
+            config, "confirmation", key, arm=arm, point=point, trial=trial, folds=folds, seed_index=seed_index,
+            shown_queries=0 if seed_index else shown, concatenated=by_fold,
         )
         for seed_index in range(seeds)
         for arm, (point, trial) in arms.items()
@@ -169,7 +171,7 @@ def _ended(journal: Journal, key: str) -> bool:
 
 def _spec(
     config: SweepConfig, stage: Stage, key: str, *, arm: str, point: dict[str, object], trial: TrialSettings,
-    folds: tuple[int, ...], seed_index: int, shown_queries: int = 0,
+    folds: tuple[int, ...], seed_index: int, shown_queries: int = 0, concatenated: bool = False,
 ) -> RunSpec:  # fmt: skip
     return RunSpec(
         key=key,
@@ -179,6 +181,7 @@ def _spec(
         trial=trial,
         validation=config.validation,
         folds=folds,
+        concatenated=concatenated,
         seed_index=seed_index,
         seed=stage_seed(stage, seed_index),
         shown_queries=shown_queries,

@@ -207,7 +207,10 @@ def _track_model(config: SweepConfig, recorder: Recorder, folder: ResultsFolder[
     try:
         with tempfile.TemporaryDirectory() as place:
             packaged = Path(place) / "model"
-            model = restored_model(trial, load_checkpoint(folder.weights))
+            state = load_checkpoint(folder.weights)
+            if len(state["runs"]) > 1:
+                raise CtxtuneError(f"it is {len(state['runs'])} models, one for each fold")
+            model = restored_model(trial, state)
             package_model(model, view_of_any_picture(trial), packaged)
             recorder.tracker.log_model(recorder.sweep_id, packaged, f"{config.name}-{trial.hash()}")
     except SpoolFullError:

@@ -151,6 +151,10 @@ def test_the_hash_follows_the_configuration_and_not_where_the_data_lies(write):
         ([*TWO, "search.objective.1.metric=cost/gpu_hours", "resources.gpus=0"], "metric: cost/gpu_hours: no run gets"),
         ([*TWO, "search.objective.1.metric=model.embeding_dim"], 'did you mean "model.embedding_dim"?'),
         (["confirm.seeds=1"], "confirm.seeds"),
+        (
+            ["confirm.train_on=folds", "validation.scheme=class_holdout"],
+            "confirm.train_on: folds needs several folds, and validation.scheme class_holdout has one",
+        ),
     ],
 )
 def test_unsound_combinations_are_refused_by_name(write, overrides, words):

@@ -5,13 +5,14 @@ import re
 import pytest
 
 from ctxtune.config import load_search_space
-from ctxtune.errors import CtxtuneError
+from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.results.note import sweep_note
 from ctxtune.results.summary import sweep_summary
 from ctxtune.results.wording import confirmation_sentence
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.callbacks import SweepStopped
+from ctxtune.tuning.estimates import Estimate
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.trial_report import TrialReport
 from ctxtune.tuning.search.sampler import Sampler
@@ -250,6 +251,23 @@ def test_estimates_know_stopped_runs_and_what_a_cheap_trial_is(repository, tmp_p
     assert estimate.run(space, "search") == pytest.approx(400)
     assert estimate.run(space, "selection") == pytest.approx(6400)
     assert estimate.run(space, "confirmation") == pytest.approx(6400 * 4 / 3)
+
+
+def test_a_confirmation_with_a_model_for_each_fold_takes_so_many_runs_and_is_not_changed_once_it_has_begun(
+    repository, tmp_path
+):
+    by_fold = ["confirm={seeds: 2, train_on: folds}", "search.trials=4", "search.budget={}"]
+    space = cars(repository, *by_fold)
+    journal, _ = drive(space, tmp_path / "j", hours=0.6)
+    confirmed = journal.stage("confirmation")
+    assert len(confirmed) in (2, 4)  # the start may be what is chosen
+    assert all(run.spec.folds == (0, 1, 2, 3) and run.spec.scores_test for run in confirmed)
+    seconds = Estimate(seconds=100.0, setup=5.0)
+    assert seconds.run(space, "confirmation") == pytest.approx(405)
+    with pytest.raises(
+        ConfigError, match=r"the confirmation began with .*'train_on': 'folds'.*now the file says .*'all'"
+    ):
+        drive(cars(repository, "confirm={seeds: 2}", *by_fold[1:]), tmp_path / "j", hours=0.6)
 
 
 def test_patience_counts_trials_since_the_best(repository, tmp_path):

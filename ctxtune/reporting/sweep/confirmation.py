@@ -26,7 +26,7 @@ from ctxtune.results.formatting import (
 )
 from ctxtune.results.runs import START, by_seed
 from ctxtune.results.sweep import ConfirmedScore
-from ctxtune.results.wording import lost_sentences, seeds_words
+from ctxtune.results.wording import lost_sentences, seeds_words, trained_words
 from ctxtune.statistics import Interval, describe, t_interval
 
 
@@ -34,7 +34,7 @@ def confirmation_table(data: SweepData, scores: Sequence[ConfirmedScore]) -> Tab
     """Test scores of chosen and start with intervals, and their paired difference."""
     rows: list[list[str]] = []
     records: list[dict[str, Any]] = []
-    for each in scores:
+    for each in (*scores, *data.results.separated):
         difference, tested = each.difference, each.verdict is not None
         ours, theirs = describe(list(each.chosen.values())), each.start_interval
         row = [metric_title(each.metric).removeprefix("test ")]
@@ -46,9 +46,11 @@ def confirmation_table(data: SweepData, scores: Sequence[ConfirmedScore]) -> Tab
         rows.append(row)
         records.append(_record(each))
     strong = [index for index, each in enumerate(scores) if each.judged]
+    trained = trained_words(data.design.train_on, data.design.fold_count)
+    separated = "; separated: the mean of these models' own scores" if data.results.separated else ""
     caption = (
-        f"Test classes, percent: mean ± half of the 95 % t-interval over {seeds_words(scores[0])}, trained on all "
-        "train classes. Differences are paired by seed. Only the objective's counterpart (bold) is tested."
+        f"Test classes, percent: mean ± half of the 95 % t-interval over {seeds_words(scores[0])}, {trained}{separated}. "
+        "Differences are paired by seed. Only the objective's counterpart (bold) is tested."
     )
     header = ["score", "untrained", "start", "chosen", "chosen, bootstrap 95 %", "chosen − start", "p", "effect g"]
     return Table(
@@ -135,10 +137,11 @@ def transfer_table(data: SweepData) -> Table | None:
         f"{metric_title(data.objective).removeprefix('validation ')} in percent, on validation and on random subsets of the "
         "test classes of the fold's size (the same ones for all runs), so that galleries are alike."
     )
+    more = "trains on more classes" if data.design.train_on == "all" else "scores several models together"
     note = (
         "The score in the search is the luckiest of many and flatters the chosen trial; selection, with fresh seeds, does so "
         "less. What both arms lose or win from validation to test is how hard the test classes are and that confirmation "
-        "trains on more classes; where the chosen loses more than the start, selection may have flattered it by about that "
+        f"{more}; where the chosen loses more than the start, selection may have flattered it by about that "
         "much, give or take the seeds and folds of both."
     )
     header = ["arm", "in the search", "in selection (runs)", "test, subsets", "test − validation", "test, all classes"]
@@ -209,7 +212,8 @@ def published_table(data: SweepData, scores: Sequence[ConfirmedScore], known: Se
     """Ours beside what was published for the data set."""
     names = sorted({name for each in known for name in each.scores}, key=lambda name: int(name.rpartition("_")[2]))
     ours = {each.metric.removeprefix("test/"): each.chosen_interval for each in scores}
-    own = _network(data.design.trial.get("model", {}))
+    models = data.design.fold_count if data.design.train_on == "folds" else 1
+    own = _network(data.design.trial.get("model", {}), models)
     rows: list[list[str]] = []
     records: list[dict[str, Any]] = []
     if ours:
@@ -233,10 +237,11 @@ def published_table(data: SweepData, scores: Sequence[ConfirmedScore], known: Se
     return Table("published", caption, header, rows, records, left=3, strong=[0] if ours else [])
 
 
-def _network(model: Mapping[str, Any]) -> str:
+def _network(model: Mapping[str, Any], models: int) -> str:
     """A sweep's own backbone, width and weights, to stand beside those of others."""
     weights = Path(str(model.get("weights") or "no pretraining")).name
-    return f"{model.get('backbone')}, {model.get('embedding_dim')}-d, {weights}"
+    together = f"{models} models of " if models > 1 else ""
+    return f"{together}{model.get('backbone')}, {model.get('embedding_dim')}-d, {weights}"
 
 
 def _flat(interval: Interval, deviation: float) -> dict[str, float]:

@@ -22,7 +22,7 @@ from ctxtune.results.costs import hours_of
 from ctxtune.results.formatting import MISSING, capital, percent, price, setting
 from ctxtune.results.runs import LOST, Stage
 from ctxtune.results.sweep import ConfirmedScore
-from ctxtune.results.wording import confirmation_sentence, lost_sentences, scope_sentences
+from ctxtune.results.wording import confirmation_sentence, lost_sentences, scope_sentences, trained_words
 from ctxtune.text import counted, duration
 
 BEST_SHOWN = 10
@@ -253,7 +253,8 @@ def _methods(data: SweepData) -> list[Item]:
     return [
         f"The search saw validation scores only, on {_validated_on(data)}. Selection scored the best "
         "trials and the start again with fresh seeds. Confirmation trained the chosen configuration and the unaltered start "
-        "on all train classes over the same fresh seeds, and scored the test classes once a run.",
+        f"over the same fresh seeds ({trained_words(data.design.train_on, data.design.fold_count)}), and scored the test "
+        "classes once a run.",
         "Intervals: Student's t over seeds, and a bias-corrected, accelerated bootstrap (9,999 resamples), which is too "
         "narrow for few seeds. The one test is the paired t-test of chosen against start on the objective's counterpart; "
         "effect g is d_z with Hedges' correction. Seeds show how a result varies with the seed, given this one search; what "

@@ -16,6 +16,7 @@ class RunSpec(Settings):
         point: the searched values.
         folds: validation folds to train on and score; none for a run on all train classes, which scores the test
             classes.
+        concatenated: the folds' models are scored on the test classes, once, by their concatenated embeddings.
         seed_index: which repetition; arms with the same index share all randomness.
         seed: from `ctxtune.config.stage_seed`.
         tags: more of them, for tracking.
@@ -30,6 +31,7 @@ class RunSpec(Settings):
     trial: TrialSettings
     validation: ValidationSettings
     folds: tuple[int, ...]
+    concatenated: bool = False
     seed_index: int
     seed: int
     tags: dict[str, str] = {}
@@ -38,5 +40,5 @@ class RunSpec(Settings):
 
     @property
     def scores_test(self) -> bool:
-        """Whether it learns from all train classes and scores the test classes, once."""
-        return not self.folds
+        """Whether it scores the test classes, once, at its end."""
+        return not self.folds or self.concatenated

@@ -68,6 +68,9 @@ def _read(ablation: Ablation, name: str) -> AblationResults:
 
 
 def _same_cells(found: AblationResults, pilot: Ablation) -> bool:
+    if pilot.trial.precision == "auto" and found.cell_runs:  # which it became where it ran is no other configuration
+        settled = {"precision": found.cell_runs[0].setting("precision")}
+        pilot = pilot.model_copy(update={"trial": pilot.trial.model_copy(update=settled)})
     hashes = {cell.cell: cell.hash for cell in design_of(pilot).cells}
     return hashes == {name: cell.hash for name, cell in found.cells.items()}
 

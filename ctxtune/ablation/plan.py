@@ -121,31 +121,10 @@ def print_plan(
         raise ConfigError(refused)
     cells = cells_of(ablation)
     console.print(_arms(ablation, cells))
-    tune, folds = ablation.tune_each, len(ablation.validation.use)
-    tuning, scored = run_count(ablation, len(cells))
-    repeated = f" x {counted(repeats_of(ablation), 'repeat')}" if repeats_of(ablation) > 1 else ""
-    if tune is not None:
-        trials = counted(tuning, "tuning trial")
-        console.print(f"{trials}: {counted(len(cells), 'cell')} x {tune.trials}{repeated}, {tune.sampler}")
-        if tune.select is not None:
-            selecting = counted(selection_count(ablation, len(cells)), "tuning run")
-            console.print(f"{selecting} more: {selection_words(ablation, tune.trials)}; the best mean is chosen")
-    scored_on = (
-        "all train classes, the test classes scored once a run, entered in the ledger"
-        if ablation.confirmatory
-        else counted(folds, "validation fold")
-    )
     where = "the assumed machine" if assumed else address or "this machine"
-    if turns := rotation(ablation):
-        console.print(f"the repeats tune on folds {', '.join(map(str, turns))} in turn")
-    if tune is not None and tune.splits > 1:
-        console.print(
-            f"the repeats have {tune.splits} splits of the train classes in turn (validation.seed and those after it)"
-        )
     for line in (
-        f"{counted(scored, 'run')}: {counted(len(cells), 'cell')} x {counted(ablation.seeds, 'seed')}{repeated} on {scored_on}",
-        f"{counted(len(contrasts_of(ablation, cells)), 'contrast')}, corrected together ({ablation.compare.correction}), by "
-        f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}",
+        *_tuning_lines(ablation, len(cells)),
+        *_run_lines(ablation, cells),
         *tuning_sentences(design_of(ablation)),
         *earlier_sentences(earlier),
         f"a run learns from {told}",
@@ -156,6 +135,43 @@ def print_plan(
         f"checked in {time.monotonic() - began:.1f} s; nothing was started" + (f" on {address}" if address else ""),
     ):
         console.print(line, style="yellow" if line.startswith("warning") else None, soft_wrap=True)
+
+
+def _tuning_lines(ablation: Ablation, cells: int) -> Iterator[str]:
+    """What the tuning of the cells runs; nothing where the file asks for none."""
+    tune = ablation.tune_each
+    if tune is None:
+        return
+    trials = counted(run_count(ablation, cells)[0], "tuning trial")
+    yield f"{trials}: {counted(cells, 'cell')} x {tune.trials}{_repeated(ablation)}, {tune.sampler}"
+    if tune.select is not None:
+        selecting = counted(selection_count(ablation, cells), "tuning run")
+        yield f"{selecting} more: {selection_words(ablation, tune.trials)}; the best mean is chosen"
+    if turns := rotation(ablation):
+        yield f"the repeats tune on folds {', '.join(map(str, turns))} in turn"
+    if tune.splits > 1:
+        yield f"the repeats have {tune.splits} splits of the train classes in turn (validation.seed and those after it)"
+
+
+def _run_lines(ablation: Ablation, cells: list[Cell]) -> Iterator[str]:
+    """The runs of the cells, what they are scored on, and what is compared."""
+    scored_on = (
+        "all train classes, the test classes scored once a run, entered in the ledger"
+        if ablation.confirmatory
+        else counted(len(ablation.validation.use), "validation fold")
+    )
+    runs = counted(run_count(ablation, len(cells))[1], "run")
+    yield (
+        f"{runs}: {counted(len(cells), 'cell')} x {counted(ablation.seeds, 'seed')}{_repeated(ablation)} on {scored_on}"
+    )
+    yield (
+        f"{counted(len(contrasts_of(ablation, cells)), 'contrast')}, corrected together ({ablation.compare.correction}), by "
+        f"{ablation.compare.scored_metric(confirmatory=ablation.confirmatory)}"
+    )
+
+
+def _repeated(ablation: Ablation) -> str:
+    return f" x {counted(repeats_of(ablation), 'repeat')}" if repeats_of(ablation) > 1 else ""
 
 
 def _arms(ablation: Ablation, cells: list[Cell]) -> Table:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from pydantic import ValidationError
 
+from ctxtune.config.trial import TrialSettings
 from ctxtune.durable_files import sync_folder
 from ctxtune.errors import CtxtuneError
 
@@ -52,6 +54,18 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CtxtuneError(f"{path}: not a checkpoint of this version of ctxtune")
     return state
+
+
+def trained_settings(run: State) -> TrialSettings:
+    """The configuration of a checkpoint's run; keys that came later have their defaults.
+
+    Raises:
+        CtxtuneError: it cannot be read any more.
+    """
+    try:
+        return TrialSettings.model_validate(run["config"])
+    except ValidationError:
+        raise CtxtuneError("the checkpoint belongs to another version of ctxtune") from None
 
 
 def scored_weights(state: State, fold: int = 0) -> dict[str, torch.Tensor]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from ctxtune.config.trial import TrialSettings
@@ -22,7 +21,7 @@ from ctxtune.models import EmbeddingModel, build_head, build_model
 from ctxtune.retrieval import RetrievalScores
 from ctxtune.training.averaging import AveragedModel
 from ctxtune.training.backbone_features import check_frozen, frozen_identity
-from ctxtune.training.checkpoints import State
+from ctxtune.training.checkpoints import State, trained_settings
 from ctxtune.training.evaluating import Evaluation, Evaluator
 from ctxtune.training.health import CHECK_EVERY, SMALLER_MODEL, check_scale, memory_errors_named
 from ctxtune.training.inputs import FeatureInputs, Reading, TrainingInputs, open_inputs
@@ -30,11 +29,9 @@ from ctxtune.training.optimization import build_optimizer, learning_rate_factor,
 from ctxtune.training.precision import gradient_scaler, resolve_precision
 from ctxtune.training.process_group import ProcessGroup
 from ctxtune.training.progress import EvaluationInterval, Progress
-from ctxtune.training.splits import RunSplits, scaled_sampler
+from ctxtune.training.splits import RunSplits, scaled_sampler, train_probe
 from ctxtune.training.step import TrainingStep
 
-TRAIN_PROBE_IMAGES = 2000
-"""Most images that train-class Recall@1 is taken over; whole classes, the first ones in a seeded order."""
 CUBLAS_WORKSPACE = ":4096:8"
 """Eight buffers of 4 MiB: with a workspace set so cuBLAS's results repeat (its manual, "Results reproducibility")."""
 
@@ -244,7 +241,7 @@ class FoldTrainer:
         """
         probes = {"": self.splits.fit, "_true_labels": self.splits.true_labels}
         return {
-            f"train/recall_at_1{name}": self.score_splits(_probe(split, self.seed, name), None).recall_at[1]
+            f"train/recall_at_1{name}": self.score_splits(train_probe(split, self.seed, name), None).recall_at[1]
             for name, split in probes.items()
             if split is not None
         }
@@ -282,7 +279,7 @@ class FoldTrainer:
         Raises:
             CtxtuneError: the state belongs to another configuration or seed.
         """
-        theirs = {**_read_settings(state["config"]).tree(), "dataset": None}
+        theirs = {**trained_settings(state).tree(), "dataset": None}
         ours = {**self.trial.tree(), "dataset": None}
         if theirs != ours or state["seed"] != self.seed:
             raise CtxtuneError("the checkpoint belongs to another configuration or seed; give the new run another name")
@@ -380,26 +377,11 @@ class FoldTrainer:
                 self.world.spread_buffers(self.averaged.model)
 
 
-def _read_settings(tree: dict[str, object]) -> TrialSettings:
-    """The configuration of a checkpoint; keys that came later have their defaults."""
-    try:
-        return TrialSettings.model_validate(tree)
-    except ValidationError:
-        raise CtxtuneError("the checkpoint belongs to another version of ctxtune") from None
-
-
 def _check_share(trial: TrialSettings, world: ProcessGroup) -> None:
     if trial.sampler.batch_size % world.size:
         raise ConfigError(
             f"sampler.batch_size {trial.sampler.batch_size} cannot be shared equally by {world.size} processes"
         )
-
-
-def _probe(fit: Split, seed: int, name: str) -> Split:
-    classes, counts = np.unique(fit.labels, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(classes))
-    taken = order[: max(2, int(np.searchsorted(np.cumsum(counts[order]), TRAIN_PROBE_IMAGES)))]
-    return fit.select(np.flatnonzero(np.isin(fit.labels, classes[taken])), f"train_probe{name}")
 
 
 def _seed_everything(seed: int, trial: TrialSettings, device: torch.device) -> None:

@@ -4,10 +4,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from ctxtune.config.trial import TrialSettings
 from ctxtune.data import Benchmark, Split, corrupt, load_dataset, split
 from ctxtune.data.settings import ValidationSettings
 from ctxtune.errors import ConfigError
+
+TRAIN_PROBE_IMAGES = 2000
+"""Most images that train-class Recall@1 is taken over."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,11 @@ def scaled_sampler(trial: TrialSettings, splits: RunSplits) -> TrialSettings:
         return trial
     scaled = trial.sampler.model_copy(update={"batches_per_epoch": max(1, round(batches * splits.image_share))})
     return trial.model_copy(update={"sampler": scaled})
+
+
+def train_probe(fit: Split, seed: int, name: str) -> Split:
+    """Whole classes of what a run learns from, the first ones in a seeded order, for train-class Recall@1."""
+    classes, counts = np.unique(fit.labels, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(classes))
+    taken = order[: max(2, int(np.searchsorted(np.cumsum(counts[order]), TRAIN_PROBE_IMAGES)))]
+    return fit.select(np.flatnonzero(np.isin(fit.labels, classes[taken])), f"train_probe{name}")

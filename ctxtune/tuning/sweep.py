@@ -9,7 +9,7 @@ from ctxtune.results.note import sweep_note
 from ctxtune.results.summary import sweep_metrics, sweep_summary
 from ctxtune.results.sweep import SweepResults
 from ctxtune.text import duration
-from ctxtune.tracking import SpoolFullError, flatten, package_model, tracked_dataset
+from ctxtune.tracking import SpoolFullError, Tracker, flatten, package_model, tracked_dataset
 from ctxtune.training import load_checkpoint
 from ctxtune.training.features_ahead import Side
 from ctxtune.training.restoring import restored_model, view_of_any_picture
@@ -21,7 +21,7 @@ from ctxtune.tuning.callbacks import Watcher, identity, interrupts, tell_link, w
 from ctxtune.tuning.features import features_ahead
 from ctxtune.tuning.pipeline import nothing_left, run_stages
 from ctxtune.tuning.plan import plan_lines
-from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.record.journal import Journal, RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.results_folder import ResultsFolder, UnreadableCheckpoint, sweep_folder
 from ctxtune.tuning.search.optuna_storage import StorageMirror
@@ -72,20 +72,7 @@ def run_sweep(
         journal, connection = parts.journal, parts.connection
         config = with_precision(config, journal, connection.resources if connection else None)
         config = with_warm_starts(config, journal)
-        objective = config.search.objective.metric
-
-        def on_change(recorder: Recorder, run: RunRecord) -> None:
-            storage_mirror.change(run)
-            watcher.on_change(recorder, run)
-
-        recorder = Recorder(
-            journal,
-            parts.tracker,
-            metric=objective,
-            sweep_id=identity(journal, "sweep"),
-            scheduler=config.search.scheduler.name,
-            on_change=on_change,
-        )
+        recorder = _recorder(config, journal, parts.tracker, storage_mirror, watcher)
         storage_mirror.begin(recorder.sweep_id, journal.stage("search"))
         _start_tracking(config, recorder, place, connection, resume=resume)
         if connection is not None:
@@ -95,8 +82,27 @@ def run_sweep(
         _write(config, recorder, folder, result, parts.missing)
         _track_model(config, recorder, folder, watcher)
         recorder.tracker.end_run(recorder.sweep_id, "completed")
-        tell_link(config, parts.tracker, f"Trials by {objective}", watcher)
+        tell_link(config, parts.tracker, f"Trials by {config.search.objective.metric}", watcher)
         return result
+
+
+def _recorder(
+    config: SweepConfig, journal: Journal, tracker: Tracker, storage_mirror: StorageMirror, watcher: Watcher
+) -> Recorder:
+    """Writes down what happens; Optuna's storage and the watcher are told of it."""
+
+    def on_change(recorder: Recorder, run: RunRecord) -> None:
+        storage_mirror.change(run)
+        watcher.on_change(recorder, run)
+
+    return Recorder(
+        journal,
+        tracker,
+        metric=config.search.objective.metric,
+        sweep_id=identity(journal, "sweep"),
+        scheduler=config.search.scheduler.name,
+        on_change=on_change,
+    )
 
 
 def _run(config: SweepConfig, recorder: Recorder, place: Place, connection: Connection, watcher: Watcher) -> None:

@@ -13,7 +13,6 @@ from ctxtune.data import DatasetSettings, dataset_names, load, load_dataset
 from ctxtune.data.layouts.omniglot import TEST_ALPHABETS, TRAIN_ALPHABETS
 from ctxtune.data.loading import LOADERS
 from ctxtune.data.official_counts import OFFICIAL_COUNTS, DataWarning
-from ctxtune.data.split import StringTable
 from ctxtune.errors import ConfigError, DataError
 from tests.helpers import trees
 
@@ -379,15 +378,6 @@ def test_parts_travel_to_other_processes(tmp_path):
         copy = pickle.loads(pickle.dumps(split))
         assert np.array_equal(np.asarray(copy.read(0)), np.asarray(split.read(0)))
         assert copy.fingerprint() == split.fingerprint()
-
-
-def test_string_table():
-    words = ["", "a/b.jpg", "é/漢.png", "last"]
-    table = StringTable(words)
-    assert list(table) == words and len(table) == 4 and table[-1] == "last"
-    assert list(table[np.array([3, 1, 1])]) == ["last", "a/b.jpg", "a/b.jpg"]
-    with pytest.raises(IndexError):
-        table[4]
 
 
 def test_classes_of_lists_may_be_text(tmp_path):

@@ -1,6 +1,5 @@
-"""Tables of one's own images: CSV, parquet, tar shards; what is read, and what is said when something in them is wrong."""
+"""Tables of one's own images: CSV, parquet, tar shards: what is read."""
 
-import csv
 import io
 import json
 import pickle
@@ -12,8 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from ctxtune.data import (
@@ -29,48 +26,12 @@ from ctxtune.data import (
 from ctxtune.data.__main__ import main as data_command
 from ctxtune.data.official_counts import DataWarning
 from ctxtune.errors import DataError
-from tests.helpers import trees
-
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+from tests.helpers.tables import STRUCT, hub_parquet, photographs, png, table, write_csv
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CTXTUNE_CACHE", str(tmp_path / "cache"))
-
-
-def table(file, root=None, **options):
-    """Load without the warning about columns that are not used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
-        return load("table", root, file=file if isinstance(file, dict) else str(file), **options)
-
-
-def write_csv(path: Path, rows: list[dict[str, object]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def photographs(folder: Path, classes: int = 6, images: int = 4) -> list[dict[str, object]]:
-    """Image files, and a row for each; the first half of the classes is for training."""
-    rows = []
-    for label in range(classes):
-        for image in range(images):
-            path = f"images/{label}_{image}.png"
-            trees.write_image(folder / path, label * 100 + image)
-            part = "train" if label < classes // 2 else "test"
-            rows.append({"path": path, "label": f"bird {label}", "split": part})
-    return rows
-
-
-def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(content, "PNG")
-    return content.getvalue()
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -194,24 +155,6 @@ def test_queries_and_gallery_by_split_or_by_marks(tmp_path):
     marked[-2]["is_gallery"] = True
     with pytest.raises(DataError, match=r"both\.csv, row 23: 1 image with is_query and is_gallery"):
         table(write_csv(tmp_path / "both.csv", marked))
-
-
-def hub_parquet(
-    folder: Path, labels: list[int], names: list[str] | None, shards: int = 2, column: str = "label"
-) -> Path:
-    """Parquet files as the hub's: a struct of bytes and path, a ClassLabel, its names in the schema's metadata."""
-    folder.mkdir(parents=True, exist_ok=True)
-    feature = {column: {"names": names, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": feature if names else {}}})}
-    for shard, rows in enumerate(np.array_split(np.arange(len(labels)), shards)):
-        images = pa.array(
-            [{"bytes": png(int(row)), "path": f"{row}.png"} for row in rows],
-            STRUCT,
-        )
-        content = pa.table({"image": images, column: pa.array([labels[row] for row in rows], pa.int64())})
-        name = f"{'train' if shard < shards - 1 else 'test'}-{shard:05d}-of-{shards:05d}.parquet"
-        pq.write_table(content.replace_schema_metadata(metadata), folder / name, row_group_size=7)
-    return folder
 
 
 def test_images_in_parquet_shards(tmp_path):
@@ -342,126 +285,6 @@ def test_known_classes_on_both_sides_only_when_asked_for(tmp_path):
 
 
 # ---- what is wrong with a table
-
-
-GOOD = {"path": "images/0_0.png", "label": "bird 0", "split": "train"}
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"label": ""}, "row 3: there is no label"),
-        ({"path": ""}, "row 3: there is no path"),
-        ({"split": ""}, "row 3: there is no split"),
-        (
-            {"split": "trian"},
-            r"row 3: split 'trian': expected train, and test or query and gallery; found test \(12\), train \(11\), trian",
-        ),
-        ({"path": "images/none.png"}, r"row 3: the image images/none\.png is not under"),
-        ({"path": "../0_0.png"}, r"row 3: the path \.\./0_0\.png leads out of .*trial\.dataset\.root"),
-        ({"path": "/etc/passwd"}, "row 3: the path /etc/passwd leads out of"),
-        ({"path": "https://example.org/1.png"}, "row 3: https://example.org/1.png is an address"),
-    ],
-)
-def test_a_wrong_cell_is_named_with_its_row(tmp_path, change, said):
-    rows = photographs(tmp_path)
-    rows[2] |= change
-    with pytest.raises(DataError, match=r"items\.csv, " + said):
-        table(write_csv(tmp_path / "items.csv", rows))
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        (pa.array([1.0, float("nan"), 2.0, 3.0]), "row 2: there is no label"),
-        (pa.array([1, None, 2, None]), "row 2: there is no label; 2 of 4 rows have none"),
-        (
-            pa.array([1.5, 2.0, 3.0, 4.0]),
-            "row 1: label must be text or whole numbers; found 1.5 in a column of type double",
-        ),
-        (
-            pa.array([[1], [2], [3], [4]]),
-            r"row 1: label must be text or whole numbers; found \[1\] in a column of type list",
-        ),
-        (pa.array([b"a", b"b", b"c", b"d"]), "of type binary"),
-    ],
-)
-def test_labels_of_a_wrong_type(tmp_path, values, said):
-    photographs(tmp_path)
-    content = pa.table({"path": [f"images/{row}_0.png" for row in range(4)], "label": values})
-    pq.write_table(content, tmp_path / "items.parquet")
-    with pytest.raises(DataError, match=said):
-        table(tmp_path / "items.parquet")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("none.csv", None, "there is no file"),
-        ("empty.csv", b"", "cannot be read as a table"),
-        ("head.csv", b"path,label\n", "there are no rows in it"),
-        ("twice.csv", b"path,label,label\na,b,c\n", "two columns are called 'label'"),
-        ("ragged.csv", b"path,label\na,b\nc\n", "cannot be read as a table"),
-        ("bytes.csv", b"path,label\n\xff\xfe,b\n", "cannot be read as a table|not a text in UTF-8"),
-        ("near.csv", b"path,lable\na,b\n", "there is no column label; is it 'lable'"),
-        ("other.csv", b"a,b\n1,2\n", "there is no column label. Found: a, b"),
-        ("no.parquet", b"PAR1 this is none PAR1", "cannot be read as parquet"),
-        ("no.tar", b"x" * 2000, "cannot be read as an uncompressed tar archive"),
-        ("items.xlsx", b"PK", "expected .csv, .tsv, .parquet, .tar"),
-    ],
-)
-def test_a_file_that_is_no_table(tmp_path, name, content, said):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        table(tmp_path / name)
-
-
-def test_a_mapping_of_columns_that_are_not_there(tmp_path):
-    file = write_csv(tmp_path / "items.csv", photographs(tmp_path))
-    with pytest.raises(DataError, match=r"dataset.columns.label: there is no column 'lbl'; did you mean label\?"):
-        table(file, columns={"label": "lbl"})
-    with pytest.raises(DataError, match=r"dataset.columns: there is no 'klass'; it maps path, image, label"):
-        table(file, columns={"klass": "label"})
-
-
-@given(cut=st.floats(0, 1), noise=st.binary(max_size=3), place=st.floats(0, 1))
-def test_a_damaged_parquet_file_is_one_message_or_unreadable_images(tmp_path_factory, cut, noise, place):
-    folder = tmp_path_factory.mktemp("damaged")
-    hub_parquet(folder, [number % 4 for number in range(12)], None, shards=1)
-    (file,) = folder.glob("*.parquet")
-    content = file.read_bytes()
-    at = int(place * len(content))
-    content = content[:at] + noise + content[at + len(noise) :]
-    file.write_bytes(content[: int((0.5 + cut) * len(content))])
-    try:
-        benchmark = table(file)
-    except DataError as error:
-        assert "\n" not in str(error) and len(str(error)) < 1000
-        return
-    for index in range(len(benchmark.train)):
-        try:
-            benchmark.train.read(index)
-        except (OSError, ValueError) as error:
-            assert str(error)
-
-
-WORDS = st.sampled_from(["nan", "train", "test", "1e400"])
-CELLS = st.one_of(st.none(), st.text(max_size=5), st.integers(-3, 3).map(str), WORDS)
-NAMES = st.permutations(["path", "label", "split", "x1", "is_query"])
-
-
-@given(rows=st.lists(st.lists(CELLS, min_size=5, max_size=5), min_size=1, max_size=8), names=NAMES)
-def test_any_csv_is_read_or_refused(tmp_path_factory, rows, names):
-    folder = tmp_path_factory.mktemp("any")
-    file = folder / "items.csv"
-    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(names)
-        writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
-    with pytest.raises(DataError) as refused:
-        table(file)
-    assert len(str(refused.value)) < 2000
 
 
 def test_the_block_of_a_file_and_the_command(tmp_path, capsys):

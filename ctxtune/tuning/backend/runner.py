@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray import tune
@@ -39,6 +39,8 @@ from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.trial_report import read_report, tells_failure
 
+Trainable: TypeAlias = Callable[[dict[str, Any]], None]
+"""What Ray Tune runs for a spec."""
 _FINISHED: Any = Searcher.FINISHED
 """In place of a configuration: there will be none any more."""
 PROCESS_RESTARTS = 3
@@ -52,7 +54,7 @@ def run_stages(
     storage: Path | str,
     resources: RunResources,
     cache_dir: Path | None = None,
-    trainable: Callable[[dict[str, Any]], None] = run_trial,
+    trainable: Trainable = run_trial,
 ) -> None:
     """Run stage after stage; see `ctxtune.tuning.executor.Executor`.
 
@@ -66,9 +68,7 @@ def run_stages(
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     several_gpus = process_count(resources.gpus) > 1
-    if several_gpus and trainable is run_trial:
-        from ctxtune.tuning.backend.multi_gpu import run_multi_gpu as trainable  # Ray Train takes a second to import
-    share = HEAD if several_gpus else {"cpu": resources.cpus, "gpu": resources.gpus}
+    started = _with_share(trainable, resources)
     config = {
         "storage": str(storage),
         "threads": resources.cpus,
@@ -84,7 +84,7 @@ def run_stages(
     while course.current is not None:
         begun = course.current
         tuner = tuner_here(
-            trainable=tune.with_resources(trainable, share),
+            trainable=started,
             param_space=config,
             tune_config=_tune_config(course, Concurrency(resources), reuse=not several_gpus and attempt == 0),
             run_config=_run_config(course, str(storage)),
@@ -101,6 +101,15 @@ def run_stages(
         _settle(recorder)
         attempt = 0
         course.advance()
+
+
+def _with_share(trainable: Trainable, resources: RunResources) -> Any:
+    """What Ray runs, with its share of a node; of a run on several GPUs its processes, which have shares of their own."""
+    if process_count(resources.gpus) == 1:
+        return tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus})
+    if trainable is run_trial:
+        from ctxtune.tuning.backend.multi_gpu import run_multi_gpu as trainable  # Ray Train takes a second to import
+    return tune.with_resources(trainable, HEAD)
 
 
 @dataclass(frozen=True)

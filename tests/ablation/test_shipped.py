@@ -64,7 +64,7 @@ def test_all_are_there_and_cost_what_they_say():
         ablation = load_ablation(file)
         assert run_count(ablation, len(cells_of(ablation))) == RUNS[file.stem]
     spaces = {"quickstart", "glyphs", "omniglot", "cub", "cars", "sop", "inshop", "inaturalist"}
-    spaces |= {"grocery", "grocery_full", "cars_dinov2", "cub_dinov2"}
+    spaces |= {"grocery", "grocery_full", "cars_dinov2", "cub_dinov2", "reality_check"}
     assert {file.stem for file in SPACES} == spaces
 
 

@@ -1,18 +1,11 @@
 """HIST: class distributions and a hypergraph network over the batch (Lim et al., CVPR 2022)."""
 
 import torch
-from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.utils.common_functions import (
-    indices_tuple_not_supported,
-    labels_required,
-    ref_not_supported,
-)
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctxtune.float32_products import full_float32
-from ctxtune.losses.checks import check_not_empty, check_number, check_positive
-from ctxtune.losses.numerics import at_least_float32
+from ctxtune.losses.checks import check_number, check_positive
+from ctxtune.losses.whole_batch import WholeBatchLoss
 
 
 class HypergraphNetwork(nn.Module):
@@ -47,7 +40,7 @@ class HypergraphNetwork(nn.Module):
         return along_edges(self.second(functional.leaky_relu(hidden, 0.1)))
 
 
-class HistLoss(BaseMetricLossFunction):
+class HistLoss(WholeBatchLoss):
     """Distribution loss + network_weight * cross-entropy of the hypergraph network.
 
     Each class has a mean and a diagonal covariance, both learned. The distribution loss is the cross-entropy of
@@ -79,32 +72,17 @@ class HistLoss(BaseMetricLossFunction):
             nn.init.kaiming_normal_(parameter, mode="fan_out")
         self.network = HypergraphNetwork(num_classes, embedding_size, network_width)
 
-    def compute_loss(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None,
-        indices_tuple: tuple[Tensor, ...] | None,
-        ref_emb: Tensor,
-        ref_labels: Tensor | None,
-    ) -> dict[str, dict[str, object]]:
-        """Called by `forward`. Takes neither an indices_tuple nor a reference set (ValueError)."""
-        labels_required(labels)
-        assert labels is not None
-        indices_tuple_not_supported(indices_tuple)
-        ref_not_supported(embeddings, labels, ref_emb, ref_labels)
-        check_not_empty(len(embeddings))
-        with full_float32(embeddings.device.type):
-            embeddings = at_least_float32(embeddings)
-            if self.means.dtype != embeddings.dtype:
-                self.to(embeddings.dtype)
-            distances = self.distances(embeddings)
-            own = functional.one_hot(labels, len(self.means)).to(distances)
-            loss = functional.cross_entropy(-self.scale * distances, labels)
-            # A class that is not in the batch is an empty edge.
-            incidence = torch.where(own > 0, own, torch.exp(-self.hardness * distances)) * own.amax(dim=0)
-            logits = self.network(embeddings, incidence)
-            total = loss + self.network_weight * functional.cross_entropy(logits, labels)
-        return {"loss": {"losses": total, "indices": None, "reduction_type": "already_reduced"}}
+    def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """See `WholeBatchLoss`."""
+        if self.means.dtype != embeddings.dtype:
+            self.to(embeddings.dtype)
+        distances = self.distances(embeddings)
+        own = functional.one_hot(labels, len(self.means)).to(distances)
+        loss = functional.cross_entropy(-self.scale * distances, labels)
+        # A class that is not in the batch is an empty edge.
+        incidence = torch.where(own > 0, own, torch.exp(-self.hardness * distances)) * own.amax(dim=0)
+        logits = self.network(embeddings, incidence)
+        return loss + self.network_weight * functional.cross_entropy(logits, labels)
 
     def distances(self, embeddings: Tensor) -> Tensor:
         """The squared Mahalanobis distance of each row to each class: (n, d) to (n, num_classes)."""

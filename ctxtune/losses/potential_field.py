@@ -1,23 +1,17 @@
 """Potential fields of embeddings and proxies: PFML (Bhatnagar and Ahuja, CVPR 2025, arXiv 2405.18560)."""
 
 import torch
-from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.utils.common_functions import (
-    indices_tuple_not_supported,
-    labels_required,
-    ref_not_supported,
-)
 from torch import Tensor, nn
 
-from ctxtune.float32_products import full_float32
-from ctxtune.losses.checks import check_not_empty, check_positive
-from ctxtune.losses.numerics import at_least_float32, unit_rows
+from ctxtune.losses.checks import check_positive
+from ctxtune.losses.numerics import unit_rows
+from ctxtune.losses.whole_batch import WholeBatchLoss
 
 _SMALLEST = 1e-3
 """Distances below are taken as this one: the repulsion of a point from its copy would be infinite."""
 
 
-class PotentialFieldLoss(BaseMetricLossFunction):
+class PotentialFieldLoss(WholeBatchLoss):
     """The mean potential energy of the batch and all proxies in the fields of one another.
 
     A point at distance r from another adds -(radius / max(r, radius))^decay where both are of one class, and
@@ -52,25 +46,10 @@ class PotentialFieldLoss(BaseMetricLossFunction):
             "proxy_labels", torch.arange(num_classes).repeat_interleave(proxies_per_class), persistent=False
         )
 
-    def compute_loss(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None,
-        indices_tuple: tuple[Tensor, ...] | None,
-        ref_emb: Tensor,
-        ref_labels: Tensor | None,
-    ) -> dict[str, dict[str, object]]:
-        """Called by `forward`. Takes neither an indices_tuple nor a reference set (ValueError)."""
-        labels_required(labels)
-        assert labels is not None
-        indices_tuple_not_supported(indices_tuple)
-        ref_not_supported(embeddings, labels, ref_emb, ref_labels)
-        check_not_empty(len(embeddings))
-        with full_float32(embeddings.device.type):
-            embeddings = at_least_float32(embeddings)
-            points, _ = unit_rows(torch.cat([embeddings, self.proxies.to(embeddings)]))
-            energy = self._energy(points, torch.cat([labels, self.proxy_labels.to(labels)]))
-        return {"loss": {"losses": energy, "indices": None, "reduction_type": "already_reduced"}}
+    def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """See `WholeBatchLoss`."""
+        points, _ = unit_rows(torch.cat([embeddings, self.proxies.to(embeddings)]))
+        return self._energy(points, torch.cat([labels, self.proxy_labels.to(labels)]))
 
     def _energy(self, points: Tensor, labels: Tensor) -> Tensor:
         """The mean over ordered pairs of different points: (n, d) unit rows and (n,) to a scalar."""

@@ -3,25 +3,19 @@
 from collections.abc import Sequence
 
 import torch
-from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.utils.common_functions import (
-    indices_tuple_not_supported,
-    labels_required,
-    ref_not_supported,
-)
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ctxtune.float32_products import full_float32
 from ctxtune.losses.average_precision import smooth_step
-from ctxtune.losses.checks import check_not_empty, check_positive
-from ctxtune.losses.numerics import at_least_float32, unit_rows
+from ctxtune.losses.checks import check_positive
+from ctxtune.losses.numerics import unit_rows
+from ctxtune.losses.whole_batch import WholeBatchLoss
 
 _MOST_VALUES = 1 << 25
 """Of one (pair, item) matrix at a time; what is above is computed in blocks, and again for the gradient."""
 
 
-class RecallAtKLoss(BaseMetricLossFunction):
+class RecallAtKLoss(WholeBatchLoss):
     """1 - the mean over queries and cutoffs of a smooth Recall@k.
 
     Every item is a query. The rank of its positive x is 1 + the sum over all items z but x of
@@ -53,27 +47,13 @@ class RecallAtKLoss(BaseMetricLossFunction):
         self.cutoff_temperature = check_positive("cutoff_temperature", cutoff_temperature)
         self.mixing = mixing
 
-    def compute_loss(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None,
-        indices_tuple: tuple[Tensor, ...] | None,
-        ref_emb: Tensor,
-        ref_labels: Tensor | None,
-    ) -> dict[str, dict[str, object]]:
-        """Called by `forward`. Takes neither an indices_tuple nor a reference set (ValueError)."""
-        labels_required(labels)
-        assert labels is not None
-        indices_tuple_not_supported(indices_tuple)
-        ref_not_supported(embeddings, labels, ref_emb, ref_labels)
-        check_not_empty(len(embeddings))
-        with full_float32(embeddings.device.type):
-            items, _ = unit_rows(at_least_float32(embeddings))
-            cutoffs = torch.tensor([min(k, len(items)) for k in self.cutoffs], device=items.device, dtype=items.dtype)
-            if self.mixing:
-                items, labels = _with_virtual_items(items, labels)
-            loss = 1.0 - self._mean_recall(items @ items.T, labels, cutoffs)
-        return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
+    def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """See `WholeBatchLoss`."""
+        items, _ = unit_rows(embeddings)
+        cutoffs = torch.tensor([min(k, len(items)) for k in self.cutoffs], device=items.device, dtype=items.dtype)
+        if self.mixing:
+            items, labels = _with_virtual_items(items, labels)
+        return 1.0 - self._mean_recall(items @ items.T, labels, cutoffs)
 
     def _mean_recall(self, similarities: Tensor, labels: Tensor, cutoffs: Tensor) -> Tensor:
         """The mean smooth recall of (n, n) similarities; 1 where no query has a positive."""

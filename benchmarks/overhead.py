@@ -1,17 +1,19 @@
-"""What a sweep costs besides training: no-op trials of 3 reports through our runner and through stock Ray Tune.
+"""What a sweep costs besides training: no-op trials of 3 reports through our runner, through bare and stock Ray Tune.
 
-    python benchmarks/overhead.py [--trials 1000] [--stock 100] [--sampler tpe] [--profile FILE]
+    python benchmarks/overhead.py [--trials 1000] [--bare 1000] [--stock 100] [--sampler tpe] [--profile FILE]
         [--checkpoints] [--without-savings]
 
 In one run, two trials at a time on a CPU core each, processes reused:
 (ours) `ctxtune.tuning.backend.runner.run_stages` with journal, sampler, budget and tracking (parent and child runs, 3 reports
     of 4 metrics, the whole configuration as params) into a fresh SQLite store;
+(bare) Ray Tune's Tuner with random values from its own generator, no callback and no logger: nothing is recorded anywhere;
 (stock) Ray Tune's Tuner with OptunaSearch and MLflowLoggerCallback into another SQLite store, 4 metrics too.
 Printed: milliseconds a trial of control loop (the driver's time outside `ray.wait`, in which Tune waits for trials: the
 no-op trials themselves, on the same cores here), until the last trial ended, and until the last event was in MLflow, all
-counted from when both processes have done their first trial; the driver's memory over the trials; and the ratios of the
-two for the same number of trials (the first `--stock` of ours). Targets at 1,000 trials: at most 25 ms of control loop,
-the spool drained at no more than 60 ms a trial, memory flat.
+counted from when both processes have done their first trial; of ours what the sampler takes, which bare Ray Tune has none
+of; the driver's memory over the trials; and the ratios for the same number of trials (the first `--stock` of ours).
+Targets at 1,000 trials: a control loop of at most 1.5 of bare Ray Tune's, the spool drained at no more than 60 ms a trial,
+10 KiB a trial of the driver's memory.
 """
 
 from __future__ import annotations
@@ -74,14 +76,39 @@ def stock_no_op(config: dict[str, Any]) -> None:
     no_op({"spec": json.dumps({"point": config})})
 
 
-class Waiting:
-    """Seconds that the driver has spent waiting for trials."""
+class Meter:
+    """What the driver had used at the end of each trial.
+
+    Attributes:
+        ended, worked: seconds since the beginning, all and those in which it did not wait for trials.
+        processor: seconds of the driver's thread; ``memory``: MiB of its process.
+        sampler: seconds of the thread in the sampler so far.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.ended: list[float] = []
+        self.worked: list[float] = []
+        self.processor: list[float] = []
+        self.memory: list[float] = []
+        self.sampler: list[float] = []
+        self._waited = self._sampled = 0.0
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._started
+
+    def trial_ended(self, *_: Any, **__: Any) -> None:
+        """Note it; takes what a callback of Tune's is given."""
+        self.ended.append(self.seconds())
+        self.worked.append(self.ended[-1] - self._waited)
+        self.processor.append(time.thread_time())
+        self.memory.append(resident_mebibytes())
+        self.sampler.append(self._sampled)
 
     @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
+        """Count from here on, and within the block what the driver waits."""
         import ray
 
         wait = ray.wait
@@ -91,13 +118,26 @@ class Waiting:
             try:
                 return wait(*arguments, **options)
             finally:
-                self.seconds += time.perf_counter() - started
+                self._waited += time.perf_counter() - started
 
         ray.wait = counting
+        self._started = time.perf_counter()
         try:
             yield
         finally:
             ray.wait = wait
+
+    def sampling(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of the sampler whose time is counted."""
+
+        def counting(*arguments: Any) -> Any:
+            started = time.thread_time()
+            try:
+                return method(*arguments)
+            finally:
+                self._sampled += time.thread_time() - started
+
+        return counting
 
 
 def resident_mebibytes() -> float:
@@ -118,8 +158,8 @@ def profiled(file: str | None) -> Iterator[None]:
 
 def ours(
     folder: Path, trials: int, sampler: str, profile: str | None, trainable: Callable[[dict[str, Any]], None] = no_op
-) -> dict[str, Any]:
-    """Run no-op trials through the runner; seconds at which each ended, memory at each, seconds until delivered."""
+) -> tuple[Meter, float, int]:
+    """Run no-op trials through the runner: what they took, seconds until delivered, events that then still waited."""
     from ctxtune.tracking import Tracker
     from ctxtune.tuning import stages
     from ctxtune.tuning.backend.cluster import RunResources
@@ -133,96 +173,86 @@ def ours(
     space = search_space(
         trials=trials, sampler={"name": sampler}, scheduler={"name": "none"}, budget={"hours": 100, "no_improvement_for": 10**6}
     )  # fmt: skip
-    ended: list[float] = []
-    memory: list[float] = []
-    worked: list[float] = []
-    processor: list[float] = []
-    waiting = Waiting()
+    meter = Meter()
 
     def note(recorder: Recorder, run: Any) -> None:
         if run.state != "running":
-            ended.append(time.perf_counter() - started)
-            memory.append(resident_mebibytes())
-            worked.append(ended[-1] - waiting.seconds)
-            processor.append(time.thread_time())
+            meter.trial_ended()
 
     journal = Journal(folder / "journal.jsonl")
     tracker = Tracker(f"sqlite:///{folder / 'ours.db'}", "overhead", folder / "spool")
     tracker.check()
     resources = RunResources(cpus=1, gpus=0, concurrent=PROCESSES)
     sampling = Sampler(space)
+    for name in ("ask", "report", "tell"):
+        setattr(sampling, name, meter.sampling(getattr(sampling, name)))
     recorder = Recorder(journal, tracker, metric=METRIC, sweep_id="sweep", sampler=sampling, on_change=note)
     tracker.start_run("sweep", name="sweep", kind="sweep")
     if not tracker.flush(60):
         raise SystemExit(f"MLflow could not be reached: {tracker.last_error}")
-    started = time.perf_counter()
-    with profiled(profile), waiting.counted():
+    with profiled(profile), meter.running():
         next_run = partial(stages.next_trial, space, recorder, sampling)
         search = StageRuns("search", next_run, on_event=Budget(space, recorder, resources, time.monotonic).check_search)
         run_stages(iter([search]), recorder, storage=folder / "checkpoints", resources=resources, trainable=trainable)
     pending = tracker.pending
     if not tracker.flush(600):
         raise SystemExit(f"not delivered: {tracker.last_error}")
-    drained = time.perf_counter() - started
+    drained = meter.seconds()
     tracker.close()
     assert len(journal.completed("search")) == trials
-    return {
-        "ended": ended,
-        "worked": worked,
-        "processor": processor,
-        "memory": memory,
-        "drained": drained,
-        "pending": pending,
-    }
+    return meter, drained, pending
 
 
-def stock(folder: Path, trials: int) -> dict[str, Any]:
+def bare(folder: Path, trials: int) -> Meter:
+    """The same through Ray Tune alone: random values, no logger, nothing recorded."""
+    return _tuned(folder / "bare", trials, None, [])
+
+
+def stock(folder: Path, trials: int) -> Meter:
     """The same through stock Ray Tune and its MLflow callback, which has delivered when a trial has ended."""
     import optuna
-    from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ended: list[float] = []
-    memory: list[float] = []
-    worked: list[float] = []
-    waiting = Waiting()
+    mlflow = MLflowLoggerCallback(
+        tracking_uri=f"sqlite:///{folder / 'stock.db'}", experiment_name="overhead", save_artifact=False
+    )
+    mlflow.setup()  # the tables of a new store take seconds: not counted, as for ours
+    return _tuned(folder / "stock", trials, OptunaSearch(metric=METRIC, mode="max", seed=0), [mlflow])
 
-    class Clock(tune.Callback):
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ended.append(time.perf_counter() - started)
-            memory.append(resident_mebibytes())
-            worked.append(ended[-1] - waiting.seconds)
 
+def _tuned(folder: Path, trials: int, searcher: Any, callbacks: list[Any]) -> Meter:
+    """Run Ray Tune's own Tuner on the space."""
+    from ray import tune
+
+    meter = Meter()
+    clock = type("Clock", (tune.Callback,), {"on_trial_complete": lambda _, **info: meter.trial_ended()})()
     space = {
         "optimizer.lr": tune.loguniform(5e-4, 8e-3),
         "loss.contextual_weight": tune.uniform(0.1, 1.0),
         "loss.epsilon": tune.loguniform(0.005, 0.5),
         "loss.k": tune.choice([2, 4, 8]),
     }
-    mlflow = MLflowLoggerCallback(
-        tracking_uri=f"sqlite:///{folder / 'stock.db'}", experiment_name="overhead", save_artifact=False
-    )
-    mlflow.setup()  # the tables of a new store take seconds: not counted, as for ours
     tuner = tune.Tuner(
         tune.with_resources(stock_no_op, {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(metric=METRIC, mode="max", seed=0), num_samples=trials, max_concurrent_trials=PROCESSES,
-            reuse_actors=True,
+            search_alg=searcher, num_samples=trials, max_concurrent_trials=PROCESSES, reuse_actors=True
         ),
-        run_config=tune.RunConfig(storage_path=str(folder / "stock"), name="stock", verbose=0, callbacks=[mlflow, Clock()]),
-    )  # fmt: skip
-    started = time.perf_counter()
-    with waiting.counted():
+        run_config=tune.RunConfig(
+            storage_path=str(folder.parent), name=folder.name, verbose=0, callbacks=[*callbacks, clock]
+        ),
+    )
+    with meter.running():
         tuner.fit()
-    return {"ended": ended, "worked": worked, "memory": memory}
+    return meter
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--bare", type=int, default=1000, help="trials of bare Ray Tune (0: leave it out)")
     parser.add_argument("--stock", type=int, default=100, help="trials of stock Ray Tune (0: leave it out)")
     parser.add_argument("--sampler", default="tpe", help="of ours; the stock side has OptunaSearch's, tpe")
     parser.add_argument("--profile", help="write a profile of our control loop, for pstats")
@@ -238,8 +268,12 @@ def main() -> None:
 
     with running_ray(), tempfile.TemporaryDirectory() as name:
         mine = ours(Path(name), arguments.trials, arguments.sampler, arguments.profile, trainable)
-        theirs = stock(Path(name), arguments.stock) if arguments.stock else None
-    print(json.dumps(figures(mine, theirs, arguments.trials), indent=2))
+        peers = {"bare": (bare, arguments.bare), "stock": (stock, arguments.stock)}
+        theirs = {peer: run(Path(name), trials) for peer, (run, trials) in peers.items() if trials}
+    result = figures_of_ours(*mine)
+    for peer, meter in theirs.items():
+        result |= figures_beside(peer, meter, mine[0])
+    print(json.dumps(result, indent=2))
 
 
 def per_trial(seconds: list[float], count: int | None = None) -> float:
@@ -254,30 +288,37 @@ def growth(memory: list[float]) -> float:
     return 1024 * (memory[-1] - memory[half]) / (len(memory) - 1 - half)
 
 
-def figures(mine: dict[str, Any], theirs: dict[str, Any] | None, trials: int) -> dict[str, Any]:
-    ended, memory = mine["ended"], mine["memory"]
-    result = {
+def figures_of_ours(meter: Meter, drained: float, pending: int) -> dict[str, Any]:
+    """What our trials took."""
+    trials, memory = len(meter.ended), meter.memory
+    return {
         "trials": trials,
-        "ours_control_loop_ms_per_trial": per_trial(mine["worked"]),
-        "ours_control_loop_processor_ms_per_trial": per_trial(mine["processor"]),
-        "ours_ms_per_trial": per_trial(ended),
-        "drained_ms_per_trial": per_trial([*ended[:-1], mine["drained"]]),
-        "events_waiting_at_the_end": mine["pending"],
+        "ours_control_loop_ms_per_trial": per_trial(meter.worked),
+        "ours_control_loop_processor_ms_per_trial": per_trial(meter.processor),
+        "ours_sampler_processor_ms_per_trial": per_trial(meter.sampler),
+        "ours_ms_per_trial": per_trial(meter.ended),
+        "drained_ms_per_trial": per_trial([*meter.ended[:-1], drained]),
+        "events_waiting_at_the_end": pending,
         "driver_mib_at_quarters": [round(memory[max(0, i * trials // 4 - 1)], 1) for i in range(5)],
         "driver_kib_per_trial_in_last_half": growth(memory),
     }
-    if theirs:
-        count = min(len(theirs["ended"]), len(ended))
-        result |= {
-            "stock_trials": count,
-            "stock_control_loop_ms_per_trial": per_trial(theirs["worked"], count),
-            "stock_ms_per_trial": per_trial(theirs["ended"], count),
-            "stock_driver_kib_per_trial_in_last_half": growth(theirs["memory"]),
-            "ours_ms_per_trial_same_count": per_trial(ended, count),
-            "ours_over_stock": per_trial(ended, count) / per_trial(theirs["ended"], count),
-            "control_loop_ours_over_stock": per_trial(mine["worked"], count) / per_trial(theirs["worked"], count),
-        }
-    return result
+
+
+def figures_beside(peer: str, theirs: Meter, ours: Meter) -> dict[str, Any]:
+    """What a peer's trials took, and ours over it for as many."""
+    count = min(len(theirs.ended), len(ours.ended))
+    own = per_trial(ours.processor, count) - per_trial(ours.sampler, count)
+    return {
+        f"{peer}_trials": count,
+        f"{peer}_control_loop_ms_per_trial": per_trial(theirs.worked, count),
+        f"{peer}_control_loop_processor_ms_per_trial": per_trial(theirs.processor, count),
+        f"{peer}_ms_per_trial": per_trial(theirs.ended, count),
+        f"{peer}_driver_kib_per_trial_in_last_half": growth(theirs.memory),
+        f"ours_over_{peer}": per_trial(ours.ended, count) / per_trial(theirs.ended, count),
+        f"control_loop_ours_over_{peer}": per_trial(ours.worked, count) / per_trial(theirs.worked, count),
+        f"processor_ours_over_{peer}": per_trial(ours.processor, count) / per_trial(theirs.processor, count),
+        f"processor_ours_without_sampler_over_{peer}": own / per_trial(theirs.processor, count),
+    }
 
 
 if __name__ == "__main__":

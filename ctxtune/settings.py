@@ -29,8 +29,10 @@ def _holds_stray_truth(value: Any, annotation: Any) -> bool:
     """Whether true or false stands where the annotation knows numbers and nothing else."""
     if isinstance(value, (list, tuple)):
         return any(_holds_stray_truth(item, annotation) for item in value)
+    if not isinstance(value, bool):
+        return False
     kinds = _kinds(annotation)
-    return isinstance(value, bool) and bool(kinds & {int, float}) and kinds <= {int, float, Literal, type(None)}
+    return bool(kinds & {int, float}) and kinds <= {int, float, Literal, type(None)}
 
 
 def _kinds(annotation: object) -> set[object]:

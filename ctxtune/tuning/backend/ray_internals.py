@@ -39,6 +39,7 @@ CLIENT_STUB = "ray.core.generated.ray_client_pb2_grpc:RayletDriverStub"
 CLUSTER_STATUS = "ray.core.generated.autoscaler_pb2:GetClusterStatusReply"
 CLIENT = "ray.util.client:ray"
 LOCAL_TUNER = "ray.tune.impl.tuner_internal:TunerInternal"
+UNRESOLVED = "_Trial__unresolved_config"
 PROGRESS = "ray.tune.progress_reporter:TrialProgressCallback"
 AUTHENTICATION = ("ray._raylet:Config.initialize", "ray._raylet:AuthenticationTokenLoader.instance")
 
@@ -233,6 +234,22 @@ def end_process(trial: Any) -> None:
     process = getattr(getattr(trial, "temporary_state", None), "ray_actor", None)
     if process is not None and trial.status == "RUNNING":
         ray.kill(process)
+
+
+def forget_details(trial: Any) -> None:
+    """Let go of what Ray Tune keeps of a trial that has ended: summaries of each metric, and copies of its configuration.
+
+    Its own reports are made of those, which nobody asks for here. What is left of the configuration is its ``key``.
+    """
+    metadata = getattr(trial, "run_metadata", None)
+    for name in ("metric_analysis", "metric_n_steps"):
+        getattr(metadata, name, {}).clear()
+    for name in ("config", "experiment_tag"):
+        getattr(metadata, "last_result", {}).pop(name, None)
+    left = {name: value for name, value in getattr(trial, "config", {}).items() if name == "key"}
+    for name, value in {"config": left, UNRESOLVED: left, "evaluated_params": {}, "experiment_tag": ""}.items():
+        if hasattr(trial, name):
+            setattr(trial, name, value)
 
 
 def error_of(trial: Any) -> str:

@@ -27,6 +27,7 @@ from ctxtune.tuning.backend.local_ray import LOCAL_RAY
 from ctxtune.tuning.backend.ray_internals import (
     end_process,
     error_of,
+    forget_details,
     retry_after_out_of_memory,
     silent_progress,
     thrifty_tune,
@@ -267,6 +268,7 @@ class _RecorderCallback(_WithoutState, LoggerCallback):
         run = self._recorder.journal.runs[key]
         if run.state in ("pruned", "failed"):
             delete_checkpoints(run)
+        forget_details(trial)
 
 
 class _CourseStopper(_WithoutState, Stopper):

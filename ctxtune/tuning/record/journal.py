@@ -25,7 +25,7 @@ from ctxtune.text import counted
 from ctxtune.tuning.record import events
 from ctxtune.tuning.record.decisions import Decisions
 from ctxtune.tuning.record.events import Event, ForeignLine
-from ctxtune.tuning.record.run_spec import RunSpec
+from ctxtune.tuning.record.run_spec import RunSpec, SharedBlocks
 from ctxtune.tuning.record.trial_report import EPOCH, TrialReport
 
 _KEY = re.compile(r'"key":"([^"]+)"')
@@ -121,6 +121,7 @@ class Journal:
         self._lock = threading.Lock()
         self._file: FileIO | None = None
         self._lines = self._whole = 0
+        self._blocks = SharedBlocks()
         self._checked = False
         self._writer = ""
         self._replay(path.read_bytes() if path.exists() else b"")
@@ -273,6 +274,7 @@ class Journal:
         if isinstance(event, events.Decided):
             self.decisions.take(event.name, event.value)
         elif isinstance(event, events.Asked):
+            self._blocks.share(event.spec)
             self.runs[event.key] = RunRecord(event.spec)
         else:
             self._apply_to(self.runs[event.key], event)

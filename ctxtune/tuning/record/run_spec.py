@@ -1,5 +1,7 @@
 """What a process needs to start a run, as plain data that travels through Ray and lies in the journal."""
 
+from pydantic import BaseModel
+
 from ctxtune.config import TrialSettings
 from ctxtune.data import ValidationSettings
 from ctxtune.results.runs import Stage
@@ -42,3 +44,32 @@ class RunSpec(Settings):
     def scores_test(self) -> bool:
         """Whether it scores the test classes, once, at its end."""
         return not self.folds or self.concatenated
+
+
+class SharedBlocks:
+    """Equal blocks of the configurations of many runs as one object: runs of a sweep differ in a few settings only.
+
+    Equal is what has the same JSON, which is how the journal holds it.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[str, ...], tuple[str, BaseModel]] = {}
+        self._names: dict[frozenset[str], set[str]] = {}
+
+    def share(self, model: BaseModel, path: tuple[str, ...] = ()) -> None:
+        """Give a spec those blocks that the one before it had, too, in place of its own."""
+        # Nothing that can be seen of the model changes, so it need not be copied, which would take memory itself.
+        names = model.model_fields_set
+        object.__setattr__(model, "__pydantic_fields_set__", self._names.setdefault(frozenset(names), names))
+        for name, block in model:
+            if isinstance(block, BaseModel):
+                model.__dict__[name] = self._known(block, (*path, name))
+
+    def _known(self, block: BaseModel, path: tuple[str, ...]) -> BaseModel:
+        text = block.model_dump_json()
+        latest = self._latest.get(path)
+        if latest is not None and latest[0] == text and type(latest[1]) is type(block):
+            return latest[1]
+        self.share(block, path)
+        self._latest[path] = text, block
+        return block

@@ -1,5 +1,6 @@
 """What we use of Ray without its promise: what it saves, and that nothing but the saving is lost where a name is gone."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.tune.execution import tune_controller
+from ray.train._internal.storage import StorageContext
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.utils import object_cache
 
 from ctxtune.tuning.backend import ray_internals
@@ -132,9 +135,25 @@ def test_without_a_way_to_read_it_anew_rays_own_default_decides_on_the_token(mon
     assert "RAY_AUTH_MODE" not in ray_internals.os.environ
 
 
+def test_of_a_trial_that_has_ended_tune_keeps_its_key_and_none_of_the_copies_of_its_configuration():
+    config = {"key": "trial-0001", "spec": "SPEC OF THE RUN"}
+    trial = Trial(
+        "none", config=config, evaluated_params=dict(config), experiment_tag="1_spec=SPEC OF THE RUN",
+        storage=StorageContext("/nowhere", "none"), stub=True,
+    )  # fmt: skip
+    trial.update_last_result({"epoch": 3.0, "validation/map_at_r": 0.5, "config": dict(config)})
+    assert len(re.findall("SPEC OF THE RUN", str(vars(trial) | vars(trial.run_metadata)))) == 6
+    ray_internals.forget_details(trial)
+    kept = str(vars(trial) | vars(trial.run_metadata))
+    assert "SPEC OF THE RUN" not in kept and "last-5-avg" not in kept
+    assert trial.config == {"key": "trial-0001"} and trial.last_result["validation/map_at_r"] == 0.5
+
+
 def test_a_trial_without_the_attributes_we_know_is_left_alone():
     trial = SimpleNamespace(status="RUNNING")
     ray_internals.end_process(trial)
+    ray_internals.forget_details(trial)
+    assert vars(trial) == {"status": "RUNNING"}
     assert ray_internals.error_of(trial) == "no message"
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctxtune.config.resolve import with_values
 from ctxtune.errors import CtxtuneError
 from ctxtune.tuning.record.journal import DiskFullError, Journal
 from ctxtune.tuning.record.trial_report import TrialReport
@@ -72,6 +73,21 @@ def test_what_was_written_is_read_back(tmp_path):
     )  # fmt: skip
     assert (second.state, second.epoch, second.spec) == ("running", 0, run_spec("trial-0001", point={"loss.k": 8}))
     assert journal.decisions.model_dump(exclude_unset=True) == {"chosen": "trial-0000"}
+
+
+def test_runs_share_what_is_equal_of_their_configurations_and_nothing_else(tmp_path):
+    trial = run_spec("any").trial
+    specs = [run_spec(f"trial-000{place}", trial=with_values(trial, {"loss.k": k})) for place, k in enumerate((4, 8, 8))]
+    before = [spec.model_dump_json() for spec in specs]
+    journal = Journal(tmp_path / "j")
+    for spec in specs:
+        journal.asked(spec)
+    journal.close()
+    for runs in (journal.stage("search"), Journal(tmp_path / "j").stage("search")):
+        assert [run.spec.model_dump_json() for run in runs] == before
+        first, second, third = (run.spec.trial for run in runs)
+        assert first.model is second.model is third.model and first.loss is not second.loss
+        assert [each.loss.k for each in (first, second, third)] == [4, 8, 8]
 
 
 def test_an_epoch_is_taken_once(tmp_path):

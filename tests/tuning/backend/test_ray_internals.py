@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import OutOfMemoryError
-from ray.tune.execution import tune_controller
 from ray.train._internal.storage import StorageContext
+from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.utils import object_cache

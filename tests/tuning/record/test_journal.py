@@ -77,7 +77,9 @@ def test_what_was_written_is_read_back(tmp_path):
 
 def test_runs_share_what_is_equal_of_their_configurations_and_nothing_else(tmp_path):
     trial = run_spec("any").trial
-    specs = [run_spec(f"trial-000{place}", trial=with_values(trial, {"loss.k": k})) for place, k in enumerate((4, 8, 8))]
+    specs = [
+        run_spec(f"trial-000{place}", trial=with_values(trial, {"loss.k": k})) for place, k in enumerate((4, 8, 8))
+    ]
     before = [spec.model_dump_json() for spec in specs]
     journal = Journal(tmp_path / "j")
     for spec in specs:

@@ -8,6 +8,7 @@ on as well then. They are gone: the summaries of metrics cost memory only, and c
 than a twentieth of the control loop of 1,000 trials.)
 """
 
+import functools
 import os
 import pkgutil
 import time
@@ -25,6 +26,8 @@ AWS_KEYS = "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE"
 CONTROLLER_MODULE = "ray.tune.execution.tune_controller"
 CONTROLLER = f"{CONTROLLER_MODULE}:TuneController"
 PROCESS_CACHE = "_ObjectCache"
+TRIAL_MODULE = "ray.tune.experiment.trial"
+LOOKUPS = ("get_trainable_cls", "validate_trainable")
 ACTOR_MANAGER = "ray.air.execution._internal.actor_manager:RayActorManager"
 PRINTING = "ray._private.worker"
 STAGING = "ray.train._internal.storage"
@@ -54,7 +57,13 @@ def thrifty_tune(kept: int = 0) -> Iterator[None]:
     """
     cache = internal(f"{CONTROLLER_MODULE}:{PROCESS_CACHE}")
     replaced = {PROCESS_CACHE: _keeping(cache, kept)} if cache and kept else {}
-    with _replaced(CONTROLLER, _get_trial_checkpoints=_no_trials), _replaced(CONTROLLER_MODULE, **replaced):
+    # Each trial would ask the cluster for what all of them run, three times over, and unpickle a class of its own.
+    lookups = {name: functools.cache(found) for name in LOOKUPS if (found := internal(f"{TRIAL_MODULE}:{name}"))}
+    with (
+        _replaced(CONTROLLER, _get_trial_checkpoints=_no_trials),
+        _replaced(CONTROLLER_MODULE, **replaced),
+        _replaced(TRIAL_MODULE, **lookups),
+    ):
         yield
 
 

@@ -12,6 +12,7 @@ from ray.train._internal.storage import StorageContext
 from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+from ray.tune.experiment import trial as trial_module
 from ray.tune.utils import object_cache
 
 from ctxtune.tuning.backend import ray_internals
@@ -58,6 +59,15 @@ def test_as_many_processes_as_run_at_a_time_wait_for_the_next_stage_and_all_end_
         assert tune_controller._ObjectCache is object_cache._ObjectCache
 
 
+def test_what_all_trials_run_is_looked_up_once_for_each_run_of_tune(monkeypatch):
+    asked = []
+    monkeypatch.setattr(trial_module, "get_trainable_cls", lambda name: asked.append(name) or object())
+    for _ in range(2):
+        with thrifty_tune():
+            assert trial_module.get_trainable_cls("ours") is trial_module.get_trainable_cls("ours")
+    assert asked == ["ours", "ours"]
+
+
 def entered(manager):
     with manager:
         return True
@@ -70,6 +80,7 @@ USES = {
     f"{ray_internals.ACTOR_MANAGER}._actor_task_failed": lambda: entered(ray_internals.retry_after_out_of_memory()),
     f"{ray_internals.CONTROLLER}._get_trial_checkpoints": lambda: entered(thrifty_tune()),
     f"{ray_internals.CONTROLLER_MODULE}:{ray_internals.PROCESS_CACHE}": lambda: entered(thrifty_tune(2)),
+    **{f"{ray_internals.TRIAL_MODULE}:{name}": lambda: entered(thrifty_tune()) for name in ray_internals.LOOKUPS},
     f"{ray_internals.STAGING}:_get_ray_train_session_dir": lambda: entered(ray_internals.staging_in(Path())),
     f"{ray_internals.CONSTANTS}:ENABLE_RAY_CLUSTER": lambda: entered(ray_internals.listening_on_loopback()),
     f"{ray_internals.SERVICES}:get_node": lambda: entered(ray_internals.patient_start(1)),

@@ -29,14 +29,15 @@ def next_trial(config: SweepConfig, recorder: Recorder, sampler: Sampler) -> Run
     Raises:
         ConfigError: suggestion after suggestion cannot be run.
     """
-    trials = recorder.journal.stage("search")
-    left = [] if recorder.all_under_way else trials  # nothing is searched for among thousands where nothing is left
+    # Nothing is searched for among thousands where nothing is left.
+    left = [] if recorder.all_under_way else recorder.journal.stage("search")
     for run in left:
         if recorder.may_start(run.key):
             return run.spec
-    if len(trials) >= config.search.trials or sampler.exhausted:
+    number = recorder.journal.asked_in("search")
+    if number >= config.search.trials or sampler.exhausted:
         return None
-    key = f"trial-{len(trials):04d}"
+    key = f"trial-{number:04d}"
     suggested = suggestion(config, sampler, key)
     if suggested is None:
         return None

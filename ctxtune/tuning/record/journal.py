@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from io import FileIO
@@ -122,6 +123,7 @@ class Journal:
         self._file: FileIO | None = None
         self._lines = self._whole = 0
         self._blocks = SharedBlocks()
+        self._asked = Counter[str]()
         self._checked = False
         self._writer = ""
         self._replay(path.read_bytes() if path.exists() else b"")
@@ -156,6 +158,10 @@ class Journal:
     def stage(self, stage: str) -> list[RunRecord]:
         """The runs of a stage, in the order in which they were asked for."""
         return [run for run in self.runs.values() if run.stage == stage]
+
+    def asked_in(self, stage: str) -> int:
+        """How many runs of a stage were asked for."""
+        return self._asked[stage]
 
     def completed(self, stage: str) -> list[RunRecord]:
         """The runs of a stage that came to their last epoch."""
@@ -275,6 +281,7 @@ class Journal:
             self.decisions.take(event.name, event.value)
         elif isinstance(event, events.Asked):
             self._blocks.share(event.spec)
+            self._asked[event.spec.stage] += event.key not in self.runs
             self.runs[event.key] = RunRecord(event.spec)
         else:
             self._apply_to(self.runs[event.key], event)

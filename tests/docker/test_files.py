@@ -142,7 +142,17 @@ def test_compose_keeps_ports_on_loopback_data_in_volumes_and_secrets_in_files(do
         assert any(str(volume).split(":")[0] in tree["volumes"] for volume in services[name]["volumes"])
     for name in ("ray-head", "ray-worker"):
         assert services[name]["environment"]["RAY_AUTH_MODE"] == "token"
-        assert services[name]["cap_drop"] == ["ALL"]
+
+
+def test_containers_of_the_image_can_write_no_root_and_have_no_privileges(docker):
+    own = {
+        name: each for name, each in load(docker / "compose.yaml")["services"].items() if "ctxtune:" in each["image"]
+    }
+    assert set(own) == {"ray-head", "ray-worker", "mlflow", "buckets"}
+    for name, service in own.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
 def test_secrets_are_made_once_and_differ_each_time(docker, tmp_path):

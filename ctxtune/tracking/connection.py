@@ -33,6 +33,8 @@ _TROUBLE = {"BAD_REQUEST", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLIN
 _WAITED = ("failed with timeout exception", "ReadTimeoutError", "ConnectTimeoutError")
 _UNANSWERED = ("failed with exception", "failed with timeout exception")
 """MLflow gives its own INTERNAL_ERROR also to requests that no server has answered."""
+_FAILED = re.compile(r"too many 5\d\d error responses")
+"""In these words MLflow's client says that a server has answered with an error of its own."""
 
 
 def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]":
@@ -96,7 +98,8 @@ def sorted_errors(uri: str) -> Iterator[None]:
             raise Refused(f"{code}: {message}") from None
         if (elsewhere := redirection(uri, error)) is not None:
             raise Unreachable(elsewhere) from None
-        answered = code in _TROUBLE and not any(words in str(error) for words in _UNANSWERED)
+        silent = any(words in str(error) for words in _UNANSWERED) and not _FAILED.search(str(error))
+        answered = code in _TROUBLE and not silent
         waited = any(words in str(error) for words in _WAITED)
         raise Unreachable(message, answered=answered, waited=waited) from None
 

@@ -135,7 +135,7 @@ def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None]
                 progress(spool.pending())
             delivery.settle()
         except (Unreachable, Refused) as error:
-            raise TrackingError(_not_replayed(spool, target, str(error), with_uri=uri is not None)) from None
+            raise TrackingError(_not_replayed(spool, target, error, with_uri=uri is not None)) from None
         spool.set_state(last_error=None)
         refused = spool.counts().refused
         if refused:
@@ -147,8 +147,10 @@ def replay(folder: Path, uri: str | None = None, progress: Callable[[int], None]
     return before
 
 
-def _not_replayed(spool: Spool, uri: str, error: str, *, with_uri: bool) -> str:
-    message = f"The tracking server {redact(uri)} cannot be reached ({error}); {spool.pending()} events stay spooled"
+def _not_replayed(spool: Spool, uri: str, error: Unreachable | Refused, *, with_uri: bool) -> str:
+    answered = isinstance(error, Refused) or error.answered
+    trouble = "answers with an error, its own log says why" if answered else "cannot be reached"
+    message = f"The tracking server {redact(uri)} {trouble} ({error}); {spool.pending()} events stay spooled"
     if spool.state("secret") and not with_uri:
         message += ". Its address held a user name and password, which are not stored: give it again with --uri"
     return message

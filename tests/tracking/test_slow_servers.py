@@ -201,6 +201,25 @@ def test_a_server_that_stumbles_at_two_requests_in_five_takes_everything_once_an
     assert [status for _, status in active(store, name)] == ["FINISHED"] * (1 + len(keys))
 
 
+def test_a_server_that_fails_at_one_thing_takes_the_rest_and_is_not_called_unreachable(server, tmp_path):
+    port, store = server
+
+    def faults(method: str, path: str) -> Fault | None:
+        return Fault(status=500) if "set-experiment-tag" in path else None
+
+    with faulty_proxy(port, faults) as uri:
+        tracker = Tracker(uri, "poison", tmp_path / "spool")
+        tracker.describe("what this server cannot store")
+        log_sweep(tracker, ["poison-0", "poison-1"])
+        wait_for(lambda: tracker.pending == 1, PATIENCE, "all but the description")
+        assert not tracker.close(0)
+        with pytest.raises(TrackingError, match=r"answers with an error.*\(.*500 error.*\); 1 events stay spooled"):
+            replay(tmp_path / "spool")
+    found = [row for row in metric_rows(store) if row[0].startswith("poison")]
+    assert found == expected_rows(["poison-0", "poison-1"], METRICS, range(3))
+    assert replay(tmp_path / "spool", f"http://127.0.0.1:{port}") == 1
+
+
 def test_a_proxy_that_redirects_is_told_with_what_to_do(server, tmp_path):
     login = "https://login.example.org/oauth2/start?rd=secret"
     with faulty_proxy(server[0], lambda method, path: Fault(status=302, location=login)) as uri:

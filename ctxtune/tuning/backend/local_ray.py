@@ -21,7 +21,12 @@ import ray
 
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
-from ctxtune.tuning.backend.ray_internals import listening_on_loopback, patient_start, read_authentication_anew
+from ctxtune.tuning.backend.ray_internals import (
+    listening_on_loopback,
+    patient_start,
+    read_authentication_anew,
+    without_monitors,
+)
 from ctxtune.tuning.backend.watch import shut_down
 
 _SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
@@ -89,7 +94,9 @@ def _start(options: Mapping[str, Any], on_note: Callable[[str], None]) -> None:
     before = _children()
     for attempt in range(1, STARTS + 1):
         try:
-            with listening_on_loopback(), patient_start(_START_SECONDS), own_sigterm():
+            # Were Ray to need them after all, the next try has them.
+            saved = without_monitors() if attempt == 1 else contextlib.nullcontext()
+            with saved, listening_on_loopback(), patient_start(_START_SECONDS), own_sigterm():
                 ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
             return
         except Exception as error:  # noqa: BLE001 - Ray raises what it likes where one of its processes is late

@@ -32,6 +32,7 @@ ACTOR_MANAGER = "ray.air.execution._internal.actor_manager:RayActorManager"
 PRINTING = "ray._private.worker"
 STAGING = "ray.train._internal.storage"
 SERVICES = "ray._private.services"
+NODE = "ray._private.node:Node"
 CONSTANTS = "ray._private.ray_constants"
 GCS_CLIENT = "ray._raylet:GcsClient"
 BOOTSTRAP = "ray._private.services:canonicalize_bootstrap_address_or_die"
@@ -118,6 +119,18 @@ def listening_on_loopback() -> Iterator[None]:
     GCS, raylet, workers, agents and the driver then listen on the loopback interface alone.
     """
     with _replaced(CONSTANTS, ENABLE_RAY_CLUSTER=False):
+        yield
+
+
+@contextmanager
+def without_monitors() -> Iterator[None]:
+    """Let `ray.init` start no autoscaler's monitor, log monitor and API server, of which a Ray of our own needs none.
+
+    Each is a Python process that imports Ray. On two busy cores the start takes 9.7 s without them and 14.1 s with them, its
+    processes 3.6 and 6.2 s of processor time until a first task has run.
+    """
+    nothing: dict[str, Any] = dict.fromkeys(("start_monitor", "start_log_monitor"), lambda *arguments, **options: None)
+    with _replaced(NODE, **nothing), _replaced(SERVICES, start_api_server=lambda *arguments, **options: ("", None)):
         yield
 
 

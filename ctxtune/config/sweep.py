@@ -195,7 +195,7 @@ class SweepConfig(TrialFile):
 
     @model_validator(mode="after")
     def _confirm_folds(self) -> "SweepConfig":
-        if self.confirm is not None and self.confirm.train_on == "folds" and self.validation.count < 2:
+        if len(self.confirmed_folds) == 1:
             raise ValueError(
                 f"confirm.train_on: folds needs several folds, and validation.scheme {self.validation.scheme} has one; take "
                 "class_folds or super_class_folds, or train_on: all"
@@ -222,6 +222,12 @@ class SweepConfig(TrialFile):
                 "search.budget.gpu_hours: no run gets a GPU (resources.gpus is 0); take search.budget.hours"
             )
         return self
+
+    @property
+    def confirmed_folds(self) -> tuple[int, ...]:
+        """The folds that a confirmation trains a model each for; none: it trains one on all train classes."""
+        by_fold = self.confirm is not None and self.confirm.train_on == "folds"
+        return tuple(range(self.validation.count)) if by_fold else ()
 
     def search_trial(self, trial: TrialSettings) -> TrialSettings:
         """The form in which the search trains a configuration: as it is, or cheaper (`search.schedule`, `images`, `crop`)."""

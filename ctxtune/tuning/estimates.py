@@ -2,7 +2,7 @@
 
 The unit of work is a full-length run on one validation fold. A trial is less where `search.schedule`, `images` or `crop`
 make it cheaper, and more where it is scored on several folds; a run on all train classes is more, and one with a model for
-each fold is so many.
+each fold counts once for each of them.
 """
 
 import math
@@ -34,8 +34,7 @@ def work_of(config: SweepConfig, stage: Stage | str) -> float:
         length = config.search_epochs / trial.schedule.epochs
         return length * (search.images or 1.0) * crop**2 * len(config.validation.use)
     if stage == "confirmation":
-        by_fold = config.confirm is not None and config.confirm.train_on == "folds"
-        return float(config.validation.count) if by_fold else 1 / fit_share(config)
+        return float(len(config.confirmed_folds)) or 1 / fit_share(config)
     return 1.0
 
 

@@ -130,12 +130,11 @@ def confirmation_specs(config: SweepConfig, journal: Journal, chosen: str, seeds
     """The chosen configuration and the start point, over the same fresh seeds; without what has ended."""
     arms = {arm: configuration(config, journal, arm) for arm in confirmed_arms(config, journal, chosen)}
     shown = config.confirm.shown_queries if config.confirm else 0
-    by_fold = config.confirm is not None and config.confirm.train_on == "folds"
-    folds = tuple(range(config.validation.count)) if by_fold else ()
+    folds = config.confirmed_folds
     return [
         _spec(
             config, "confirmation", key, arm=arm, point=point, trial=trial, folds=folds, seed_index=seed_index,
-            shown_queries=0 if seed_index else shown, concatenated=by_fold,
+            shown_queries=0 if seed_index else shown, concatenated=bool(folds),
         )
         for seed_index in range(seeds)
         for arm, (point, trial) in arms.items()

@@ -14,6 +14,7 @@ import torch
 from ray import tune
 from ray.tune import Checkpoint
 
+from ctxtune.data.memory import return_free_memory
 from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.results.costs import Rate
 from ctxtune.training import load_checkpoint, save_checkpoint
@@ -70,8 +71,9 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def _give_memory_back() -> None:
-    """To other runs on this GPU, and to the next one in this process, which may be used again."""
+    """To other runs on this GPU or machine, and to the next one in this process, which may be used again."""
     gc.collect()
+    return_free_memory()
     _leave_libraries_alone()
     if torch.cuda.is_initialized():
         with contextlib.suppress(RuntimeError):  # a CUDA error of the run, which has been told already

@@ -46,6 +46,7 @@ def main() -> int:
     # torch comes with these, which --help need not wait for
     import torch
 
+    from ctxtune.data.oddities import left_out, odd_names
     from ctxtune.data.own_data import own_dataset
     from ctxtune.data.survey import survey
     from ctxtune.data.threads import processors
@@ -59,6 +60,11 @@ def main() -> int:
     faults, short_side = 0, None
     for line in _counts(benchmark, bool(block.get("closed_set"))):
         console.print(line)
+    for line in odd_names(benchmark):
+        console.print(line)
+        faults += 1
+    for line in left_out(benchmark):
+        console.print(f"left out: {line}")
     if not arguments.quick:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("opening the images", total=None)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 _OBEYED_BY_MARKDOWN = {"<": "&lt;", "&": "&amp;", "]": r"\]"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKDOWN = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[])")
 
 
@@ -39,6 +40,15 @@ def shortened(text: str, most: int = 80) -> str:
     'xxxxxxxxxx... (5,000 characters)'
     """
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def printable(text: str) -> str:
+    r"""A text on one line: what a terminal would obey, and bytes that are no UTF-8, are written as escapes.
+
+    >>> printable("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def did_you_mean(name: object, known: Iterable[str], *, most: int = 1, otherwise: str | None = None) -> str:

@@ -23,7 +23,7 @@ from ctxtune.data import cache
 from ctxtune.data.checking import SplitReport, advice, describe_split, open_images
 from ctxtune.data.contact_sheet import contact_sheet
 from ctxtune.data.loading import dataset_names, load_dataset
-from ctxtune.data.oddities import copies, left_out, listed_twice
+from ctxtune.data.oddities import copies, left_out, listed_twice, odd_names
 from ctxtune.data.official_counts import OFFICIAL_COUNTS, DataWarning, differences
 from ctxtune.data.settings import DatasetSettings, ImageSettings
 from ctxtune.data.split import Benchmark, Split
@@ -158,15 +158,18 @@ def _check(request: Request, benchmark: Benchmark, options: argparse.Namespace) 
         console.print(f"twice: {sentence}")
     for sentence in same if given else []:
         console.print(f"copies in the data set itself: {sentence}")
+    odd = odd_names(benchmark)
+    for sentence in odd:
+        console.print(f"names: {sentence}")
     for sentence in left_out(benchmark):
         console.print(f"left out: {sentence}")
     broken = [(report.name, *item) for report in reports for item in report.unreadable.items()]
     for name, path, reason in broken:
         console.print(f"unreadable: {name}: {path}: {reason}")
     console.print("next:")
-    for step in advice(benchmark, reports, differing, twice):
+    for step in advice(benchmark, reports, differing, twice, odd):
         console.print(f"  - {step}")
-    return 1 if broken or differing or twice else 0
+    return 1 if broken or differing or twice or odd else 0
 
 
 def _table(reports: list[SplitReport]) -> Table:
@@ -179,7 +182,7 @@ def _table(reports: list[SplitReport]) -> Table:
         return "not opened" if value is None else f"{value[0]} x {value[1]}"
 
     def named(value: tuple[str, int]) -> str:
-        return f"{value[1]} ({value[0]})"
+        return f"{value[1]} ({shortened(value[0])})"
 
     rows = {
         "images": [f"{report.images:,}" for report in reports],

@@ -92,7 +92,9 @@ def open_images(split: Split, report: SplitReport, workers: int, progress: Progr
     )
 
 
-def advice(benchmark: Benchmark, reports: list[SplitReport], differing: list[str], twice: list[str]) -> list[str]:
+def advice(
+    benchmark: Benchmark, reports: list[SplitReport], differing: list[str], twice: list[str], odd: list[str]
+) -> list[str]:
     """What to do next, one sentence each."""
     steps = []
     broken = {path: reason for report in reports for path, reason in report.unreadable.items()}
@@ -106,6 +108,8 @@ def advice(benchmark: Benchmark, reports: list[SplitReport], differing: list[str
         steps.append("Compare your copy with the official one: counts differ. Scores will not be comparable.")
     if twice:
         steps.append("Keep each image once: a copy is the nearest neighbor of its original and raises Recall@1.")
+    if odd:
+        steps.append("Write each class in one way: under two names its images count as wrong for each other.")
     for report in reports:
         if report.name.endswith("/test") and report.single_image_classes:
             steps.append(
@@ -117,7 +121,7 @@ def advice(benchmark: Benchmark, reports: list[SplitReport], differing: list[str
             f"{counted(huge, 'image')} of more than {HUGE / 1e6:.0f} million pixels: each takes {3 * HUGE / 1e9:.1f} GB "
             "or more while it is read; scale them down once."
         )
-    if not broken and not differing and not twice:
+    if not (broken or differing or twice or odd):
         steps.append("Nothing to correct.")
     if benchmark.train.table.source.image_size is None:
         steps.append("`python -m ctxtune.data prepare` with the same arguments builds the image cache beforehand.")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from ctxtune.data.sources import FolderSource, is_image_name
 from ctxtune.data.split import Benchmark
 from ctxtune.text import counted
 
 NAMED_AT_MOST = 3
+OWN_DATA = ("class_folders", "image_list", "table")
+"""Data sets whose class names somebody has typed, or a spreadsheet has changed."""
+NO_NAMES = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none", "nat", "#n/a"})
+"""What programs write where there is no value."""
 
 
 def listed_twice(benchmark: Benchmark) -> list[str]:
@@ -31,6 +38,62 @@ def listed_twice(benchmark: Benchmark) -> list[str]:
             if shared := sorted(paths[name].keys() & paths[other].keys()):
                 found.append(f"{benchmark.name}: {_named(shared)} both in {name} and in {other}")
     return found
+
+
+def odd_names(benchmark: Benchmark) -> list[str]:
+    """Classes that are one class under two names, perhaps, and names that stand for no name, a sentence each.
+
+    A class in train and, spelled otherwise, in test is a leak; in one split, its images count as wrong for each other.
+    """
+    if benchmark.name not in OWN_DATA:
+        return []
+    where: dict[str, dict[str, str]] = defaultdict(dict)
+    for split, images in benchmark.splits().items():
+        for label in images.classes().tolist():
+            name = images.class_names.get(label, str(label))
+            where[_without_spelling(name)].setdefault(name, split)
+    pairs = [_spellings(names) for names in where.values() if len(names) > 1]
+    found = []
+    if pairs:
+        found.append(
+            f"{benchmark.name}: {counted(len(pairs), 'name')} spelled in several ways, a class for each: "
+            f"{_few(pairs)}; write the same class the same way"
+        )
+    if none := [name for key in sorted(NO_NAMES & where.keys()) for name in where[key]]:
+        found.append(f"{benchmark.name}: {_few(list(map(repr, none)))}: is it a class, or a gap? Take such images out")
+    return [*found, *_two_super_classes(benchmark)]
+
+
+def _two_super_classes(benchmark: Benchmark) -> Iterator[str]:
+    """Folds and samplers take the super-class of a class's first image."""
+    for split in benchmark.splits().values():
+        if split.super_labels is None:
+            continue
+        pairs = np.unique(np.stack([split.labels, split.super_labels]), axis=1)[0].tolist()
+        if several := [label for label, count in Counter(pairs).items() if count > 1]:
+            names = [repr(split.class_names.get(label, str(label))) for label in several]
+            yield f"{split.name}: {len(names)} of its classes lie in several super-classes ({_few(names)}); a class has one"
+
+
+def _spellings(names: Mapping[str, str]) -> str:
+    """Names that look alike are shown by their code points."""
+    alike = len({unicodedata.normalize("NFKC", name) for name in names}) < len(names)
+    return " and ".join(f"{ascii(name) if alike else repr(name)} ({split})" for name, split in names.items())
+
+
+def _without_spelling(name: str) -> str:
+    """What two spellings of one name share: letters whatever their case and code points, numbers whatever their zeros."""
+    shown = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+    text = " ".join(shown.casefold().split())
+    plain = text.removeprefix("+").lstrip("0")
+    whole, point, decimals = plain.partition(".")
+    if text and set(text) <= set("+0123456789.") and text.count(".") <= 1:
+        return f"{whole or 0}.{decimals.rstrip('0')}".rstrip(".") if point else plain or "0"
+    return text
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:NAMED_AT_MOST]) + (", ..." if len(items) > NAMED_AT_MOST else "")
 
 
 def copies(benchmark: Benchmark, pixels: Mapping[str, Mapping[str, bytes]]) -> list[str]:
@@ -79,9 +142,7 @@ def _same(count: int, pairs: list[tuple[str, str]]) -> str:
 
 
 def _named(paths: list[str]) -> str:
-    few = ", ".join(paths[:NAMED_AT_MOST])
-    more = ", ..." if len(paths) > NAMED_AT_MOST else ""
-    return f"{counted(len(paths), 'image')} ({few}{more}) {'is' if len(paths) == 1 else 'are'}"
+    return f"{counted(len(paths), 'image')} ({_few(paths)}) {'is' if len(paths) == 1 else 'are'}"
 
 
 def left_out(benchmark: Benchmark) -> list[str]:
@@ -100,7 +161,18 @@ def left_out(benchmark: Benchmark) -> list[str]:
         stray = sorted(entry.name for entry in os.scandir(parent) if entry.is_file() and is_image_name(entry.name))
         if stray:
             sentences.append(f"{parent}: {_named(stray)} in no class folder and left out")
-    return sentences
+    return [*sentences, *_parts_left_out(benchmark)]
+
+
+def _parts_left_out(benchmark: Benchmark) -> Iterator[str]:
+    """The folders beside `train` and `test` that are no part of the data set, such as `val`."""
+    source = benchmark.train.table.source
+    if benchmark.name != "class_folders" or not isinstance(source, FolderSource):
+        return
+    used = {path.partition("/")[0] for split in benchmark.splits().values() for path in split.paths}
+    beside = sorted(f"{entry.name}/" for entry in os.scandir(source.root) if entry.is_dir() and entry.name not in used)
+    if others := [name for name in beside if not name.startswith(".")]:
+        yield f"{source.root}: not looked into: {_few(others)}"
 
 
 def _most_first(item: tuple[str, int]) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from ctxtune.data.oddities import listed_twice
+from ctxtune.data.oddities import listed_twice, odd_names
 from ctxtune.data.split import Benchmark
 from ctxtune.errors import DataError
 
@@ -41,10 +41,15 @@ def differences(benchmark: Benchmark) -> list[str]:
 
 
 def verify(benchmark: Benchmark, *, strict: bool, closed_set: bool = False) -> None:
-    """Refuse a benchmark with a class on both sides; warn of counts that are not official, and of images listed twice.
+    """Refuse a benchmark with a class on both sides, or with two test sides; warn of counts that are not official, of images
+    listed twice and of odd class names.
 
-    Raises DataError for the first, and with `strict` for the second.
+    Raises DataError for the former, and with `strict` for the latter.
     """
+    if benchmark.test is not None and (benchmark.query is not None or benchmark.gallery is not None):
+        raise DataError(
+            f"{benchmark.name}: splits found: {', '.join(benchmark.splits())}; take test, or query and gallery"
+        )
     train = benchmark.train.classes()
     for name, split in benchmark.splits().items():
         if name != "train" and not closed_set and (shared := np.intersect1d(train, split.classes())).size:
@@ -54,7 +59,7 @@ def verify(benchmark: Benchmark, *, strict: bool, closed_set: bool = False) -> N
                 "zero-shot retrieval needs classes that training has never seen. Where known classes are what you "
                 "want to measure, say dataset.closed_set: true and validation.scheme: image_holdout"
             )
-    if found := [*differences(benchmark), *listed_twice(benchmark)]:
+    if found := [*differences(benchmark), *listed_twice(benchmark), *odd_names(benchmark)]:
         message = "; ".join(found)
         if strict:
             raise DataError(f"{message} (dataset.strict is true)")

@@ -18,7 +18,7 @@ def own_dataset(place: Path) -> tuple[Tree, Benchmark]:
     """The block that names the data at a place, and the data; `closed_set` where train and test share classes.
 
     A file is a table; so is a folder with one kind of parquet files, tar shards or a single CSV. Any other folder has image
-    lists (`train.txt`), or class folders.
+    lists (`train.txt`), or class folders; so has one whose table is about something else, which a warning tells.
 
     Raises:
         DataError: there is nothing that can be read.
@@ -26,6 +26,22 @@ def own_dataset(place: Path) -> tuple[Tree, Benchmark]:
     if not place.exists():
         raise DataError(f"{place.absolute()}: there is no such file or folder")
     block = _block(place.absolute())
+    try:
+        return _loaded(block)
+    except DataError as error:
+        folders: Tree = {"name": "class_folders", "root": str(place.absolute())}
+        if place.is_file() or block == folders:
+            raise
+        try:
+            found = _loaded(folders)
+        except DataError:
+            raise error from None
+        warnings.warn(f"{error}. Taken are the class folders", DataWarning, stacklevel=2)
+        return found
+
+
+def _loaded(block: Tree) -> tuple[Tree, Benchmark]:
+    """A block and its data; as a closed set where train and test share classes. Raises DataError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # the look at the data tells it
         try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import threading
 import warnings
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -36,7 +38,7 @@ def is_image_name(name: str) -> bool:
 def decode(data: bytes) -> Image.Image:
     """An encoded image as upright RGB, fully decoded. Raises OSError or ValueError where it is broken."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             return to_rgb(image)
     except UnidentifiedImageError:
         raise OSError(f"not an image file ({len(data)} bytes)") from None
@@ -51,6 +53,28 @@ def decode(data: bytes) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds for files that are broken
         raise OSError(f"broken: {str(error) or type(error).__name__}") from error
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """What Pillow reads itself: it hands EPS, whatever the file is called, to the program Ghostscript, if there is one."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
+
+
+def _file_content(path: str) -> bytes:
+    """The bytes of a file. Raises OSError, also for a folder, and for a pipe or device: reading those may never end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError("not a file, but a folder, a pipe or a device")
+        with open(handle, "rb", closefd=False) as file:  # a handle, not a path
+            content = file.read()
+        if content is None:  # of a special file that has nothing to give now
+            raise OSError("nothing can be read from it")
+        return content
+    finally:
+        os.close(handle)
 
 
 class FolderSource:
@@ -69,7 +93,7 @@ class FolderSource:
 
     def encoded(self, path: str) -> bytes:
         """The file's bytes."""
-        return (self.root / path).read_bytes()
+        return _file_content(os.path.join(self.root, path))  # noqa: PTH118  # Path is slower
 
     def size_in_bytes(self, path: str) -> int:
         """The file's size, by stat."""

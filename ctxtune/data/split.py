@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ctxtune.errors import DataError
+from ctxtune.text import printable
 
 Integers = npt.NDArray[np.int64]
 
@@ -221,5 +222,5 @@ def make_split(
         rows=np.arange(len(table), dtype=np.int64),
         labels=np.asarray(labels, dtype=np.int64),
         super_labels=None if super_labels is None else np.asarray(super_labels, dtype=np.int64),
-        class_names=dict(class_names or {}),
+        class_names={label: printable(name) for label, name in (class_names or {}).items()},
     )

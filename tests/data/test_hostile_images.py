@@ -191,6 +191,12 @@ def test_what_is_hardly_a_picture_is_an_oserror_or_a_valueerror(data):
         decode(data)
 
 
+def test_no_other_program_is_started_for_an_image():
+    """Pillow would hand this one to Ghostscript, whatever the file is called."""
+    with pytest.raises(OSError, match="not an image file"):
+        decode(encoded(Image.new("RGB", (4, 4)), "EPS"))
+
+
 def test_pictures_in_memory_are_taken_as_before():
     assert np.asarray(to_rgb(Image.new("L", (2, 2), 7)))[0, 0].tolist() == [7, 7, 7]
     assert np.asarray(to_rgb(Image.new("RGBA", (2, 2), (9, 9, 9, 0))))[0, 0].tolist() == [255, 255, 255]

@@ -1,5 +1,6 @@
 """Data sets that are not as they should be: one message that names the place, or a sentence in `check`."""
 
+import os
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from ctxtune.data import load
 from ctxtune.data.__main__ import main
 from ctxtune.data.oddities import left_out, listed_twice
 from ctxtune.data.official_counts import DataWarning
+from ctxtune.data.own_data import own_dataset
 from ctxtune.errors import ConfigError, DataError
 from tests.helpers import trees
 
@@ -208,3 +210,67 @@ def test_check_tells_of_huge_pictures(tmp_path, capsys, monkeypatch):
     Image.new("RGB", (60, 50)).save(tmp_path / "train/class000/large.png")
     assert main(["check", "class_folders", str(tmp_path)]) == 0
     assert "million pixels" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(60)
+def test_what_may_never_end_is_not_read_as_an_image(tmp_path, capsys):
+    trees.class_folders(tmp_path, {"train": 2, "test": 2})
+    os.mkfifo(tmp_path / "train/class000/pipe.jpg")
+    (tmp_path / "train/class000/zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "train/class000/folder.jpg").mkdir()
+    assert main(["check", "class_folders", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.count("not a file, but a folder, a pipe or a device") == 3
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        ("Dog", "dog ", "'Dog' (train) and 'dog ' (test)"),
+        ("caf\u00e9", "cafe\u0301", r"'caf\xe9' (train) and 'cafe\u0301' (test)"),
+        ("007", "7", "'007' (train) and '7' (test)"),
+        ("1.0", "1", "'1.0' (train) and '1' (test)"),
+        ("nan", "x", "'nan': is it a class, or a gap?"),
+        ("10", "1", None),
+        (".5", "5.", None),
+    ],
+)
+def test_one_class_under_two_names_and_names_for_gaps_are_told(tmp_path, capsys, train, test, said):
+    for split, name in (("train", train), ("train", "other"), ("test", test), ("test", "another")):
+        for number in range(2):
+            trees.write_image(tmp_path / split / name / f"{number}.jpg", hash((split, name, number)) % 1000)
+    assert main(["check", "class_folders", str(tmp_path), "--quick"]) == (said is not None)
+    printed = capsys.readouterr().out
+    assert said in printed if said else "names:" not in printed
+    if said:
+        with pytest.warns(DataWarning):
+            load("class_folders", tmp_path)
+
+
+def test_two_test_sides_are_refused_and_other_folders_told(tmp_path):
+    trees.class_folders(tmp_path, {"train": 2, "test": 2})
+    (tmp_path / "val/x").mkdir(parents=True)
+    assert left_out(load("class_folders", tmp_path)) == [f"{tmp_path}: not looked into: val/"]
+    trees.class_folders(tmp_path, {"query": 2, "gallery": 2})
+    with pytest.raises(DataError, match="take test, or query and gallery"):
+        load("class_folders", tmp_path)
+
+
+def test_the_root_named_one_folder_too_high_is_told(tmp_path):
+    trees.class_folders(tmp_path / "mine", {"train": 2, "test": 2})
+    with pytest.raises(DataError, match="name it as the root"):
+        load("class_folders", tmp_path)
+
+
+def test_a_table_about_something_else_does_not_hide_the_class_folders(tmp_path):
+    trees.class_folders(tmp_path, {"train": 2, "test": 2})
+    (tmp_path / "metadata.csv").write_text("photographer,year\nx,2020\n")
+    with pytest.warns(DataWarning, match=r"metadata\.csv: there is no column label.*Taken are the class folders"):
+        block, _ = own_dataset(tmp_path)
+    assert block["name"] == "class_folders"
+
+
+def test_names_that_a_terminal_would_obey_are_escaped(tmp_path, capsys):
+    trees.class_folders(tmp_path, {"train": 2, "test": 2})
+    (tmp_path / "train/class000").rename(tmp_path / "train/a\x1b[31m\nb")
+    assert main(["check", "class_folders", str(tmp_path), "--quick"]) == 0
+    assert r"a\x1b[31m\nb" in capsys.readouterr().out

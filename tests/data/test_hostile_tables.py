@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctxtune.data import load
+from ctxtune.data.official_counts import DataWarning
 from ctxtune.errors import DataError
 from tests.helpers.tables import hub_parquet, photographs, table, write_csv
 
@@ -31,6 +33,8 @@ GOOD = {"path": "images/0_0.png", "label": "bird 0", "split": "train"}
             r"row 3: split 'trian': expected train, and test or query and gallery; found test \(12\), train \(11\), trian",
         ),
         ({"path": "images/none.png"}, r"row 3: the image images/none\.png is not under"),
+        ({"label": "a\x1b[31m"}, r"row 3: label: a control character \(U\+001B\)"),
+        ({"label": "x" * 3_000_000}, "row 3: label: a text of 3,000,000 characters is too long"),
         ({"path": "../0_0.png"}, r"row 3: the path \.\./0_0\.png leads out of .*trial\.dataset\.root"),
         ({"path": "/etc/passwd"}, "row 3: the path /etc/passwd leads out of"),
         ({"path": "https://example.org/1.png"}, "row 3: https://example.org/1.png is an address"),
@@ -80,6 +84,8 @@ def test_labels_of_a_wrong_type(tmp_path, values, said):
         ("other.csv", b"a,b\n1,2\n", "there is no column label. Found: a, b"),
         ("no.parquet", b"PAR1 this is none PAR1", "cannot be read as parquet"),
         ("no.tar", b"x" * 2000, "cannot be read as an uncompressed tar archive"),
+        ("wide.csv", "path,label\na,b\n".encode("utf-16-le"), "looks like UTF-16"),
+        ("pipes.csv", b"path|label\na|b\n", "one column: cells are separated by commas, semicolons or tabs"),
         ("items.xlsx", b"PK", "expected .csv, .tsv, .parquet, .tar"),
     ],
 )
@@ -135,3 +141,11 @@ def test_any_csv_is_read_or_refused(tmp_path_factory, rows, names):
     with pytest.raises(DataError) as refused:
         table(file)
     assert len(str(refused.value)) < 2000
+
+
+def test_a_class_in_two_super_classes_is_told(tmp_path):
+    rows = [row | {"super_label": number % 2} for number, row in enumerate(photographs(tmp_path))]
+    with pytest.warns(
+        DataWarning, match=r"3 of its classes lie in several super-classes \('bird 0', .*a class has one"
+    ):
+        load("table", file=str(write_csv(tmp_path / "items.csv", rows)))

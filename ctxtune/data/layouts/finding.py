@@ -43,7 +43,8 @@ def first_folder(candidates: Iterable[Path], *needed: str) -> Path | None:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, without ends. Raises DataError where it is missing or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines: file names may hold U+2028 and the like, which ends no line of a file.
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
     except OSError as error:

@@ -41,10 +41,13 @@ def images_by_class(root: Path, folder: str) -> dict[str, list[str]]:
         if not images:
             there = sorted(entry.name for entry in os.scandir(place))
             others = f" (there are {', '.join(there[:3])}{', ...' if len(there) > 3 else ''})" if there else ""
-            raise DataError(
-                f"{place.absolute()}: a class folder without an image{others}; fill it or take it away. Images are "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+            inside = subfolders(place) and not folder
+            remedy = (
+                "where it holds the data set, name it as the root; where it is a part, call it train, test, query or gallery"
+                if inside
+                else f"fill it or take it away. Images are {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
+            raise DataError(f"{place.absolute()}: a class folder without an image{others}; {remedy}")
         found[name] = [f"{prefix}{name}/{image}" for image in images]
     return found
 

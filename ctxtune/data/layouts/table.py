@@ -20,6 +20,7 @@ from ctxtune.data.split import Benchmark, ImageSource, Integers, Split, make_spl
 from ctxtune.data.splitting import images_held_out
 from ctxtune.errors import DataError
 from ctxtune.text import counted, shortened
+from ctxtune.yaml_text import YamlError, check_plain_text
 
 if TYPE_CHECKING:
     from ctxtune.data.layouts.table_files import ImageRows
@@ -231,9 +232,19 @@ def class_numbers(rows: ImageRows, name: str) -> tuple[Integers, dict[int, str]]
             f"type {rows.types[name]}"
         )
     texts = [str(value) for value in values]
+    _check_names(rows, name, texts)
     names = sorted(set(texts))
     number = {text: index for index, text in enumerate(names)}
     return np.array([number[text] for text in texts], dtype=np.int64), dict(enumerate(names))
+
+
+def _check_names(rows: ImageRows, name: str, texts: Sequence[str]) -> None:
+    """Refuse what no later step can show: control characters, texts without an end. Raises DataError."""
+    for row, text in enumerate(texts):
+        try:
+            check_plain_text(text)
+        except YamlError as error:
+            raise DataError(f"{rows.place(row)}: {name}: {error.reason}") from None
 
 
 def _whole(value: object) -> int | None:

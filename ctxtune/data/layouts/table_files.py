@@ -25,6 +25,8 @@ from ctxtune.text import shortened
 COLUMNS = ("path", "image", "label", "split", "super_label", "x1", "y1", "x2", "y2", "is_query", "is_gallery")
 """What a table may hold; all but the first three may be missing."""
 SUFFIXES = (".csv", ".tsv", ".parquet", ".tar")
+LONGEST_ROW = 2**26
+"""Bytes of a CSV file."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def _named_columns(file: Path, there: Sequence[str], mapping: Mapping[str, str],
 
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(shortened(name, 40) for name in names[:20]) or "no columns"
-    return f"{shown}, ..." if len(names) > 20 else shown
+    alone = " (one column: cells are separated by commas, semicolons or tabs)" if len(names) == 1 else ""
+    return f"{shown}, ..." if len(names) > 20 else f"{shown}{alone}"
 
 
 def _gathered(files: Sequence[Path], tables: Sequence[pa.Table], named: Mapping[str, str], **rest: Any) -> ImageRows:
@@ -171,11 +174,13 @@ def _csv_table(file: Path) -> pa.Table:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             line = opened.readline(1_000_000)
+        if "\0" in line:
+            raise DataError(f"{file}: not a text in UTF-8; it looks like UTF-16: save it as UTF-8")
         separator = max("\t;,", key=line.count) if line.strip() else ","
         names = next(csv.reader([line], delimiter=separator), [])
         table = pa_csv.read_csv(
             file,
-            read_options=pa_csv.ReadOptions(use_threads=False),
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=LONGEST_ROW),
             parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from ctxtune.terminal import (
     tracking_places,
     writable_folder,
 )
+from ctxtune.text import shortened
 
 if TYPE_CHECKING:
     from ctxtune.config import Ablation
@@ -60,9 +62,11 @@ def main() -> int:
     if arguments.pilot:
         if not arguments.dry_run:
             raise ConfigError("--pilot plans an ablation; give it with --dry-run")
-        seeds = arguments.pilot.isdigit()
+        seeds = re.fullmatch(r"[0-9]{1,9}", arguments.pilot) is not None
         overrides.append(
-            Override("pilot", int(arguments.pilot) if seeds else arguments.pilot, f"--pilot {arguments.pilot}")
+            Override(
+                "pilot", int(arguments.pilot) if seeds else arguments.pilot, f"--pilot {shortened(arguments.pilot)}"
+            )
         )
     ablation = load_ablation(file, overrides, find_best=find_best)
     advise(ablation_advice(ablation))

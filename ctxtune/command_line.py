@@ -1,6 +1,7 @@
 """How every command ends: one message instead of a traceback, and an exit status that scripts can use."""
 
 import argparse
+import errno
 import os
 import platform
 import signal
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from ctxtune.errors import CtxtuneError
 from ctxtune.redaction import redact_argument, without_secrets
-from ctxtune.text import shortened
+from ctxtune.text import printable, shortened
 
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
@@ -31,6 +32,10 @@ EXIT_PIPE_CLOSED = 141
 SWEEP_PACKAGES = ("cmaes", "mlflow", "optuna", "ray", "statsmodels")
 """What the extra `sweep` installs: who wants only losses and scores does without."""
 LARGEST_ARGUMENT = 1_000_000_000
+_OF_A_PATH = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
+    errno.EROFS,
+}  # fmt: skip
 PROGRAM_ERROR = (
     f"{EXIT_PROGRAM_ERROR} an error that nobody foresaw, its traceback in the log file that the message names"
 )
@@ -70,6 +75,9 @@ def run_command(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be written goes nowhere
         sys.exit(EXIT_PIPE_CLOSED)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a message and not a traceback
+        if isinstance(error, OSError) and _about_a_named_file(error):
+            _say(f"error: {shortened(str(error.filename), 300)}: {error.strerror}")
+            sys.exit(EXIT_USER_ERROR)
         _say(_unforeseen(error))
         sys.exit(EXIT_PROGRAM_ERROR)
 
@@ -87,7 +95,16 @@ def _write_any_text(stream: TextIO | None) -> None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text, style="red")
+    lines = "\n".join(map(printable, text.split("\n")))
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(lines, style="red")
+
+
+def _about_a_named_file(error: OSError) -> bool:
+    """Whether an error is about a file or folder of the command line, or in it, and of a kind that the user can mend."""
+    if error.errno not in _OF_A_PATH or not isinstance(error.filename, str):
+        return False
+    values = [argument.rpartition("=")[2] for argument in sys.argv[1:]]
+    return any(value and os.path.abspath(error.filename).startswith(os.path.abspath(value)) for value in values)  # noqa: PTH100
 
 
 def _unforeseen(error: Exception) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.shipped import KINDS, described, find_file, named, shipped_files, shipped_folder
+from ctxtune.yaml_text import file_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,9 +42,10 @@ def main() -> int:
     source = found[0] if found else find_file(arguments.name)
     target = Path(arguments.destination)
     target = target / source.name if target.is_dir() else target
+    text = text_of_copy(source)  # before the target is emptied, which may be the source
     try:
         with target.open("w" if arguments.force else "x", encoding="utf-8") as file:
-            file.write(text_of_copy(source))
+            file.write(text)
     except FileExistsError:
         raise ConfigError(f"{target} is there already; name another file, or overwrite it with --force") from None
     except OSError as error:
@@ -57,8 +59,11 @@ def text_of_copy(source: Path) -> str:
     """A shipped file's text, with what it names by relative paths named so that it holds anywhere.
 
     The base of an ablation becomes the name of the shipped file, the schema an absolute path.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no file of settings.
     """
-    text = source.read_text(encoding="utf-8")
+    text = file_text(source)
 
     def base(match: re.Match[str]) -> str:
         path = (source.parent / match[1]).resolve()

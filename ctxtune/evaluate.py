@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.terminal import add_model_arguments
+from ctxtune.terminal import PAGES, add_model_arguments, check_replaced
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,6 +79,9 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         )
     if min(arguments.recall_at or [1]) < 1 or arguments.worst < 1:
         raise ConfigError("--recall-at and --worst take numbers from 1 on")
+    page, export = arguments.gallery_report, arguments.export
+    check_replaced("--gallery-report", page, ours=page is not None and page.suffix in PAGES)
+    check_replaced("--export", export, ours=os.path.exists(f"{export}.json"))  # noqa: PTH110
 
 
 if __name__ == "__main__":

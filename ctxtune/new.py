@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.text import counted
+from ctxtune.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxtune.data.split import Benchmark
@@ -85,6 +85,11 @@ def main() -> int:
         target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CtxtuneError(f"{target}: {error.strerror or error}") from error
+    except UnicodeEncodeError:
+        raise CtxtuneError(
+            f"{printable(str(arguments.data.absolute()))} or {printable(str(target))}: a name that is no UTF-8 cannot stand "
+            "in a YAML file; rename it"
+        ) from None
     console.print(f"{target}   next: python -m ctxtune.sweep {target} --dry-run")
     return 1 if faults else 0
 

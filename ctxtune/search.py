@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
-from ctxtune.terminal import add_model_arguments, named_device, use_threads
+from ctxtune.terminal import PAGES, add_model_arguments, check_replaced, named_device, use_threads
 from ctxtune.text import counted, shortened
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def main() -> int:
     arguments = build_parser().parse_args()
     if not 1 <= arguments.top <= MOST_SHOWN:
         raise ConfigError(f"--top {arguments.top}: expected a number from 1 to {MOST_SHOWN}")
+    check_replaced("--page", arguments.page, ours=arguments.page is not None and arguments.page.suffix in PAGES)
     # torch comes with these, which --help need not wait for
     from ctxtune.data.sources import FolderSource
     from ctxtune.data.split import make_split

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ctxtune.config.source import Override
 
 MOST_THREADS = 1024
+PAGES = (".html", ".htm")
+"""Suffixes of what may be replaced by a new page."""
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 DRIVER_EXITS = (
     "Exit status: 0 done, 1 stopped (too many failures, full disk, Ray has died) or 130 interrupted: go on with --resume; "
@@ -59,6 +61,21 @@ def writable_folder(folder: Path, option: str) -> Path:
         reason = error.strerror or str(error)
         raise ConfigError(f"{option}: nothing can be written in {folder} ({reason}); name another folder") from None
     return folder
+
+
+def check_replaced(option: str, target: Path | None, *, ours: bool) -> None:
+    """Refuse to write over a file that the command has not written before: a checkpoint, a picture.
+
+    Args:
+        option: that named the file, for the message.
+        target: None where none is asked for.
+        ours: whether a file of its name that is there is one of the command's.
+
+    Raises:
+        ConfigError: the file is there, and of another kind.
+    """
+    if target is not None and not ours and os.path.isfile(target):  # noqa: PTH113  # Path raises for names that are too long
+        raise ConfigError(f"{option} {target}: is there, and would be lost; name another file")
 
 
 def report_command(name: str, tracking_uri: str) -> str:

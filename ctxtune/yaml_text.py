@@ -5,13 +5,16 @@ PyYAML parses and resolves; the data is made here, because PyYAML's own construc
 What YAML 1.1 reads in a way that nobody expects (``0200`` is 128, ``1:30`` is 90, dates) is refused with a word.
 """
 
+import codecs
 import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
+from ctxtune.errors import ConfigError, no_such_file
 from ctxtune.text import shortened
 
 MOST_CHARACTERS = 250_000
@@ -68,6 +71,30 @@ class YamlText:
     data: Any
     lines: dict[Place, int] = field(default_factory=dict)
     written: dict[Place, str] = field(default_factory=dict)
+
+
+def file_text(path: Path) -> str:
+    """The text of a file of settings, however large or endless it is.
+
+    Raises:
+        ConfigError: it is missing, cannot be read, is too large, or no text in UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise no_such_file(path) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MOST_CHARACTERS:
+        raise ConfigError(f"{path}: more than {MOST_CHARACTERS // 1000} kB: this is no file of settings")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(f"{path}: not a text in UTF-8 but in UTF-16; save it as UTF-8") from None
+        line = 1 + content.count(b"\n", 0, error.start)
+        raise ConfigError(f"{path}:{line}: not a text in UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
 def read_yaml(text: str) -> YamlText:

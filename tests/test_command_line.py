@@ -2,16 +2,19 @@
 
 import argparse
 import ast
+import errno
+import importlib
 import runpy
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxtune import sweep
+from ctxtune import copy, sweep
 from ctxtune.command_line import run_command
 from ctxtune.config import load_search_space
 from ctxtune.errors import ConfigError, CtxtuneError
@@ -127,6 +130,49 @@ def test_a_name_on_the_command_line_is_taken_literally(repository, name, monkeyp
         assert "--name" in str(error) and len(str(error)) < 1000
     else:
         assert space.name == name
+
+
+def test_a_wrong_file_of_the_command_line_is_wrong_input_and_one_of_ours_is_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report", "NAME", "--out=pages"])
+    error = OSError(errno.ENAMETOOLONG, "File name too long", str(tmp_path / "pages" / "x"))
+    assert ended(failing(error), capsys) == (2, f"error: {tmp_path}/pages/x: File name too long\n")
+    for other in (OSError(errno.EACCES, "no", "/elsewhere"), OSError(errno.EIO, "broken", str(tmp_path / "pages"))):
+        assert ended(failing(other), capsys)[0] == 70
+
+
+def test_errors_obey_nothing_that_a_name_says(capsys):
+    code, said = ended(failing(CtxtuneError("a\x1b[31mb\nc")), capsys)
+    assert (code, said) == (2, "error: a\\x1b[31mb\nc\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("evaluate", ["best.pt", "--no-score", "--export", "best.pt"]),
+        ("evaluate", ["best.pt", "--gallery-report", "query.jpg"]),
+        ("search", ["embedded", "query.jpg", "--page", "query.jpg"]),
+    ],
+)
+def test_what_a_command_has_not_written_it_does_not_replace(tmp_path, monkeypatch, capsys, command, arguments):
+    monkeypatch.chdir(tmp_path)
+    for name in ("best.pt", "query.jpg"):
+        Path(name).write_text("precious")
+    monkeypatch.setattr(sys, "argv", [command, *arguments])
+    code, said = ended(importlib.import_module(f"ctxtune.{command}").main, capsys)
+    assert code == 2 and f"{arguments[-1]}: is there, and would be lost" in said
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"precious"}
+
+
+def test_a_copy_onto_itself_loses_nothing(tmp_path, monkeypatch, capsys, repository):
+    monkeypatch.chdir(tmp_path)
+    text = (repository / "search_spaces/quickstart.yaml").read_text()
+    Path("mine.yaml").write_text(text)
+    for source, words in (("mine.yaml", ""), ("bad.yaml", "not a text in UTF-8")):
+        Path("bad.yaml").write_bytes(b"\xff\xfe\xfd")
+        monkeypatch.setattr(sys, "argv", ["copy", source, "mine.yaml", "--force"])
+        assert words in ended(copy.main, capsys)[1]
+        assert Path("mine.yaml").read_text().splitlines()[1:] == text.splitlines()[1:]
 
 
 ARGUMENTS = st.lists(

@@ -1,6 +1,5 @@
 """Reading YAML so that every later complaint can name file, line and key."""
 
-import codecs
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxtune.config.paths import Location, find_key, format_path
-from ctxtune.errors import ConfigError, no_such_file
+from ctxtune.errors import ConfigError
 from ctxtune.redaction import redact_argument
 from ctxtune.text import did_you_mean, shortened
-from ctxtune.yaml_text import MOST_CHARACTERS, Tree, YamlError, check_plain_text, read_yaml
+from ctxtune.yaml_text import Tree, YamlError, check_plain_text, file_text, read_yaml
 
 _ENVIRONMENT = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 MOST_PARTS = 20
@@ -70,7 +69,7 @@ def read_source(path: Path | str) -> Source:
     """
     path = Path(path)
     try:
-        found = read_yaml(_content(path))
+        found = read_yaml(file_text(path))
     except YamlError as error:
         where = f"{path}:{error.line}" if error.line else str(path)
         key = f"{format_path(error.place)}: " if error.place else ""
@@ -81,26 +80,6 @@ def read_source(path: Path | str) -> Source:
     source = Source(path, found.data, {**origins, (): str(path)}, found.written)
     source.data = _expand_environment(source.data, (), source)
     return source
-
-
-def _content(path: Path) -> str:
-    """The text of a file, however large or endless it is."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_CHARACTERS + 1)
-    except FileNotFoundError:
-        raise no_such_file(path) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) > MOST_CHARACTERS:
-        raise ConfigError(f"{path}: more than {MOST_CHARACTERS // 1000} kB: this is no file of settings")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ConfigError(f"{path}: not a text in UTF-8 but in UTF-16; save it as UTF-8") from None
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise ConfigError(f"{path}:{line}: not a text in UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
 def read_overrides(overrides: Iterable[str | Override]) -> list[Override]:

@@ -151,7 +151,7 @@ def read_folder(folder: Path) -> EmbeddingFolder:
                 f"{folder / name}: damaged, or not the file that {ABOUT} tells of; embed again, into another folder or "
                 "with --force"
             )
-    table = pq.read_table(folder / TABLE, columns=["id", "path", "label"])
+    table = pq.read_table((folder / TABLE).absolute(), columns=["id", "path", "label"])
     columns = (table.column(name).to_pylist() for name in ("id", "path", "label"))
     rows = {number: Row(path, label) for number, path, label in zip(*columns, strict=True)}
     return EmbeddingFolder(folder, about, rows, module.read_index(str(folder / INDEX)))

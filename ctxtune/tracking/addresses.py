@@ -16,7 +16,7 @@ def absolute_uri(uri: str) -> str:
     """The same store, named so that it is found from any working directory.
 
     `sqlite:///mlflow.db` is relative to the present working directory; servers and absolute paths stay as they are.
-    Raises TrackingError for an empty URI and for MLflow's file store, which MLflow 3 no longer writes.
+    Raises TrackingError for an empty URI, one that names no host, and MLflow's file store, which MLflow 3 no longer writes.
     """
     uri = uri.strip()
     if not uri:
@@ -38,7 +38,17 @@ def absolute_uri(uri: str) -> str:
             f"tracking.uri: {redact(uri)!r} is a folder; MLflow 3 keeps runs in a database or behind a server. "
             "Write for example sqlite:///mlflow.db or http://HOST:5000"
         )
+    if uri.startswith(("http://", "https://")) and not _names_a_host(uri):
+        raise TrackingError(f"tracking.uri: {redact(uri)} names no host and port; write for example http://HOST:5000")
     return uri
+
+
+def _names_a_host(uri: str) -> bool:
+    parts = split_uri(uri)
+    try:
+        return parts is not None and bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
+    except ValueError:  # of a port beyond 65,535
+        return False
 
 
 def sqlite_path(uri: str) -> Path | None:

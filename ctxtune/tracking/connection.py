@@ -91,6 +91,8 @@ def sorted_errors(uri: str) -> Iterator[None]:
         yield
     except (Unreachable, Refused, TrackingError):
         raise
+    except ModuleNotFoundError as error:  # SQLAlchemy names the driver of the database
+        raise Refused(f"the database's driver {error.name} is not installed: pip install {error.name}") from None
     except Exception as error:  # noqa: BLE001 - the libraries below raise errors of many kinds
         message = redact_text(_first_line(error), uri)
         code = getattr(error, "error_code", None)

@@ -61,7 +61,9 @@ def test_relative_sqlite_is_bound_to_the_working_directory(tmp_path, monkeypatch
     assert absolute_uri("http://server:5000") == "http://server:5000"
 
 
-@pytest.mark.parametrize("uri", ["", "mlruns", "file:///tmp/mlruns", "sqlite://", "sqlite:///"])
+@pytest.mark.parametrize(
+    "uri", ["", "mlruns", "file:///tmp/mlruns", "sqlite://", "sqlite:///", "http://", "http://x y", "https://h:99999"]
+)
 def test_impossible_uris_are_refused(uri: str) -> None:
     with pytest.raises(TrackingError, match=r"tracking\.uri"):
         absolute_uri(uri)

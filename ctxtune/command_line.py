@@ -56,6 +56,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         _write_any_text(stream)
+    if os.environ.get("COLUMNS", "").strip() == "0":
+        del os.environ["COLUMNS"]  # of a terminal that is none; Rich would print lines of no width
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(main() or 0)

@@ -8,6 +8,7 @@ from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, advise, program
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.shipped import find_file
 from ctxtune.terminal import add_file_arguments, all_overrides
+from ctxtune.text import shortened
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = _launched()
     try:
         _train(arguments, rank, processes)
     except CtxtuneError as error:
@@ -63,6 +64,19 @@ def main() -> int:
     except OSError as error:
         raise CtxtuneError(f"{error.filename or arguments.results}: {error.strerror or error}") from error
     return 0
+
+
+def _launched() -> tuple[int, int]:
+    """Rank and number of processes as torchrun says them. Raises ConfigError for what cannot be."""
+    written = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
+    rank, processes = written["RANK"] or "0", written["WORLD_SIZE"] or "1"
+    sound = rank.isdecimal() and processes.isdecimal() and int(rank) < int(processes)
+    if not sound or (int(processes) > 1 and not written["MASTER_ADDR"]):
+        said = ", ".join(f"{name}={value}" for name, value in written.items() if value is not None)
+        raise ConfigError(
+            f"the environment says {shortened(said)}: start several processes with torchrun, or unset these"
+        )
+    return int(rank), int(processes)
 
 
 def _train(arguments: argparse.Namespace, rank: int, processes: int) -> None:

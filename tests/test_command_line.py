@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxtune import copy, sweep
+from ctxtune import copy, sweep, train
 from ctxtune.command_line import run_command
 from ctxtune.config import load_search_space
 from ctxtune.errors import ConfigError, CtxtuneError
@@ -139,6 +139,28 @@ def test_a_wrong_file_of_the_command_line_is_wrong_input_and_one_of_ours_is_not(
     assert ended(failing(error), capsys) == (2, f"error: {tmp_path}/pages/x: File name too long\n")
     for other in (OSError(errno.EACCES, "no", "/elsewhere"), OSError(errno.EIO, "broken", str(tmp_path / "pages"))):
         assert ended(failing(other), capsys)[0] == 70
+
+
+@pytest.mark.parametrize(
+    "launched",
+    [{"RANK": "abc"}, {"RANK": "0", "WORLD_SIZE": "0"}, {"RANK": "5", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "2"}],
+)
+def test_an_environment_that_no_launcher_makes_is_told(monkeypatch, capsys, launched):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["train", "nothing.yaml"])
+    code, said = ended(train.main, capsys)
+    assert code == 2 and "torchrun" in said and all(f"{name}={value}" in said for name, value in launched.items())
+
+
+def test_a_terminal_of_no_width_is_printed_to(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setattr(sys, "argv", ["copy"])
+    with pytest.raises(SystemExit):
+        run_command(copy.main)
+    assert "quickstart" in capsys.readouterr().out
 
 
 def test_errors_obey_nothing_that_a_name_says(capsys):

@@ -14,6 +14,7 @@ from ctxtune.data.layouts.table import images_of_rows
 from ctxtune.data.sources import FolderSource, is_image_name
 from ctxtune.data.split import ImageSource, Split, make_split
 from ctxtune.errors import DataError
+from ctxtune.text import counted, printable
 
 TABLE_PATTERNS = ("*.parquet", "data/*.parquet", "*.tar")
 """What is taken for a table in a folder without image files."""
@@ -93,6 +94,11 @@ def _label(value: object, names: Sequence[str]) -> str | None:
 
 
 def _split(place: Path, source: ImageSource, identifiers: list[str]) -> Split:
+    if wrong := [path for path in identifiers if any("\ud800" <= sign <= "\udfff" for sign in path)]:
+        raise DataError(
+            f"{place}: {printable(wrong[0])}: a name that is no UTF-8 cannot stand in a table ({counted(len(wrong), 'image')}); "
+            "rename it"
+        )
     return make_split(place.name or str(place), source, identifiers, np.zeros(len(identifiers), dtype=np.int64))
 
 

@@ -20,7 +20,7 @@ from ctxtune.data import load
 from ctxtune.data.augmentation import normalized
 from ctxtune.data.collection import image_collection
 from ctxtune.data.reading import evaluation_pixels
-from ctxtune.errors import CtxtuneError
+from ctxtune.errors import CtxtuneError, DataError
 from ctxtune.evaluation import read_checkpoint, restore_model
 from tests.helpers.trees import write_image
 
@@ -260,3 +260,10 @@ def test_a_page_without_the_indexed_pictures_says_so(run, checkpoint, photograph
     assert (tmp_path / "out" / "search.html").read_text().count("cannot be read") == 2
     run(search, tmp_path / "out", query, "--data", tmp_path / "there")
     assert "cannot be read" not in (tmp_path / "out" / "search.html").read_text()
+
+
+def test_a_name_that_is_no_utf_8_is_told_before_anything_is_embedded(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.png").rename(tmp_path / "\udcff.png")
+    with pytest.raises(DataError, match=r"\\udcff.png: a name that is no UTF-8 cannot stand in a table \(1 image\)"):
+        image_collection(tmp_path)

@@ -96,8 +96,8 @@ def _label(value: object, names: Sequence[str]) -> str | None:
 def _split(place: Path, source: ImageSource, identifiers: list[str]) -> Split:
     if wrong := [path for path in identifiers if any("\ud800" <= sign <= "\udfff" for sign in path)]:
         raise DataError(
-            f"{place}: {printable(wrong[0])}: a name that is no UTF-8 cannot stand in a table ({counted(len(wrong), 'image')}); "
-            "rename it"
+            f"{place}: {printable(wrong[0])}: a name that is no UTF-8 cannot stand in a table "
+            f"({counted(len(wrong), 'image')}); rename it"
         )
     return make_split(place.name or str(place), source, identifiers, np.zeros(len(identifiers), dtype=np.int64))
 

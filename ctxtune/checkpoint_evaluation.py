@@ -107,8 +107,9 @@ def _ledger(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[d
         warnings.warn(f"{BY_HAND}; this is not in the ledger (--tracking-uri URI enters it)", stacklevel=2)
         yield metrics
         return
-    from ctxtune.tracking import Tracker, flatten, record_test_scoring, redact, run_environment
+    from ctxtune.tracking import Tracker, absolute_uri, flatten, record_test_scoring, redact, run_environment
 
+    absolute_uri(arguments.tracking_uri)  # a wrong one is told before there is a folder
     key, trial = f"evaluation-{uuid.uuid4().hex[:12]}", checkpoint.trial
     spool = Path(tempfile.mkdtemp(prefix="ctxtune-evaluation-"))
     tracker = Tracker(arguments.tracking_uri, "evaluations", spool)

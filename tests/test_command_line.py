@@ -137,7 +137,11 @@ def test_a_wrong_file_of_the_command_line_is_wrong_input_and_one_of_ours_is_not(
     monkeypatch.setattr(sys, "argv", ["report", "NAME", "--out=pages"])
     error = OSError(errno.ENAMETOOLONG, "File name too long", str(tmp_path / "pages" / "x"))
     assert ended(failing(error), capsys) == (2, f"error: {tmp_path}/pages/x: File name too long\n")
-    for other in (OSError(errno.EACCES, "no", "/elsewhere"), OSError(errno.EIO, "broken", str(tmp_path / "pages"))):
+    for number, other in enumerate(
+        (OSError(errno.EACCES, "no", "/elsewhere"), OSError(errno.EIO, "broken", str(tmp_path / "pages")))
+    ):
+        (tmp_path / str(number)).mkdir()  # for its log
+        monkeypatch.chdir(tmp_path / str(number))
         assert ended(failing(other), capsys)[0] == 70
 
 

@@ -44,6 +44,8 @@ def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]"
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # At the end of each run MLflow would ask for the run once more, to print its address.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     set_defaults(
         {
             _RETRIES: str(retries),

@@ -120,6 +120,21 @@ def test_a_doubt_outlives_the_process_that_had_it(server, tmp_path, impatient, m
         assert active(store, "outlived") == [("outlived-0", "FINISHED"), ("sweep", "RUNNING")]
 
 
+def test_a_run_s_end_is_one_request_and_prints_nothing(server, tmp_path, capsys):
+    port, store = server
+    asked = []
+    with faulty_proxy(
+        port, lambda method, path: asked.append((method, path.partition("?")[0].rpartition("/")[2]))
+    ) as uri:
+        tracker = Tracker(uri, "quiet", tmp_path / "spool", deliver=False)
+        log_sweep(tracker, ["quiet-0"])
+        tracker.close(0)
+        replay(tmp_path / "spool")
+    assert active(store, "quiet") == [("quiet-0", "FINISHED"), ("sweep", "RUNNING")]
+    assert asked.count(("POST", "update")) == 1 and ("GET", "get") not in asked
+    assert capsys.readouterr().out == ""
+
+
 def double(uri: str, experiment: str) -> None:
     """A store as earlier versions left it: every run once more, without data, running for ever."""
     from mlflow import MlflowClient

@@ -219,6 +219,26 @@ def test_many_params_and_metrics_are_sent_in_portions(tmp_path) -> None:
     assert rows(uri, "SELECT COUNT(*) FROM metrics") == [(3000,)]
 
 
+def test_what_waits_of_one_run_goes_in_one_request(tmp_path, monkeypatch) -> None:
+    """However its events lie among those of others: a server slower than a fleet gets larger requests, not more."""
+    from mlflow import MlflowClient
+
+    requests = []
+    send = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *given, **named: requests.append(1) or send(*given, **named))
+    uri = new_store(tmp_path)
+    tracker = Tracker(uri, "behind", tmp_path / "spool", deliver=False)
+    keys = [f"trial-{number:02d}" for number in range(12)]
+    for key in keys:
+        tracker.start_run(key, name=key, kind="trial", params={"loss.k": 4})
+    for step in range(100):
+        for key in keys:
+            tracker.log_metrics(key, {"train/loss": 1.0}, step)
+    deliver(tracker)
+    assert len(requests) == len(keys)
+    assert metric_rows(uri) == expected_rows(keys, ["train/loss"], range(100))
+
+
 def test_eight_threads_lose_and_double_nothing(tmp_path) -> None:
     uri = new_store(tmp_path)
     tracker = Tracker(uri, "threads", tmp_path / "spool", deliver=False)

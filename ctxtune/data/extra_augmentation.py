@@ -30,6 +30,8 @@ def build_transforms(augment: Mapping[str, Mapping[str, object]]) -> list[torch.
     Raises ValueError for a name or an argument that torchvision does not know, and for a transform that does not give an
     image of the same size.
     """
+    if not augment:  # torchvision takes seconds to import
+        return []
     from torchvision.transforms import v2
 
     built: list[torch.nn.Module] = []

@@ -44,7 +44,10 @@ class StringTable(Sequence[str]):
         return self._buffer[start : int(self._ends[position])].tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        return (self[row] for row in range(len(self)))
+        start, buffer = 0, memoryview(self._buffer)
+        for end in self._ends.tolist():
+            yield str(buffer[start:end], "utf-8", "surrogateescape")
+            start = end
 
     def __repr__(self) -> str:
         return f"StringTable({len(self)} strings)"

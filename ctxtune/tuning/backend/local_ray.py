@@ -39,7 +39,9 @@ STARTS = 3
 """How often Ray's start is tried: on a loaded machine one of its processes may be late."""
 _START_SECONDS = 150.0
 """How long a try waits for the raylet."""
-_PATIENCE = {
+_SETTINGS = {
+    # Trials get processes of their own; those that Ray starts beforehand, one a core, would wait for nothing.
+    "RAY_prestart_worker_first_driver": "0",
     # Of a loaded machine: seconds for the control service to start and for a worker to register, 20 and 60 otherwise.
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_worker_register_timeout_seconds": "300",
@@ -78,7 +80,7 @@ def _closed(folder: Path) -> dict[str, str | None]:
     file.write_text(secrets.token_hex(32), encoding="ascii")
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     return {
-        **{name: os.environ.get(name, value) for name, value in _PATIENCE.items()},
+        **{name: os.environ.get(name, value) for name, value in _SETTINGS.items()},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": None,  # a cluster's; Ray would prefer it
         "RAY_AUTH_TOKEN_PATH": str(file),

@@ -2,21 +2,20 @@
 
 import http.server
 import json
-import subprocess
 import sys
 import threading
 import warnings
 
 import pytest
 
-from ctxtune import notifications, train
+from ctxtune import notifications, sweep, train
 from ctxtune.command_line import run_command
 from ctxtune.config import load_ablation, load_search_space
 from ctxtune.config.sweep import NotifySettings
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.notifications import notifying
 from ctxtune.redaction import redact_argument
-from tests.helpers.processes import environment
+from tests.helpers.processes import run_here
 
 SECRET = "T0KEN-5c1e77"
 
@@ -193,10 +192,8 @@ def test_a_run_that_fails_and_one_that_ends_are_told(receiver, tmp_path, monkeyp
 
 
 def test_a_dry_run_names_who_would_be_told_and_tells_nobody(repository, receiver, tmp_path):
-    command = [sys.executable, "-m", "ctxtune.sweep", "quickstart", "--dry-run", "--set", f"notify.url={receiver.url}"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(repository), capture_output=True, text=True, check=False
-    )
+    file = str(repository / "search_spaces/quickstart.yaml")
+    done = run_here(sweep.main, tmp_path, file, "--dry-run", "--set", f"notify.url={receiver.url}")
     assert done.returncode == 0, done.stderr
     assert "at the end: a POST to http://127.0.0.1" in done.stdout and SECRET not in done.stdout + done.stderr
     assert receiver.got == []

@@ -1,20 +1,19 @@
 """Whole sweeps by their command, as a user runs them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 
+from ctxtune import train
 from ctxtune.picture_strip import STRIP_FILE
 from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, from_json
 from ctxtune.tracking import read_runs, read_texts
 from ctxtune.training import load_checkpoint
 from ctxtune.tuning.record.journal import Journal
-from tests.helpers.processes import PATIENCE, environment
+from tests.helpers.processes import run_here
 from tests.helpers.sweeps import SMALL, sweep_here
 
 pytestmark = pytest.mark.ray
@@ -121,14 +120,11 @@ def test_mlflow_has_the_chosen_model_and_the_data_set(finished_sweep):
     assert used.dataset.name == "glyphs"
 
 
-def test_the_best_configuration_can_be_trained(repository, finished_sweep):
+def test_the_best_configuration_can_be_trained(finished_sweep):
     folder, _ = finished_sweep
     best = folder / "results/quickstart/best.yaml"
     assert yaml.safe_load(best.read_text())["trial"]["schedule"]["epochs"] == 3
-    done = subprocess.run(
-        [sys.executable, "-m", "ctxtune.train", str(best)],
-        cwd=folder, env=environment(repository), capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+    done = run_here(train.main, folder, str(best))
     assert done.returncode == 0, done.stderr
     assert "validation/map_at_r" in done.stdout
     result = json.loads((folder / "results/quickstart-best/train-seed0/result.json").read_text())

@@ -57,10 +57,11 @@ def test_what_trains_is_searched_and_features_are_made_before_the_runs_that_need
     assert len(tags["model.weights_sha256"]) == 64
 
 
-def test_missing_weights_are_one_message_before_anything_starts(repository, tmp_path):
+def test_missing_weights_are_one_message_before_anything_starts(repository, tmp_path, monkeypatch):
     trees.class_folders(tmp_path / "photographs", {"train": CLASSES, "test": 6}, images=4)
     overrides = [f"trial.dataset={{name: class_folders, root: {tmp_path / 'photographs'}}}"]
-    done = run_sweep(repository, tmp_path, file="grocery.yaml", overrides=overrides, variables={"CTXTUNE_DATA": "no"})
+    monkeypatch.setenv("CTXTUNE_DATA", "no")
+    done = sweep_here(repository, tmp_path, file="grocery.yaml", overrides=overrides)
     assert done.returncode == 2
     assert "model.weights: there is no file" in done.stderr
     assert "Traceback" not in done.stderr

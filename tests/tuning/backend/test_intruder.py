@@ -78,6 +78,7 @@ def sweep(repository, tmp_path_factory):
         process.send_signal(signal.SIGINT)
         output = "".join(process.communicate(timeout=PATIENCE))
     assert process.returncode == 130, output
+    assert "SIGINT: stopping" in output and "--resume" in output and "Traceback" not in output
     assert [*ray_folder.iterdir(), *temporary.glob("*ctxtune*")] == []
     ray_folder.rmdir()
 

@@ -75,7 +75,7 @@ def test_tpe_learns():
     assert sum(late) / 8 > sum(early) / 8
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_tpe_goes_on_trying_every_choice_where_scores_are_noise(seed):
     """Optuna's joint model of all dimensions stays with the choice of its first good trials."""
     space = space_of(sampler={"name": "tpe", "startup_trials": 5, "seed": seed})

@@ -89,7 +89,7 @@ def _report(arguments: argparse.Namespace, folder: Path) -> "ReportFiles":
     from ctxtune.reporting.writing import report_study  # imports scipy and matplotlib, while the runs are read
 
     study = reading()
-    gc.freeze()  # what was imported and read stays; statsmodels has the whole heap collected at each correction
+    gc.freeze()  # what was imported and read stays; no collection need look through it
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     return report_study(
         study,

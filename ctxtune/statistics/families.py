@@ -41,16 +41,16 @@ class Verdict:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Holm 1979; statsmodels).
+    """Holm's step-down adjustment (Holm 1979).
 
-    p-values that are not numbers stay so, but count as members of the family (as if they were 1).
+    p-values that are not numbers stay so, but count as members of the family (as if they were 1). Written out here, since
+    statsmodels' `multipletests` has the whole heap looked through for garbage at each call: 0.2 s in a process with MLflow.
     """
-    from statsmodels.stats.multitest import multipletests
-
-    if len(p_values) == 0:
-        return []
     array = np.asarray(p_values, dtype=float)
-    adjusted = multipletests(np.where(np.isnan(array), 1.0, array), method="holm")[1]
+    known = np.where(np.isnan(array), 1.0, array)
+    order = np.argsort(known)
+    adjusted = np.empty_like(known)
+    adjusted[order] = np.minimum(np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)), 1.0)
     return [float(value) for value in np.where(np.isnan(array), np.nan, adjusted)]
 
 

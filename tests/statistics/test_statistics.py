@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from ctxtune.statistics import (
     ArmClassScores,
@@ -57,6 +58,12 @@ def test_holms_adjustment_as_r_gives_it() -> None:
     adjusted = holm([0.04, math.nan, 0.001, 0.02])
     assert adjusted[:1] + adjusted[2:] == pytest.approx([0.08, 0.004, 0.06])
     assert math.isnan(adjusted[1])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holms_adjustment_is_statsmodels(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist(), abs=1e-15)
 
 
 def test_sample_sizes_as_gpower_gives_them() -> None:

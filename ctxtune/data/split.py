@@ -44,7 +44,7 @@ class StringTable(Sequence[str]):
         return self._buffer[start : int(self._ends[position])].tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        start, buffer = 0, memoryview(self._buffer)
+        start, buffer = 0, self._buffer.data
         for end in self._ends.tolist():
             yield str(buffer[start:end], "utf-8", "surrogateescape")
             start = end

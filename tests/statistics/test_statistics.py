@@ -61,8 +61,8 @@ def test_holms_adjustment_as_r_gives_it() -> None:
     assert holm([]) == []
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_holms_adjustment_is_statsmodels(p_values: list[float]) -> None:
+def test_holms_adjustment_is_statsmodels() -> None:
+    p_values = np.random.default_rng(0).beta(0.3, 3, 40).round(3).tolist()  # with ties; statsmodels takes its time
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist(), abs=1e-15)
 
 

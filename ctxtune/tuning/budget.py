@@ -175,7 +175,10 @@ class Budget:
     def _check_limits(self) -> None:
         share = self._config.search.budget.search_share
         for limit in self._spending.limits:
-            reserve = max(min(self._wanted(limit.name), (1 - share) * limit.total), self._least(limit.name))
+            least, most = self._least(limit.name), (1 - share) * limit.total
+            if limit.spent + max(least, most) < limit.total:
+                continue  # whatever is wanted; to know that, all runs are looked at
+            reserve = max(min(self._wanted(limit.name), most), least)
             if limit.spent + reserve >= limit.total:
                 message = f"the search ends: {limit.spent:.2f} {limit.unit} spent, {reserve:.2f} kept for what follows"
                 self._recorder.request_stop(limit.name, message, resumable=False)

@@ -1,7 +1,7 @@
 """Learning curves of thousands of configurations of one space on three tasks, recorded once for `benchmarks/search.py`.
 
     CTXTUNE_DATA=/where/the/data/are python benchmarks/record_search_tables.py --to FOLDER [--minutes 30]
-    python benchmarks/record_search_tables.py --to FOLDER --pack      # writes benchmarks/search_tables.npz
+    python benchmarks/record_search_tables.py --to FOLDER --pack      # appends to benchmarks/search_tables.npz
 
 Each configuration is trained by `ctxtune.training.FoldTrainer`, as a trial of a sweep is: a head of 64 dimensions on the
 kept features of a frozen EfficientNet-Lite0, nine epochs of six batches of 48 images under a cosine schedule. It is
@@ -12,8 +12,9 @@ scored after every epoch (validation MAP@R) on at most 320 images of the fold's 
 - noisy_labels: the photographs, 30 % of whose labels are wrong
 
 Point number i of a scrambled Sobol sequence is trained on all three before the next one, so that they grow together. The
-first 64 are trained with a second seed too: what chance adds. A line is appended to `FOLDER/TASK.csv` as each run ends;
-started again, it goes on. Empty scores: the run failed there.
+first 64 are trained with a second seed too: what chance adds. Points that `search_tables.npz` holds already are left out:
+remove that file to record all anew. A line is appended to `FOLDER/TASK.csv` as each run ends; started again, it goes on.
+Empty scores: the run failed there. `--pack` appends the lines to the tables.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import argparse
 import csv
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,12 @@ from search_table import (
     EPOCHS,
     METRIC,
     REPEATED,
+    TABLES,
     TASKS,
+    Floats,
     Table,
     from_unit_cube,
+    read_tables,
     search_space,
     write_tables,
 )
@@ -122,8 +126,11 @@ def record(folder: Path, deadline: float) -> None:
         space = search_space(name)
         tasks.append(Task(name, space, load_dataset(space.trial.dataset)))
     done = {name: _done(folder / f"{name}.csv") for name in TASKS}
+    packed = {name: len(table.values) for name, table in _packed().items()}
     for count, (number, point) in enumerate(points(tasks[0].space)):
         for task in tasks:
+            if count < packed[task.name]:
+                continue
             for repeat in range(2 if count < REPEATED else 1):
                 if (number, repeat) in done[task.name]:
                     continue
@@ -134,22 +141,36 @@ def record(folder: Path, deadline: float) -> None:
             print(f"{time.strftime('%H:%M:%S')} {count} configurations", flush=True)
 
 
+def _packed() -> dict[str, Table]:
+    """The tables as they are shipped; empty ones where there are none."""
+    if TABLES.exists():
+        return read_tables()
+    empty = Table(np.empty((0, len(DIMENSIONS))), np.empty((0, EPOCHS)), np.empty((0, 2, EPOCHS)))
+    return dict.fromkeys(TASKS, empty)
+
+
 def pack(folder: Path) -> None:
-    """Write the recorded lines as one compact file."""
-    tables = {}
+    """Append the recorded lines to the tables, one compact file."""
+    tables, packed = {}, _packed()
+    place = {str(number): place for place, (number, _) in enumerate(points(search_space(next(iter(TASKS)))))}
     for name in TASKS:
         with (folder / f"{name}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        whole = [row for row in rows if row["repeat"] == "0"]
+        whole = [row for row in rows if row["repeat"] == "0" and place[row["number"]] >= len(packed[name].values)]
         again = {row["number"]: row for row in rows if row["repeat"] == "1"}
         pairs = [(_scores(row), _scores(again[row["number"]])) for row in whole if row["number"] in again]
+        values = [[_index(path, row[path]) for path in DIMENSIONS] for row in whole]
         tables[name] = Table(
-            values=np.array([[_index(path, row[path]) for path in DIMENSIONS] for row in whole], np.float32),
-            curves=np.array([_scores(row) for row in whole], np.float32),
-            repeats=np.array(pairs, np.float32),
+            values=_appended(packed[name].values, values),
+            curves=_appended(packed[name].curves, [_scores(row) for row in whole]),
+            repeats=_appended(packed[name].repeats, pairs),
         )
-        print(f"{name}: {len(whole)} configurations, {len(pairs)} of them twice")
+        print(f"{name}: {len(tables[name].values)} configurations, {len(whole)} of them new")
     write_tables(tables)
+
+
+def _appended(array: Floats, rows: Sequence[object]) -> Floats:
+    return np.concatenate([array, np.array(rows).reshape(-1, *array.shape[1:])]).astype(np.float32)
 
 
 def _index(path: str, text: str) -> float:
@@ -166,7 +187,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True, help="folder of the lines; outside the repository")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; start again to go on")
-    parser.add_argument("--pack", action="store_true", help="record nothing, write benchmarks/search_tables.npz")
+    parser.add_argument(
+        "--pack", action="store_true", help="record nothing, append the lines to benchmarks/search_tables.npz"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.pack:

@@ -1,6 +1,7 @@
 """Epochs until a search has found what random search at full length finds: ours, its rivals, random.
 
     python benchmarks/search.py [--seeds 30] [--workers 4] [--budget 120] [--methods TEXT ...] [--tasks NAME ...] [--trees]
+                                [--cap 0.25]
 
 The learning curves of some 1,390 configurations on three tasks were recorded once (`record_search_tables.py`,
 `search_tables.npz`). Here they are replayed through the real samplers and schedulers with a simulated clock: each worker
@@ -28,11 +29,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from search_methods import Ours, Search, Stock, cma_es, gaussian_process, mixed, tpe
+from search_rivals import BOHB, HEBO, missing
 from search_table import DIMENSIONS, EPOCHS, Surrogate, from_unit_cube, read_tables
 
+from ctxtune.tuning.search.learning_curves import CurveSampler
+
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-CAP = 0.5
-"""Of the random search's epochs: a search that needs more is cut off there."""
 RANDOM = "random, full length"
 METHODS: dict[str, Callable[[int], Search]] = {
     RANDOM: lambda seed: Ours(seed, sampler="random", scheduler="none"),
@@ -48,7 +50,12 @@ METHODS: dict[str, Callable[[int], Search]] = {
     "a quarter random, stopped told as complete": lambda seed: Ours(
         seed, told="completed", optuna_sampler=partial(mixed, share=0.25)
     ),
+    "GP that learns from curves + ASHA": lambda seed: Ours(
+        seed, optuna_sampler=lambda seed: CurveSampler(gaussian_process(seed))
+    ),
     "CMA-ES + ASHA": lambda seed: Ours(seed, optuna_sampler=cma_es),
+    "BOHB's sampler + ASHA": BOHB,
+    "HEBO + ASHA": HEBO,
 }
 
 
@@ -114,20 +121,24 @@ def best_expected(surrogate: Surrogate, draws: int = 20_000) -> tuple[float, flo
     return float(scores[:, -1].max()), float(np.median(scores[:, -1]))
 
 
-def row(name: str, founds: list[Found], target: float, reference: int, best: float, median: float) -> str:
+def row(name: str, founds: list[Found], target: float, reference: int, cap: float, best: float, median: float) -> str:
     """A method's line of the table of a task."""
     needed = np.array([epochs_until(found, target) for found in founds]) / reference
     low, middle, high = np.quantile(needed, (0.25, 0.5, 0.75), method="inverted_cdf")
-    cells = [_share(middle), f"{_share(low)} to {_share(high)}", f"{np.isfinite(needed).sum()} of {len(needed)}"]
-    for share in SHARES:
+    cells = [
+        _share(middle, cap),
+        f"{_share(low, cap)} to {_share(high, cap)}",
+        f"{np.isfinite(needed).sum()} of {len(needed)}",
+    ]
+    for share in (each for each in SHARES if each <= cap):
         regrets = 100 * np.array([best - best_at(found, int(reference * share), median) for found in founds])
         half = 1.96 * regrets.std(ddof=1) / math.sqrt(len(regrets)) if len(regrets) > 1 else math.nan
         cells.append(f"{regrets.mean():.2f} ± {half:.2f}")
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _share(epochs: float) -> str:
-    return f"{epochs:.3f}" if math.isfinite(epochs) else f"> {CAP:g}"
+def _share(epochs: float, cap: float) -> str:
+    return f"{epochs:.3f}" if math.isfinite(epochs) else f"> {cap:g}"
 
 
 def main() -> None:
@@ -138,15 +149,20 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=120, help="full trials of the random search that sets the target")
     parser.add_argument("--methods", nargs="+", default=[], help="only those whose name holds one of these texts")
     parser.add_argument("--tasks", nargs="+", help="only these")
+    parser.add_argument("--cap", type=float, default=0.5, help="share of its epochs at which a search is cut off")
     parser.add_argument("--trees", action="store_true", help="a forest in place of the Gaussian process as the model")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # Optuna's samplers are experimental, by their own words
     reference = arguments.budget * EPOCHS
+    shares = [share for share in SHARES if share <= arguments.cap]
     chosen = {
         name: make
         for name, make in METHODS.items()
         if name != RANDOM and (not arguments.methods or any(text in name for text in arguments.methods))
     }
+    for name in [name for name in chosen if missing(name)]:
+        print(f"{name}: left out, {' and '.join(missing(name))} not installed (see search_rivals.py)")
+        del chosen[name]
     for task, table in read_tables().items():
         if arguments.tasks and task not in arguments.tasks:
             continue
@@ -163,15 +179,15 @@ def main() -> None:
         )
         print(
             "| search | epochs to the target, of random's | quartiles | reached |"
-            + "".join(f" regret at {s:g} |" for s in SHARES)
+            + "".join(f" regret at {s:g} |" for s in shares)
         )
-        print("|---" * (4 + len(SHARES)) + "|")
+        print("|---" * (4 + len(shares)) + "|")
         for name, make in chosen.items():
             founds = [
-                simulate(make(seed), surrogate, arguments.workers, int(CAP * reference))
+                simulate(make(seed), surrogate, arguments.workers, int(arguments.cap * reference))
                 for seed in range(1000, 1000 + arguments.seeds)
             ]
-            print(row(name, founds, target, reference, best, median), flush=True)
+            print(row(name, founds, target, reference, arguments.cap, best, median), flush=True)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,10 @@ class Ours:
 
     def goes_on(self, key: str, epoch: int, score: float) -> bool:
         self._sampler.report(key, epoch, score)
+        return self.passes(key, epoch, score)
+
+    def passes(self, key: str, epoch: int, score: float) -> bool:
+        """Whether the rungs let a trial go on."""
         if self._rungs is None:
             return True
         return self._rungs.decide(key, "contextual", {"epoch": float(epoch), METRIC: score}) != "STOP"
@@ -145,7 +149,7 @@ def mixed(seed: int, share: float) -> BaseSampler:
 
 def gaussian_process(seed: int) -> BaseSampler:
     """Optuna's GP sampler; it learns from completed trials only."""
-    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=10)
+    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=10, warn_independent_sampling=False)
 
 
 def cma_es(seed: int) -> BaseSampler:

@@ -1,5 +1,7 @@
 """`benchmarks/search.py`: recorded tables, the model of them, and a replayed search in small."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ def benchmark(load_benchmark):
 def test_a_search_is_replayed_over_a_model_of_the_recorded_tables(benchmark):
     tables = benchmark.read_tables()
     assert set(tables) == {"photographs", "omniglot", "noisy_labels"}
-    assert all(len(table.curves) >= 1000 and table.values.shape[1] == 9 for table in tables.values())
+    assert all(len(table.curves) >= 2000 and table.values.shape[1] == 9 for table in tables.values())
     table = tables["photographs"]
     small = type(table)(table.values[:120], table.curves[:120], table.repeats)
     surrogate = benchmark.Surrogate(small)
@@ -25,3 +27,11 @@ def test_a_search_is_replayed_over_a_model_of_the_recorded_tables(benchmark):
     assert found == again
     assert np.isfinite([score for _, score in found]).all()
     assert benchmark.epochs_until(found, found[-1][1] + 1) == np.inf
+
+
+def test_a_search_whose_library_is_not_installed_is_named(benchmark, monkeypatch):
+    rivals = sys.modules["search_rivals"]
+    monkeypatch.setitem(rivals.NEEDS, "HEBO + ASHA", ("no_such_library", "numpy"))
+    assert benchmark.missing("HEBO + ASHA") == ["no_such_library"]
+    assert benchmark.missing("random + ASHA") == []
+    assert set(rivals.NEEDS) <= set(benchmark.METHODS)

@@ -14,6 +14,7 @@ from ctxtune.config.resolve import dimension_order, is_active, is_feasible
 from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import RunRecord
 from ctxtune.tuning.search.bounded_history import BoundedTPE
+from ctxtune.tuning.search.learning_curves import CurveSampler
 from ctxtune.tuning.search.multi_objective import told_scores
 from ctxtune.tuning.search.rounding import RoundingSampler, rounded
 from ctxtune.yaml_text import Tree
@@ -224,7 +225,9 @@ class Sampler:
                     n_startup_trials=settings.startup_trials,
                 )
             if settings.name == "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=settings.startup_trials)
+                process = optuna.samplers.GPSampler(seed=seed, n_startup_trials=settings.startup_trials)
+                # By itself it learns from complete trials only, of which there are few where trials are stopped.
+                return process if self._config.search.scheduler.name == "none" else CurveSampler(process)
             if settings.name == "cma-es":
                 return optuna.samplers.CmaEsSampler(seed=seed)
             if settings.name == "nsga-ii":

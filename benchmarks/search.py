@@ -3,7 +3,7 @@
     python benchmarks/search.py [--seeds 30] [--workers 4] [--budget 120] [--methods TEXT ...] [--tasks NAME ...] [--trees]
                                 [--cap 0.25]
 
-The learning curves of some 1,390 configurations on three tasks were recorded once (`record_search_tables.py`,
+The learning curves of 2,448 configurations on three tasks were recorded once (`record_search_tables.py`,
 `search_tables.npz`). Here they are replayed through the real samplers and schedulers with a simulated clock: each worker
 trains an epoch of its trial per tick, reports, and asks for another trial when its own ends. A suggested point takes the
 curve that a model of the table gives it (`search_table.Surrogate`; its cross-validated rank correlation is printed) and

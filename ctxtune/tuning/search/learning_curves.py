@@ -11,10 +11,13 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 PRIOR_PAIRS = 3
 """So many imagined trials say that a difference early is the same difference later."""
+BEST, LATEST = 100, 300
+"""Trials that a model learns from: a Gaussian process takes time by the cube of their number."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _WITH_SCORES = (*_ENDED, TrialState.RUNNING)
 Curve = Mapping[int, float]
@@ -90,11 +93,14 @@ def _with_score(trial: FrozenTrial, score: float) -> FrozenTrial:
 
 
 class CurveHistory:
-    """A study whose trials are all `completed`; everything else is the study's own."""
+    """A study whose trials are all `completed`, the best and the latest of them; everything else is the study's own."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
-        self._shown = completed(study.get_trials(deepcopy=False))
+        shown = completed(study.get_trials(deepcopy=False))
+        by_score = sorted(shown, key=lambda trial: trial.values[0], reverse=study.direction == StudyDirection.MAXIMIZE)
+        kept = {trial.number for trial in (*by_score[:BEST], *shown[-LATEST:])}
+        self._shown = [trial for trial in shown if trial.number in kept]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)

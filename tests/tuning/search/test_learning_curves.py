@@ -5,7 +5,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from ctxtune.tuning.search.learning_curves import CurveHistory, CurveSampler, completed, final_scores
+from ctxtune.tuning.search.learning_curves import (
+    BEST,
+    LATEST,
+    CurveHistory,
+    CurveSampler,
+    completed,
+    final_scores,
+)
 
 SPACE = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
 
@@ -66,6 +73,18 @@ def test_a_study_without_reports_is_shown_as_it_is():
     study = optuna.create_study(direction="maximize")
     study.add_trials([create_trial(value=1.0, params={"x": 0.2}, distributions=SPACE), trial({}, TrialState.RUNNING)])
     assert [each.value for each in completed(study.get_trials())] == [1.0]
+
+
+def test_of_many_trials_the_best_and_the_latest_are_learned_from():
+    scores = np.random.default_rng(1).permutation(1000) / 1000
+    for direction, best in (("maximize", 999), ("minimize", 0)):
+        study = optuna.create_study(direction=direction)
+        study.add_trials([trial({1: float(score)}) for score in scores])
+        shown = CurveHistory(study)._get_trials()
+        numbers = [each.number for each in shown]
+        assert BEST + LATEST > len(shown) > LATEST
+        assert numbers == sorted(numbers) and numbers[-LATEST:] == list(range(1000 - LATEST, 1000))
+        assert best / 1000 in {each.value for each in shown}
 
 
 def test_a_gp_learns_where_the_good_points_are_from_stopped_trials_alone():

@@ -19,10 +19,12 @@ from ctxtune.tuning.search.multi_objective import told_scores
 from ctxtune.tuning.search.rounding import RoundingSampler, rounded
 from ctxtune.yaml_text import Tree
 
-MOST_REJECTIONS = 200
-"""Suggestions that may break a constraint before we draw at random among the feasible."""
-MOST_REPEATS = 20
-"""Suggestions that may have been made before, until one of those that have not is drawn at random."""
+MOST_REFUSED = 10
+"""Suggestions that may break a constraint or have been made before, until what the constraints name is drawn at random.
+
+With a thousand runs at work nearly all break one: TPE takes those as poor, so that the place without any, which no run can
+take, seems best to it.
+"""
 MOST_DRAWS = 20_000
 
 _ASKED, _REFUSED = "asked", "refused"
@@ -68,19 +70,15 @@ class Sampler:
             return self._suggest_fixed(key, self._starts[number])
         if self._untried is not None and self._config.search.sampler.name == "grid":
             return self._suggest_fixed(key, next(iter(self._untried.values())))
-        repeats = 0
-        for _ in range(MOST_REJECTIONS):
+        point: dict[str, object] = {}
+        for _ in range(MOST_REFUSED):
             trial = self._study.ask()
             point = self._suggest(trial)
-            repeated = point_key(point) in self._tried
-            if not repeated and is_feasible(self._config, point):
+            if point_key(point) not in self._tried and is_feasible(self._config, point):
                 self._note(key, trial, point)
                 return point
             self._study.tell(trial, state=TrialState.FAIL)
-            repeats += repeated
-            if repeats == MOST_REPEATS:
-                break
-        return self._suggest_fixed(key, self._random_untried(number))
+        return self._suggest_fixed(key, self._random_untried(number, point))
 
     def _note(self, key: str, trial: optuna.Trial, point: dict[str, object]) -> None:
         self._open[key] = trial
@@ -171,8 +169,10 @@ class Sampler:
         self._note(key, trial, dict(point))
         return dict(point)
 
-    def _random_untried(self, number: int) -> dict[str, object]:
+    def _random_untried(self, number: int, suggested: Mapping[str, object]) -> dict[str, object]:
         """A point that was not suggested before; of a space so large that none is found, one that was.
+
+        As it was last suggested, but for what the constraints name, if that can be; else wholly at random.
 
         Raises:
             ConfigError: no point meets the constraints.
@@ -180,9 +180,12 @@ class Sampler:
         random = np.random.default_rng(self._seed(number))
         if self._untried is not None:
             return list(self._untried.values())[int(random.integers(len(self._untried)))]
+        constrained = {path for each in self._config.search.parsed_constraints() for path in each.paths}
         repeated: dict[str, object] | None = None
-        for _ in range(MOST_DRAWS):
+        for draw in range(MOST_DRAWS):
             point = self._rounded(random_point(self._config, random))
+            if constrained and draw < MOST_DRAWS // 10 and point.keys() == suggested.keys():
+                point = {path: point[path] if path in constrained else suggested[path] for path in point}
             if is_feasible(self._config, point):
                 if point_key(point) not in self._tried:
                     return point

@@ -341,6 +341,24 @@ def test_of_a_narrow_space_points_are_found_at_random_or_it_is_said_that_there_a
         Sampler(empty).ask("trial-0")
 
 
+def test_where_most_suggestions_break_a_constraint_few_are_tried_and_the_rest_of_the_last_is_kept(monkeypatch):
+    """Many runs at work drive TPE to where no run can be."""
+    narrow = space_of(constraints=["loss.negative_margin > loss.positive_margin + 0.05"], start_from=[])
+    sampler = Sampler(narrow)
+    tried: list[dict[str, object]] = []
+    suggest = sampler._suggest
+    monkeypatch.setattr(sampler, "_suggest", lambda trial: tried.append(suggest(trial)) or tried[-1])
+    found = 0
+    for number in range(30):
+        before = len(tried)
+        point = sampler.ask(str(number))
+        assert is_feasible(narrow, point) and len(tried) - before <= 10
+        if point != tried[-1]:
+            found += 1
+            assert (point["loss.k"], point["optimizer.lr"]) == (tried[-1]["loss.k"], tried[-1]["optimizer.lr"])
+    assert found
+
+
 def test_a_grid_that_nobody_could_walk_is_refused():
     space = space_of(space={"loss.k": {"int": [2, 90_000]}}, sampler={"name": "grid"}, constraints=[])
     with pytest.raises(ConfigError, match="a grid has 20,000 points at most"):

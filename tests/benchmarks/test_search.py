@@ -20,10 +20,10 @@ def test_a_search_is_replayed_over_a_model_of_the_recorded_tables(benchmark):
     surrogate = benchmark.Surrogate(small)
     agreement = benchmark.stats.spearmanr(surrogate.cross_validated[:, -1], surrogate.recorded[:, -1]).statistic
     assert agreement > 0.6
-    found = benchmark.simulate(benchmark.METHODS["ours (default) + ASHA"](0), surrogate, workers=2, most_epochs=90)
+    found = benchmark.simulate(benchmark.METHODS["ours (default) + ASHA"](0), surrogate, workers=2, most_epochs=30)
     epochs = [at for at, _ in found]
-    assert epochs == sorted(epochs) and epochs[-1] <= 90
-    again = benchmark.simulate(benchmark.METHODS["ours (default) + ASHA"](0), surrogate, workers=2, most_epochs=90)
+    assert epochs == sorted(epochs) and epochs[-1] <= 30
+    again = benchmark.simulate(benchmark.METHODS["ours (default) + ASHA"](0), surrogate, workers=2, most_epochs=30)
     assert found == again
     assert np.isfinite([score for _, score in found]).all()
     assert benchmark.epochs_until(found, found[-1][1] + 1) == np.inf

@@ -43,6 +43,7 @@ def make(path, name="one", before=""):
     )
 
 
+@pytest.mark.slow
 def test_a_maker_that_is_killed_leaves_nothing_that_the_next_stumbles_over(tmp_path):
     path = tmp_path / "mlflow.db"
     first = make(path, before=KILLED_BEFORE_IT_IS_THERE)

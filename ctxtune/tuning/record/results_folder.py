@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,7 +72,13 @@ class ResultsFolder(Generic[Resolved]):
         self.path = root / settings.name
         self.kind = _KINDS[file]
         self._may_change = tuple(may_change)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(
+                f"{self.path}: it, or what it lies in, is no folder; name another with --results"
+            ) from None
+        self._require_files()
         self._lock = (self.path / "lock").open("w")
         if not try_lock(self._lock):
             raise ConfigError(f"{self.path}: this {self.kind} is running in another process")
@@ -94,6 +101,19 @@ class ResultsFolder(Generic[Resolved]):
         else:
             text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
             self._write(self.file, text)
+
+    def _require_files(self) -> None:
+        """Refuse what is no file where ours lie: to open a pipe waits for ever, and a device may have no end."""
+        files = [self.path / name for name in ("lock", "journal.jsonl", *_KINDS)] + [
+            self.best,
+            self.weights,
+            self.summary,
+        ]
+        wrong = [path for path in files if os.path.lexists(path) and not path.is_file()]
+        spooled = self.spool.iterdir() if self.spool.is_dir() else [self.spool] if os.path.lexists(self.spool) else []
+        wrong += [path for path in spooled if path == self.spool or not (path.is_file() or path.is_dir())]
+        if wrong:
+            raise ConfigError(f"{wrong[0]}: not what this {self.kind} would have left there; move it away")
 
     @property
     def spool(self) -> Path:

@@ -1,5 +1,6 @@
 """The results folder: what is half-made, lost or damaged in it is told, and nothing of it changed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,29 @@ def open_folder(root: Path, *, resume: bool = False) -> ResultsFolder:
     folder = sweep_folder(root, space_of(), resume=resume)
     folder.close()
     return folder
+
+
+@pytest.mark.parametrize("name", ["lock", "journal.jsonl", "space.yaml", "summary.json", "best.pt", "spool/spool.db"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "endless"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_is_no_file_among_a_sweeps_own_is_named_and_never_opened(tmp_path, name, kind, resume):
+    path = tmp_path / NAME / (name if kind != "folder" else name.partition("/")[0])
+    path.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.touch() if path.name == "spool" else path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    with pytest.raises(ConfigError, match="move it away") as caught:
+        open_folder(tmp_path, resume=resume)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path):
+    (tmp_path / NAME).touch()
+    with pytest.raises(ConfigError, match="no folder"):
+        open_folder(tmp_path)
 
 
 def begun(root: Path) -> ResultsFolder:

@@ -103,12 +103,8 @@ class ResultsFolder(Generic[Resolved]):
             self._write(self.file, text)
 
     def _require_files(self) -> None:
-        """Refuse what is no file where ours lie: to open a pipe waits for ever, and a device may have no end."""
-        files = [self.path / name for name in ("lock", "journal.jsonl", *_KINDS)] + [
-            self.best,
-            self.weights,
-            self.summary,
-        ]
+        """Refuse what is no file where we read ours: to open a pipe waits for ever, and a device may have no end."""
+        files = [self.path / name for name in ("lock", "journal.jsonl", *_KINDS)]
         wrong = [path for path in files if os.path.lexists(path) and not path.is_file()]
         spooled = self.spool.iterdir() if self.spool.is_dir() else [self.spool] if os.path.lexists(self.spool) else []
         wrong += [path for path in spooled if path == self.spool or not (path.is_file() or path.is_dir())]

@@ -23,7 +23,7 @@ def open_folder(root: Path, *, resume: bool = False) -> ResultsFolder:
     return folder
 
 
-@pytest.mark.parametrize("name", ["lock", "journal.jsonl", "space.yaml", "summary.json", "best.pt", "spool/spool.db"])
+@pytest.mark.parametrize("name", ["lock", "journal.jsonl", "space.yaml", "spool/spool.db"])
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "endless"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_is_no_file_among_a_sweeps_own_is_named_and_never_opened(tmp_path, name, kind, resume):

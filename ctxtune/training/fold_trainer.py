@@ -388,7 +388,7 @@ def _seed_everything(seed: int, trial: TrialSettings, device: torch.device) -> N
     """Also what a reused process still holds from the run before it: the switches and the CUDA peak."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
-    if trial.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
+    if trial.deterministic or torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
         torch.use_deterministic_algorithms(trial.deterministic, warn_only=True)
     if trial.deterministic:  # cuBLAS reads it at a process's first product on a GPU
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)

@@ -62,7 +62,7 @@ class Hub:
         self.requests: list[tuple[str, str]] = []
         self.sent: list[str] = []
         self.ended = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.objects = self.address.replace("127.0.0.1", "localhost")  # another host, as the real one's
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -85,101 +85,101 @@ def running_hub(folder: Path, trouble: Trouble | None = None) -> Iterator[Hub]:
         hub.close()
 
 
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    """Answers for a hub that a subclass names."""
 
-        def do_HEAD(self) -> None:
-            self._answer(content=False)
+    hub: Hub
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._answer(content=True)
+    def do_HEAD(self) -> None:
+        self._answer(content=False)
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
+    def do_GET(self) -> None:
+        self._answer(content=True)
 
-        def _answer(self, *, content: bool) -> None:
-            hub.requests.append((self.command, self.path))
-            if hub.trouble == "hangs":
-                hub.ended.wait()
-                return
-            match ["failed"] if hub.trouble == "server_error" else self.path.strip("/").split("/"):
-                case ["api", "models", owner, name, *rest] if rest in (
-                    [],
-                    *(["revision", known] for known in REVISIONS),
-                ):
-                    self._describe(f"{owner}/{name}", content)
-                case [owner, name, "resolve", revision, file] if revision in REVISIONS:
-                    self._resolve(f"{owner}/{name}", file, content)
-                case ["objects", owner, name, file]:
-                    self._send_file(hub.folder / owner / name / file, content)
-                case ["failed"]:
-                    self._say(500, b"", content)
-                case _:
-                    self._say(404, b"", content)
+    def log_message(self, *arguments: Any) -> None:
+        pass
 
-        def _describe(self, repository: str, content: bool) -> None:
-            place = hub.folder / repository
-            if not self._is_known(place, content):
-                return
-            files = [{"rfilename": file.name} for file in sorted(place.iterdir())]
-            text = json.dumps({"id": repository, "modelId": repository, "sha": REVISION, "siblings": files})
-            self._say(200, text.encode(), content, {"Content-Type": "application/json"})
+    def _answer(self, *, content: bool) -> None:
+        self.hub.requests.append((self.command, self.path))
+        if self.hub.trouble == "hangs":
+            self.hub.ended.wait()
+            return
+        match ["failed"] if self.hub.trouble == "server_error" else self.path.strip("/").split("/"):
+            case ["api", "models", owner, name, *rest] if rest in (
+                [],
+                *(["revision", known] for known in REVISIONS),
+            ):
+                self._describe(f"{owner}/{name}", content)
+            case [owner, name, "resolve", revision, file] if revision in REVISIONS:
+                self._resolve(f"{owner}/{name}", file, content)
+            case ["objects", owner, name, file]:
+                self._send_file(self.hub.folder / owner / name / file, content)
+            case ["failed"]:
+                self._say(500, b"", content)
+            case _:
+                self._say(404, b"", content)
 
-        def _resolve(self, repository: str, file: str, content: bool) -> None:
-            place = hub.folder / repository / file
-            if not self._is_known(place.parent, content):
-                return
-            if not place.is_file():
-                self._say(404, b"", content, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": REVISION})
-                return
-            data = place.read_bytes()
-            self._say(
-                302,
-                b"",
-                content,
-                {
-                    "X-Repo-Commit": REVISION,
-                    "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"',
-                    "X-Linked-Size": str(len(data)),
-                    "Location": f"{hub.objects}/objects/{repository}/{file}",
-                },
-            )
+    def _describe(self, repository: str, content: bool) -> None:
+        place = self.hub.folder / repository
+        if not self._is_known(place, content):
+            return
+        files = [{"rfilename": file.name} for file in sorted(place.iterdir())]
+        text = json.dumps({"id": repository, "modelId": repository, "sha": REVISION, "siblings": files})
+        self._say(200, text.encode(), content, {"Content-Type": "application/json"})
 
-        def _is_known(self, repository: Path, content: bool) -> bool:
-            known = repository.is_dir() and hub.trouble != "not_found"
-            if not known:
-                self._say(404, b"", content, {"X-Error-Code": "RepoNotFound"})
-            return known
+    def _resolve(self, repository: str, file: str, content: bool) -> None:
+        place = self.hub.folder / repository / file
+        if not self._is_known(place.parent, content):
+            return
+        if not place.is_file():
+            self._say(404, b"", content, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": REVISION})
+            return
+        data = place.read_bytes()
+        self._say(
+            302,
+            b"",
+            content,
+            {
+                "X-Repo-Commit": REVISION,
+                "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"',
+                "X-Linked-Size": str(len(data)),
+                "Location": f"{self.hub.objects}/objects/{repository}/{file}",
+            },
+        )
 
-        def _send_file(self, place: Path, content: bool) -> None:
-            data = place.read_bytes()
-            begin = 0
-            if (wanted := self.headers.get("Range")) is not None:
-                begin = int(wanted.removeprefix("bytes=").partition("-")[0])
-            if content:
-                hub.sent.append(self.path)
-            if hub.trouble == "damaged":
-                data = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
-            self.send_response(206 if begin else 200)
-            self.send_header("Content-Length", str(len(data) - begin))
-            if begin:
-                self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
-            self.end_headers()
-            if content:
-                partly = hub.trouble in ("truncated", "stalls")
-                self.wfile.write(data[begin : len(data) // 2 if partly else len(data)])
-                if hub.trouble == "stalls":
-                    hub.ended.wait()
-                self.close_connection = partly
+    def _is_known(self, repository: Path, content: bool) -> bool:
+        known = repository.is_dir() and self.hub.trouble != "not_found"
+        if not known:
+            self._say(404, b"", content, {"X-Error-Code": "RepoNotFound"})
+        return known
 
-        def _say(self, status: int, body: bytes, content: bool, headers: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if content:
-                self.wfile.write(body)
+    def _send_file(self, place: Path, content: bool) -> None:
+        data = place.read_bytes()
+        begin = 0
+        if (wanted := self.headers.get("Range")) is not None:
+            begin = int(wanted.removeprefix("bytes=").partition("-")[0])
+        if content:
+            self.hub.sent.append(self.path)
+        if self.hub.trouble == "damaged":
+            data = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(data) - begin))
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if content:
+            partly = self.hub.trouble in ("truncated", "stalls")
+            self.wfile.write(data[begin : len(data) // 2 if partly else len(data)])
+            if self.hub.trouble == "stalls":
+                self.hub.ended.wait()
+            self.close_connection = partly
 
-    return Handler
+    def _say(self, status: int, body: bytes, content: bool, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if content:
+            self.wfile.write(body)

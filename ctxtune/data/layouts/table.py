@@ -72,20 +72,11 @@ def load_table(
     files = [place for places in found.values() for place in places]
     images = root or files[0].parent
     rows = read_rows_of(files, columns or {}, images)
-    if rows.ignored:
-        warnings.warn(
-            f"{rows.files[0]}: columns not used: {shortened(', '.join(rows.ignored), 300)} (dataset.columns maps names)",
-            DataWarning,
-            stacklevel=2,
-        )
+    _warn_of_ignored(rows)
     source, identifiers = images_of_rows(rows, images)
     labels, class_names = class_numbers(rows, "label")
     supers = class_numbers(rows, "super_label")[0] if "super_label" in rows.columns else None
-    if isinstance(file, str):
-        splits = _split_column(rows) if "split" in rows.columns else _made_split(labels, rule)
-    else:
-        splits = _split_of_files(rows, found)
-    members = _members(rows, splits)
+    members = _members(rows, _splits(rows, file, found, labels, rule))
 
     def split(name: str) -> Split | None:
         chosen = members.get(name)
@@ -103,6 +94,15 @@ def load_table(
     train = split("train")
     assert train is not None
     return Benchmark(NAME, train, split("test"), split("query"), split("gallery"), recall_at, _layout(rows, file, rule))
+
+
+def _warn_of_ignored(rows: ImageRows) -> None:
+    if rows.ignored:
+        warnings.warn(
+            f"{rows.files[0]}: columns not used: {shortened(', '.join(rows.ignored), 300)} (dataset.columns maps names)",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _files(file: str | Mapping[str, str], base: Path) -> dict[str, list[Path]]:
@@ -259,6 +259,19 @@ def _whole(value: object) -> int | None:
 
 
 # ---- splits
+
+
+def _splits(
+    rows: ImageRows,
+    file: str | Mapping[str, str],
+    found: Mapping[str, Sequence[Path]],
+    labels: Integers,
+    rule: SplitRule,
+) -> np.ndarray:
+    """The split of each row: its file's, its own, or one made by rule."""
+    if not isinstance(file, str):
+        return _split_of_files(rows, found)
+    return _split_column(rows) if "split" in rows.columns else _made_split(labels, rule)
 
 
 def _split_column(rows: ImageRows) -> np.ndarray:

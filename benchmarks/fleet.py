@@ -1,6 +1,7 @@
 """A fleet on a simulated clock: 10,000 trials on 1,000 spot GPUs, through the real driver.
 
-    python benchmarks/fleet.py [--trials 10000] [--gpus 1000] [--sampler tpe] [--tracking sqlite|postgresql|none]
+    python benchmarks/fleet.py [--trials 10000] [--gpus 1000] [--sampler tpe] [--tracking sqlite|postgresql|none|ADDRESS]
+        [--server] [--live] [--pace 4]
 
 Real are journal, sampler, ASHA's rungs, budget, recorder and the tracking's spool; simulated are Ray, nodes and trials. Each
 GPU reports once a minute. The driver does one thing at a time: what it is asked takes the processor time that it takes here,
@@ -10,37 +11,37 @@ report on another node. Scores are recorded learning curves, as in `budget.py`.
 
 Printed: suggestions a second, and how that changes with the number of trials; at how many parallel trials the driver is
 busy all the time; the share of GPU time that waits for the driver or is lost to deaths, until the last trial was started;
-memory and the journal's size a trial; seconds until a resumed sweep knows what this one knew; how fast tracking delivers.
+memory and the journal's size a trial; seconds until a resumed sweep knows what this one knew; how fast tracking delivers:
+the whole spool at the end, or (`--live`) by the sweep's own delivery process while the fleet reports, with the events that
+wait on average in each fifth of the time. With `--pace` the simulated clock goes at most so many times as fast as a real one.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from budget import SPACES, recorded_scores
+from fleet_tracking import PARTS, Figures, beside, drain, server, store
 from overhead import profiled, resident_mebibytes
 from simulated_fleet import EPOCHS, MACHINES, Fleet, Machines
 
 from ctxtune.config import SweepConfig, load_search_space
-from ctxtune.tracking import Tracker, replay
+from ctxtune.tracking import Tracker
 from ctxtune.tuning.backend.scheduler import build_scheduler
 from ctxtune.tuning.callbacks import Watcher
 from ctxtune.tuning.pipeline import run_stages
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.search.sampler import Sampler
-
-PARTS = 5
-"""The trials are looked at in so many parts: what grows with their number shows in the last one."""
 
 
 def fleet_space(trials: int, sampler: str) -> SweepConfig:
@@ -55,11 +56,10 @@ def fleet_space(trials: int, sampler: str) -> SweepConfig:
     )
 
 
-def search(config: SweepConfig, fleet: Fleet, folder: Path, uri: str | None, profile: str | None) -> dict[str, object]:
+def search(config: SweepConfig, fleet: Fleet, folder: Path, tracker: Tracker, profile: str | None) -> Figures:
     """Run a search on the fleet; its figures."""
     before = resident_mebibytes()
     journal = Journal(folder / "journal.jsonl")
-    tracker = Tracker(uri or "sqlite:///unused.db", "fleet", folder / "spool", deliver=False)
     tracker.start_run("fleet", name="fleet", kind="sweep")
     recorder = Recorder(
         journal, tracker, metric=config.search.objective.metric, sweep_id="fleet", scheduler=config.search.scheduler.name
@@ -68,7 +68,6 @@ def search(config: SweepConfig, fleet: Fleet, folder: Path, uri: str | None, pro
         run_stages(config, recorder, fleet, Watcher())
     memory = resident_mebibytes()
     tracker.end_run("fleet", "completed")
-    tracker.close(timeout=0)
     journal.close()
     trials, asks = len(fleet.asks), np.array(fleet.asks)
     parts = [each for each in np.array_split(asks, PARTS) if len(each)]
@@ -97,7 +96,7 @@ def search(config: SweepConfig, fleet: Fleet, folder: Path, uri: str | None, pro
     }
 
 
-def resume(config: SweepConfig, path: Path) -> dict[str, object]:
+def resume(config: SweepConfig, path: Path) -> Figures:
     """What `--resume` rebuilds before its first run, in seconds by part, and how far memory grows by it."""
     metric, before, began = config.search.objective.metric, resident_mebibytes(), time.perf_counter()
     seconds: dict[str, float] = {}
@@ -119,61 +118,40 @@ def resume(config: SweepConfig, path: Path) -> dict[str, object]:
     return {**seconds, "resume_s": round(total, 2), "resume_kib_a_trial": round(grown, 1)}
 
 
-def drain(folder: Path, uri: str, trials: int, fleet_seconds: float) -> dict[str, object]:
-    """Deliver the spool; how long that takes, beside how long the fleet took to fill it."""
-    started = time.perf_counter()
-    events = replay(folder / "spool", uri)
-    took = time.perf_counter() - started
-    return {
-        "tracking_events": events,
-        "tracking_s": round(took, 1),
-        "tracking_ms_a_trial": round(1000 * took / trials, 1),
-        "tracking_over_the_sweep": round(took / fleet_seconds, 2),
-    }
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs go: see `fleet_tracking.store`; `server`: by MLflow's own; `live`: while the fleet reports."""
 
-
-@contextlib.contextmanager
-def store(kind: str, folder: Path) -> Iterator[str | None]:
-    """The address of an empty MLflow store: SQLite, a PostgreSQL of our own, an address as it stands, or none."""
-    if kind == "sqlite":
-        yield f"sqlite:///{folder / 'mlflow.db'}"
-    elif kind == "postgresql":
-        missing = [name for name in ("initdb", "pg_ctl") if shutil.which(name) is None]
-        if missing:
-            raise SystemExit(f"--tracking postgresql: {', '.join(missing)} not found in PATH; take sqlite")
-        if os.geteuid() == 0:
-            raise SystemExit("--tracking postgresql: initdb refuses root; be another user, or give a server's address")
-        cluster = folder / "postgresql"
-        subprocess.run(["initdb", "-D", cluster, "-U", "fleet", "-A", "trust"], check=True, stdout=subprocess.DEVNULL)
-        options = f"-k {folder} -c listen_addresses="
-        start = ["pg_ctl", "-D", cluster, "-o", options, "-l", folder / "log", "-w", "start"]
-        subprocess.run(start, check=True, stdout=subprocess.DEVNULL)
-        try:
-            yield f"postgresql+psycopg2://fleet@/postgres?host={folder}"
-        finally:
-            subprocess.run(["pg_ctl", "-D", cluster, "-m", "fast", "stop"], check=True, stdout=subprocess.DEVNULL)
-    else:
-        yield None if kind == "none" else kind
+    store: str = "none"
+    server: bool = False
+    live: bool = False
 
 
 def figures(
-    trials: int, machines: Machines, *, sampler: str = "tpe", tracking: str = "none", profile: str | None = None
-) -> dict[str, object]:
+    trials: int, machines: Machines, tracking: Tracking, *, sampler: str = "tpe", profile: str | None = None
+) -> Figures:
     """All figures of a fleet; a resumed driver is a process of its own, so that its memory can be seen."""
     config = fleet_space(trials, sampler)
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # what a forced write takes, `--sync` says
-    with (
-        tempfile.TemporaryDirectory(prefix="fleet-", dir=memory) as name,
-        tempfile.TemporaryDirectory(prefix="fleet-") as disk,
-        store(tracking, Path(disk)) as uri,
-    ):
-        folder, fleet = Path(name), Fleet(machines, recorded_scores(config))
-        found = search(config, fleet, folder, uri, profile)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-", dir=memory)))
+        disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-")))
+        uri = stack.enter_context(store(tracking.store, disk))
+        if uri is not None and tracking.server:
+            uri = stack.enter_context(server(uri, disk))
+        fleet = Fleet(machines, recorded_scores(config))
+        tracker = Tracker(uri or "sqlite:///unused.db", "fleet", disk / "spool", deliver=tracking.live)
+        if tracking.live:
+            tracker.check()
+            found = beside(tracker, lambda: search(config, fleet, folder, tracker, profile))
+        else:
+            found = search(config, fleet, folder, tracker, profile)
+            tracker.close(timeout=0)
         again = ["--resume", str(folder / "journal.jsonl"), "--trials", str(trials), "--sampler", sampler]
         answer = subprocess.run([sys.executable, __file__, *again], check=True, capture_output=True, text=True)
         found |= json.loads(answer.stdout)
-        if uri is not None:
-            found |= drain(folder, uri, trials, fleet.clock)
+        if uri is not None and not tracking.live:
+            found |= drain(disk / "spool", uri, trials, fleet.clock)
     return found
 
 
@@ -184,6 +162,8 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=default.gpus)
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--tracking", default="sqlite", help="sqlite, postgresql (of its own), none, or an address")
+    parser.add_argument("--server", action="store_true", help="MLflow's own server, with one worker, before the store")
+    parser.add_argument("--live", action="store_true", help="deliver while the fleet reports")
     for name, meaning in MACHINES.items():
         usual = getattr(default, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(usual), default=usual, help=meaning)
@@ -194,8 +174,11 @@ def main() -> None:
         print(json.dumps(resume(fleet_space(given.trials, given.sampler), given.resume)))
         return
     machines = Machines(given.gpus, **{name: getattr(given, name) for name in MACHINES})
-    options = {"sampler": given.sampler, "tracking": given.tracking, "profile": given.profile}
-    print(json.dumps(figures(given.trials, machines, **options), indent=2))
+    tracking = Tracking(given.tracking, given.server, given.live)
+    if tracking.store == "none" and (tracking.server or tracking.live):
+        parser.error("--server and --live need a store to deliver to: --tracking")
+    found = figures(given.trials, machines, tracking, sampler=given.sampler, profile=given.profile)
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

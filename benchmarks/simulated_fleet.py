@@ -20,7 +20,7 @@ EPOCHS = 27
 
 @dataclass(frozen=True)
 class Machines:
-    """What the fleet is made of; seconds, if nothing else is said."""
+    """What the fleet is made of (see `MACHINES`); seconds, if nothing else is said."""
 
     gpus: int = 1000
     report: float = 60.0
@@ -30,6 +30,7 @@ class Machines:
     replacement: float = 180.0
     engine: float = 0.004
     sync: float = 0.002
+    pace: float = 0.0
 
 
 MACHINES = {
@@ -40,6 +41,7 @@ MACHINES = {
     "replacement": "seconds until another node is there",
     "engine": "seconds of Ray's own part of an event",
     "sync": "seconds of a write that is forced to disk",
+    "pace": "at most so many simulated seconds in a real one; 0: as many as the driver can do",
 }
 
 
@@ -100,6 +102,7 @@ class Fleet:
     last_start: tuple[float, GpuTime] | None = None
     _events: list[tuple[float, int, str, int, int]] = field(default_factory=list)
     _order: int = 0
+    _began: float = 0.0
 
     @property
     def resources(self) -> RunResources:
@@ -112,6 +115,7 @@ class Fleet:
 
     def run(self, stages: Iterator[StageRuns], recorder: Recorder) -> None:
         """Run stage after stage."""
+        self._began = time.monotonic()
         for each in stages:
             self._run(each, recorder)
 
@@ -133,6 +137,7 @@ class Fleet:
             if turn != gpu.turn:
                 continue
             self.clock = max(at, self.free_at)
+            self._wait()
             if kind == "ask":
                 under_way += self._ask(work, recorder, index, at)
             else:
@@ -140,6 +145,12 @@ class Fleet:
                 self.time.answer += self.free_at - at
             if under_way == 0 and self.last_start is not None:
                 break
+
+    def _wait(self) -> None:
+        """Let the real clock come up to the simulated one."""
+        if self.machines.pace:
+            due = self._began + self.clock / self.machines.pace
+            time.sleep(max(0.0, due - time.monotonic()))
 
     def _at(self, time_: float, kind: str, index: int) -> None:
         self._order += 1

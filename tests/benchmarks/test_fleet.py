@@ -10,7 +10,7 @@ def fleet(load_benchmark):
 
 @pytest.fixture(scope="module")
 def found(fleet):
-    return fleet.figures(100, fleet.Machines(gpus=24, life_hours=0.25), sampler="random")
+    return fleet.figures(100, fleet.Machines(gpus=24, life_hours=0.25), fleet.Tracking(), sampler="random")
 
 
 def test_every_trial_runs_to_its_end_though_nodes_die(found):
@@ -35,5 +35,7 @@ def test_the_driver_and_a_resumed_one_are_measured(found):
 def test_a_slow_driver_is_seen_in_the_gpu_time(fleet, tmp_path):
     config = fleet.fleet_space(40, "random")
     machines = fleet.Machines(gpus=20, engine=6.0)  # 20 GPUs that report each minute are more than it can answer
-    found = fleet.search(config, fleet.Fleet(machines, fleet.recorded_scores(config)), tmp_path, None, None)
+    tracker = fleet.Tracker("sqlite:///unused.db", "fleet", tmp_path / "spool", deliver=False)
+    found = fleet.search(config, fleet.Fleet(machines, fleet.recorded_scores(config)), tmp_path, tracker, None)
+    tracker.close(timeout=0)
     assert found["busy"] < 0.8 and found["gpus_at_which_the_driver_is_always_busy"] < 20

@@ -2,23 +2,47 @@
 
 import os
 import re
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"<>]+""")
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_?KEY|CREDENTIAL", re.IGNORECASE)
+_AUTHORITY = re.compile(r"[^/?#]*")
+_WITHOUT_SLASHES = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/?)?[^\s/:@=]+:[^\s@]+@")
+_WEB = ("http", "https")
 MOST_GUESSED = 3
 """Characters of a value so short that it stands in any text."""
 
 
 def redact(uri: str) -> str:
-    """The URI without user name, password, query and fragment: fit to be shown, logged and stored."""
-    if "://" not in uri:
-        return uri
-    parts = split_uri(uri)
-    if parts is None:
-        return uri.split("://")[0] + "://***"
-    location = parts.netloc.rpartition("@")[2]
-    return urlunsplit(SplitResult(parts.scheme, location, parts.path, "", "")) if parts.netloc else uri.split("?")[0]
+    """The URI without user name, password, query and fragment: fit to be shown, logged and stored.
+
+    A password may hold signs that belong encoded: databases take it nevertheless. Where it cannot be told which part is the
+    password, nothing but the scheme is left.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        found = _WITHOUT_SLASHES.match(uri)
+        return f"{found['scheme'] or ''}***" if found else uri
+    authority = _AUTHORITY.match(rest)
+    assert authority is not None  # it matches also nothing
+    head, tail = authority[0], rest[authority.end() :]
+    if not head:  # a file's, or a database's on this machine
+        return f"{scheme}://{rest.partition('?')[0]}"
+    if "@" in head:
+        rest = head.rpartition("@")[2] + tail
+        if "@" in tail:
+            return f"{scheme}://***"
+    elif "@" in tail and not _names_a_port(scheme, head):
+        if rest.count("@") > 1 or scheme in _WEB or "=" in rest.partition("@")[0].partition("?")[2]:
+            return f"{scheme}://***"
+        rest = rest.partition("@")[2]
+    return f"{scheme}://{re.split('[?#]', rest, maxsplit=1)[0]}"
+
+
+def _names_a_port(scheme: str, head: str) -> bool:
+    """Whether what stands before the path is a host, with or without a port, and cannot be `user:the-begin-of-a-password`."""
+    _, separator, port = head.rpartition(":")
+    return not separator or head.endswith("]") or (port.isdecimal() and scheme in _WEB)
 
 
 def redact_argument(argument: str) -> str:
@@ -26,7 +50,7 @@ def redact_argument(argument: str) -> str:
     name, separator, value = argument.partition("=")
     if separator and name.startswith("notify"):
         return f"{name}=***"
-    if separator and "://" in value and "://" not in name:
+    if separator and "://" not in name:
         return f"{name}={redact(value)}"
     return redact(argument)
 

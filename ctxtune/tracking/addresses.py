@@ -65,13 +65,12 @@ def redact_text(text: str, uri: str) -> str:
     """A message of someone else's with every secret of `uri` and of MLflow's environment variables blotted out."""
     text = text.replace(uri, redact(uri))
     secrets = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
-    parts = split_uri(uri)
-    if parts is not None and "@" in parts.netloc:
-        credentials = parts.netloc.rpartition("@")[0]
+    address, _, query = uri.partition("?")
+    for text_of in (address, uri):  # a password may hold a question mark
+        credentials = text_of.partition("://")[2].rpartition("@")[0]
         user, _, password = credentials.partition(":")
         secrets |= {credentials, password or user, unquote(password or user)}
-    if parts is not None and parts.query:
-        secrets |= {parts.query, *re.findall(r"=([^&]+)", parts.query)}
+    secrets |= {query, *re.findall(r"=([^&]+)", query)}
     for secret in sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

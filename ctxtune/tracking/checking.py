@@ -5,7 +5,14 @@ import subprocess
 
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import absolute_uri, redact, sqlite_path
-from ctxtune.tracking.connection import check_active, check_file_store, import_client, sorted_errors, usable
+from ctxtune.tracking.connection import (
+    check_active,
+    check_driver,
+    check_file_store,
+    import_client,
+    sorted_errors,
+    usable,
+)
 from ctxtune.tracking.processes import process_environment, tracking_command
 
 CHECK_SECONDS = 60.0
@@ -45,6 +52,7 @@ def ask_store(uri: str, experiment: str) -> None:
     if path is not None and not check_file_store(path):
         return
     client_class = import_client(retries=0, timeout_seconds=20)
+    check_driver(uri)
     with usable(uri), sorted_errors(uri):
         found = client_class(tracking_uri=uri).get_experiment_by_name(experiment)
         if found is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ctxtune.database_drivers import missing_driver
 from ctxtune.errors import TrackingError
 from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
 from ctxtune.tracking.errors import Refused, Unreachable
@@ -63,14 +64,21 @@ def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]"
 def connect(uri: str, *, retries: int, timeout_seconds: int) -> "MlflowClient":
     """A client of the store at `uri` (see `addresses.absolute_uri`), creating an SQLite store's tables where needed.
 
-    Raises Unreachable or Refused.
+    Raises Unreachable, Refused, and TrackingError where the database's driver is missing.
     """
     client_class = import_client(retries=retries, timeout_seconds=timeout_seconds)
+    check_driver(uri)
     database = sqlite_path(uri)
     with sorted_errors(uri):
         if database is not None:
             make_sqlite_store(database, client_class)
         return client_class(tracking_uri=uri)
+
+
+def check_driver(uri: str) -> None:
+    """Raise TrackingError where Python has no driver for the database at `uri`."""
+    if (missing := missing_driver(uri)) is not None:
+        raise TrackingError(f"tracking.uri: {redact(uri)} cannot be used: {missing}")
 
 
 @contextmanager
@@ -93,8 +101,6 @@ def sorted_errors(uri: str) -> Iterator[None]:
         yield
     except (Unreachable, Refused, TrackingError):
         raise
-    except ModuleNotFoundError as error:  # SQLAlchemy names the driver of the database
-        raise Refused(f"the database's driver {error.name} is not installed: pip install {error.name}") from None
     except Exception as error:  # noqa: BLE001 - the libraries below raise errors of many kinds
         message = redact_text(_first_line(error), uri)
         code = getattr(error, "error_code", None)

@@ -25,6 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ctxtune.config import Dimension, SweepConfig
+from ctxtune.database_drivers import missing_driver
 from ctxtune.errors import ConfigError
 from ctxtune.redaction import redact, without_secrets
 from ctxtune.results.formatting import setting
@@ -220,6 +221,8 @@ class StorageMirror:
 
 def _opened_storage(url: str) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if (missing := missing_driver(url)) is not None:
+        raise ConfigError(missing)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.storages.get_storage(url)

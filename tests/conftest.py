@@ -50,6 +50,9 @@ def _set_environment() -> None:
         "MPLBACKEND": "agg",
         "OMP_NUM_THREADS": "1",
     }
+    # Some 150 processes are started: compiled anew in each of them, the package would cost a minute.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     os.environ.setdefault("CTXTUNE_CACHE", str(ROOT / "cache"))
     if _has_room(MEMORY):  # journals, spools and SQLite files wait for the disk a quarter of many tests' time
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))

@@ -22,11 +22,14 @@ CHECK_SECONDS = 60.0
 def check_store(uri: str, experiment: str) -> None:
     """Find out whether a store can take an experiment. Neither the experiment nor the store is made.
 
-    A process of its own asks: a database driver may wait for an answer for minutes.
+    A process of its own asks MLflow: importing it takes seconds, and a database driver may wait for an answer for minutes.
 
     Raises TrackingError.
     """
     uri = absolute_uri(uri)
+    path = sqlite_path(uri)
+    if path is not None and not check_file_store(path):
+        return
     try:
         asked = subprocess.run(
             tracking_command("check"),
@@ -48,9 +51,6 @@ def check_store(uri: str, experiment: str) -> None:
 
 def ask_store(uri: str, experiment: str) -> None:
     """What that process does. Raises TrackingError with the message for the user."""
-    path = sqlite_path(uri)
-    if path is not None and not check_file_store(path):
-        return
     client_class = import_client(retries=0, timeout_seconds=20)
     check_driver(uri)
     with usable(uri), sorted_errors(uri):

@@ -15,6 +15,7 @@ from ctxtune.losses import ContextualLoss, CrossBatchMemory, build_loss, context
 from ctxtune.losses.average_precision import SmoothAPLoss, SoftBinAPLoss, SupAPLoss
 from ctxtune.losses.roadmap import RoadmapLoss
 from tests.helpers.losses import batch, naive_loss, naive_similarity, relative, value_and_gradient
+from tests.helpers.ranks import on_two_ranks
 
 WEIGHTS: dict[str, Any] = {"contextual_weight": 0.7, "contrastive_weight": 0.2, "regularizer_weight": 0.3}
 
@@ -273,23 +274,20 @@ class TestDistributedLossWrapper:
             assert torch.equal(wrapped(embeddings, labels), ContextualLoss()(embeddings, labels))
 
     def test_two_processes_see_one_batch(self, tmp_path: Path) -> None:
-        torch.multiprocessing.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
         embeddings, labels = batch(32)
         wanted = value_and_gradient(ContextualLoss(), embeddings, labels)
-        for rank in range(2):
+        for rank, found in enumerate(on_two_ranks(_one_of_two, tmp_path)):
             for name in ("loss", "combined", "memory"):
-                value, gradient = torch.load(tmp_path / f"{name}{rank}.pt")
+                value, gradient = found[name]
                 assert relative(value / 2, wanted[0]) < 1e-9, name
                 assert relative(gradient / 2, wanted[1][16 * rank : 16 * rank + 16]) < 1e-8, name
             # With `efficient` each process has the loss of its own items, among those of all.
             order = torch.arange(32).roll(-16 * rank)
-            value, _ = torch.load(tmp_path / f"efficient{rank}.pt")
+            value, _ = found["efficient"]
             assert relative(value / 2, naive_loss(embeddings[order], labels[order], rows=16)) < 1e-9
 
 
-def _one_of_two(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def _one_of_two(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     embeddings, labels = batch(32)
     mine = slice(16 * rank, 16 * rank + 16)
     wrapped = {
@@ -297,9 +295,9 @@ def _one_of_two(rank: int, folder: str) -> None:
         "combined": build_loss("contrastive", positive_margin=0.75, contextual={"weight": 0.8}, regularizer_weight=0.1),
         "memory": CrossBatchMemory(ContextualLoss(), embedding_size=16, memory_size=32),
     }
-    for name, loss in wrapped.items():
-        found = value_and_gradient(distributed.DistributedLossWrapper(loss), embeddings[mine], labels[mine])
-        torch.save(found, f"{folder}/{name}{rank}.pt")
+    found = {
+        name: value_and_gradient(distributed.DistributedLossWrapper(loss), embeddings[mine], labels[mine])
+        for name, loss in wrapped.items()
+    }
     efficient = distributed.DistributedLossWrapper(ContextualLoss(), efficient=True)
-    torch.save(value_and_gradient(efficient, embeddings[mine], labels[mine]), f"{folder}/efficient{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return found | {"efficient": value_and_gradient(efficient, embeddings[mine], labels[mine])}

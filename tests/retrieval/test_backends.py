@@ -6,11 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 
 from ctxtune.retrieval import nearest, score
+from tests.helpers.ranks import on_two_ranks
 
 FIELDS = ("matches", "first_match_rank", "r_precision", "average_precision_at_r", "average_precision")
 
@@ -127,9 +126,7 @@ def test_nearest_refuses_bad_input():
         nearest(points[0], k=1)
 
 
-def score_on_rank(rank, address, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+def score_on_rank(rank):
     group = distributed.group.WORLD
     for number, (kind, separate) in enumerate(CASES):
         splits = arguments(kind, 700, separate)
@@ -138,19 +135,13 @@ def score_on_rank(rank, address, folder):
         shared = score(*splits, process_group=group, backend=backend, **options)
         assert_same(shared, score(*splits, **options))
     points, labels = arguments("random", 100, separate=False)
-    try:
+    with pytest.raises(ValueError, match="same embeddings"):
         score(points + rank, labels, process_group=group)
-    except ValueError as error:
-        assert "same embeddings" in str(error)
-        (folder / f"{rank}").write_text("done")
-    distributed.destroy_process_group()
+    return "done"
 
 
 CASES = [(kind, separate) for kind in ("random", "duplicates", "one point") for separate in (False, True)]
 
 
 def test_two_processes_share_the_work(tmp_path):
-    address = f"file://{tmp_path / 'rendezvous'}"
-    multiprocessing.spawn(score_on_rank, args=(address, tmp_path), nprocs=2)
-    assert (tmp_path / "0").exists()
-    assert (tmp_path / "1").exists()
+    assert on_two_ranks(score_on_rank, tmp_path) == ["done", "done"]

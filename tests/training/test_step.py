@@ -1,8 +1,6 @@
 """The step's variants against the plain step: micro-batches, averaged weights, compilation, clipping, several processes."""
 
 import copy
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -12,7 +10,7 @@ from ctxtune.config import TrialSettings
 from ctxtune.training import ProcessGroup
 from ctxtune.training.compilation import CompiledWithFallback
 from ctxtune.training.splits import RunSplits
-from tests.helpers.processes import PATIENCE, environment
+from tests.helpers.ranks import on_two_ranks
 from tests.helpers.training import (
     SGD,
     equal,
@@ -162,24 +160,13 @@ def test_compiled_micro_batches_drop_in_both_passes_what_the_plain_model_drops(s
     assert as_near_as_rounding_lets(plain.model, compiled.model, start.model)
 
 
-def test_two_processes_train_as_one_does(tmp_path, repository):
-    script = (
-        "import sys, torch, torch.distributed as dist; from tests.helpers.training import ProcessGroup, trained_together;"
-        f"rank = int(sys.argv[1]); dist.init_process_group('gloo', init_method='file://{tmp_path}/store', rank=rank, "
-        f"world_size=2); torch.set_num_threads(1); result = trained_together(ProcessGroup(rank, 2)); "
-        f"torch.save(result, f'{tmp_path}/{{rank}}.pt'); dist.destroy_process_group()"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(rank)], env=environment(repository), stderr=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
+def _trained_on_rank(rank):
+    return trained_together(ProcessGroup(rank, 2))
+
+
+def test_two_processes_train_as_one_does(tmp_path):
     one = trained_together(ProcessGroup())
-    for process in processes:
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    first, second = on_two_ranks(_trained_on_rank, tmp_path)
     for name, (parameters, moved, loss, score) in one.items():
         for there in (first, second):
             weights_there, _, loss_there, score_there = there[name]

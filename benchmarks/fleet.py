@@ -140,7 +140,8 @@ def figures(
         if uri is not None and tracking.server:
             uri = stack.enter_context(server(uri, disk))
         fleet = Fleet(machines, recorded_scores(config))
-        tracker = Tracker(uri or "sqlite:///unused.db", "fleet", disk / "spool", deliver=tracking.live)
+        experiment = f"fleet-{time.time_ns()}"  # the store may hold an earlier fleet
+        tracker = Tracker(uri or "sqlite:///unused.db", experiment, disk / "spool", deliver=tracking.live)
         if tracking.live:
             tracker.check()
             found = beside(tracker, lambda: search(config, fleet, folder, tracker, profile))

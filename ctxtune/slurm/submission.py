@@ -70,14 +70,20 @@ def submit(script: str, folder: Path) -> str:
     """Write a batch script into a folder and hand it to sbatch; the job's number.
 
     Raises:
-        CtxtuneError: sbatch is not here or refuses.
+        ConfigError: sbatch is not here, or a job of this script is in the queue.
+        CtxtuneError: sbatch refuses.
     """
     if shutil.which("sbatch") is None:
         raise ConfigError(
             "--slurm: there is no sbatch on this machine: run this on a login node of the cluster; --dry-run prints the script"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "job.sh"
+    if (job := queued_job(file)) is not None:
+        raise ConfigError(
+            f"--slurm: job {job} of {folder.parent} is in the queue or runs (squeue --job {job}): a requeued job goes on by "
+            f"itself, and two would wait for each other. To submit it anew: scancel {job}, then --resume"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     file.write_text(script, encoding="utf-8")
     # What the job that this command may run in has set is no wish for the new one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
@@ -93,6 +99,19 @@ def submit(script: str, folder: Path) -> str:
         why = "; ".join(line.removeprefix("sbatch: ").strip() for line in done.stderr.splitlines() if line.strip())
         raise CtxtuneError(f"--slurm: sbatch refuses the job: {why or 'without a word'} (its script: {file})")
     return done.stdout.strip().partition(";")[0]
+
+
+def queued_job(script: Path) -> str | None:
+    """The number of this user's job with that script, in the queue or at work; None also where Slurm does not say."""
+    try:
+        done = subprocess.run(
+            ["squeue", "--me", "--noheader", "--format=%A %o"],
+            capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    jobs = (line.strip().split(" ", 1) for line in done.stdout.splitlines() if " " in line.strip())
+    return next((number for number, command in jobs if command == str(script)), None)
 
 
 def _check(arguments: argparse.Namespace, options: SlurmOptions, config: "TrialFile") -> None:

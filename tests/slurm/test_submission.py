@@ -144,7 +144,21 @@ def test_what_sbatch_says_is_passed_on_and_its_job_is_named(repository, tmp_path
         done.stdout.startswith("job 4711: quickstart on 2 nodes")
         and "tail -F results/quickstart/slurm/4711.log" in done.stdout
     )
-    assert (tmp_path / "seen").read_text() == (tmp_path / "results/quickstart/slurm/job.sh").read_text()
+    script = tmp_path / "results/quickstart/slurm/job.sh"
+    assert (tmp_path / "seen").read_text() == script.read_text()
+
+
+def test_a_sweep_has_one_job_at_a_time(repository, tmp_path, monkeypatch):
+    programs = tmp_path / "bin"
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    write_program(programs / "sbatch", 'echo "$2" >> submitted; echo 4712')
+    script = tmp_path / "results/quickstart/slurm/job.sh"
+    write_program(programs / "squeue", f'echo "4710 {tmp_path}/results/another/slurm/job.sh"; echo "4711 {script}"')
+    done = sweep_here(repository, tmp_path, "--slurm", "nodes=1", overrides=[])
+    assert done.returncode == 2 and not (tmp_path / "submitted").exists()
+    assert "job 4711 of" in done.stderr and "scancel 4711, then --resume" in done.stderr
+    write_program(programs / "squeue", "echo squeue: error >&2; exit 1")
+    assert sweep_here(repository, tmp_path, "--slurm", "nodes=1", overrides=[]).returncode == 0
 
 
 def test_a_job_is_run_by_slurm_only(tmp_path, monkeypatch):

@@ -6,8 +6,11 @@ The names of `__all__` are what a library user wants; each is imported when it i
 
 from typing import TYPE_CHECKING
 
+from ctxtune import signals
 from ctxtune.lazy_names import lazy_names
 from ctxtune.version import __version__ as __version__
+
+signals.end_at_once()  # of a command, before anything takes time to import
 
 if TYPE_CHECKING:
     from ctxtune.config import load_ablation, load_search_space

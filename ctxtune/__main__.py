@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from ctxtune.command_line import PROGRAM_ERROR, run_command
+from ctxtune.command_line import OTHER_EXITS, run_command
 from ctxtune.version import __version__
 
 COMMANDS = {
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Tune and ablate the contextual loss and its rivals for image retrieval.\n\n"
         f"commands (ctxtune COMMAND --help; each is the same as python -m ctxtune.COMMAND):\n{listed}",
-        epilog=f"Exit status: that of the command; 0 done, 2 wrong input, {PROGRAM_ERROR}.",
+        epilog=f"Exit status: that of the command; 0 done, 2 wrong input, {OTHER_EXITS}.",
     )
     parser.add_argument("--version", action="version", version=f"ctxtune {__version__}")
     parser.add_argument(

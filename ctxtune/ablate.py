@@ -12,12 +12,14 @@ from rich.console import Console
 from ctxtune.command_line import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_STOPPED, advise, program_name, run_command
 from ctxtune.errors import ConfigError
 from ctxtune.shipped import find_file
+from ctxtune.standard_streams import go_on_without_output
 from ctxtune.terminal import (
     DRIVER_EXITS,
     add_driver_arguments,
     add_file_arguments,
     all_overrides,
     check_assumption,
+    check_docstrings,
     report_command,
     tracking_places,
     writable_folder,
@@ -50,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
+    check_docstrings()
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
     file = find_file(arguments.file, ("ablations",))
     from ctxtune.ablation.base import finder
@@ -105,6 +108,7 @@ def _run(ablation: "Ablation", folder: Path, arguments: argparse.Namespace) -> i
     from ctxtune.results.wording import contrast_sentences
     from ctxtune.resume_hints import go_on_with, resume_hints_told
 
+    go_on_without_output()
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False, markup=False)
     with (
         resume_hints_told("ablate", folder),
@@ -139,6 +143,7 @@ def _run_pilot(console: Console, ablation: "Ablation", arguments: argparse.Names
     from ctxtune.ablation.run import run_ablation
     from ctxtune.tuning.ending import SweepStopped
 
+    go_on_without_output()
     root, pilot = Path(arguments.results), pilot_ablation(ablation)
     console.print(f"the pilot {pilot.name} is run: {pilot.seeds} seeds of every cell")
     try:

@@ -4,7 +4,6 @@ import argparse
 import errno
 import os
 import platform
-import signal
 import sys
 import tempfile
 import time
@@ -16,8 +15,17 @@ from typing import TextIO
 
 from rich.console import Console
 
+from ctxtune import signals
 from ctxtune.errors import CtxtuneError
 from ctxtune.redaction import redact_argument, without_secrets
+from ctxtune.signals import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+from ctxtune.standard_streams import (
+    EXIT_OUTPUT_LOST,
+    EXIT_PIPE_CLOSED,
+    guard_streams,
+    open_closed_streams,
+    status_with_output,
+)
 from ctxtune.text import printable, shortened
 
 EXIT_STOPPED = 1
@@ -26,9 +34,6 @@ EXIT_INCOMPLETE = 3
 """Done, but tracking has not everything, or a file is missing."""
 EXIT_PROGRAM_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
-EXIT_INTERRUPTED = 130
-EXIT_PIPE_CLOSED = 141
-"""What a shell reports of a program that wrote to a pipe which nobody reads."""
 SWEEP_PACKAGES = ("cmaes", "mlflow", "optuna", "ray", "statsmodels")
 """What the extra `sweep` installs: who wants only losses and scores does without."""
 LARGEST_ARGUMENT = 1_000_000_000
@@ -36,9 +41,12 @@ _OF_A_PATH = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
     errno.EROFS,
 }  # fmt: skip
-PROGRAM_ERROR = (
-    f"{EXIT_PROGRAM_ERROR} an error that nobody foresaw, its traceback in the log file that the message names"
+OTHER_EXITS = (
+    f"{EXIT_PROGRAM_ERROR} an error that nobody foresaw, its traceback in the log file that the message names; "
+    f"{EXIT_OUTPUT_LOST} standard output could not be written; {EXIT_INTERRUPTED} interrupted (Ctrl-C, SIGTERM, SIGHUP); "
+    f"{EXIT_PIPE_CLOSED} nobody read the output to its end"
 )
+"""Of every command."""
 
 
 def program_name(command: str) -> str:
@@ -51,49 +59,52 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's body and leave the process.
 
     Exit status: 0 done; 2 something that the user can correct, said in one message; 70 any other error, said in one message,
-    its traceback in a log file; 130 interrupted.
+    its traceback in a log file; 74 standard output could not be written; 130 interrupted; 141 nobody reads the output.
     """
     warnings.showwarning = _show_warning
-    for stream in (sys.stdout, sys.stderr):
-        _write_any_text(stream)
+    open_closed_streams()
+    guard_streams()
     if os.environ.get("COLUMNS", "").strip() == "0":
         del os.environ["COLUMNS"]  # of a terminal that is none; Rich would print lines of no width
-    signal.signal(signal.SIGTERM, _interrupt)
+    signals.interrupt()
+    status, lost = status_with_output(_status(main))
+    signals.end_at_once()
+    if lost:
+        _say(f"error: standard output cannot be written ({lost})")
+    sys.exit(status)
+
+
+def _status(main: Callable[[], int | None]) -> int:
+    """Run the body; its exit status, when all is said that is to be said."""
     try:
-        sys.exit(main() or 0)
+        return main() or 0
+    except SystemExit as left:
+        if isinstance(left.code, str):
+            _say(left.code)
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
     except CtxtuneError as error:
         _say(f"error: {error}")
-        sys.exit(EXIT_USER_ERROR)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in SWEEP_PACKAGES:
-            _say(_unforeseen(error))
-            sys.exit(EXIT_PROGRAM_ERROR)
-        _say(f"error: this needs {error.name}, which is not installed: pip install 'ctxtune[sweep]'")
-        sys.exit(EXIT_USER_ERROR)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         _say(f"interrupted by {interrupt}" if str(interrupt) else "interrupted")
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be written goes nowhere
-        sys.exit(EXIT_PIPE_CLOSED)
+        return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a message and not a traceback
-        if isinstance(error, OSError) and _about_a_named_file(error):
-            _say(f"error: {shortened(str(error.filename), 300)}: {error.strerror}")
-            sys.exit(EXIT_USER_ERROR)
-        _say(_unforeseen(error))
-        sys.exit(EXIT_PROGRAM_ERROR)
+        return _told(error)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """SIGTERM as Ctrl-C: what was begun is closed in order."""
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _write_any_text(stream: TextIO | None) -> None:
-    """File names may hold what the terminal's encoding does not: that must not end a command."""
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="backslashreplace")
+def _told(error: Exception) -> int:
+    """Say what none of our own messages says; the exit status."""
+    if signals.received():  # an import has made another error of it
+        _say(f"interrupted by {signals.received()}")
+        return EXIT_INTERRUPTED
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in SWEEP_PACKAGES:
+        _say(f"error: this needs {error.name}, which is not installed: pip install 'ctxtune[sweep]'")
+        return EXIT_USER_ERROR
+    if isinstance(error, OSError) and _about_a_named_file(error):
+        _say(f"error: {shortened(str(error.filename), 300)}: {error.strerror}")
+        return EXIT_USER_ERROR
+    _say(_unforeseen(error))
+    return EXIT_PROGRAM_ERROR
 
 
 def _say(text: str) -> None:
@@ -106,7 +117,8 @@ def _about_a_named_file(error: OSError) -> bool:
     if error.errno not in _OF_A_PATH or not isinstance(error.filename, str):
         return False
     values = [argument.rpartition("=")[2] for argument in sys.argv[1:]]
-    return any(value and os.path.abspath(error.filename).startswith(os.path.abspath(value)) for value in values)  # noqa: PTH100
+    about = Path(os.path.abspath(error.filename))  # noqa: PTH100
+    return any(value and about.is_relative_to(os.path.abspath(value)) for value in values)  # noqa: PTH100
 
 
 def _unforeseen(error: Exception) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.shipped import KINDS, described, find_file, named, shipped_files, shipped_folder
 from ctxtune.yaml_text import file_text
@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=program_name("copy"),
         description="List the search spaces and ablations that come with the package, or copy one of them here to edit it. "
         "They need not be copied to be run: ctxtune.sweep, ctxtune.ablate and ctxtune.train take their names.",
-        epilog="Exit status: 0 done; 2 wrong input, said in one message; " + PROGRAM_ERROR + ".",
+        epilog="Exit status: 0 done; 2 wrong input, said in one message; " + OTHER_EXITS + ".",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="as listed, e.g. cars; none: list them")
     parser.add_argument(

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command
 from ctxtune.errors import CtxtuneError
 from ctxtune.terminal import DEFAULT_TRACKING
 from ctxtune.version import __version__
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=program_name("doctor"),
         description="Check Python, PyTorch, GPU and driver, faiss, Ray, the tracking server, disks, data folders and shared "
         "memory, and say what to do for each fault. Nothing is changed.",
-        epilog="Exit status: 0 well; 1 usable, with warnings; 2 something does not work; " + PROGRAM_ERROR + ".",
+        epilog="Exit status: 0 well; 1 usable, with warnings; 2 something does not work; " + OTHER_EXITS + ".",
     )
     parser.add_argument("--quick", action="store_true", help="do not start Ray (seconds)")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -123,6 +123,8 @@ def _python() -> Iterator[Finding]:
         f"Python {version}, {platform.system()} {platform.machine()}, ctxtune {__version__}",
         "" if well else "install Python 3.10 or newer",
     )
+    if sys.flags.optimize >= 2:
+        yield Finding("docstrings", "warning", "left out (-OO)", "sweeps and ablations need them: unset PYTHONOPTIMIZE")
     if platform.system() == "Windows":
         yield Finding("system", "fault", "Windows is not supported", "use WSL")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError
 from ctxtune.terminal import add_model_arguments, named_device, use_threads, writable_folder
 from ctxtune.text import counted, shortened
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Embed images with a checkpoint's model. DIR then holds embeddings.parquet (id, path, label, embedding), "
         "index.faiss with the same ids for cosine similarity, and about.json. Images that cannot be read are named and left "
         "out.",
-        epilog="Exit status: 0 done, 2 wrong input, 130 interrupted, " + PROGRAM_ERROR + ".",
+        epilog="Exit status: 0 done, 2 wrong input, " + OTHER_EXITS + ".",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="file, or the folder of a run: its newest")
     parser.add_argument(

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.terminal import PAGES, add_model_arguments, check_replaced
 
@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=program_name("evaluate"),
         description="Score a checkpoint of ctxtune.train or of a run of a sweep: by default on the validation classes that "
         "the run was scored on.",
-        epilog="Exit status: 0 done, 2 wrong input, 130 interrupted, " + PROGRAM_ERROR + ".",
+        epilog="Exit status: 0 done, 2 wrong input, " + OTHER_EXITS + ".",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="file, or the folder of a run: its newest")
     parser.add_argument(

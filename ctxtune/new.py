@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.text import counted, printable
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Look at a folder or table of images (counts, sizes, unreadable files, copies, near-copies of training "
         "images among the test images) and write a search-space file for it, with comments, that can be run at once.",
         epilog="Exit status: 0 well; 1 written, but something in the data should be fixed; 2 wrong input, said in one "
-        "message; " + PROGRAM_ERROR + ".",
+        "message; " + OTHER_EXITS + ".",
     )
     parser.add_argument(
         "data",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command
 from ctxtune.errors import CtxtuneError
 from ctxtune.terminal import DEFAULT_TRACKING, writable_folder
 
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make the report of a sweep or an ablation, finished or still running, from its MLflow server alone: "
         "one HTML page that needs no network, Markdown, LaTeX (booktabs) and CSV tables, PNG, SVG and PDF figures. All "
         "of it is also logged as artifacts (report/...) of the sweep's or ablation's own run.",
-        epilog="Exit status: 0 done; 2 wrong input, said in one message; " + PROGRAM_ERROR + ".",
+        epilog="Exit status: 0 done; 2 wrong input, said in one message; " + OTHER_EXITS + ".",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="of the sweep or ablation: its MLflow experiment")
     parser.add_argument(

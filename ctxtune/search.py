@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from rich.console import Console
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command, whole_number
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.terminal import PAGES, add_model_arguments, check_replaced, named_device, use_threads
 from ctxtune.text import counted, shortened
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=program_name("search"),
         description="Find the images in DIR, which ctxtune.embed wrote, that are nearest to each picture by cosine "
         "similarity: names and scores, and a page with the pictures.",
-        epilog="Exit status: 0 done, 2 wrong input, 130 interrupted, " + PROGRAM_ERROR + ".",
+        epilog="Exit status: 0 done, 2 wrong input, " + OTHER_EXITS + ".",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="of ctxtune.embed")
     parser.add_argument(

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from ctxtune.command_line import EXIT_INCOMPLETE, advise, program_name, run_command
 from ctxtune.shipped import find_file
+from ctxtune.standard_streams import go_on_without_output
 from ctxtune.terminal import (
     DRIVER_EXITS,
     add_driver_arguments,
     add_file_arguments,
     all_overrides,
     check_assumption,
+    check_docstrings,
     report_command,
     shell_command,
     tracking_places,
@@ -42,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command; the exit status."""
     arguments = build_parser().parse_args()
+    check_docstrings()
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
     file = find_file(arguments.file, ("search_spaces",))
     from ctxtune.config import load_search_space
@@ -79,6 +82,7 @@ def _run(config: "SweepConfig", folder: Path, arguments: argparse.Namespace) -> 
     from ctxtune.tuning.display import print_results, sweep_display
     from ctxtune.tuning.sweep import run_sweep
 
+    go_on_without_output()
     progress = Console(stderr=arguments.json, quiet=arguments.quiet, highlight=False, markup=False)
     with (
         resume_hints_told("sweep", folder),

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxtune.command_line import PROGRAM_ERROR, whole_number
+from ctxtune.command_line import OTHER_EXITS, whole_number
 from ctxtune.errors import ConfigError
 from ctxtune.text import shortened
 
@@ -25,7 +25,7 @@ DEFAULT_TRACKING = "sqlite:///mlflow.db"
 DRIVER_EXITS = (
     "Exit status: 0 done, 1 stopped (too many failures, full disk, Ray has died) or 130 interrupted: go on with --resume; "
     "2 wrong input, nothing was started; 3 done, but tracking has not everything or a file is missing, as told; "
-    f"{PROGRAM_ERROR}."
+    f"{OTHER_EXITS}."
 )
 
 
@@ -41,6 +41,18 @@ def program(name: str) -> str:
 def shell_command(name: str, *arguments: str | Path) -> str:
     """A command for copying: a program of this Python's environment and its arguments, quoted for the shell."""
     return shlex.join([program(name), *map(str, arguments)])
+
+
+def check_docstrings() -> None:
+    """Refuse a Python that leaves docstrings out, for the commands that need Ray, which cannot be imported without.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if sys.flags.optimize >= 2:
+        raise ConfigError(
+            "PYTHONOPTIMIZE=2 (python -OO) leaves docstrings out, and Ray cannot be imported without: unset it, or set it to 1"
+        )
 
 
 def writable_folder(folder: Path, option: str) -> Path:

@@ -4,9 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
-from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, advise, program_name, run_command, whole_number
+from ctxtune.command_line import EXIT_USER_ERROR, OTHER_EXITS, advise, program_name, run_command, whole_number
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.shipped import find_file
+from ctxtune.standard_streams import go_on_without_output
 from ctxtune.terminal import add_file_arguments, all_overrides
 from ctxtune.text import shortened
 
@@ -24,8 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
         "  python -m ctxtune.train search_spaces/quickstart.yaml\n"
         "  python -m ctxtune.train search_spaces/cars.yaml --set trial.optimizer.micro_batch=32 --name cars-small-gpu\n"
         "  torchrun --nproc-per-node 4 -m ctxtune.train search_spaces/cars.yaml     # four GPUs, one batch\n\n"
-        "exit status: 0 done; 2 wrong input, or a run that could not go on, said in one message; 130 interrupted;\n"
-        f"{PROGRAM_ERROR}.",
+        "exit status: 0 done; 2 wrong input, or a run that could not go on, said in one message;\n"
+        f"{OTHER_EXITS}.",
     )
     add_file_arguments(parser, "YAML file, e.g. results/NAME/best.yaml or search_spaces/quickstart.yaml")
     parser.add_argument(
@@ -91,6 +92,7 @@ def _train(arguments: argparse.Namespace, rank: int, processes: int) -> None:
         raise ConfigError(f"--seed-index {arguments.seed_index}: counts from 0")
     from ctxtune.single_run import train_file
 
+    go_on_without_output()
     train_file(
         file,
         Path(arguments.results),

@@ -138,7 +138,11 @@ def test_a_wrong_file_of_the_command_line_is_wrong_input_and_one_of_ours_is_not(
     error = OSError(errno.ENAMETOOLONG, "File name too long", str(tmp_path / "pages" / "x"))
     assert ended(failing(error), capsys) == (2, f"error: {tmp_path}/pages/x: File name too long\n")
     for number, other in enumerate(
-        (OSError(errno.EACCES, "no", "/elsewhere"), OSError(errno.EIO, "broken", str(tmp_path / "pages")))
+        (
+            OSError(errno.EACCES, "no", "/elsewhere"),
+            OSError(errno.EACCES, "no", str(tmp_path / "pages of ours")),
+            OSError(errno.EIO, "broken", str(tmp_path / "pages")),
+        )
     ):
         (tmp_path / str(number)).mkdir()  # for its log
         monkeypatch.chdir(tmp_path / str(number))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ctxtune.command_line import EXIT_USER_ERROR, PROGRAM_ERROR, program_name, run_command, whole_number
+from ctxtune.command_line import EXIT_USER_ERROR, OTHER_EXITS, program_name, run_command, whole_number
 from ctxtune.data import cache
 from ctxtune.data.checking import SplitReport, advice, describe_split, open_images
 from ctxtune.data.contact_sheet import contact_sheet
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=program_name("data"),
         description="Look at a data set, build its image cache, or make a picture of it.",
         epilog=f"Data sets: {', '.join(dataset_names())}. Exit status: 0 well, 1 usable with faults, 2 not usable, "
-        f"{PROGRAM_ERROR}.",
+        f"{OTHER_EXITS}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|prepare|show")
     helps = {

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ctxtune.signals import leave_signals_to_parent
+
 Result = TypeVar("Result")
 
 
@@ -40,6 +42,7 @@ def begin(task: Callable[[], Result], processes: int) -> Callable[[], Result]:
 
 
 def _send_result(task: Callable[[], Any], sender: Any) -> None:
+    leave_signals_to_parent()
     try:
         sender.send((True, task()))
     except Exception as error:  # noqa: BLE001 - raised again by who waits for it

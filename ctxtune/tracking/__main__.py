@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from ctxtune.command_line import PROGRAM_ERROR, program_name, run_command
+from ctxtune.command_line import OTHER_EXITS, program_name, run_command
 from ctxtune.errors import TrackingError
 from ctxtune.text import counted
 from ctxtune.tracking.checking import ask_store
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program_name("tracking"),
         description="The spool on the way to MLflow.",
-        epilog=f"Exit status: 0 done, 2 wrong input, {PROGRAM_ERROR}.",
+        epilog=f"Exit status: 0 done, 2 wrong input, {OTHER_EXITS}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="replay | status | dedupe")
     command = commands.add_parser("replay", help="deliver what a sweep could not deliver")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ctxtune.config import TrialFile
+from ctxtune.signals import heard
 from ctxtune.tracking import SpoolFullError, Tracker, redact
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.nodes import worker_precision
@@ -108,8 +109,8 @@ def identity(journal: Journal, kind: str) -> str:
 def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[None]:
     """What ends a sweep or an ablation from outside, while its stages run.
 
-    Ctrl-C and SIGTERM ask the stage to stop; a second one ends the process (the journal is safe either way). Where Ray is
-    lost the stage is stopped and left at once: it may be waiting for an answer that never comes.
+    Ctrl-C, SIGTERM and SIGHUP ask the stage to stop; a second one ends the process (the journal is safe either way). Where
+    Ray is lost the stage is stopped and left at once: it may be waiting for an answer that never comes.
 
     Raises:
         SweepStopped: Ray was lost.
@@ -134,7 +135,7 @@ def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[Non
         watcher.on_alert(f"stopped: {recorder.stop.message}\n{watcher.go_on}")
         os._exit(1)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in heard()}
     try:
         with watching_ray(lost, leave):
             yield

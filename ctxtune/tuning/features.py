@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ctxtune.config import TrialSettings
 from ctxtune.errors import CtxtuneError, DataError
+from ctxtune.signals import signals_for_this_process
 from ctxtune.training.features_ahead import Side, features_missing, make_features
 from ctxtune.training.progress_bars import progress_bars
 from ctxtune.tuning.backend.cluster import RunResources
@@ -38,7 +39,8 @@ def features_ahead(
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     child = context.Process(target=_compute, args=(trial.model_dump_json(), side, str(device), sending))
-    child.start()
+    with signals_for_this_process():
+        child.start()
     sending.close()
     while not receiving.poll(LOOK_SECONDS) and child.is_alive():
         if recorder.stop:

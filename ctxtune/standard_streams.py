@@ -14,7 +14,7 @@ EXIT_PIPE_CLOSED = 141
 """What a shell reports of a program that wrote to a pipe which nobody reads."""
 
 
-class _Stream(io.FileIO):
+class _StandardStream(io.FileIO):
     """A standard stream that never raises OSError: what cannot be written is dropped.
 
     Attributes:
@@ -94,12 +94,12 @@ def _guarded(stream: TextIO, *, needed: bool) -> TextIO:
     """The stream itself where it is none of the system's, as in tests; names may hold what its encoding does not."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
-    if isinstance(_raw(stream), _Stream) or not isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
+    if isinstance(_raw(stream), _StandardStream) or not isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
         stream.reconfigure(errors="backslashreplace")
         return stream
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Stream(stream.fileno(), needed=needed)),
+        io.BufferedWriter(_StandardStream(stream.fileno(), needed=needed)),
         encoding=stream.encoding,
         errors="backslashreplace",
         line_buffering=stream.line_buffering,
@@ -107,9 +107,9 @@ def _guarded(stream: TextIO, *, needed: bool) -> TextIO:
     )
 
 
-def _raw(stream: TextIO) -> _Stream | None:
+def _raw(stream: TextIO) -> _StandardStream | None:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return raw if isinstance(raw, _Stream) else None
+    return raw if isinstance(raw, _StandardStream) else None
 
 
 def _status(lost: OSError) -> int:

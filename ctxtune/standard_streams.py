@@ -94,7 +94,9 @@ def _guarded(stream: TextIO, *, needed: bool) -> TextIO:
     """The stream itself where it is none of the system's, as in tests; names may hold what its encoding does not."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
-    if isinstance(_raw(stream), _StandardStream) or not isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
+    if isinstance(_raw(stream), _StandardStream) or not isinstance(
+        getattr(stream.buffer, "raw", stream.buffer), io.FileIO
+    ):
         stream.reconfigure(errors="backslashreplace")
         return stream
     stream.flush()

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
+from ctxtune.config import load_search_space
 from ctxtune.database_drivers import missing_driver
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.tracking.connection import check_driver
 from ctxtune.tuning.search.optuna_storage import StorageMirror
-from tests.tuning.search.test_optuna_storage import space_of
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,6 @@ def test_a_driver_that_nobody_knows_is_told():
 
 def test_optunas_storage_tells_it_too(monkeypatch, repository):
     monkeypatch.setitem(sys.modules, "psycopg", None)
+    cars = load_search_space(repository / "search_spaces/cars.yaml", ["tracking.optuna=postgresql://me:T0KEN@h/db"])
     with pytest.raises(ConfigError, match=r"tracking\.optuna: postgresql://h/db cannot be opened .*psycopg\[binary\]"):
-        StorageMirror(space_of(repository, "postgresql://me:T0KEN@h/db"), print)
+        StorageMirror(cars, print)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # A server's limits for one request are 1000 metrics, 100 params, 100 tags and 1 MB (mlflow/utils/validation.py).
-_MAX_METRICS, _MAX_TEXTS, _MAX_CHARACTERS = 800, 90, 400_000
+_MAX_METRICS, _MAX_TEXTS, _MAX_CHARACTERS = 800, 100, 400_000
 # A run whose events make the server fail is left alone for a while, each time for longer; several runs in a row, none of
 # which gets through, are an outage.
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.5, 5.0

@@ -230,7 +230,7 @@ def test_what_waits_of_one_run_goes_in_one_request(tmp_path, monkeypatch) -> Non
     tracker = Tracker(uri, "behind", tmp_path / "spool", deliver=False)
     keys = [f"trial-{number:02d}" for number in range(12)]
     for key in keys:
-        tracker.start_run(key, name=key, kind="trial", params={"loss.k": 4})
+        tracker.start_run(key, name=key, kind="trial", params={f"loss.p{number}": 4 for number in range(100)})
     for step in range(100):
         for key in keys:
             tracker.log_metrics(key, {"train/loss": 1.0}, step)

@@ -14,6 +14,7 @@ FETCHED = re.compile(
 )
 
 
+@pytest.mark.slow  # `make docs`, which CI runs too, builds it as strictly
 def test_the_site_is_built_strictly_and_needs_no_network(repository, tmp_path):
     pytest.importorskip("mkdocs")
     done = subprocess.run(

@@ -13,6 +13,7 @@ def found(fleet):
     return fleet.figures(100, fleet.Machines(gpus=24, life_hours=0.25), fleet.Tracking(), sampler="random")
 
 
+@pytest.mark.slow
 def test_every_trial_runs_to_its_end_though_nodes_die(found):
     assert found["trials"] == 100
     assert found["deaths_of_nodes"] > 0
@@ -20,6 +21,7 @@ def test_every_trial_runs_to_its_end_though_nodes_die(found):
     assert found["reports"] > 100 and found["completed"] > 0
 
 
+@pytest.mark.slow
 def test_all_gpu_time_is_accounted_for(found):
     assert sum(found["gpu_time_until_the_last_start"].values()) == pytest.approx(1, abs=0.001)
     shares = found["gpu_time_until_the_last_start"]
@@ -27,6 +29,7 @@ def test_all_gpu_time_is_accounted_for(found):
     assert found["busy"] == pytest.approx(1 - waited, abs=0.0003)
 
 
+@pytest.mark.slow
 def test_the_driver_and_a_resumed_one_are_measured(found):
     assert found["suggestions_a_second_at_the_end"] > 0 and found["gpus_at_which_the_driver_is_always_busy"] > 0
     assert found["journal_mib"] > 0 and found["resume_s"] > 0

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from ctxtune.database_drivers import missing_driver
 from ctxtune.errors import TrackingError
+from ctxtune.text import shortened
 from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
 from ctxtune.tracking.errors import Refused, Unreachable
 from ctxtune.tracking.processes import set_defaults
@@ -168,8 +169,12 @@ def check_file_store(path: Path) -> bool:
     """Whether the SQLite store at `path` has tables yet. Raises TrackingError where it cannot be used."""
     import sqlite3
 
-    if not path.exists():
+    try:
+        there = path.exists()
         folder = next(parent for parent in path.parents if parent.exists())
+    except OSError as error:  # a name that is too long, or a folder that nobody may look into
+        raise TrackingError(f"The tracking store {shortened(str(path))} cannot be used: {error.strerror}") from None
+    if not there:
         try:
             with tempfile.TemporaryDirectory(
                 prefix=".ctxtune-", dir=folder

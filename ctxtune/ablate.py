@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ctxtune.command_line import EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_STOPPED, advise, program_name, run_command
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError
 from ctxtune.shipped import find_file
 from ctxtune.standard_streams import go_on_without_output

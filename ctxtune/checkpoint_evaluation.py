@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from ctxtune.consoles import Console
 from ctxtune.data import Benchmark, Split, load_dataset
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.evaluation import (

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
-
 from ctxtune import signals
+from ctxtune.consoles import Console, printable_lines
 from ctxtune.errors import CtxtuneError
 from ctxtune.redaction import redact_argument, without_secrets
 from ctxtune.signals import EXIT_INTERRUPTED as EXIT_INTERRUPTED
@@ -26,7 +25,7 @@ from ctxtune.standard_streams import (
     open_closed_streams,
     status_with_output,
 )
-from ctxtune.text import printable, shortened
+from ctxtune.text import shortened
 
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
@@ -108,8 +107,7 @@ def _told(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    lines = "\n".join(map(printable, text.split("\n")))
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(lines, style="red")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(printable_lines(text), style="red")
 
 
 def _about_a_named_file(error: OSError) -> bool:

@@ -4,9 +4,8 @@ import argparse
 import re
 from pathlib import Path
 
-from rich.console import Console
-
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.shipped import KINDS, described, find_file, named, shipped_files, shipped_folder
 from ctxtune.yaml_text import file_text

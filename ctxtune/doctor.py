@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command
+from ctxtune.consoles import Console
 from ctxtune.errors import CtxtuneError
 from ctxtune.terminal import DEFAULT_TRACKING
 from ctxtune.version import __version__

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError
 from ctxtune.terminal import add_model_arguments, named_device, use_threads, writable_folder
 from ctxtune.text import counted, shortened

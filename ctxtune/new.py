@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.text import counted, printable
 

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command
+from ctxtune.consoles import Console
 from ctxtune.errors import CtxtuneError
 from ctxtune.terminal import DEFAULT_TRACKING, writable_folder
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from ctxtune.command_line import EXIT_INTERRUPTED, EXIT_STOPPED
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError
 from ctxtune.terminal import program
 from ctxtune.tuning.callbacks import SweepStopped

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from rich.console import Console
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.terminal import PAGES, add_model_arguments, check_replaced, named_device, use_threads
 from ctxtune.text import counted, shortened

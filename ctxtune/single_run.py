@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctxtune.config import TrialFile, stage_seed
+from ctxtune.consoles import Console, printable_lines
 from ctxtune.data.features import Reporter
 from ctxtune.errors import ConfigError
 from ctxtune.locks import try_lock
@@ -98,7 +98,7 @@ def _train_in(
         _run(trainer, checkpoints, console, world)
         if world.rank == 0:
             _write_result(folder, file, trainer)
-            print(f"checkpoints and result.json in {folder}", file=sys.stdout)  # noqa: T201
+            print(printable_lines(f"checkpoints and result.json in {folder}"), file=sys.stdout)  # noqa: T201
     except KeyboardInterrupt:
         console.print(f"stopped after epoch {trainer.epoch}; the same command with --resume goes on")
         raise

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ctxtune.command_line import EXIT_INCOMPLETE, advise, program_name, run_command
+from ctxtune.consoles import Console
 from ctxtune.shipped import find_file
 from ctxtune.standard_streams import go_on_without_output
 from ctxtune.terminal import (

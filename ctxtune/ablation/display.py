@@ -3,12 +3,12 @@
 from collections import Counter
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ctxtune.ablation.runs import run_count, selection_count, trials_held
 from ctxtune.config import Ablation, cells_of
+from ctxtune.consoles import Console
 from ctxtune.metric_names import metric_title
 from ctxtune.results.ablation import AblationResults
 from ctxtune.results.costs import hours_of

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.table import Table
 
 from ctxtune.ablation.budget import FEW_TRIALS, AblationForecast, CellTimes, enough, forecast, too_little
@@ -14,6 +13,7 @@ from ctxtune.ablation.runs import repeats_of, run_count, selection_blocks, selec
 from ctxtune.config import Ablation, Cell, cells_of, changed_values, contrasts_of, reference_cell
 from ctxtune.config.ablation import rotation
 from ctxtune.config.budget import LimitSettings
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.results.costs import Rate
 from ctxtune.results.wording import earlier_sentences, tuning_sentences

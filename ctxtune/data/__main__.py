@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ctxtune.command_line import EXIT_USER_ERROR, OTHER_EXITS, program_name, run_command, whole_number
+from ctxtune.consoles import Console
 from ctxtune.data import cache
 from ctxtune.data.checking import SplitReport, advice, describe_split, open_images
 from ctxtune.data.contact_sheet import contact_sheet

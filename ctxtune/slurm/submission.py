@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from ctxtune.consoles import Console
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.redaction import redact_argument
 from ctxtune.slurm.options import SlurmOptions, parse_options

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command
+from ctxtune.consoles import printable_lines
 from ctxtune.errors import TrackingError
 from ctxtune.text import counted
 from ctxtune.tracking.checking import ask_store
@@ -107,7 +108,7 @@ def _progress(pending: int) -> None:
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
-    print(text, file=stream)
+    print(printable_lines(text), file=stream)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ctxtune.consoles import Console
 from ctxtune.data.features import Reporter
 
 

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ctxtune.config import SweepConfig
+from ctxtune.consoles import Console
 from ctxtune.metric_names import metric_title
 from ctxtune.results.costs import hours_of, spent
 from ctxtune.results.formatting import MISSING, percent, percent_interval, setting

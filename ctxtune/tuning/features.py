@@ -9,9 +9,9 @@ import sys
 from multiprocessing.connection import Connection
 
 import torch
-from rich.console import Console
 
 from ctxtune.config import TrialSettings
+from ctxtune.consoles import Console
 from ctxtune.errors import CtxtuneError, DataError
 from ctxtune.signals import signals_for_this_process
 from ctxtune.training.features_ahead import Side, features_missing, make_features

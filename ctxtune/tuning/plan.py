@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from ctxtune.config import SweepConfig, TrialSettings, resolve_trial
@@ -16,6 +15,7 @@ from ctxtune.config.budget import LimitSettings
 from ctxtune.config.fidelity import SearchScheduleSettings, shortened
 from ctxtune.config.paths import get_path
 from ctxtune.config.search import SchedulerSettings
+from ctxtune.consoles import Console
 from ctxtune.data import build_sampler, load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.results.costs import GPU_HOURS, Rate

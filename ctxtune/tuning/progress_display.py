@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ctxtune.consoles import Console
 from ctxtune.results.costs import spent
 from ctxtune.results.formatting import setting
 from ctxtune.text import duration

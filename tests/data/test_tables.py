@@ -105,14 +105,16 @@ def test_columns_are_mapped_and_what_is_not_used_is_told(tmp_path):
     assert "not used: height" in benchmark.layout and set(benchmark.train.super_labels) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("separator", [";", "\t"])
-def test_other_separators_a_byte_order_mark_and_windows_paths(tmp_path, separator):
+@pytest.mark.parametrize(
+    ("separator", "first"), [(";", ""), ("\t", ""), (";", "sep=;\r\n"), ("|", '"SEP=|"\r\n'), (",", "sep=,\r\n")]
+)
+def test_other_separators_a_byte_order_mark_excel_s_first_line_and_windows_paths(tmp_path, separator, first):
     rows = photographs(tmp_path)
     lines = [
         separator.join(map(str, [str(row["path"]).replace("/", "\\"), row["label"], row["split"]])) for row in rows
     ]
     text = "\r\n".join([separator.join(["path", "label", "split"]), *lines])
-    (tmp_path / "items.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "items.csv").write_bytes(b"\xef\xbb\xbf" + (first + text).encode())
     assert len(table(tmp_path / "items.csv").train) == 12
 
 

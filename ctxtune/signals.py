@@ -12,6 +12,8 @@ EXIT_INTERRUPTED = 130
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Ctrl-C, what ends a process, and a terminal that is closed."""
 AGAIN_SECONDS = 0.05
+_HAS_TIMER = hasattr(signal, "setitimer")
+"""Not on Windows: there a signal is raised at once."""
 _received: list[str] = []
 
 
@@ -35,7 +37,8 @@ def end_at_once() -> None:
 
     Signals of a program that only imports the package are its own.
     """
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if _received:
+        _raise_again(0)
     for number in heard() if _OURS else ():
         signal.signal(number, _end)
 
@@ -44,7 +47,8 @@ def interrupt() -> None:
     """From now on a signal raises Interrupted with its name: what was begun is closed in order."""
     _received.clear()
     sys.unraisablehook = _raised_where_nothing_can_be
-    signal.signal(signal.SIGALRM, _again)
+    if _HAS_TIMER:
+        signal.signal(signal.SIGALRM, _again)
     for number in heard():
         signal.signal(number, _interrupt)
 
@@ -98,10 +102,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _again(number: int, frame: FrameType | None) -> None:
     """Raise, once no module is being imported: libraries in C++ end the process where an import raises what they expect not."""
-    if _importing(frame):
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    if _HAS_TIMER and _importing(frame):
+        _raise_again(AGAIN_SECONDS)
     elif _received:
         raise Interrupted(_received[-1])
+
+
+def _raise_again(seconds: float) -> None:
+    """After so long; 0: no more."""
+    if _HAS_TIMER:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -115,6 +125,6 @@ def _importing(frame: FrameType | None) -> bool:
 def _raised_where_nothing_can_be(unraisable: "sys.UnraisableHookArgs") -> None:
     """An interrupt that met a destructor is lost there: it is raised again a moment later."""
     if isinstance(unraisable.exc_value, Interrupted):
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        _raise_again(AGAIN_SECONDS)
     else:
         sys.__unraisablehook__(unraisable)

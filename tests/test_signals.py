@@ -63,10 +63,12 @@ def test_a_command_under_nohup_outlives_its_terminal(tmp_path, repository, switc
     assert (done.returncode, done.stderr) == ((0, "") if switched_off else (130, "interrupted by SIGHUP\n"))
 
 
-def test_who_imports_the_package_keeps_its_own_handlers(repository):
+def test_who_imports_the_package_keeps_its_own_handlers_and_its_alarm(repository):
     script = (
-        f"import signal, sys; sys.path.insert(0, {str(repository)!r})\nimport ctxtune.command_line\n"
-        "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, signal.getsignal(signal.SIGINT).__name__)"
+        f"import signal, sys; sys.path.insert(0, {str(repository)!r})\n"
+        "signal.setitimer(signal.ITIMER_REAL, 1000)\nimport ctxtune.command_line\n"
+        "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, signal.getsignal(signal.SIGINT).__name__)\n"
+        "print(signal.getitimer(signal.ITIMER_REAL)[0] > 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "True default_int_handler\n"
+    assert done.stdout == "True default_int_handler\nTrue\n"

@@ -95,6 +95,8 @@ def report_command(name: str, tracking_uri: str) -> str:
     from ctxtune.tracking import redact
 
     usual = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # a submitted job's environment is not that of whoever reads this
+        usual = DEFAULT_TRACKING
     where = [] if tracking_uri == usual else ["--tracking", redact(tracking_uri)]
     return shell_command("python", "-m", "ctxtune.report", name, *where)
 

@@ -30,3 +30,5 @@ def test_the_report_is_told_where_to_look_unless_it_looks_there_anyway(monkeypat
     assert report_command("cars", "sqlite:///other.db").endswith("-m ctxtune.report cars --tracking sqlite:///other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     assert report_command("cars", "sqlite:///other.db").endswith("-m ctxtune.report cars")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert report_command("cars", "sqlite:///other.db").endswith("-m ctxtune.report cars --tracking sqlite:///other.db")

@@ -82,7 +82,10 @@ def _wait_for(address: str, process: "subprocess.Popen[bytes]", log: Path) -> No
 
 
 def processor_seconds() -> dict[str, float]:
-    """What delivery and server (children of this process) and all of this machine's PostgreSQL have used so far."""
+    """What delivery and server (children of this process) and this machine's PostgreSQL have used so far.
+
+    Sessions of the database that have ended are not counted.
+    """
     used = dict.fromkeys(("delivery", "server", "database"), 0.0)
     ours = psutil.Process().children(recursive=True)
     for process in ours + [each for each in psutil.process_iter(["name"]) if each.info["name"] == "postgres"]:

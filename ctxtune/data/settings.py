@@ -79,6 +79,10 @@ class DatasetSettings(Settings):
         return value
 
 
+LARGEST_EPOCH = 50_000_000
+"""Images: their order is held in memory, and takes seconds to draw."""
+
+
 class SamplerSettings(Settings):
     """How the batches of an epoch are drawn.
 
@@ -102,6 +106,11 @@ class SamplerSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> SamplerSettings:
+        if (self.batches_per_epoch or 0) * self.batch_size > LARGEST_EPOCH:
+            raise ValueError(
+                f"batches_per_epoch {self.batches_per_epoch} of {self.batch_size} images: an epoch has at most "
+                f"{LARGEST_EPOCH:,} images, which are drawn at its beginning; take more epochs"
+            )
         if self.name == "random":
             if self.super_classes is not None:
                 raise ValueError("super_classes needs the sampler balanced or hierarchical; random ignores classes")

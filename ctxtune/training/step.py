@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ctxtune.config.trial import TrialSettings
+from ctxtune.errors import RunFailed
 from ctxtune.losses import TrainingLoss
 from ctxtune.losses.numerics import at_least_float32
 from ctxtune.models import EmbeddingModel
@@ -62,6 +63,7 @@ class TrainingStep:
         self._clip = trial.optimizer.gradient_clip
         self._forward = _TrainingEmbedding(model)
         self._compile = trial.compile
+        self._own_loss = is_own_class(trial.loss.name)
         self._call = self._compiled(self._forward)
         self._parallel: DistributedDataParallel | None = None
         self._parallel_over: list[int] = []
@@ -203,14 +205,17 @@ class TrainingStep:
         """The loss; what a miner or a loss says of embeddings that are not finite is told as what it is.
 
         Raises:
-            RunFailed: an embedding is not finite, and the loss cannot be computed for that.
+            RunFailed: an embedding is not finite, and the loss cannot be computed for that; or one of our losses refuses
+                the batch, which has fewer images than its k, say.
         """
         try:
             result: tuple[Tensor, dict[str, Tensor]] = self.loss(embeddings, labels)
         except Exception as error:
-            if bool(torch.isfinite(embeddings.detach()).all()):
-                raise
-            raise non_finite(self._epoch) from error
+            if not bool(torch.isfinite(embeddings.detach()).all()):
+                raise non_finite(self._epoch) from error
+            if isinstance(error, ValueError) and not self._own_loss:
+                raise RunFailed("error", f"the loss: {error}") from error
+            raise
         return result
 
     def _generators(self) -> Randomness:

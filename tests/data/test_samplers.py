@@ -220,3 +220,8 @@ def test_too_few_classes_for_the_folds():
         split(train_of([5] * 3), ValidationSettings())
     with pytest.raises(ValidationError, match="use must name"):
         ValidationSettings(folds=3, use=(3,))
+
+
+def test_an_epoch_that_no_memory_holds_is_refused():
+    with pytest.raises(ValueError, match="at most 50,000,000 images"):
+        SamplerSettings(images_per_class=4, batch_size=64, batches_per_epoch=10_000_000)

@@ -84,3 +84,9 @@ def test_one_that_something_else_left_half_made_is_named(tmp_path):
         database.execute("INSERT INTO runs VALUES ('kept')")
     os.utime(path, (time.time() - 3600,) * 2)
     assert not check_file_store(path)
+
+
+def test_a_path_that_no_file_can_have_is_told_in_short(tmp_path):
+    with pytest.raises(TrackingError, match="cannot be used: File name too long") as told:
+        check_file_store(tmp_path / ("x" * 5000))
+    assert len(str(told.value)) < 300

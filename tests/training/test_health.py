@@ -225,3 +225,11 @@ def test_an_error_of_a_loss_on_sound_embeddings_stays_what_it_is(splits):
     with pytest.raises(IndexError, match="of one's own"):
         run.advance()
     run.close()
+
+
+def test_a_loss_that_refuses_the_batch_says_so(splits):
+    run = run_of(splits, trial_of(loss={"name": "contextual", "k": 1000}))
+    with pytest.raises(RunFailed, match="fewer than k = 1000") as caught:
+        run.time_step()
+    assert caught.value.reason == "error"
+    run.close()

@@ -27,6 +27,7 @@ from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.connect import usable_storage
 from ctxtune.tuning.estimates import Estimate, too_little, work_of
 from ctxtune.tuning.record.decisions import SearchEnd
+from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.search.warm_start import check_warm_starts
 from ctxtune.tuning.simulation import FullRunSeconds, Simulated, plain_score, simulated_sweep
 from ctxtune.tuning.spending import LIMITS, StageForecast
@@ -35,8 +36,10 @@ from ctxtune.tuning.timing import Assumed, FullRun, full_run, planned_resources
 
 FEW_TRIALS = 20
 """A search of fewer trials than these is warned of."""
-DRAWS = 3
-"""How many sweeps are simulated: how many trials pass ASHA's rungs depends on which come by first."""
+DRAWS, ENOUGH_FOR_ONE = 3, 300
+"""How many sweeps are simulated: how many trials pass ASHA's rungs depends on which come by first, less so of many trials."""
+MOST_REPORTS = 10_000
+"""Of a sweep that is simulated: they take some twenty seconds."""
 STAGES = ("search", "selection", "confirmation")
 _DECIDE_TIMES = ("model.", "sampler.", "image.")
 """Dimensions whose choices decide what a run takes."""
@@ -83,11 +86,18 @@ class Forecast:
         return self.by_stage["search"].work_hours / self.work_hours if self.work_hours else 0.0
 
 
+class TooManyReports(Exception):
+    """A sweep is too large to be simulated."""
+
+
 def forecast(config: SweepConfig, resources: RunResources, full_run_seconds: FullRunSeconds) -> Forecast | None:
     """Simulate the sweep with configurations suggested at random: the median of a few; None: no trial would come to its end.
 
     Args:
         full_run_seconds: of a full-length run on one fold, by its configuration.
+
+    Raises:
+        TooManyReports.
     """
     sampler = config.search.sampler.model_copy(update={"name": "random"})
     search = config.search.model_copy(
@@ -96,18 +106,26 @@ def forecast(config: SweepConfig, resources: RunResources, full_run_seconds: Ful
             **({} if config.search.sampler.name == "grid" else {"sampler": sampler}),
         }
     )
+    draws = DRAWS if config.search.trials <= ENOUGH_FOR_ONE else 1
     drawn = [
-        _drawn(config.model_copy(update={"search": search}), resources, full_run_seconds, seed) for seed in range(DRAWS)
+        _drawn(config.model_copy(update={"search": search}), resources, full_run_seconds, seed) for seed in range(draws)
     ]
     found = sorted((each for each in drawn if each is not None), key=lambda each: each.by_stage["search"].work_hours)
-    return found[len(found) // 2] if len(found) > DRAWS // 2 else None
+    return found[len(found) // 2] if len(found) > draws // 2 else None
 
 
 def _drawn(
     config: SweepConfig, resources: RunResources, full_run_seconds: FullRunSeconds, seed: int
 ) -> Forecast | None:
+    score, reports = plain_score(seed), itertools.count(1)
+
+    def counted_score(spec: RunSpec, share: float) -> float:
+        if next(reports) > MOST_REPORTS:
+            raise TooManyReports
+        return score(spec, share)
+
     try:
-        with simulated_sweep(config, resources, full_run_seconds, score=plain_score(seed)) as simulated:
+        with simulated_sweep(config, resources, full_run_seconds, score=counted_score) as simulated:
             return _summed_up(config, simulated)
     except CtxtuneError:
         return None
@@ -208,7 +226,15 @@ def check_holds(config: SweepConfig, resources: RunResources, seconds: float) ->
 
 def plan_lines(config: SweepConfig, resources: RunResources, full_run_seconds: FullRunSeconds) -> Iterator[str]:
     """The stages with runs, hours, share and cost, and what to change where the search comes off badly."""
-    expected = forecast(config, resources, full_run_seconds)
+    try:
+        expected = forecast(config, resources, full_run_seconds)
+    except TooManyReports:
+        seconds = config.search.trials * full_run_seconds(config.trial) * work_of(config, "search")
+        yield (
+            f"the sweep makes too many reports to be simulated (over {MOST_REPORTS:,}): without early stopping the search "
+            f"takes {duration(seconds / 3600 / resources.concurrent)}{budget_told(config.search.budget)}"
+        )
+        return
     if expected is None:
         yield "no trial would come to its last epoch within this budget"
         return
@@ -261,7 +287,10 @@ def _advice(
             f"{config.search.trials} trials. What would give it more:"
         )
         for lines, changed in _changes(config):
-            better = forecast(changed, resources, full_run_seconds)
+            try:
+                better = forecast(changed, resources, full_run_seconds)
+            except TooManyReports:
+                continue
             if better is not None and better.trials > expected.trials:
                 yield f"  {lines}    # about {better.trials} trials, {better.seeds} seeds"
     elif not expected.cut and budget.hours and expected.hours < 0.8 * budget.hours:

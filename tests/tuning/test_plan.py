@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ctxtune.config import load_search_space
 from ctxtune.errors import ConfigError, DataError
+from ctxtune.tuning import plan
 from ctxtune.tuning.plan import print_plan
 from ctxtune.tuning.timing import Assumed, read_assumed
 
@@ -44,6 +45,15 @@ def test_a_machine_that_is_not_at_hand_is_planned_for_by_stage(repository):
 
 def test_more_gpus_of_the_assumed_machine_run_more_at_a_time(repository):
     assert "8 at a time on the assumed machine" in planned(repository, "cars.yaml", assumed=Assumed(400, 8))
+
+
+def test_of_a_sweep_that_is_too_large_to_be_simulated_the_whole_search_is_told(repository, monkeypatch):
+    monkeypatch.setattr(plan, "MOST_REPORTS", 50)
+    large = ["search.trials=1000000", "search.budget={}", "search.schedule=null", "validation.use=[0]"]
+    text = planned(repository, "cars.yaml", *large, assumed=Assumed(400, 8))
+    hours = float(re.search(r"a full-length run takes ([\d.]+) min", text)[1]) / 60
+    whole = re.search(r"too many reports .* \(over 50\): without early stopping the search takes ([\d,]+) h", text)[1]
+    assert float(whole.replace(",", "")) == pytest.approx(hours * 1_000_000 / 8, rel=0.02)
 
 
 def test_a_thin_search_is_warned_of_with_lines_that_give_it_more(repository):

@@ -54,7 +54,7 @@ class DatasetSettings(Settings):
 
     name: str
     root: str | None = None
-    image_size: int | None = Field(default=None, ge=8, le=2048)
+    image_size: int | None = Field(default=None, ge=8, le=512)  # all are kept in one array: gigabytes beyond
     lists: dict[str, str] | None = None
     train_classes: int | None = Field(default=None, ge=1)
     file: str | dict[str, str] | None = None

@@ -19,6 +19,7 @@ SMALL = [
     "trial.evaluation.every=1",
     "variants.no_query_expansion=null",
     "seeds=2",
+    "max_concurrent=1",  # each process of runs that train imports for eight seconds
     "tune_each={trials: 2, folds: [1], space: {optimizer.lr: {loguniform: [1.0e-4, 1.0e-2]}}}",
 ]
 """Two tuned cells, two seeds each: four trials, four runs."""

@@ -25,7 +25,7 @@ NO_PLACE = """
 from ctxtune.errors import CtxtuneError
 from ctxtune.tuning.backend.local_ray import local_ray
 try:
-    with local_ray({"_plasma_directory": "/nonexistent", "log_to_driver": False}, lambda text: print(text, flush=True)):
+    with local_ray({"_plasma_directory": "/dev/null/nowhere", "log_to_driver": False}, lambda text: print(text, flush=True)):
         pass
 except CtxtuneError as error:
     print("error:", error)

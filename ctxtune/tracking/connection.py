@@ -15,7 +15,8 @@ from ctxtune.database_drivers import missing_driver
 from ctxtune.errors import TrackingError
 from ctxtune.text import shortened
 from ctxtune.tracking.addresses import redact, redact_text, sqlite_path
-from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.answers import check_answers
+from ctxtune.tracking.errors import Refused, RequestTooLarge, Unreachable
 from ctxtune.tracking.processes import set_defaults
 from ctxtune.tracking.redirection import redirection
 from ctxtune.tracking.sqlite_store import make_sqlite_store
@@ -25,18 +26,25 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+NO_CONTENT = "its answer is without content: is this an MLflow server, and what stands before it?"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _MAKING_SECONDS = 60
 """So long ago nobody is still making a store."""
 # Answers that no later attempt will change. BAD_REQUEST is not among them: MLflow uses it for trouble in its database.
 _NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 
-_TROUBLE = {"BAD_REQUEST", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "ENDPOINT_NOT_FOUND"}
 _WAITED = ("failed with timeout exception", "ReadTimeoutError", "ConnectTimeoutError")
 _UNANSWERED = ("failed with exception", "failed with timeout exception")
 """MLflow gives its own INTERNAL_ERROR also to requests that no server has answered."""
-_FAILED = re.compile(r"too many 5\d\d error responses")
-"""In these words MLflow's client says that a server has answered with an error of its own."""
+_STATUS = re.compile(
+    r"too many (\d{3}) error responses|failed with error code (\d{3})\b|^(\d{3}) (?:Client|Server) Error"
+)
+"""In these words MLflow's client, and requests for uploads, say that a server has answered with an error of its own."""
+_DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
+_CREDENTIALS = (
+    "it takes no requests with these credentials: set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD"
+)
 
 
 def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]":
@@ -57,6 +65,7 @@ def import_client(*, retries: int, timeout_seconds: int) -> "type[MlflowClient]"
     )
     from mlflow import MlflowClient
 
+    check_answers()
     for name in ("mlflow", "alembic", "sqlalchemy"):  # importing MLflow sets other levels
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient
@@ -109,8 +118,13 @@ def sorted_errors(uri: str) -> Iterator[None]:
             raise Refused(f"{code}: {message}") from None
         if (elsewhere := redirection(uri, error)) is not None:
             raise Unreachable(elsewhere) from None
-        silent = any(words in str(error) for words in _UNANSWERED) and not _FAILED.search(str(error))
-        answered = code in _TROUBLE and not silent
+        status = _status(error)
+        if status == "413":
+            raise RequestTooLarge(message) from None
+        if status in ("401", "403") or code in _DENIED:
+            message = f"{message}; {_CREDENTIALS}"
+        silent = any(words in str(error) for words in _UNANSWERED) and status is None
+        answered = status is not None or (code is not None and not silent)
         waited = any(words in str(error) for words in _WAITED)
         raise Unreachable(message, answered=answered, waited=waited) from None
 
@@ -144,7 +158,9 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> tuple[str,
 
 
 def check_active(experiment: "Experiment", uri: str) -> None:
-    """Raise TrackingError where an experiment was deleted."""
+    """Raise TrackingError where an experiment was deleted, Unreachable where the answer holds none."""
+    if not experiment.experiment_id:
+        raise Unreachable(NO_CONTENT, answered=True)
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"The experiment {experiment.name!r} in {redact(uri)} was deleted. Restore it (mlflow experiments restore "
@@ -208,6 +224,12 @@ def _first_line(error: BaseException) -> str:
     # requests wraps the reason in the whole URL, the pool and the number of attempts
     cause = re.search(r"Caused by \w+\((?:.*?\): )?[\"']?(.*?)[\"']?\)\)$", lines[0])
     return (cause[1] if cause else lines[0])[:400]
+
+
+def _status(error: object) -> str | None:
+    """The HTTP status of a server's answer that was an error."""
+    found = _STATUS.search(str(error))
+    return None if found is None else next(status for status in found.groups() if status)
 
 
 def _is_outage(error: object) -> bool:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from ctxtune.tracking.datasets import TrackedDataset, dataset_input
-from ctxtune.tracking.errors import Refused, Unreachable
+from ctxtune.tracking.errors import Forgotten, Refused, RequestTooLarge, Unreachable
 from ctxtune.tracking.model_package import deliver_model
 from ctxtune.tracking.remote_runs import RemoteRuns
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Event, Spool, SpooledRun
@@ -26,7 +27,11 @@ _MAX_METRICS, _MAX_TEXTS, _MAX_CHARACTERS = 800, 100, 400_000
 # which gets through, are an outage.
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.5, 5.0
 _OUTAGE = 3
+_LOST = "RESOURCE_DOES_NOT_EXIST"
+_SMALL = 2_000
+"""Characters; that these are too many for a request is said by something that answers so to everything."""
 Refusal = tuple[Event, str]
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -171,16 +176,20 @@ class Delivery:
         try:
             if not path.exists():
                 raise Refused("the spooled file is gone")
-            run_id, model = self._run_id(event.run), event.body.get("model")
-            if model is None:
-                self._runs.ask(lambda: self._client.log_artifact(run_id, str(path), event.body["folder"] or None))
-            else:
-                deliver_model(self._client, self._runs.ask, self._experiment_id, run_id, model, path)
+            self._again_if_lost(event.run, lambda: self._upload(event, path))
         except Refused as error:
+            _unless_small(error, path.stat().st_size if path.is_file() else _SMALL)
             refused = [(event, str(error))]
         self._take_off([event], refused)
         if not refused:
             shutil.rmtree(path.parent, ignore_errors=True)
+
+    def _upload(self, event: Event, path: Path) -> None:
+        run_id, model = self._run_id(event.run), event.body.get("model")
+        if model is None:
+            self._runs.ask(lambda: self._client.log_artifact(run_id, str(path), event.body["folder"] or None))
+        else:
+            deliver_model(self._client, self._runs.ask, self._experiment_id, run_id, model, path)
 
     def _describe_experiment(self, events: list[Event]) -> list[Refusal]:
         refused = []
@@ -189,6 +198,9 @@ class Delivery:
                 for name, value in event.body.items():
                     self._runs.ask(partial(self._client.set_experiment_tag, self._experiment_id, name, value))
             except Refused as error:
+                if _LOST in str(error):
+                    raise Forgotten(f"the experiment is no longer there ({error})") from None
+                _unless_small(error, sum(map(len, event.body.values())))
                 refused.append((event, str(error)))
         return refused
 
@@ -196,16 +208,28 @@ class Delivery:
 
     def _deliver_run(self, run: SpooledRun, events: list[Event]) -> list[Refusal]:
         try:
-            return self._log(run, events)
+            return self._again_if_lost(run.number, lambda: self._log(self._spool.run(run.number), events))
         except Refused as error:
-            if "RESOURCE_DOES_NOT_EXIST" not in str(error):
-                return [(event, str(error)) for event in events]
-        # The server lost the run (its database was replaced, say): make it anew from what the spool knows.
-        self._runs.forget(run)
-        try:
-            return self._log(self._spool.run(run.number), events)
-        except Refused as error:
+            _unless_small(error, 0)  # what can be large has been split
             return [(event, str(error)) for event in events]
+
+    def _again_if_lost(self, number: int, act: Callable[[], Done]) -> Done:
+        """Do it once more where the server lost the run (its database was replaced, say), which is then made anew.
+
+        Raises Unreachable where it loses the new one, too: it does so for now (a replica that is behind, say). Raises Refused.
+        """
+        try:
+            return act()
+        except Refused as error:
+            if _LOST not in str(error):
+                raise
+        self._runs.forget(self._spool.run(number))
+        try:
+            return act()
+        except Refused as error:
+            if _LOST not in str(error):
+                raise
+            raise Unreachable(str(error), answered=True) from None
 
     def _log(self, run: SpooledRun, events: list[Event]) -> list[Refusal]:
         unknown = not self._runs.is_known(run)
@@ -237,9 +261,10 @@ class Delivery:
         try:
             self._runs.ask(lambda: self._client.log_batch(run_id, metrics=metrics, params=params, tags=tags))
         except Refused as error:
-            if "RESOURCE_DOES_NOT_EXIST" in str(error):
+            if _LOST in str(error):
                 raise
             if len(items) == 1:
+                _unless_small(error, len(str(items[0].value)))
                 return [(items[0].event(run.number), str(error))]
             middle = len(items) // 2
             return self._send(run, run_id, items[:middle]) + self._send(run, run_id, items[middle:])
@@ -250,8 +275,9 @@ class Delivery:
         try:
             self._runs.ask(lambda: self._client.log_inputs(run_id, inputs))
         except Refused as error:
-            if "RESOURCE_DOES_NOT_EXIST" in str(error):
+            if _LOST in str(error):
                 raise
+            _unless_small(error, 0)
             return [(event, str(error))]
         return []
 
@@ -281,3 +307,9 @@ class Delivery:
             return None
         number = self._spool.run_number(key)
         return self._runs.find(key) if number is None else self._run_id(number)
+
+
+def _unless_small(refused: Refused, size: int) -> None:
+    """Raise Unreachable where a request was called too large although it has few characters."""
+    if isinstance(refused, RequestTooLarge) and size < _SMALL:
+        raise Unreachable(str(refused), answered=True) from None

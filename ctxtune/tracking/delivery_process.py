@@ -18,7 +18,7 @@ from ctxtune.locks import try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact, sqlite_path
 from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment, import_client, usable
 from ctxtune.tracking.delivery import Delivery
-from ctxtune.tracking.errors import Refused, SpoolFullError, Unreachable
+from ctxtune.tracking.errors import Forgotten, Refused, SpoolFullError, Unreachable
 from ctxtune.tracking.spool import Spool
 
 POLL_SECONDS = 0.2
@@ -50,13 +50,14 @@ class SpoolDelivery:
         self._experiment = experiment
         self._may_go_on = may_go_on
         self._delivery: Delivery | None = None
+        self._delivered = 0
         self._files_after = 0.0
         self._files_backoff = FIRST_BACKOFF_SECONDS
 
     @property
     def delivered(self) -> int:
         """How many events were taken off the spool so far."""
-        return self._delivery.delivered if self._delivery else 0
+        return self._delivered + (self._delivery.delivered if self._delivery else 0)
 
     def settle(self) -> None:
         """Set aside what a slow server has made twice by now. Raises Unreachable, TrackingError."""
@@ -80,24 +81,44 @@ class SpoolDelivery:
     def run_once(self) -> int:
         """Deliver one batch; how many events were taken up. Raises Unreachable, TrackingError."""
         delivery = self._connect()
-        taken = delivery.deliver(_BATCH, self._may_go_on)
+        try:
+            return self._deliver_all(delivery)
+        except Forgotten:  # an experiment of this name is looked up, or made, at the next try
+            self._delivered, self._delivery = self.delivered, None
+            raise
+
+    def _deliver_all(self, delivery: Delivery) -> int:
+        taken, failure = 0, None
+        try:
+            taken = delivery.deliver(_BATCH, self._may_go_on)
+        except Unreachable as error:
+            if not error.answered:
+                raise
+            failure = error  # it fails at some things; files may be taken
         if taken < _BATCH and time.monotonic() >= self._files_after:
             taken += self._deliver_files(delivery)
+        if failure is not None:
+            raise failure
         return taken
 
     def _deliver_files(self, delivery: Delivery) -> int:
         # Artifacts may live in a store of their own (S3): its trouble must not hold up the metrics.
         files = self._spool.batch(_FILES, files=True)
+        failures: list[Unreachable] = []
         for event in files:
             if not self._may_go_on():
                 break
             try:
                 delivery.deliver_file(event)
-            except Unreachable:
-                self._files_after = time.monotonic() + self._files_backoff
-                self._files_backoff = min(2 * self._files_backoff, 60.0)
-                raise
-            self._files_backoff = FIRST_BACKOFF_SECONDS
+                self._files_backoff = FIRST_BACKOFF_SECONDS
+            except Unreachable as error:
+                failures.append(error)
+                if not error.answered:
+                    break
+        if failures:
+            self._files_after = time.monotonic() + self._files_backoff
+            self._files_backoff = min(2 * self._files_backoff, 60.0)
+            raise failures[0]
         return len(files)
 
     def _connect(self) -> Delivery:

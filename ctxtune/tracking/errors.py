@@ -20,5 +20,13 @@ class Unreachable(Exception):
         self.waited = waited
 
 
+class Forgotten(Unreachable):
+    """The tracking server no longer has what it once had, for now at least: look it up again before the next try."""
+
+
 class Refused(Exception):
     """The tracking server answered and will never take this request. Never leaves this room."""
+
+
+class RequestTooLarge(Refused):
+    """A request is larger than the server, or a proxy before it, takes."""

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from ctxtune.tracking.connection import single_requests, sorted_errors
+from ctxtune.tracking.connection import NO_CONTENT, single_requests, sorted_errors
 from ctxtune.tracking.duplicates import KEY_TAG, counted_run, is_settled, set_aside
-from ctxtune.tracking.errors import Refused, SpoolFullError, Unreachable
+from ctxtune.tracking.errors import Forgotten, Refused, RequestTooLarge, SpoolFullError, Unreachable
 from ctxtune.tracking.spool import Spool, SpooledRun, now_ms
 from ctxtune.tracking.views import RUN_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 DOUBT_SECONDS = 600.0
 """A request that got no answer so long ago has been carried out by now, or never will be."""
@@ -140,16 +141,26 @@ class RemoteRuns:
                 made = self._client.create_run(
                     self._experiment_id, start_time=info["start_time"], tags=first, run_name=info["name"]
                 )
+        except RequestTooLarge as error:  # a run begins with little
+            raise Unreachable(str(error), answered=True) from None
         except Refused:
-            with sorted_errors(self._uri):
-                experiment = self._client.get_experiment(self._experiment_id)
+            experiment = self._experiment()
             if experiment.lifecycle_stage == "active":
                 raise
             # Not the run's fault: wait until someone restores the experiment.
             raise Unreachable(f"the experiment {experiment.name!r} was deleted; restore it in MLflow") from None
+        if not made.info.run_id:
+            raise Unreachable(NO_CONTENT, answered=True)
         if not doubted:
             self._note_doubt(run.number, None)
         return str(made.info.run_id)
+
+    def _experiment(self) -> "Experiment":
+        try:
+            with sorted_errors(self._uri):
+                return self._client.get_experiment(self._experiment_id)
+        except Refused as error:
+            raise Forgotten(f"the experiment is no longer there ({error})") from None
 
     def _note_doubt(self, number: int, doubt: int | None) -> None:
         if doubt is None:

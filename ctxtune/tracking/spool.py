@@ -182,7 +182,7 @@ class Spool:
     def _runs(self, condition: str, values: tuple[Any, ...]) -> list[SpooledRun]:
         rows = self._read(f"SELECT number, key, info, run_id, adopted, doubt FROM runs WHERE {condition}", values)
         return [
-            SpooledRun(number, key, json.loads(info), run_id, bool(adopted), doubt)
+            SpooledRun(number, key, json.loads(info), run_id or None, bool(adopted), doubt)
             for number, key, info, run_id, adopted, doubt in rows
         ]
 

@@ -19,12 +19,14 @@ class Fault:
         status: what is answered in the server's place, which never hears of it.
         drop: "before" or "after" the server has heard of it the connection is closed without an answer.
         location: of a redirection.
+        content: of the answer in the server's place.
     """
 
     until: threading.Event | None = None
     status: int | None = None
     drop: str = ""
     location: str = ""
+    content: bytes = b"<html>trouble</html>"
 
 
 Faults = Callable[[str, str], Fault | None]
@@ -46,9 +48,7 @@ def faulty_proxy(port: int, faults: Faults) -> Iterator[str]:
             if fault.drop == "before":
                 return
             if fault.status is not None:
-                self._answer(
-                    fault.status, b"<html>trouble</html>", {"Location": fault.location} if fault.location else {}
-                )
+                self._answer(fault.status, fault.content, {"Location": fault.location} if fault.location else {})
                 return
             if fault.until is not None:
                 fault.until.wait(PATIENCE)

@@ -2,12 +2,15 @@
 
 import random
 import threading
+from contextlib import suppress
 
 import pytest
 
 from ctxtune.errors import TrackingError
-from ctxtune.tracking import Tracker, all_test_scorings, find_sweep, read_runs, record_test_scoring, replay
+from ctxtune.tracking import Tracker, all_test_scorings, find_sweep, read_runs, read_text, record_test_scoring, replay
 from ctxtune.tracking.__main__ import main
+from ctxtune.tracking.delivery_process import SpoolDelivery
+from ctxtune.tracking.errors import Forgotten
 from ctxtune.tracking.spool import Spool
 from tests.helpers.processes import PATIENCE, free_port, wait_for
 from tests.helpers.proxies import Fault, faulty_proxy
@@ -228,11 +231,94 @@ def test_a_server_that_fails_at_one_thing_takes_the_rest_and_is_not_called_unrea
         log_sweep(tracker, ["poison-0", "poison-1"])
         wait_for(lambda: tracker.pending == 1, PATIENCE, "all but the description")
         assert not tracker.close(0)
-        with pytest.raises(TrackingError, match=r"answers with an error.*\(.*500 error.*\); 1 events stay spooled"):
+        with pytest.raises(TrackingError, match=r"answers with an error.*\(.*500 error.*\)"):
             replay(tmp_path / "spool")
     found = [row for row in metric_rows(store) if row[0].startswith("poison")]
     assert found == expected_rows(["poison-0", "poison-1"], METRICS, range(3))
     assert replay(tmp_path / "spool", f"http://127.0.0.1:{port}") == 1
+
+
+def test_an_answer_without_content_or_of_a_login_page_is_not_taken_for_success(server, tmp_path):
+    bad = {
+        "get-by-name": Fault(status=200, content=b"{}"),
+        "runs/create": Fault(status=200, content=b"{}"),
+        "log-batch": Fault(status=200, content=b""),
+        "runs/update": Fault(status=200, content=b" "),
+        "mlflow-artifacts": Fault(status=200),
+    }
+    with faulty_proxy(
+        server[0], lambda method, path: next((bad.pop(part) for part in list(bad) if part in path), None)
+    ) as uri:
+        tracker = Tracker(uri, "hollow", tmp_path / "spool", deliver=False)
+        log_sweep(tracker, ["hollow-0"])
+        tracker.log_text("hollow-0", "hello", "config.yaml")
+        tracker.end_run("sweep", "completed")
+        tracker.close(0)
+        with pytest.raises(TrackingError, match="its answer is without content"):
+            replay(tmp_path / "spool")
+        replay(tmp_path / "spool")
+        run = next(run for run in read_runs(uri, "hollow") if run.key == "hollow-0")
+        assert read_text(uri, run.run_id, "config.yaml") == "hello"
+    assert not bad
+    assert active(server[1], "hollow") == [("hollow-0", "FINISHED"), ("sweep", "FINISHED")]
+    assert [row for row in metric_rows(server[1]) if row[0] == "hollow-0"] == expected_rows(
+        ["hollow-0"], METRICS, range(3)
+    )
+
+
+def test_what_a_proxy_denies_or_calls_too_large_holds_nothing_else_up(server, tmp_path):
+    sizes, denied = [413, 413], True
+
+    def faults(method: str, path: str) -> Fault | None:
+        if "log-batch" in path and sizes:
+            return Fault(status=sizes.pop())
+        if path.endswith("model.bin"):
+            return Fault(status=413)
+        return Fault(status=403) if "set-experiment-tag" in path and denied else None
+
+    with faulty_proxy(server[0], faults) as uri:
+        tracker = Tracker(uri, "denied", tmp_path / "spool", deliver=False)
+        tracker.describe("what this proxy denies")
+        log_sweep(tracker, ["denied-0"])
+        tracker.log_bytes("denied-0", b"x" * 3000, "model.bin")
+        tracker.log_text("denied-0", "hello", "config.yaml")
+        tracker.close(0)
+        with pytest.raises(TrackingError, match=r"403.*MLFLOW_TRACKING_TOKEN.*; 2 events stay spooled"):
+            replay(tmp_path / "spool")
+        denied = False
+        with pytest.raises(TrackingError, match="2 events were delivered, 1 are refused"):
+            replay(tmp_path / "spool")
+        assert [(key, kind) for key, kind, _ in Spool(tmp_path / "spool").refusals()] == [("denied-0", "file")]
+        run = next(run for run in read_runs(uri, "denied") if run.key == "denied-0")
+        assert read_text(uri, run.run_id, "config.yaml") == "hello" and run.state == "completed"
+    found = [row for row in metric_rows(server[1]) if row[0] == "denied-0"]
+    assert found == expected_rows(["denied-0"], METRICS, range(3))
+
+
+def test_a_server_that_loses_the_experiment_or_is_behind_refuses_nothing(server, tmp_path):
+    lost = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "No such run"}'
+    behind = [Fault(status=404, content=lost)] * 3
+    with faulty_proxy(server[0], lambda method, path: behind.pop() if "log-batch" in path and behind else None) as uri:
+        tracker = Tracker(uri, "behind", tmp_path / "spool", deliver=False)
+        log_sweep(tracker, ["behind-0"])
+        tracker.close(0)
+        for _ in range(3):
+            with suppress(TrackingError):
+                replay(tmp_path / "spool")
+            assert Spool(tmp_path / "spool").counts().refused == 0
+        other = new_store(tmp_path / "other")
+    spool = Spool(tmp_path / "spool")
+    assert spool.pending() == 0
+    assert active(server[1], "behind") == [("behind-0", "FINISHED"), ("sweep", "RUNNING")]
+    delivery = SpoolDelivery(spool, other, "behind")
+    delivery.run_once()
+    rows(other, "DELETE FROM experiment_tags")
+    rows(other, "DELETE FROM experiments WHERE name = 'behind'")
+    spool.add_run("behind-1", {"name": "n", "kind": "trial", "parent": None, "start_time": 1, "params": {}, "tags": {}})
+    with pytest.raises(Forgotten):
+        delivery.run_once()
+    assert delivery.run_once() == 1 and spool.counts().refused == 0
+    assert active(other, "behind") == [("behind-1", "RUNNING")]
 
 
 def test_a_proxy_that_redirects_is_told_with_what_to_do(server, tmp_path):

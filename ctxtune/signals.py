@@ -39,7 +39,7 @@ def end_at_once() -> None:
     """
     if _received:
         _raise_again(0)
-    for number in heard() if _OURS else ():
+    for number in ending_signals() if _OURS else ():
         signal.signal(number, _end)
 
 
@@ -49,7 +49,7 @@ def interrupt() -> None:
     sys.unraisablehook = _raised_where_nothing_can_be
     if _HAS_TIMER:
         signal.signal(signal.SIGALRM, _again)
-    for number in heard():
+    for number in ending_signals():
         signal.signal(number, _interrupt)
 
 
@@ -75,7 +75,7 @@ def received() -> str | None:
     return _received[-1] if _received else None
 
 
-def heard() -> tuple[signal.Signals, ...]:
+def ending_signals() -> tuple[signal.Signals, ...]:
     """The signals that end this process: Ctrl-C, SIGTERM, and SIGHUP unless it was started by nohup."""
     return tuple(
         number for number in ENDING if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN

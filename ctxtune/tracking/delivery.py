@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ctxtune.tracking.datasets import TrackedDataset, dataset_input
-from ctxtune.tracking.errors import Forgotten, Refused, RequestTooLarge, Unreachable
+from ctxtune.tracking.errors import ExperimentLost, Refused, RequestTooLarge, Unreachable
 from ctxtune.tracking.model_package import deliver_model
 from ctxtune.tracking.remote_runs import RemoteRuns
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Event, Spool, SpooledRun
@@ -199,7 +199,7 @@ class Delivery:
                     self._runs.ask(partial(self._client.set_experiment_tag, self._experiment_id, name, value))
             except Refused as error:
                 if _LOST in str(error):
-                    raise Forgotten(f"the experiment is no longer there ({error})") from None
+                    raise ExperimentLost(f"the experiment is no longer there ({error})") from None
                 _unless_small(error, sum(map(len, event.body.values())))
                 refused.append((event, str(error)))
         return refused

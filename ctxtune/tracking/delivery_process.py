@@ -18,7 +18,7 @@ from ctxtune.locks import try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact, sqlite_path
 from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment, import_client, usable
 from ctxtune.tracking.delivery import Delivery
-from ctxtune.tracking.errors import Forgotten, Refused, SpoolFullError, Unreachable
+from ctxtune.tracking.errors import ExperimentLost, Refused, SpoolFullError, Unreachable
 from ctxtune.tracking.spool import Spool
 
 POLL_SECONDS = 0.2
@@ -83,7 +83,7 @@ class SpoolDelivery:
         delivery = self._connect()
         try:
             return self._deliver_all(delivery)
-        except Forgotten:  # an experiment of this name is looked up, or made, at the next try
+        except ExperimentLost:  # an experiment of this name is looked up, or made, at the next try
             self._delivered, self._delivery = self.delivered, None
             raise
 

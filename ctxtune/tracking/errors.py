@@ -20,7 +20,7 @@ class Unreachable(Exception):
         self.waited = waited
 
 
-class Forgotten(Unreachable):
+class ExperimentLost(Unreachable):
     """The tracking server no longer has what it once had, for now at least: look it up again before the next try."""
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ctxtune.tracking.connection import NO_CONTENT, single_requests, sorted_errors
 from ctxtune.tracking.duplicates import KEY_TAG, counted_run, is_settled, set_aside
-from ctxtune.tracking.errors import Forgotten, Refused, RequestTooLarge, SpoolFullError, Unreachable
+from ctxtune.tracking.errors import ExperimentLost, Refused, RequestTooLarge, SpoolFullError, Unreachable
 from ctxtune.tracking.spool import Spool, SpooledRun, now_ms
 from ctxtune.tracking.views import RUN_TAGS
 
@@ -160,7 +160,7 @@ class RemoteRuns:
             with sorted_errors(self._uri):
                 return self._client.get_experiment(self._experiment_id)
         except Refused as error:
-            raise Forgotten(f"the experiment is no longer there ({error})") from None
+            raise ExperimentLost(f"the experiment is no longer there ({error})") from None
 
     def _note_doubt(self, number: int, doubt: int | None) -> None:
         if doubt is None:

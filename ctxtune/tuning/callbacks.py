@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ctxtune.config import TrialFile
-from ctxtune.signals import heard
+from ctxtune.signals import ending_signals
 from ctxtune.tracking import SpoolFullError, Tracker, redact
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.backend.nodes import worker_precision
@@ -135,7 +135,7 @@ def interrupts(recorder: Recorder, watcher: Watcher = Watcher()) -> Iterator[Non
         watcher.on_alert(f"stopped: {recorder.stop.message}\n{watcher.go_on}")
         os._exit(1)
 
-    before = {number: signal.signal(number, stop) for number in heard()}
+    before = {number: signal.signal(number, stop) for number in ending_signals()}
     try:
         with watching_ray(lost, leave):
             yield

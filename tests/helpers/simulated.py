@@ -65,22 +65,11 @@ def drive(
             executor.clock += 3600 * stall
         watch(recorder, run, executor.clock)
 
-    recorder = Recorder(
-        journal,
-        cast(Any, NoTracker()),
-        metric=space.search.objective.metric,
-        sweep_id="s",
-        scheduler="asha",
-        on_change=count,
-    )
+    metric = space.search.objective.metric
+    recorder = Recorder(journal, cast(Any, NoTracker()), metric=metric, sweep_id="s", scheduler="asha", on_change=count)
+    watcher = Watcher(on_note=(notes if notes is not None else []).append)
     try:
-        run_stages(
-            space,
-            recorder,
-            executor,
-            Watcher(on_note=(notes if notes is not None else []).append),
-            on_measured=on_measured,
-        )
+        run_stages(space, recorder, executor, watcher, on_measured=on_measured)
     finally:
         journal.close()
     return journal, executor

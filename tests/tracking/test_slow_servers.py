@@ -10,7 +10,7 @@ from ctxtune.errors import TrackingError
 from ctxtune.tracking import Tracker, all_test_scorings, find_sweep, read_runs, read_text, record_test_scoring, replay
 from ctxtune.tracking.__main__ import main
 from ctxtune.tracking.delivery_process import SpoolDelivery
-from ctxtune.tracking.errors import Forgotten
+from ctxtune.tracking.errors import ExperimentLost
 from ctxtune.tracking.spool import Spool
 from tests.helpers.processes import PATIENCE, free_port, wait_for
 from tests.helpers.proxies import Fault, faulty_proxy
@@ -315,7 +315,7 @@ def test_a_server_that_loses_the_experiment_or_is_behind_refuses_nothing(server,
     rows(other, "DELETE FROM experiment_tags")
     rows(other, "DELETE FROM experiments WHERE name = 'behind'")
     spool.add_run("behind-1", {"name": "n", "kind": "trial", "parent": None, "start_time": 1, "params": {}, "tags": {}})
-    with pytest.raises(Forgotten):
+    with pytest.raises(ExperimentLost):
         delivery.run_once()
     assert delivery.run_once() == 1 and spool.counts().refused == 0
     assert active(other, "behind") == [("behind-1", "RUNNING")]

@@ -175,15 +175,15 @@ def _csv_table(file: Path) -> pa.Table:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             line = opened.readline(1_000_000)
-            said = re.fullmatch(r"\"?sep=(.)\"?\s*", line.rstrip("\r\n"), re.IGNORECASE)  # for Excel
-            line = opened.readline(1_000_000) if said else line
+            declared = re.fullmatch(r"\"?sep=(.)\"?\s*", line.rstrip("\r\n"), re.IGNORECASE)  # for Excel
+            line = opened.readline(1_000_000) if declared else line
         if "\0" in line:
             raise DataError(f"{file}: not a text in UTF-8; it looks like UTF-16: save it as UTF-8")
-        separator = said[1] if said else max("\t;,", key=line.count) if line.strip() else ","
+        separator = declared[1] if declared else max("\t;,", key=line.count) if line.strip() else ","
         names = next(csv.reader([line], delimiter=separator), [])
         table = pa_csv.read_csv(
             file,
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=LONGEST_ROW, skip_rows=1 if said else 0),
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=LONGEST_ROW, skip_rows=1 if declared else 0),
             parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True

@@ -13,7 +13,7 @@ from ctxtune.config.points import MOST_ENUMERATED, all_points, point_key, random
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
 from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import RunRecord
-from ctxtune.tuning.search.bounded_history import BoundedTPE
+from ctxtune.tuning.search.bounded_history import BoundedTPE, Coordinates
 from ctxtune.tuning.search.learning_curves import CurveSampler
 from ctxtune.tuning.search.multi_objective import told_scores
 from ctxtune.tuning.search.rounding import RoundingSampler, rounded
@@ -44,6 +44,7 @@ class Sampler:
         self._config = config
         self._order = dimension_order(config)
         self._starts = list({point_key(point): point for point in start_points(config).values()}.values())
+        self._coordinates: Coordinates = {}
         self._study = optuna.create_study(
             directions=["maximize" if each.mode == "max" else "minimize" for each in config.search.objective.all],
             sampler=self._fresh_sampler(0),
@@ -221,6 +222,7 @@ class Sampler:
                 # constant_liar: trials that still run count as poor, so that parallel suggestions keep apart. Each dimension by
                 # itself: with few trials the joint model stays with the choices that it began with (benchmarks/search.py).
                 return BoundedTPE(
+                    self._coordinates,
                     seed=seed,
                     multivariate=False,
                     group=False,

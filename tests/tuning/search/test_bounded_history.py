@@ -91,6 +91,27 @@ def test_trials_are_ranked_once_for_all_dimensions_of_a_suggestion_which_is_what
         suggested(study, BoundedTPE(**SEPARATE))
 
 
+@pytest.mark.parametrize("multivariate", [False, True])
+def test_what_one_suggestion_has_looked_up_serves_the_next_and_changes_none(multivariate, monkeypatch):
+    looked_up = []
+    represented = FloatDistribution.to_internal_repr
+    options = SEPARATE | {"multivariate": multivariate}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = study_of(60)
+        study.add_trial(create_trial(params={"y": 0.9}, distributions={"y": SPACE["y"]}, value=0.4))
+        running = study.ask()
+        known = {}
+        suggested(study, BoundedTPE(known, **options))
+        running.suggest_float("x", 0, 1)  # known only now
+        monkeypatch.setattr(
+            FloatDistribution, "to_internal_repr", lambda *given: looked_up.append(given) or represented(*given)
+        )
+        ours = suggested(study, BoundedTPE(known, **options))
+        assert multivariate or len(looked_up) < 60
+        assert ours == suggested(study, optuna.samplers.TPESampler(**options))
+
+
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_of_a_long_search_the_best_whole_trials_and_the_latest_are_shown(bounds, direction):
     numbers = [trial.number for trial in shown_trials(study_of(100, direction))]

@@ -116,7 +116,7 @@ def opened(
         if set_aside := journal.repair():
             watcher.on_alert(set_aside)
         tracker = Tracker(file.tracking.uri, file.name, folder.spool)
-        cleanup.callback(lambda: watcher.on_ending(close_tracker(tracker, file.name, missing)))
+        cleanup.callback(_end, journal, tracker, file.name, missing, watcher)
         for note in lost_checkpoints(journal):
             watcher.on_alert(note)
         tracker.check()
@@ -137,6 +137,13 @@ def opened(
             )
         with stopped_by_its_disk(journal, tracker):
             yield Opened(journal, tracker, connection, missing)
+
+
+def _end(journal: Journal, tracker: Tracker, name: str, missing: list[str], watcher: Watcher) -> None:
+    """Deliver what can be delivered, and say how that ended; of what has not begun there is nothing to say."""
+    ending = close_tracker(tracker, name, missing)
+    if journal.events or not ending.complete:
+        watcher.on_ending(ending)
 
 
 def _check_unknown(file: TrialFile) -> None:

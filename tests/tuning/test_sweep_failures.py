@@ -13,6 +13,7 @@ from tests.helpers.disks import fill, tiny_disk
 from tests.helpers.processes import PATIENCE, environment, free_port
 from tests.helpers.sweeps import (
     GRID,
+    SMALL,
     run_sweep,
     start_sweep,
     sweep_here,
@@ -214,6 +215,13 @@ def test_a_damaged_journal_and_a_second_start_are_told_before_ray_is_asked(repos
     assert again.returncode == 2
     said = again.stderr.splitlines()[-1]
     assert "ctxtune.sweep" in said and "quickstart.yaml" in said and "--set" in said and said.endswith("--resume")
+
+
+def test_a_sweep_that_cannot_begin_says_why_and_nothing_of_what_was_delivered(repository, tmp_path):
+    (tmp_path / "other.db").write_bytes(b"not a database" * 100)
+    refused = sweep_here(repository, tmp_path, overrides=[*SMALL, f"tracking.uri=sqlite:///{tmp_path}/other.db"])
+    assert refused.returncode == 2 and "other.db cannot be read" in refused.stderr
+    assert "delivered" not in refused.stdout + refused.stderr
 
 
 @pytest.mark.slow

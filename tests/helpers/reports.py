@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,11 @@ import yaml
 from PIL import Image
 
 from ctxtune.embedded_image import embedded_image
+from ctxtune.reporting.ablation.data import read_ablation
+from ctxtune.reporting.ablation.report import ablation_document
+from ctxtune.reporting.document import Picture
+from ctxtune.reporting.rendering import ReportFiles, write_document
+from ctxtune.reporting.study import read_study
 from ctxtune.retrieved_images import SHOWN_QUERIES_FILE, RetrievedImage, ShownQuery, to_json
 from ctxtune.tracking import Tracker, record_test_scoring, replay
 from tests.helpers.tracking import new_store
@@ -300,3 +305,13 @@ class FakeSweep:
                 if self.shown and seed == 0:
                     tracker.log_text(key, to_json(self.shown_queries(arm)), SHOWN_QUERIES_FILE)
                 tracker.end_run(key, "completed")
+
+
+def write_without_figures(uri: str, folder: Path, name: str = "ablation") -> ReportFiles:
+    """The report of an ablation without its figures, which take most of its time."""
+    document = ablation_document(read_ablation(read_study(uri, name)))
+    sections = [
+        replace(section, items=[item for item in section.items if not isinstance(item, Picture)])
+        for section in document.sections
+    ]
+    return write_document(replace(document, sections=sections), folder)

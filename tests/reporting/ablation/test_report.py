@@ -22,7 +22,7 @@ from ctxtune.reporting.writing import write_report
 from ctxtune.statistics import t_interval
 from ctxtune.tracking import read_runs, read_text
 from tests.helpers.processes import PATIENCE
-from tests.helpers.reports import FakeAblation
+from tests.helpers.reports import FakeAblation, write_without_figures
 
 
 def table(folder: Path, name: str) -> list[dict[str, str]]:
@@ -175,7 +175,7 @@ def test_with_repeats_the_repeat_is_the_unit(tmp_path: Path) -> None:
         repeats=4,
         tuning="each",
     )
-    files = write_report(ablation.write(tmp_path), "ablation", tmp_path / "report", store=False)
+    files = write_without_figures(ablation.write(tmp_path), tmp_path / "report")
     cells = {cell["cell"]: cell for cell in ablation.cells()}
 
     def unit(cell: dict, repeat: int) -> float:
@@ -192,7 +192,7 @@ def test_with_repeats_the_repeat_is_the_unit(tmp_path: Path) -> None:
 
 def test_untuned_arms_say_whose_hyperparameters_they_have(tmp_path: Path) -> None:
     ablation = FakeAblation(lambda variant, levels: 0.6, ["full", "other"], tuned_for="full")
-    files = write_report(ablation.write(tmp_path), "ablation", tmp_path / "report", store=False)
+    files = write_without_figures(ablation.write(tmp_path), tmp_path / "report")
     text = files.markdown.read_text()
     assert (
         "other †" in text and "† Nothing was tuned here: the other cells run with the hyperparameters of full." in text
@@ -220,14 +220,14 @@ def test_two_crossed_factors_are_shown_together(tmp_path: Path) -> None:
 
 def test_while_it_runs_what_is_unfinished_counts_in_the_correction(tmp_path: Path) -> None:
     ablation = FakeAblation(lambda variant, levels: 0.5, ["full", "a", "b"], finished_seeds=1)
-    files = write_report(ablation.write(tmp_path), "ablation", tmp_path / "report", store=False)
+    files = write_without_figures(ablation.write(tmp_path), tmp_path / "report")
     assert "3 of 15 runs completed (still running)" in files.markdown.read_text()
     assert [row["verdict"] for row in table(files.folder, "contrasts")] == ["interim: 1 of 5"] * 2
 
 
 def test_nothing_is_judged_before_all_its_seeds_are_there(tmp_path: Path) -> None:
     ablation = FakeAblation(lambda variant, levels: 0.5 + 0.3 * (variant == "a"), ["full", "a"], finished_seeds=4)
-    files = write_report(ablation.write(tmp_path), "ablation", tmp_path / "report", store=False)
+    files = write_without_figures(ablation.write(tmp_path), tmp_path / "report")
     row = table(files.folder, "contrasts")[0]
     assert row["verdict"] == "interim: 4 of 5" and "p_holm" not in row
     assert float(row["difference"]) == pytest.approx(0.3, abs=0.02)

@@ -14,6 +14,7 @@ from ctxtune.report import main
 from ctxtune.reporting.ablation.data import read_ablation
 from ctxtune.reporting.comparison import compared_ablations
 from ctxtune.reporting.document import Table
+from ctxtune.reporting.rendering import markdown
 from ctxtune.reporting.study import read_study
 from ctxtune.reporting.sweep.data import read_sweep
 from ctxtune.reporting.sweep.report import sweep_document
@@ -102,7 +103,7 @@ def test_validation_beside_test_subsets_the_ledger_and_the_published(sweep) -> N
 
 def test_a_sweep_that_still_runs_says_what_is_not_known_yet(tmp_path: Path) -> None:
     uri = FakeSweep(trials=3, confirmed=False, state=None).write(tmp_path)
-    text = write_report(uri, "sweep", tmp_path / "report", store=False).markdown.read_text()
+    text = markdown(sweep_document(read_sweep(read_study(uri, "sweep"))))
     assert "(still running)" in text
     assert "No confirmation is completed: nothing is known of the test classes." in text
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from ctxtune.consoles import Console
 from ctxtune.data import Benchmark, Split, load_dataset
+from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, TrackingError
 from ctxtune.evaluation import (
     Checkpoint,
@@ -312,7 +313,7 @@ def _write_gallery(arguments: argparse.Namespace, checkpoint: Checkpoint, one: S
     )
     try:
         arguments.gallery_report.parent.mkdir(parents=True, exist_ok=True)
-        arguments.gallery_report.write_text(page, encoding="utf-8")
+        write_whole(arguments.gallery_report, page)
     except OSError as error:
         raise ConfigError(
             f"--gallery-report {arguments.gallery_report}: cannot be written ({error.strerror})"

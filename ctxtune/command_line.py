@@ -15,6 +15,7 @@ from typing import TextIO
 
 from ctxtune import signals
 from ctxtune.consoles import Console, printable_lines
+from ctxtune.durable_files import NO_ROOM
 from ctxtune.errors import CtxtuneError
 from ctxtune.redaction import redact_argument, without_secrets
 from ctxtune.signals import EXIT_INTERRUPTED as EXIT_INTERRUPTED
@@ -25,7 +26,7 @@ from ctxtune.standard_streams import (
     open_closed_streams,
     status_with_output,
 )
-from ctxtune.text import shortened
+from ctxtune.text import shortened, with_short_words
 
 EXIT_STOPPED = 1
 EXIT_USER_ERROR = 2
@@ -35,6 +36,8 @@ EXIT_PROGRAM_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
 SWEEP_PACKAGES = ("cmaes", "mlflow", "optuna", "ray", "statsmodels")
 """What the extra `sweep` installs: who wants only losses and scores does without."""
+_COMMAND = "-m ctxtune."
+"""Of a line to copy, in which nothing may be cut."""
 LARGEST_ARGUMENT = 1_000_000_000
 _OF_A_PATH = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
@@ -99,15 +102,19 @@ def _told(error: Exception) -> int:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in SWEEP_PACKAGES:
         _say(f"error: this needs {error.name}, which is not installed: pip install 'ctxtune[sweep]'")
         return EXIT_USER_ERROR
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        _say(f"error: {error.filename or 'a file'}: {error.strerror}; make room and start again")
+        return EXIT_USER_ERROR
     if isinstance(error, OSError) and _about_a_named_file(error):
-        _say(f"error: {shortened(str(error.filename), 300)}: {error.strerror}")
+        _say(f"error: {error.filename}: {error.strerror}")
         return EXIT_USER_ERROR
     _say(_unforeseen(error))
     return EXIT_PROGRAM_ERROR
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(printable_lines(text), style="red")
+    lines = (line if _COMMAND in line else with_short_words(line) for line in printable_lines(text).split("\n"))
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print("\n".join(lines), style="red")
 
 
 def _about_a_named_file(error: OSError) -> bool:

@@ -1,11 +1,13 @@
 """`python -m ctxtune.copy [NAME [DESTINATION]]`: list the shipped search spaces and ablations, or copy one to edit it."""
 
 import argparse
+import os
 import re
 from pathlib import Path
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command
 from ctxtune.consoles import Console
+from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.shipped import KINDS, described, find_file, named, shipped_files, shipped_folder
 from ctxtune.yaml_text import file_text
@@ -41,12 +43,10 @@ def main() -> int:
     source = found[0] if found else find_file(arguments.name)
     target = Path(arguments.destination)
     target = target / source.name if target.is_dir() else target
-    text = text_of_copy(source)  # before the target is emptied, which may be the source
+    if os.path.lexists(target) and not arguments.force:
+        raise ConfigError(f"{target} is there already; name another file, or overwrite it with --force")
     try:
-        with target.open("w" if arguments.force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{target} is there already; name another file, or overwrite it with --force") from None
+        write_whole(target, text_of_copy(source))
     except OSError as error:
         raise CtxtuneError(f"{target}: {error.strerror or error}") from error
     command = "ablate" if "ablations" in source.parts else "sweep"

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
 from ctxtune.consoles import Console
+from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.text import counted, printable
 
@@ -82,7 +83,7 @@ def main() -> int:
     shape = Shape(len(sizes), int(np.median(sizes)), short_side)
     text = space_text(block, benchmark, shape, target, arguments.data.absolute(), torch.cuda.is_available())
     try:
-        target.write_text(text, encoding="utf-8")
+        write_whole(target, text)
     except OSError as error:
         raise CtxtuneError(f"{target}: {error.strerror or error}") from error
     except UnicodeEncodeError:

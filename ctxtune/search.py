@@ -11,6 +11,7 @@ from PIL import Image
 
 from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
 from ctxtune.consoles import Console
+from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.terminal import PAGES, add_model_arguments, check_replaced, named_device, use_threads
 from ctxtune.text import counted, shortened
@@ -177,7 +178,7 @@ def _write_page(
     text = search_page(facts, searched, FolderSource(Path()).read, read)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_whole(page, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise ConfigError(f"{page}: cannot be written ({error.strerror}); name another file with --page") from None
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ctxtune.config import TrialFile, stage_seed
 from ctxtune.consoles import Console, printable_lines
 from ctxtune.data.features import Reporter
+from ctxtune.durable_files import write_durably
 from ctxtune.errors import ConfigError
 from ctxtune.locks import try_lock
 from ctxtune.models.weights import weight_record
@@ -275,6 +276,4 @@ def _write_result(folder: Path, file: TrialFile, trainer: Trainer) -> None:
         "best": trainer.best,
         "history": trainer.history,
     }
-    temporary = folder / ".result.json"
-    temporary.write_text(json.dumps(result, indent=2), encoding="utf-8")
-    temporary.replace(folder / "result.json")
+    write_durably(folder / "result.json", [json.dumps(result, indent=2).encode()])

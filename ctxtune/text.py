@@ -42,6 +42,15 @@ def shortened(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
+def with_short_words(text: str, most: int = 200) -> str:
+    """A text in which words of more than ``most`` characters, such as paths, are cut in their middle.
+
+    >>> with_short_words(f"/{'x' * 5000}/y: no such file", 20)
+    '/xxxxxxxxx...xxxxxxx/y: no such file'
+    """
+    return re.sub(rf"\S{{{most + 1},}}", lambda found: f"{found[0][: most // 2]}...{found[0][-most // 2 :]}", text)
+
+
 def printable(text: str) -> str:
     r"""A text on one line: what a terminal would obey, and bytes that are no UTF-8, are written as escapes.
 

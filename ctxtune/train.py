@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ctxtune.command_line import EXIT_USER_ERROR, OTHER_EXITS, advise, program_name, run_command, whole_number
+from ctxtune.durable_files import NO_ROOM
 from ctxtune.errors import ConfigError, CtxtuneError, RunFailed
 from ctxtune.shipped import find_file
 from ctxtune.standard_streams import go_on_without_output
@@ -63,7 +64,8 @@ def main() -> int:
             return EXIT_USER_ERROR
         raise
     except OSError as error:
-        raise CtxtuneError(f"{error.filename or arguments.results}: {error.strerror or error}") from error
+        then = "; make room, then go on with --resume" if error.errno in NO_ROOM else ""
+        raise CtxtuneError(f"{error.filename or arguments.results}: {error.strerror or error}{then}") from error
     return 0
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -29,9 +31,10 @@ from ctxtune.data.settings import DatasetSettings, ImageSettings
 from ctxtune.data.split import Benchmark, Split
 from ctxtune.data.stores import Building, decoded_store, encoded_store, uniform_store, views_store
 from ctxtune.data.threads import processors
+from ctxtune.durable_files import write_whole
 from ctxtune.error_messages import in_words
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
-from ctxtune.text import shortened
+from ctxtune.text import shortened, with_short_words
 from ctxtune.yaml_text import Tree, YamlError, parse_value
 
 
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = {"check": _check, "prepare": _prepare, "show": _show}[options.command]
         return command(request, benchmark, options)
     except CtxtuneError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(str(error))
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(with_short_words(str(error)))
         return EXIT_USER_ERROR
 
 
@@ -261,9 +264,11 @@ def _show(request: Request, benchmark: Benchmark, options: argparse.Namespace) -
             splits[options.split], classes=options.classes, images=options.images, seed=options.seed, progress=progress
         )
     try:
-        sheet.save(output)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot write {output}: {error}") from error
+        content = io.BytesIO()
+        sheet.save(content, Image.registered_extensions().get(output.suffix.lower()) or output.suffix)
+        write_whole(output, content.getvalue())
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"cannot write {output}: {getattr(error, 'strerror', None) or error}") from error
     request.console.print(f"{output}: {sheet.width} x {sheet.height} pixels")
     return 0
 

@@ -7,6 +7,7 @@ alone is enough for `load_exported`.
 
 import copy
 import importlib
+import io
 import json
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ctxtune.durable_files import named, write_whole
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.models.embedding_model import EmbeddingModel
 from ctxtune.models.exported import METADATA_FILE, METADATA_PROPERTY, ExportedModel, load_exported, sidecar
@@ -62,9 +64,10 @@ def export_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / path.name
-        _write(chosen, embedder, example, written, metadata)
+        with named(path):
+            _write(chosen, embedder, example, written, metadata)
+        write_whole(sidecar(path), metadata + "\n")
         written.replace(path)
-    sidecar(path).write_text(metadata + "\n", encoding="utf-8")
     _verify(path, embedder, (height, width))
     return path
 
@@ -138,13 +141,17 @@ def _write(chosen: Format, embedder: _Embedder, example: Tensor, path: Path, met
 
 def _write_torchscript(embedder: nn.Module, example: Tensor, path: Path, metadata: str) -> None:
     traced = torch.jit.trace(embedder, example, check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={METADATA_FILE: metadata})
+    content = io.BytesIO()  # on a full disk torch's own writer of files ends the process
+    torch.jit.save(traced, content, _extra_files={METADATA_FILE: metadata})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_torch_export(embedder: nn.Module, example: Tensor, path: Path, metadata: str) -> None:
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(embedder, (example,), dynamic_shapes=({0: batch},))
-    torch.export.save(program, str(path), extra_files={METADATA_FILE: metadata})
+    content = io.BytesIO()  # as above
+    torch.export.save(program, content, extra_files={METADATA_FILE: metadata})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_onnx(embedder: nn.Module, example: Tensor, path: Path, metadata: str) -> None:

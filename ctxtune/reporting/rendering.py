@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ctxtune.durable_files import write_whole
 from ctxtune.reporting.background import begin
 from ctxtune.reporting.document import Document, Gallery, Item, Picture, Table, file_stem
 from ctxtune.reporting.pages import render
@@ -50,8 +51,8 @@ def write_document(document: Document, folder: Path, *, processes: int = 1) -> R
     images = {name: _data_address(paths[1], "image/svg+xml") for name, paths in drawn.items()}
     widths = {name: _page_width(paths[1]) for name, paths in drawn.items()}
     page, text = folder / PAGE, folder / MARKDOWN
-    page.write_text(render("report.html.j2", document=document, images=images, widths=widths), encoding="utf-8")
-    text.write_text(markdown(document), encoding="utf-8")
+    write_whole(page, render("report.html.j2", document=document, images=images, widths=widths))
+    write_whole(text, markdown(document))
     return ReportFiles(folder, page, text, tuple(written), tuple(path for paths in drawn.values() for path in paths))
 
 
@@ -154,7 +155,7 @@ def _latex(text: str) -> str:
 
 def _save_records(table: Table, folder: Path) -> Path:
     path = folder / f"{table.name}.csv"
-    path.write_text(csv_table(table), encoding="utf-8")
+    write_whole(path, csv_table(table))
     return path
 
 
@@ -167,7 +168,7 @@ def _save_table(table: Table, study: str, folder: Path) -> list[Path]:
     paths = []
     for suffix, make in makers.items():
         path = folder / f"{table.name}{suffix}"
-        path.write_text(make(table), encoding="utf-8")
+        write_whole(path, make(table))
         paths.append(path)
     return paths
 
@@ -190,7 +191,9 @@ def _save_each(pictures: Sequence[Picture], folder: Path) -> None:
             for path in _figure_paths(picture, folder):
                 # No dates: the same numbers give the same bytes.
                 dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
-                drawing.savefig(path, dpi=_DOTS_PER_INCH, metadata=dates)
+                content = io.BytesIO()
+                drawing.savefig(content, format=path.suffix[1:], dpi=_DOTS_PER_INCH, metadata=dates)
+                write_whole(path, content.getvalue())
 
 
 def _figure_paths(picture: Picture, folder: Path) -> list[Path]:

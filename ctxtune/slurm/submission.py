@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxtune.consoles import Console
+from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.redaction import redact_argument
 from ctxtune.slurm.options import SlurmOptions, parse_options
@@ -83,7 +84,7 @@ def submit(script: str, folder: Path) -> str:
             f"itself, and two would wait for each other. To submit it anew: scancel {job}, then --resume"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(script, encoding="utf-8")
+    write_whole(file, script)
     # What the job that this command may run in has set is no wish for the new one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}

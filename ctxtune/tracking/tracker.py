@@ -1,7 +1,6 @@
 """The writing side of tracking: calls that return at once, whatever the server does."""
 
 import contextlib
-import errno
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ctxtune.durable_files import NO_ROOM
 from ctxtune.errors import TrackingError
 from ctxtune.locks import try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
@@ -331,7 +331,7 @@ class Tracker:
             yield
         except OSError as error:
             shutil.rmtree(stored.parent, ignore_errors=True)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = error.errno in NO_ROOM
             state = "is full: free some space" if full else f"cannot be written ({error.strerror}): put that right"
             raise SpoolFullError(
                 f"The disk that holds the tracking spool {self._folder} {state}, then resume"

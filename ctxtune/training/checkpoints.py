@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from ctxtune.config.trial import TrialSettings
-from ctxtune.durable_files import sync_folder
+from ctxtune.durable_files import named, sync_folder
 from ctxtune.errors import CtxtuneError
 
 State: TypeAlias = dict[str, Any]
@@ -21,7 +21,11 @@ FORMAT = 1
 
 
 def save_checkpoint(state: dict[str, object], path: Path) -> None:
-    """Write a state atomically: a reader sees the old file or the new one, also after kill -9 or a power cut."""
+    """Write a state atomically: a reader sees the old file or the new one, also after kill -9 or a power cut.
+
+    Raises:
+        OSError: it cannot be written, with the file's name.
+    """
     temporary = _write_beside(state, path)
     try:
         temporary.replace(path)
@@ -84,7 +88,7 @@ def _write_beside(state: dict[str, object], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with named(path), temporary.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
@@ -121,6 +125,9 @@ class CheckpointFolder:
             state: tensors and plain data.
             epoch: its number; an existing checkpoint of the epoch is replaced.
             best: keep it as the best one too.
+
+        Raises:
+            OSError: it cannot be written, with the file's name; the earlier ones are unchanged.
         """
         path = self.folder / f"epoch-{epoch:05d}.pt"
         temporary = _write_beside(state, path)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ctxtune.durable_files import NO_ROOM
 from ctxtune.errors import CtxtuneError
 from ctxtune.text import counted
 from ctxtune.tracking import SpoolFullError, Tracker
@@ -15,7 +16,7 @@ from ctxtune.tuning.record.journal import DiskFullError, Journal
 
 FLUSH_SECONDS = 60.0
 OUTAGE_SECONDS = 15.0
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+_DISK_ERRORS = (*NO_ROOM, errno.EIO, errno.EROFS)
 
 
 class SweepStopped(CtxtuneError):

@@ -19,6 +19,7 @@ from ctxtune.models.export import export_model
 from ctxtune.models.exported import load_exported
 from ctxtune.models.preprocessing import Preprocessing
 from tests.helpers import trees
+from tests.helpers.disks import tiny_disk
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 SUFFIXES = [
@@ -66,6 +67,17 @@ def test_exported_file_gives_the_same_embeddings_for_any_batch(suffix: str, tmp_
         images = torch.randn(batch, 3, 32, 32)
         assert difference(exported(images), embeddings_of(model, images)) < 1e-5
     assert sorted(entry.name for entry in path.parent.iterdir()) == [f"model{suffix}", f"model{suffix}.json"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_leaves_the_file_that_was_there(suffix: str, tmp_path: Path) -> None:
+    with tiny_disk(tmp_path / "disk", 8) as disk:
+        path = disk / f"model{suffix}"
+        path.write_bytes(b"earlier")
+        with pytest.raises(OSError, match="No space left on device") as refused:
+            export_model(trained(), path, preprocessing=SMALL)
+        assert refused.value.filename == str(path)
+        assert path.read_bytes() == b"earlier" and list(disk.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from ctxtune.reporting.document import Document, Section, Table
-from ctxtune.reporting.rendering import csv_table, latex_table, markdown, markdown_table
+from ctxtune.reporting.rendering import csv_table, latex_table, markdown, markdown_table, write_document
+from tests.helpers.disks import fill, tiny_disk
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -43,6 +44,17 @@ def test_markdown_follows_no_link_and_fetches_no_picture_of_the_users():
     text = markdown_table(table(cells))
     assert r"![x\](http" in text and r"![x\][ref]" in text and "&amp;lt;script&amp;gt;" in text
     assert not re.search(r"[^\\]\][(\[]", text)
+
+
+def test_a_full_disk_leaves_the_report_that_was_there(tmp_path):
+    with tiny_disk(tmp_path / "disk", 256) as disk:
+        made = [write_document(Document("first", "", {}, [], [Section("names", [table(HOSTILE)])], study="x"), disk)]
+        before = {path: path.read_bytes() for path in disk.rglob("*.*")}
+        fill(disk / "ballast")
+        with pytest.raises(OSError, match="No space left on device"):
+            write_document(Document("second", "", {}, [], [Section("names", [table(HOSTILE * 9)])], study="x"), disk)
+        (disk / "ballast").unlink()
+        assert made[0].page in before and {path: path.read_bytes() for path in disk.rglob("*.*")} == before
 
 
 @pytest.mark.parametrize("cell", [text for text in HOSTILE if text[0] in "=+-@"])

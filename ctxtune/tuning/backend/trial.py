@@ -1,7 +1,6 @@
 """What Ray Tune runs in its worker processes: one run, its reports and checkpoints."""
 
 import contextlib
-import errno
 import functools
 import gc
 import time
@@ -15,6 +14,7 @@ from ray import tune
 from ray.tune import Checkpoint
 
 from ctxtune.data.memory import return_free_memory
+from ctxtune.durable_files import NO_ROOM
 from ctxtune.errors import CtxtuneError, RunFailed
 from ctxtune.results.costs import Rate
 from ctxtune.training import load_checkpoint, save_checkpoint
@@ -28,7 +28,6 @@ from ctxtune.tuning.run_trainer import open_trainer
 
 CHECKPOINT = "checkpoint_address"
 """Of a report whose checkpoint Ray Tune has not taken itself."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"
 
 
@@ -106,7 +105,7 @@ def _fail(epoch: int, reason: str, message: str) -> None:
 def disk_is_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, says that there is no room left (or no quota)."""
     while error is not None:
-        if isinstance(error, OSError) and (error.errno in _NO_ROOM or "No space left on device" in str(error)):
+        if isinstance(error, OSError) and (error.errno in NO_ROOM or "No space left on device" in str(error)):
             return True
         if _TORCH_CANNOT_WRITE in str(error):
             return True  # torch's writer of archives says no more than this

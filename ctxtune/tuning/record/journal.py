@@ -7,7 +7,6 @@ that a resumed sweep knows (the sampler's trials, the scheduler's rungs, each ru
 from the start, so there is no second state that could contradict it.
 """
 
-import errno
 import os
 import re
 import threading
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from ctxtune.checked_lines import DamagedLine
 from ctxtune.config.paths import get_path
-from ctxtune.durable_files import sync_folder, write_durably
+from ctxtune.durable_files import NO_ROOM, sync_folder, write_durably
 from ctxtune.errors import CtxtuneError
 from ctxtune.results.runs import State
 from ctxtune.text import counted
@@ -38,7 +37,7 @@ class DiskFullError(CtxtuneError):
 
 def unwritable(path: Path, error: OSError) -> str:
     """What to say of a file that cannot be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = error.errno in NO_ROOM
     advice = "make room, then go on with --resume" if full else "once that is put right, go on with --resume"
     return f"{path}: cannot be written ({error.strerror or error}); {advice}"
 

@@ -7,12 +7,29 @@ a file whose existence is the lock, and which a killed process leaves behind.
 """
 
 import warnings
+from pathlib import Path
 from typing import IO
+
+from ctxtune.errors import ConfigError
 
 try:
     import fcntl
 except ImportError:  # a system that has no such locks
     fcntl = None  # type: ignore[assignment]
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open a file that is to be locked, made where it is missing.
+
+    Raises:
+        ConfigError: it is no file, or it may not be written.
+    """
+    try:
+        return path.open("a")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be opened for a lock ({error.strerror or error}); put that right, or move it away"
+        ) from None
 
 
 def lock_for_certain(file: IO[str] | int) -> bool:

@@ -17,7 +17,7 @@ from ctxtune.consoles import Console, printable_lines
 from ctxtune.data.features import Reporter
 from ctxtune.durable_files import write_durably
 from ctxtune.errors import ConfigError
-from ctxtune.locks import try_lock
+from ctxtune.locks import open_lock, try_lock
 from ctxtune.models.weights import weight_record
 from ctxtune.notifications import notifying
 from ctxtune.terminal import named_device, use_threads
@@ -189,7 +189,7 @@ def _own_folder(folder: Path, world: ProcessGroup) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with open_lock(folder / ".lock") as lock:
         if not try_lock(lock):
             raise ConfigError(f"another process is training in {folder}; give this one another --name")
         CheckpointFolder(folder).remove_leftovers()

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import re
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,10 @@ import warnings
 import pytest
 
 from ctxtune.config import load_search_space
-from ctxtune.locks import lock, try_lock
+from ctxtune.errors import CtxtuneError
+from ctxtune.locks import lock, open_lock, try_lock
+from ctxtune.tracking import Tracker
+from ctxtune.tracking.delivery_process import exclusive
 from ctxtune.tuning.record.results_folder import sweep_folder
 from tests.helpers.processes import PATIENCE
 
@@ -32,6 +36,22 @@ def test_a_lock_is_another_processes_until_that_ends(tmp_path):
         assert not try_lock(file)
         holder.communicate("", timeout=PATIENCE)
         assert try_lock(file)
+
+
+@pytest.mark.parametrize("name", ["lock", "spool/writer.lock", "spool/delivery.lock"])
+def test_a_lock_that_is_no_file_is_named(tmp_path, repository, name):
+    space = load_search_space(repository / "search_spaces/quickstart.yaml")
+    in_the_way = tmp_path / space.name / name
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(CtxtuneError, match=re.escape(str(in_the_way))):
+        folder = sweep_folder(tmp_path, space, resume=False)
+        Tracker(f"sqlite:///{tmp_path}/mlflow.db", "x", folder.spool)
+
+
+@pytest.mark.parametrize("use", [open_lock, lambda path: exclusive(path).__enter__()])
+def test_a_lock_that_cannot_be_opened_is_one_error(tmp_path, use):
+    with pytest.raises(CtxtuneError, match=r"gone/lock: cannot be opened for a lock \(No such file"):
+        use(tmp_path / "gone/lock")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

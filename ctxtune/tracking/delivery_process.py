@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from ctxtune.errors import TrackingError
-from ctxtune.locks import try_lock
+from ctxtune.errors import ConfigError, TrackingError
+from ctxtune.locks import open_lock, try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact, sqlite_path
 from ctxtune.tracking.connection import check_file_store, connect, ensure_experiment, import_client, usable
 from ctxtune.tracking.delivery import Delivery
@@ -36,9 +37,17 @@ _FILES = 10
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[bool]:
-    """Hold a lock file for the block; yields False if another process holds it."""
-    with path.open("a") as file:
+    """Hold a lock file for the block; yields False if another process holds it. Raises TrackingError."""
+    with spool_lock(path) as file:
         yield try_lock(file)
+
+
+def spool_lock(path: Path) -> IO[str]:
+    """Open a lock file of a spool. Raises TrackingError where it is no file, or may not be written."""
+    try:
+        return open_lock(path)
+    except ConfigError as error:
+        raise TrackingError(str(error)) from None
 
 
 class SpoolDelivery:

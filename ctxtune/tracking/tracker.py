@@ -17,7 +17,7 @@ from ctxtune.errors import TrackingError
 from ctxtune.locks import try_lock
 from ctxtune.tracking.addresses import absolute_uri, has_secret, redact
 from ctxtune.tracking.datasets import TrackedDataset
-from ctxtune.tracking.delivery_process import WRITER_LOCK
+from ctxtune.tracking.delivery_process import DELIVERY_LOCK, WRITER_LOCK, spool_lock
 from ctxtune.tracking.errors import SpoolFullError
 from ctxtune.tracking.processes import process_environment, tracking_command
 from ctxtune.tracking.spool import EXPERIMENT, FILES, Spool, SpoolCounts, now_ms
@@ -49,7 +49,8 @@ class Tracker:
         self._experiment = experiment
         self._folder = Path(spool).absolute()
         self._spool = Spool(self._folder)
-        self._lock_file = (self._folder / WRITER_LOCK).open("a")
+        spool_lock(self._folder / DELIVERY_LOCK).close()  # the delivery process could not say so
+        self._lock_file = spool_lock(self._folder / WRITER_LOCK)
         if not try_lock(self._lock_file):
             self._spool.close()
             self._lock_file.close()

@@ -35,11 +35,11 @@ class DiskFullError(CtxtuneError):
     """Journal or results cannot be written: what has begun stops, and can be resumed."""
 
 
-def unwritable(path: Path, error: OSError) -> str:
-    """What to say of a file that cannot be written."""
-    full = error.errno in NO_ROOM
-    advice = "make room, then go on with --resume" if full else "once that is put right, go on with --resume"
-    return f"{path}: cannot be written ({error.strerror or error}); {advice}"
+def unwritable(path: Path, error: OSError, *, begun: bool = True) -> str:
+    """What to say of a file that cannot be written; ``begun``: there is something to resume."""
+    mend = "make room, then" if error.errno in NO_ROOM else "once that is put right,"
+    then = "go on with --resume" if begun else "start again"
+    return f"{path}: cannot be written ({error.strerror or error}); {mend} {then}"
 
 
 @dataclass

@@ -14,7 +14,7 @@ from ctxtune.config import SweepConfig, TrialFile
 from ctxtune.config.paths import leaves
 from ctxtune.durable_files import write_durably
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.locks import try_lock
+from ctxtune.locks import open_lock, try_lock
 from ctxtune.redaction import redact_argument
 from ctxtune.text import counted
 from ctxtune.tracking.spool import spooled_keys
@@ -61,7 +61,7 @@ class ResultsFolder(Generic[Resolved]):
         begun: whether anything was; a process that was killed before leaves a folder in which there is nothing to resume.
 
     Raises:
-        ConfigError: another process is at work here; or there is something and it is not resumed; or it is resumed and
+        ConfigError: another process is at work here, or no lock can be had; or there is something and it is not resumed; or it is resumed and
             does not exist, or its file has changed in what matters; or the journal is damaged, or does not know what
             others know of it.
     """
@@ -79,7 +79,7 @@ class ResultsFolder(Generic[Resolved]):
                 f"{self.path}: it, or what it lies in, is no folder; name another with --results"
             ) from None
         self._require_files()
-        self._lock = (self.path / "lock").open("w")
+        self._lock = open_lock(self.path / "lock")
         if not try_lock(self._lock):
             raise ConfigError(f"{self.path}: this {self.kind} is running in another process")
         self.file = self.path / file
@@ -100,7 +100,7 @@ class ResultsFolder(Generic[Resolved]):
             self._check_unchanged(settings)
         else:
             text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-            self._write(self.file, text)
+            self._write(self.file, text, begun=False)
 
     def _require_files(self) -> None:
         """Refuse what is no file where we read ours: to open a pipe waits for ever, and a device may have no end."""
@@ -165,11 +165,11 @@ class ResultsFolder(Generic[Resolved]):
         """Let another process in."""
         self._lock.close()
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, text: str, *, begun: bool = True) -> None:
         try:
             write_durably(path, [text.encode()])
         except OSError as error:
-            raise DiskFullError(unwritable(path, error)) from None
+            raise DiskFullError(unwritable(path, error, begun=begun)) from None
 
     def _check_journal(self) -> None:
         """That the journal knows every run that tracking or the folder knows.

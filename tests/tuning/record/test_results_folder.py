@@ -179,6 +179,13 @@ def test_on_a_full_disk_results_are_whole_or_as_they_were(tmp_path):
         assert folder.weights.stat().st_size == 10**6
 
 
+def test_on_a_disk_that_is_full_from_the_beginning_there_is_nothing_to_resume(tmp_path):
+    with tiny_disk(tmp_path / "disk", 64) as disk:
+        fill(disk / "ballast")
+        with pytest.raises(DiskFullError, match=r"space\.yaml: cannot be written .*; make room, then start again"):
+            open_folder(disk)
+
+
 def test_a_checkpoint_that_cannot_be_read_is_no_matter_of_the_disk(tmp_path):
     folder = open_folder(tmp_path)
     with pytest.raises(UnreadableCheckpoint):

@@ -1,14 +1,15 @@
-"""The scheduler: which running trial is stopped early. Ray's own rules, keyed by our run keys so that they survive."""
+"""The scheduler: which running trial is stopped early. Rules are keyed by our run keys, so that they survive."""
 
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from ctxtune.config import SweepConfig
 from ctxtune.tuning.record.journal import RunRecord
+from ctxtune.tuning.search.successive_halving import SuccessiveHalving
 
 HYPERBAND_BRACKETS = 3
 
@@ -28,7 +29,7 @@ class _NoWaitingTrials:
 
 
 class RungScheduler:
-    """Asks one of Ray's stopping rules, one instance for each loss, whether a trial goes on.
+    """Asks a stopping rule, successive halving or Ray's median rule, one for each loss, whether a trial goes on.
 
     A rule's whole memory is the sequence of reports that it was shown, so `replay` rebuilds the rungs of an earlier
     process exactly. With ``loss.name`` in the space each loss has its own rungs.
@@ -36,7 +37,7 @@ class RungScheduler:
 
     def __init__(self, config: SweepConfig) -> None:
         self._config = config
-        self._rules: dict[str, TrialScheduler] = {}
+        self._rules: dict[str, SuccessiveHalving | MedianStoppingRule] = {}
 
     def decide(self, key: str, loss: str, result: dict[str, Any]) -> str:
         """The rule's decision on one report; a report without the metric decides nothing."""
@@ -65,23 +66,23 @@ class RungScheduler:
                 running.add(run.key)
         return [key for key in decisions if key in running and decisions[key] == TrialScheduler.STOP]
 
-    def _show(self, loss: str, key: str, result: dict[str, object]) -> str:
+    def _show(self, loss: str, key: str, result: dict[str, Any]) -> str:
         rule = self._rule(loss, key)
+        if isinstance(rule, SuccessiveHalving):
+            stops = rule.stops(key, result["epoch"], result[self._config.search.objective.metric])
+            return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
         return rule.on_trial_result(_NoWaitingTrials(), _KeyedTrial(key), result)  # type: ignore[arg-type]
 
-    def _rule(self, loss: str, key: str) -> TrialScheduler:
+    def _rule(self, loss: str, key: str) -> SuccessiveHalving | MedianStoppingRule:
         # Hyperband's brackets differ in their grace: each trial belongs to one, by its key.
         settings = self._config.search.scheduler
         bracket = zlib.crc32(key.encode()) % HYPERBAND_BRACKETS if settings.name == "hyperband" else 0
         name = f"{loss}/{bracket}"
         if name not in self._rules:
             self._rules[name] = self._build(bracket)
-        rule = self._rules[name]
-        if isinstance(rule, AsyncHyperBandScheduler):
-            rule.on_trial_add(None, _KeyedTrial(key))  # type: ignore[arg-type]
-        return rule
+        return self._rules[name]
 
-    def _build(self, bracket: int) -> TrialScheduler:
+    def _build(self, bracket: int) -> SuccessiveHalving | MedianStoppingRule:
         objective, settings = self._config.search.objective, self._config.search.scheduler
         schedule = self._config.search_trial(self._config.trial).schedule
         grace = settings.grace_epochs * settings.reduction_factor**bracket + schedule.head_warmup_epochs
@@ -89,16 +90,14 @@ class RungScheduler:
             return MedianStoppingRule(
                 time_attr="epoch", metric=objective.metric, mode=objective.mode, grace_period=grace
             )
-        return AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric=objective.metric,
+        return SuccessiveHalving(
             mode=objective.mode,
-            max_t=schedule.epochs,
-            grace_period=min(grace, schedule.epochs),
+            grace_epochs=min(grace, schedule.epochs),
+            max_epochs=schedule.epochs,
             reduction_factor=settings.reduction_factor,
         )
 
 
 def build_scheduler(config: SweepConfig) -> RungScheduler | None:
-    """The scheduler of a search space: none, or Ray's rule under our keys."""
+    """The scheduler of a search space, if it has one."""
     return None if config.search.scheduler.name == "none" else RungScheduler(config)

@@ -36,12 +36,12 @@ from simulated_fleet import EPOCHS, MACHINES, Fleet, Machines
 
 from ctxtune.config import SweepConfig, load_search_space
 from ctxtune.tracking import Tracker
-from ctxtune.tuning.backend.scheduler import build_scheduler
 from ctxtune.tuning.callbacks import Watcher
 from ctxtune.tuning.pipeline import run_stages
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.search.scheduler import build_scheduler
 
 
 def fleet_space(trials: int, sampler: str) -> SweepConfig:

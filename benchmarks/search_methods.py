@@ -12,9 +12,9 @@ import optuna
 from optuna.samplers import BaseSampler
 from search_table import DIMENSIONS, EPOCHS, METRIC, search_space
 
-from ctxtune.tuning.backend.scheduler import RungScheduler
 from ctxtune.tuning.search.rounding import RoundingSampler
 from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.search.scheduler import Scheduler
 
 GRACE, REDUCTION = 1, 3
 
@@ -54,7 +54,7 @@ class Ours:
             scheduler={"name": scheduler, "grace_epochs": GRACE, "reduction_factor": REDUCTION},
         )
         self._sampler = Sampler(space) if optuna_sampler is None else _Replaced(space, optuna_sampler)
-        self._rungs = RungScheduler(space) if scheduler != "none" else None
+        self._rungs = Scheduler(space) if scheduler != "none" else None
         self._told = told
 
     def ask(self, key: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Ours:
         """Whether the rungs let a trial go on."""
         if self._rungs is None:
             return True
-        return self._rungs.decide(key, "contextual", {"epoch": float(epoch), METRIC: score}) != "STOP"
+        return not self._rungs.stops(key, "contextual", {"epoch": float(epoch), METRIC: score})
 
     def end(self, key: str, state: str, epoch: int, score: float | None) -> None:
         self._sampler.tell(key, self._told if state == "pruned" else state, score)

@@ -207,9 +207,8 @@ class Fleet:
         with self._driver(1, work):
             recorder.report(spec.key, report)
             recorder.checkpoint(spec.key, f"s3://bucket/sweeps/fleet/{spec.key}/checkpoint_{gpu.epoch:06d}")
-            stopped = (
-                work.scheduler is not None
-                and work.scheduler.decide(spec.key, spec.trial.loss.name, report.plain()) == "STOP"
+            stopped = work.scheduler is not None and work.scheduler.stops(
+                spec.key, spec.trial.loss.name, report.plain()
             )
             ended = stopped or gpu.epoch >= EPOCHS
             if ended:

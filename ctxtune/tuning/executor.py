@@ -7,13 +7,7 @@ from typing import Protocol
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
-
-
-class EarlyStopping(Protocol):
-    """Who stops runs early."""
-
-    def decide(self, key: str, loss: str, result: dict[str, object]) -> str:
-        """STOP or CONTINUE, of a run's report; each report is shown once."""
+from ctxtune.tuning.search.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class StageRuns:
 
     stage: str
     next_run: Callable[[], RunSpec | None]
-    scheduler: EarlyStopping | None = None
+    scheduler: Scheduler | None = None
     on_event: Callable[[], object] | None = None
 
 

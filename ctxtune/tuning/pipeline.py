@@ -13,7 +13,6 @@ from ctxtune.results.sweep import select, standings
 from ctxtune.text import counted
 from ctxtune.training.features_ahead import Side
 from ctxtune.tuning import stages
-from ctxtune.tuning.backend.scheduler import build_scheduler
 from ctxtune.tuning.budget import Budget
 from ctxtune.tuning.callbacks import Watcher, end_stage
 from ctxtune.tuning.executor import Executor, StageRuns
@@ -23,6 +22,7 @@ from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.search.multi_objective import SeveralObjectives
 from ctxtune.tuning.search.sampler import Sampler
+from ctxtune.tuning.search.scheduler import build_scheduler
 from ctxtune.tuning.search.warm_start import with_warm_starts
 from ctxtune.tuning.spending import LIMITS, raised, revive
 from ctxtune.tuning.sweep_results import results_of

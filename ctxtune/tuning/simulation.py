@@ -18,12 +18,13 @@ from ctxtune.tracking import Tracker
 from ctxtune.tuning.backend.cluster import RunResources
 from ctxtune.tuning.callbacks import Watcher
 from ctxtune.tuning.estimates import work_of
-from ctxtune.tuning.executor import EarlyStopping, StageRuns
+from ctxtune.tuning.executor import StageRuns
 from ctxtune.tuning.pipeline import run_stages
 from ctxtune.tuning.record.journal import Journal
 from ctxtune.tuning.record.recorder import Recorder
 from ctxtune.tuning.record.run_spec import RunSpec
 from ctxtune.tuning.record.trial_report import TrialReport
+from ctxtune.tuning.search.scheduler import Scheduler
 
 LONGEST_STEP = 60.0
 """Seconds between two looks of the budget at the simulated clock."""
@@ -136,7 +137,7 @@ class SimulatedExecutor:
             if work.on_event:
                 work.on_event()
 
-    def _reports(self, run: _Running, recorder: Recorder, rungs: EarlyStopping | None) -> bool:
+    def _reports(self, run: _Running, recorder: Recorder, scheduler: Scheduler | None) -> bool:
         """Report an evaluation; whether the run goes on."""
         spec, epochs = run.spec, run.spec.trial.schedule.epochs
         run.seconds += self._interval(run)
@@ -147,7 +148,7 @@ class SimulatedExecutor:
             run.epoch, {name: self.score(spec, run.epoch / epochs), "time/seconds": run.seconds, **cost}
         )
         recorder.report(spec.key, report)
-        stopped = rungs is not None and rungs.decide(spec.key, spec.trial.loss.name, report.plain()) == "STOP"
+        stopped = scheduler is not None and scheduler.stops(spec.key, spec.trial.loss.name, report.plain())
         if stopped or run.epoch >= epochs:
             recorder.finish(spec.key)
             return False

@@ -231,7 +231,8 @@ class _StageScheduler(_WithoutState, FIFOScheduler):
         stage = self._course.current
         if stage is None or stage.scheduler is None:
             return FIFOScheduler.CONTINUE
-        return stage.scheduler.decide(trial.config["key"], trial.config["loss"], result)
+        stops = stage.scheduler.stops(trial.config["key"], trial.config["loss"], result)
+        return FIFOScheduler.STOP if stops else FIFOScheduler.CONTINUE
 
 
 class _RecorderCallback(_WithoutState, LoggerCallback):

@@ -26,6 +26,7 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def once(name: str, make: Callable[[Path], T]) -> tuple[Path, T]:
     """A folder and what ``make(folder)`` returned, whichever process of the session called it first; the others wait."""
+    assert SESSION.parts, "outside of pytest there is no session"
     folder = SESSION / f"once-{name}"
     result = folder.with_suffix(".pickle")
     with FileLock(folder.with_suffix(".lock")):

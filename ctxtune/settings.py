@@ -19,9 +19,10 @@ class Settings(BaseModel):
     @classmethod
     def _truth_is_no_number(cls, data: Any) -> Any:
         # Pydantic takes true for 1, and YAML takes yes and on for true: `epochs: yes` would train one epoch.
-        for name, field in cls.model_fields.items() if isinstance(data, Mapping) else ():
-            if name in data and _holds_stray_truth(data[name], field.annotation):
-                refuse(cls, (name,), f"expected a number; found {str(data[name]).lower()}")
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            field = cls.model_fields.get(name) if isinstance(value, (bool, list, tuple)) else None
+            if field is not None and _holds_stray_truth(value, field.annotation):
+                refuse(cls, (name,), f"expected a number; found {str(value).lower()}")
         return data
 
 

@@ -61,9 +61,9 @@ class ResultsFolder(Generic[Resolved]):
         begun: whether anything was; a process that was killed before leaves a folder in which there is nothing to resume.
 
     Raises:
-        ConfigError: another process is at work here, or no lock can be had; or there is something and it is not resumed; or it is resumed and
-            does not exist, or its file has changed in what matters; or the journal is damaged, or does not know what
-            others know of it.
+        ConfigError: another process is at work here, or no lock can be had; or there is something and it is not resumed;
+            or it is resumed and does not exist, or its file has changed in what matters; or the journal is damaged, or does
+            not know what others know of it.
     """
 
     def __init__(

@@ -200,7 +200,7 @@ class Journal:
         with self._lock:
             try:
                 file = self._opened()
-                start = os.fstat(file.fileno()).st_size
+                start = self._size_in_place(file)
             except OSError as error:
                 raise DiskFullError(unwritable(self.path, error)) from None
             first = [] if self._checked else [events.Format(version=events.FORMAT, ctxtune=_own_version())]
@@ -228,6 +228,19 @@ class Journal:
             if made:
                 sync_folder(self.path.parent)
         return self._file
+
+    def _size_in_place(self, file: FileIO) -> int:
+        """The file's size. Raises DiskFullError where what is open is not what lies in its place: it would be lost."""
+        opened = os.fstat(file.fileno())
+        try:
+            if os.path.samestat(opened, self.path.stat()):
+                return opened.st_size
+        except FileNotFoundError:
+            pass
+        raise DiskFullError(
+            f"{self.path}: is not there any more, or is another file: the folder was moved, deleted or replaced while this was "
+            "at work; put it back where it was, then go on with --resume"
+        )
 
     def _undo(self, file: FileIO, start: int) -> None:
         """Take back a half-written line, so that a later event does not stand behind it."""

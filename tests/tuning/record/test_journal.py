@@ -332,3 +332,21 @@ def test_a_disk_that_is_full_is_said_and_leaves_whole_events(tmp_path):
     assert journal.damage == ""
     assert len(journal.runs) == int(printed[0]) > 2
     assert issubclass(DiskFullError, CtxtuneError)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_event_is_not_written_where_nobody_will_find_it(tmp_path, replaced):
+    """The folder was renamed under a running sweep, or deleted: what is open is written no more."""
+    folder = tmp_path / "sweep"
+    journal = filled(folder / "j")
+    before = told(journal)
+    folder.rename(tmp_path / "moved")
+    if replaced:
+        Journal(folder / "j").asked(run_spec("trial-0007"))
+    with pytest.raises(DiskFullError, match=r"moved, deleted or replaced .*--resume"):
+        journal.ended("trial-0001", "failed", "its checkpoint has no folder")
+    assert told(journal) == before == told(Journal(tmp_path / "moved/j"))
+    if not replaced:
+        (tmp_path / "moved").rename(folder)
+        journal.ended("trial-0001", "completed")
+        assert Journal(folder / "j").runs["trial-0001"].state == "completed"

@@ -26,6 +26,7 @@ WELL_KNOWN = (
 WELL_KNOWN_WEIGHTS = "IMAGENET1K_V1"
 """In front of the name of a model of timm's."""
 PRETRAINED = "pretrained"
+MOST_PROJECTOR_WEIGHTS = 2**28
 """The weights that timm names for one of its models."""
 
 Pooling = Literal["average", "max", "average_max", "gem", "class_token", "model"]
@@ -175,6 +176,12 @@ class ModelSettings(Settings):
             raise ValueError(f"width belongs to small_conv; {self.backbone} has its own")
         if self.layer_norm_affine and not self.layer_norm:
             raise ValueError("layer_norm_affine is true, but layer_norm is false")
+        weights = self.embedding_dim * (self.projector_dim or 0)
+        if weights > MOST_PROJECTOR_WEIGHTS:
+            raise ValueError(
+                f"projector_dim {self.projector_dim} times embedding_dim {self.embedding_dim} are {weights:,} weights of the "
+                f"projector; expected at most {MOST_PROJECTOR_WEIGHTS:,}, which are 1 GiB"
+            )
         self._check_pooling()
         self._check_weights()
         return self

@@ -222,6 +222,10 @@ def test_defaults_follow_the_backbone() -> None:
         ({"weights": None, "batch_norm": "frozen"}, "use batch_norm: trained"),
         ({"poolings": "gem"}, "poolings"),
         ({"embedding_dim": 0}, "embedding_dim"),
+        (
+            {"embedding_dim": 16_384, "projector_dim": 65_536},
+            "1,073,741,824 weights of the projector; expected at most",
+        ),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None:

@@ -1,8 +1,12 @@
 """Planning: what it promises is what simulated studies do, within two points of power."""
 
+import math
+
 import numpy as np
 import pytest
-from scipy import stats
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from scipy import integrate, stats
 
 from ctxtune.statistics import (
     detectable_difference,
@@ -62,3 +66,30 @@ def test_the_limit_of_a_pilots_deviation_covers():
     factor = deviation_limit(1.0, 5)
     assert (samples * factor >= 1.0).mean() == pytest.approx(0.8, abs=0.02)
     assert np.isnan(deviation_limit(1.0, 1))
+
+
+@given(
+    margin=some.floats(0.002, 0.05),
+    deviation=some.floats(0.001, 0.05),
+    count=some.sampled_from([2, 3, 5, 20, 300]),
+    level=some.sampled_from([0.1, 0.05, 0.005]),
+    difference=some.floats(-0.02, 0.02),
+)
+@settings(max_examples=20)
+def test_the_power_of_equivalence_is_that_of_adaptive_quadrature(margin, deviation, count, level, difference):
+    degrees, error = count - 1, deviation / math.sqrt(count)
+    critical = stats.t.isf(level, degrees)
+
+    def below(z: float) -> float:
+        return math.erfc(-z / math.sqrt(2)) / 2
+
+    def at(variance: float) -> float:
+        """Over the sample's variance, in units of the true one: the normal probability times the density of chi squared."""
+        reach = margin - critical * error * math.sqrt(variance)
+        inside = below((reach - difference) / error) - below((-reach - difference) / error)
+        x, half = max(variance * degrees, 1e-300), degrees / 2
+        return inside * degrees * math.exp((half - 1) * math.log(x) - x / 2 - math.lgamma(half) - half * math.log(2))
+
+    upper = min((margin / (critical * error)) ** 2, 1 + 40 * math.sqrt(2 / degrees))
+    expected, _ = integrate.quad(at, 0, upper, limit=500, points=[0.5, 1, 2] if upper > 2 else None)
+    assert equivalence_power(margin, deviation, count, level, difference) == pytest.approx(expected, abs=2e-6)

@@ -26,8 +26,8 @@ WELL_KNOWN = (
 WELL_KNOWN_WEIGHTS = "IMAGENET1K_V1"
 """In front of the name of a model of timm's."""
 PRETRAINED = "pretrained"
-MOST_PROJECTOR_WEIGHTS = 2**28
 """The weights that timm names for one of its models."""
+MOST_PROJECTOR_WEIGHTS = 2**28
 
 Pooling = Literal["average", "max", "average_max", "gem", "class_token", "model"]
 BatchNorm = Literal["trained", "frozen_statistics", "frozen"]

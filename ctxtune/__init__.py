@@ -11,6 +11,7 @@ from ctxtune.lazy_names import lazy_names
 from ctxtune.version import __version__ as __version__
 
 signals.end_at_once()  # of a command, before anything takes time to import
+signals.need_working_directory()
 
 if TYPE_CHECKING:
     from ctxtune.config import load_ablation, load_search_space

@@ -43,6 +43,17 @@ def end_at_once() -> None:
         signal.signal(number, _end)
 
 
+def need_working_directory() -> None:
+    """End a command whose working directory was deleted: torch ends a process there while it is imported, by a wrong reason."""
+    try:
+        os.getcwd()  # noqa: PTH109  # pathlib takes time to import
+    except FileNotFoundError:
+        if _OURS:
+            with suppress(OSError):  # nobody to tell
+                os.write(2, b"error: the working directory was deleted; change into one that is there\n")
+            os._exit(2)
+
+
 def interrupt() -> None:
     """From now on a signal raises Interrupted with its name: what was begun is closed in order."""
     _received.clear()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import environment
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
@@ -36,6 +38,20 @@ def interrupted_while_importing(
     told, errors = process.communicate(timeout=50)
     assert (b"imported" in told) == (seconds < 5)
     return process.returncode, errors.decode()
+
+
+def test_a_command_in_a_deleted_folder_says_so(tmp_path, repository):
+    """Torch would end it, as it is imported there, with "FATAL ERROR: Cannot load libtorch_cpu.so"."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    start = f"rmdir {gone} && exec {sys.executable} -m ctxtune.data check glyphs"
+    done = subprocess.run(
+        ["sh", "-c", start], cwd=gone, env=environment(repository), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: the working directory was deleted; change into one that is there\n",
+    )
 
 
 @pytest.mark.parametrize("number", SIGNALS)

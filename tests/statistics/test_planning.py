@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from scipy import integrate, stats
 
@@ -75,7 +75,6 @@ def test_the_limit_of_a_pilots_deviation_covers():
     level=some.sampled_from([0.1, 0.05, 0.005]),
     difference=some.floats(-0.02, 0.02),
 )
-@settings(max_examples=20)
 def test_the_power_of_equivalence_is_that_of_adaptive_quadrature(margin, deviation, count, level, difference):
     degrees, error = count - 1, deviation / math.sqrt(count)
     critical = stats.t.isf(level, degrees)

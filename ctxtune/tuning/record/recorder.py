@@ -1,7 +1,6 @@
 """The sweep's recorder-keeping on the driver: every event of Ray's goes through here, to journal, sampler and tracking."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -70,7 +69,6 @@ class Recorder:
         self.tracker = tracker
         self.sweep_id = sweep_id
         self.sampler = sampler
-        self.started = time.time()
         self._stop = Stop()
         self._under_way: set[str] = set()
         self._on_change = on_change

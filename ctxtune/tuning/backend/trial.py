@@ -1,8 +1,10 @@
 """What Ray Tune runs in its worker processes: one run, its reports and checkpoints."""
 
 import contextlib
+import errno
 import functools
 import gc
+import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -28,6 +30,7 @@ from ctxtune.tuning.run_trainer import open_trainer
 
 CHECKPOINT = "checkpoint_address"
 """Of a report whose checkpoint Ray Tune has not taken itself."""
+_UNWRITABLE = (*NO_ROOM, errno.EROFS)
 _TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"
 
 
@@ -103,9 +106,11 @@ def _fail(epoch: int, reason: str, message: str) -> None:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that there is no room left (or no quota)."""
+    """Whether an error, or one that it came from, says that there is no room left (or no quota), or that nothing may be written."""
     while error is not None:
-        if isinstance(error, OSError) and (error.errno in NO_ROOM or "No space left on device" in str(error)):
+        if isinstance(error, OSError) and (
+            error.errno in _UNWRITABLE or any(os.strerror(number) in str(error) for number in _UNWRITABLE)
+        ):
             return True
         if _TORCH_CANNOT_WRITE in str(error):
             return True  # torch's writer of archives says no more than this

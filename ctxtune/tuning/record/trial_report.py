@@ -14,7 +14,7 @@ from ctxtune.training.by_class import ClassSums
 
 EPOCH, _FAILURE, _MESSAGE, _BY_CLASS, _SHOWN = "epoch", "failure", "message", "by_class", "shown_queries"
 DISK_FULL, NO_GPU = "disk_full", "no_gpu"
-MACHINE_FAILURES = {DISK_FULL: "the disk is full", NO_GPU: "a GPU cannot be used"}
+MACHINE_FAILURES = {DISK_FULL: "a disk is full or cannot be written", NO_GPU: "a GPU cannot be used"}
 """Failures of a machine, by reason: they stop the sweep, not the run."""
 
 

@@ -54,6 +54,9 @@ def test_without_any_the_run_starts_again(journal, tmp_path):
 def test_a_full_disk_is_known_by_whatever_says_so():
     assert disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
     assert disk_is_full(OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"))
+    assert disk_is_full(OSError(errno.EFBIG, "File too large"))
+    assert disk_is_full(OSError(errno.EROFS, "Read-only file system", "/results/x"))
+    assert disk_is_full(OSError("Error writing bytes to file. Detail: [errno 30] Read-only file system"))
     wrapped = RuntimeError("cannot upload")
     wrapped.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
     assert disk_is_full(wrapped)

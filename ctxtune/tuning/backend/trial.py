@@ -106,7 +106,7 @@ def _fail(epoch: int, reason: str, message: str) -> None:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that there is no room left (or no quota), or that nothing may be written."""
+    """Whether an error, or one that it came from, says that there is no room left (or no quota), or nothing may be written."""
     while error is not None:
         if isinstance(error, OSError) and (
             error.errno in _UNWRITABLE or any(os.strerror(number) in str(error) for number in _UNWRITABLE)

@@ -32,6 +32,7 @@ PRINTING = "ray._private.worker"
 STAGING = "ray.train._internal.storage"
 SERVICES = "ray._private.services"
 NODE = "ray._private.node:Node"
+UTILITIES = "ray._private.utils"
 CONSTANTS = "ray._private.ray_constants"
 GCS_CLIENT = "ray._raylet:GcsClient"
 BOOTSTRAP = "ray._private.services:canonicalize_bootstrap_address_or_die"
@@ -132,10 +133,15 @@ def without_monitors() -> Iterator[None]:
     """Let `ray.init` start no autoscaler's monitor, log monitor and API server, of which a Ray of our own needs none.
 
     Each is a Python process that imports Ray. On two busy cores the start takes 9.7 s without them and 14.1 s with them, its
-    processes 3.6 and 6.2 s of processor time until a first task has run.
+    processes 3.6 and 6.2 s of processor time until a first task has run. The dashboard's agent starts as in a Ray without
+    its extra packages, which neither it nor this process then imports.
     """
     nothing: dict[str, Any] = dict.fromkeys(("start_monitor", "start_log_monitor"), lambda *arguments, **options: None)
-    with _replaced(NODE, **nothing), _replaced(SERVICES, start_api_server=lambda *arguments, **options: ("", None)):
+    with (
+        _replaced(NODE, **nothing),
+        _replaced(SERVICES, start_api_server=lambda *arguments, **options: ("", None)),
+        _replaced(UTILITIES, get_dashboard_dependency_error=lambda: ImportError("there is no dashboard")),
+    ):
         yield
 
 

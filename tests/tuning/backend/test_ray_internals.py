@@ -87,6 +87,7 @@ USES = {
     f"{ray_internals.NODE}.start_monitor": lambda: entered(ray_internals.without_monitors()),
     f"{ray_internals.NODE}.start_log_monitor": lambda: entered(ray_internals.without_monitors()),
     f"{ray_internals.SERVICES}:start_api_server": lambda: entered(ray_internals.without_monitors()),
+    f"{ray_internals.UTILITIES}:get_dashboard_dependency_error": lambda: entered(ray_internals.without_monitors()),
     f"{ray_internals.SERVICES}:get_node": lambda: entered(ray_internals.patient_start(1)),
     f"{ray_internals.PRINTING}:print_to_stdstream": lambda: entered(ray_internals.nothing_printed_by_ray()),
     "ray._raylet:Config": ray_internals.read_authentication_anew,

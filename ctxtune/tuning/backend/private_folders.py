@@ -41,7 +41,7 @@ def private_folder(parent: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         for path in (folder, new):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -59,9 +59,21 @@ def remove_abandoned(parent: Path | None = None) -> list[Path]:
     with contextlib.suppress(OSError):
         for folder in (parent or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
             if _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
                 removed.append(folder)
     return removed
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, its lock last: one that Ray's last processes still write into is then cleared away by a later run."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _LOCK:
+                path.unlink()
+        if all(path.name == _LOCK for path in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_abandoned(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """Temporary folders that only their user can enter, and that do not outlive their process for long."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from ctxtune.tuning.backend import private_folders
 from ctxtune.tuning.backend.private_folders import private_folder, remove_abandoned
 from tests.helpers.processes import PATIENCE, environment
 
 HOLD = """
 import sys
 from pathlib import Path
+from ctxtune.tuning.backend import private_folders
 from ctxtune.tuning.backend.private_folders import private_folder
 with private_folder(Path(sys.argv[1])) as folder:
     (folder / "checkpoint").mkdir()
@@ -59,3 +62,18 @@ def test_what_is_not_one_of_ours_is_left_alone(tmp_path):
     (tmp_path / "ctxtune-file").write_text("x")
     assert remove_abandoned(tmp_path) == []
     assert len(list(tmp_path.iterdir())) == 5 and (victim / "lock").exists()
+
+
+def test_one_that_was_written_into_while_it_was_deleted_is_removed_by_a_later_run(tmp_path, monkeypatch):
+    delete = shutil.rmtree
+
+    def delete_and_be_late(path, **options):
+        delete(path, **options)
+        (path.parent / "late").mkdir(exist_ok=True)  # as Ray's last processes do
+
+    with monkeypatch.context() as patch:
+        patch.setattr(private_folders.shutil, "rmtree", delete_and_be_late)
+        with private_folder(tmp_path) as folder:
+            (folder / "ray").mkdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["late", "lock"]
+    assert remove_abandoned(tmp_path) == [folder] and list(tmp_path.iterdir()) == []

@@ -120,16 +120,28 @@ def write_folder(
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     contents = {TABLE: buffer.getvalue().to_pybytes(), INDEX: module.serialize_index(index).tobytes()}
+    said = about({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
+    contents[ABOUT] = f"{said.model_dump_json(indent=2)}\n".encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ABOUT).unlink(missing_ok=True)
-        for name, content in contents.items():
-            write_durably(folder / name, [content])
-        said = about({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
-        write_durably(folder / ABOUT, [said.model_dump_json(indent=2).encode(), b"\n"])
+        _replace_files(folder, contents)
     except OSError as error:
         raise ConfigError(f"--out {folder}: cannot be written ({error.strerror or error})") from None
     return said
+
+
+def _replace_files(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write all files beside their places first: where there is no room for them, the earlier ones stay."""
+    beside = {name: folder / f".{name}.new" for name in contents}
+    try:
+        for name, content in contents.items():
+            write_durably(beside[name], [content])
+        (folder / ABOUT).unlink(missing_ok=True)
+        for name in contents:
+            beside[name].replace(folder / name)
+    finally:
+        for path in beside.values():
+            path.unlink(missing_ok=True)
 
 
 def read_folder(folder: Path) -> EmbeddingFolder:

@@ -20,8 +20,10 @@ from ctxtune.data import load
 from ctxtune.data.augmentation import normalized
 from ctxtune.data.collection import image_collection
 from ctxtune.data.reading import evaluation_pixels
-from ctxtune.errors import CtxtuneError, DataError
+from ctxtune.errors import ConfigError, CtxtuneError, DataError
 from ctxtune.evaluation import read_checkpoint, restore_model
+from ctxtune.evaluation.embedding_folder import ABOUT, INDEX, TABLE, About, Row, read_folder, write_folder
+from tests.helpers.disks import tiny_disk
 from tests.helpers.trees import write_image
 
 TRIAL_FILE = """
@@ -267,3 +269,26 @@ def test_a_name_that_is_no_utf_8_is_told_before_anything_is_embedded(tmp_path):
     (tmp_path / "a.png").rename(tmp_path / "\udcff.png")
     with pytest.raises(DataError, match=r"\\udcff.png: a name that is no UTF-8 cannot stand in a table \(1 image\)"):
         image_collection(tmp_path)
+
+
+def test_embeddings_that_find_no_room_leave_the_earlier_ones(tmp_path):
+    def write(count: int) -> About:
+        embeddings = np.random.default_rng(count).normal(size=(count, 16)).astype(np.float32)
+
+        def about(sums: dict[str, str]) -> About:
+            return About(
+                checkpoint="best.pt", fold=None, overrides=(), images="images", columns={}, count=count, dimension=16,
+                left_out={}, sha256=sums,
+            )  # fmt: skip
+
+        rows = [Row(f"{number}.png", None) for number in range(count)]
+        return write_folder(disk / "embedded", np.arange(count), rows, embeddings, about)
+
+    with tiny_disk(tmp_path / "disk", 64) as disk:
+        write(20)
+        with pytest.raises(ConfigError, match="No space left"):
+            write(2000)
+        assert read_folder(disk / "embedded").about.count == 20
+        assert sorted(path.name for path in (disk / "embedded").iterdir()) == sorted([ABOUT, INDEX, TABLE])
+        write(30)
+        assert read_folder(disk / "embedded").about.count == 30

@@ -239,7 +239,7 @@ class Journal:
             pass
         raise DiskFullError(
             f"{self.path}: is not there any more, or is another file: the folder was moved, deleted or replaced while this was "
-            "at work; put it back where it was, instead of what Ray has left there since, then go on with --resume"
+            "at work; put it back in place of what Ray has written there since, then go on with --resume"
         )
 
     def _undo(self, file: FileIO, start: int) -> None:

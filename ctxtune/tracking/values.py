@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 # MLflow 3 (mlflow/utils/validation.py); a server refuses what is longer.
 MAX_NAME_LENGTH = 250
@@ -28,8 +29,10 @@ def flatten(mapping: Mapping[str, object]) -> dict[str, str | int | float]:
 
 
 def _leaf(value: object) -> str | int | float:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, int | float | str):
         return value
     if isinstance(value, Mapping | list | tuple):
@@ -37,6 +40,7 @@ def _leaf(value: object) -> str | int | float:
     return str(value)
 
 
+@lru_cache(4096)  # a sweep's runs have the same names
 def clean_name(name: str) -> str:
     """A metric, parameter or tag name that every MLflow store takes: others' characters become `_`."""
     cleaned = _NOT_IN_NAMES.sub("_", name)[:MAX_NAME_LENGTH]

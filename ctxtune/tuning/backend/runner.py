@@ -221,10 +221,20 @@ class _StageScheduler(_WithoutState, FIFOScheduler):
     def __init__(self, course: Course) -> None:
         super().__init__()
         self._course = course
+        self._under_way: dict[Trial, None] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: object) -> bool:
         """Metric and mode are not Tune's concern."""
         return True
+
+    def on_trial_add(self, tune_controller: object, trial: Trial) -> None:
+        """Tune has a run that has not ended."""
+        self._under_way[trial] = None
+
+    def choose_trial_to_run(self, tune_controller: object) -> Trial | None:
+        """The first that waits, as Tune does, which for this looks at all trials that there ever were, at each step."""
+        self._under_way = {trial: None for trial in self._under_way if not trial.is_finished()}
+        return next((trial for trial in self._under_way if trial.status == Trial.PENDING), None)
 
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, Any]) -> str:
         """Stop or continue, as the stage's own scheduler decides."""

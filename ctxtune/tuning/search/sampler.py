@@ -13,10 +13,10 @@ from ctxtune.config.points import MOST_ENUMERATED, all_points, point_key, random
 from ctxtune.config.resolve import dimension_order, is_active, is_feasible
 from ctxtune.errors import ConfigError
 from ctxtune.tuning.record.journal import RunRecord
-from ctxtune.tuning.search.bounded_history import BoundedTPE, Coordinates
 from ctxtune.tuning.search.learning_curves import CurveSampler
 from ctxtune.tuning.search.multi_objective import told_scores
 from ctxtune.tuning.search.rounding import RoundingSampler, rounded
+from ctxtune.tuning.search.tree_parzen import TreeParzenSampler, TrialHistory
 from ctxtune.yaml_text import Tree
 
 MOST_REFUSED = 10
@@ -44,12 +44,12 @@ class Sampler:
         self._config = config
         self._order = dimension_order(config)
         self._starts = list({point_key(point): point for point in start_points(config).values()}.values())
-        self._coordinates: Coordinates = {}
+        self._several = bool(config.search.objective.beside)
+        self._history = TrialHistory()
         self._study = optuna.create_study(
             directions=["maximize" if each.mode == "max" else "minimize" for each in config.search.objective.all],
             sampler=self._fresh_sampler(0),
         )
-        self._several = bool(config.search.objective.beside)
         self._open: dict[str, optuna.Trial] = {}
         self._asked = 0
         self._tried: set[tuple[object, ...]] = set()
@@ -221,14 +221,12 @@ class Sampler:
             if settings.name == "tpe":
                 # constant_liar: trials that still run count as poor, so that parallel suggestions keep apart. Each dimension by
                 # itself: with few trials the joint model stays with the choices that it began with (benchmarks/search.py).
-                return BoundedTPE(
-                    self._coordinates,
-                    seed=seed,
-                    multivariate=False,
-                    group=False,
-                    constant_liar=True,
-                    n_startup_trials=settings.startup_trials,
-                )
+                startup = settings.startup_trials
+                if self._several:
+                    return optuna.samplers.TPESampler(
+                        seed=seed, multivariate=False, group=False, constant_liar=True, n_startup_trials=startup
+                    )
+                return TreeParzenSampler(self._history, seed=seed, startup_trials=startup)
             if settings.name == "gp":
                 process = optuna.samplers.GPSampler(seed=seed, n_startup_trials=settings.startup_trials)
                 # By itself it learns from complete trials only, of which there are few where trials are stopped.

@@ -8,6 +8,7 @@ _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"<>]+""")
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _AUTHORITY = re.compile(r"[^/?#]*")
 _WITHOUT_SLASHES = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/?)?[^\s/:@=]+:[^\s@]+@")
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+(%\w+)?\]")
 _WEB = ("http", "https")
 MOST_GUESSED = 3
 """Characters of a value so short that it stands in any text."""
@@ -42,7 +43,7 @@ def redact(uri: str) -> str:
 def _names_a_port(scheme: str, head: str) -> bool:
     """Whether what stands before the path is a host, with or without a port, and cannot be `user:the-begin-of-a-password`."""
     _, separator, port = head.rpartition(":")
-    return not separator or head.endswith("]") or (port.isdecimal() and scheme in _WEB)
+    return not separator or bool(_IPV6.fullmatch(head)) or (port.isdecimal() and scheme in _WEB)
 
 
 def redact_argument(argument: str) -> str:

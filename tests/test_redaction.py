@@ -40,6 +40,8 @@ def test_an_encoded_password_is_never_shown_and_the_host_always(scheme, password
 @example("mysql", "s?e=cret", "/tracking?ssl=1")
 @example("postgresql", "sec@re/t?cret", "/tracking")
 @example("postgresql", "s[cret", "")
+@example("postgresql", "0000]/", "")
+@example("postgresql", "se]/cret", "/tracking")
 def test_databases_take_a_password_as_it_is_and_no_piece_of_it_is_shown(scheme, password, behind):
     uri = f"{scheme}://ada:{password}@{HOST}{behind}"
     shown = redact(uri)

@@ -89,7 +89,7 @@ class TrialHistory:
         for name, value in trial.params.items():
             places = self._places.get(name, np.empty(0))
             if len(places) <= trial.number:
-                places = np.concatenate([places, np.full(max(64, trial.number), np.nan)])
+                places = np.concatenate([places, np.full(max(64, trial.number + 1), np.nan)])
                 self._places[name] = places
             places[trial.number] = trial.distributions[name].to_internal_repr(value)
 

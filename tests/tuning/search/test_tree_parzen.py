@@ -192,6 +192,15 @@ def test_of_those_under_way_the_latest_are_learned_from(bounds):
     assert points == {0: 10, 4: 14, 9: 14}
 
 
+@pytest.mark.parametrize("failed", [63, 64, 65, 200])
+def test_a_dimension_that_no_trial_had_for_long_is_learned_from_as_well(failed):
+    study, history = optuna.create_study(direction="maximize"), TrialHistory()
+    study.add_trials([create_trial(state=TrialState.FAIL) for _ in range(failed)])
+    study.add_trials([trial_of(number, 30) for number in range(30)])
+    assert suggested(study, ours(history)) == suggested(study_of(30), ours())
+    assert sum(map(len, history.good_and_other("x"))) == 30
+
+
 def test_trials_that_failed_are_not_learned_from():
     study, without = study_of(30), study_of(30)
     trial = study.ask()

@@ -10,9 +10,6 @@ from torch import Tensor
 
 ArrayLike = Tensor | np.ndarray
 # A tile of similarities stays in the processor's cache; a GPU wants larger products.
-CHUNK_ON_CPU = 1024
-CHUNK_ON_GPU = 4096
-LARGEST_CHUNK = 65536
 
 
 def as_matrix(embeddings: ArrayLike, name: str) -> Tensor:
@@ -94,12 +91,3 @@ def check_recall_at(recall_at: Iterable[int], available: int) -> tuple[int, ...]
 def working_device(queries: ArrayLike) -> torch.device:
     """The queries' device if it computes in float64, else the CPU."""
     return queries.device if isinstance(queries, Tensor) and queries.is_cuda else torch.device("cpu")
-
-
-def check_chunk_size(chunk_size: int | None, device: torch.device) -> int:
-    """Rows of a block: `chunk_size`, or a size that suits the device; ValueError unless from 1 to 65536."""
-    if chunk_size is None:
-        return CHUNK_ON_GPU if device.type == "cuda" else CHUNK_ON_CPU
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or not 1 <= chunk_size <= LARGEST_CHUNK:
-        raise ValueError(f"chunk_size must be an integer from 1 to {LARGEST_CHUNK}, found {chunk_size!r}")
-    return chunk_size

@@ -11,9 +11,9 @@ from ctxtune.retrieval.cutoffs import Cutoffs
 from ctxtune.retrieval.embeddings import Embeddings
 from ctxtune.retrieval.similarity import exact_matrix
 from ctxtune.retrieval.threads import Workers
+from ctxtune.retrieval.work_sizes import class_elements
 
 PIECE = 1024
-BATCH_ELEMENTS = 2**18
 # Queries with more matches than this are spared those that cannot count.
 SORTED_WHOLE = 256
 
@@ -154,7 +154,7 @@ def _class_batches(
         for g in range(0, items, PIECE)
     ]
     pieces.sort()
-    for begin, end in _batches([max(piece[:2]) * dimension for piece in pieces]):
+    for begin, end in _batches([max(piece[:2]) * dimension for piece in pieces], class_elements(device)):
         queries, items, query_from, item_from, offset = torch.tensor(pieces[begin:end], device=device).T[:, :, None]
         along_queries = torch.arange(int(queries.max()), device=device)[None]
         along_items = torch.arange(int(items.max()), device=device)[None]
@@ -163,12 +163,12 @@ def _class_batches(
         yield order[query_from + along_queries], members.items[item_from + along_items], offset + along_items, used
 
 
-def _batches(widths: list[int]) -> Iterator[tuple[int, int]]:
-    """Runs of consecutive rows that, padded to the widest of the run, hold at most BATCH_ELEMENTS, or are one row."""
+def _batches(widths: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive rows that, padded to the widest of the run, hold at most so many elements, or are one row."""
     begin, widest = 0, 0
     for end, width in enumerate(widths):
         widest = max(widest, width)
-        if end > begin and (end + 1 - begin) * widest > BATCH_ELEMENTS:
+        if end > begin and (end + 1 - begin) * widest > most:
             yield begin, end
             begin, widest = end, width
     if begin < len(widths):
@@ -191,4 +191,4 @@ def _sort_by_rank(start: Tensor, items: Tensor, similarities: Tensor, workers: W
         similarities[places] = ordered[used]
         items[places] = items[(first + order)[used]]
 
-    workers.each(sort, _batches(widths))
+    workers.each(sort, _batches(widths, class_elements(start.device)))

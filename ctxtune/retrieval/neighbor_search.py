@@ -10,9 +10,10 @@ from ctxtune.float32_products import full_float32
 from ctxtune.retrieval.backends import choose_backend
 from ctxtune.retrieval.embeddings import Block, Embeddings, read_embeddings
 from ctxtune.retrieval.faiss_search import Fetch, faiss_fetch
-from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, working_device
+from ctxtune.retrieval.inputs import ArrayLike, working_device
 from ctxtune.retrieval.similarity import exact_matrix, exact_pairs, float32_error, float32_products
 from ctxtune.retrieval.threads import Workers
+from ctxtune.retrieval.work_sizes import tile_rows
 
 # Candidates are compared exactly this many embedding elements at a time.
 CANDIDATE_ELEMENTS = 2**21
@@ -46,7 +47,7 @@ def nearest(
     Raises ValueError for bad embeddings or a k out of range, ImportError where faiss is asked for and not installed.
     """
     device = working_device(query_embeddings)
-    chunk = check_chunk_size(chunk_size, device)
+    chunk = tile_rows(chunk_size, device)
     use_faiss = choose_backend(backend) == "faiss"
     # faiss has threads of its own.
     with torch.no_grad(), full_float32("cpu", "cuda"), Workers(device, alone=use_faiss) as workers:

@@ -16,11 +16,11 @@ from ctxtune.retrieval.matches import Matches
 from ctxtune.retrieval.similarity import exact_pairs, products_error
 from ctxtune.retrieval.tile_ops import count_above, list_between, list_ranked
 from ctxtune.retrieval.tiles import Tile
+from ctxtune.retrieval.work_sizes import pair_elements
 
 # Of a tile's pairs, so many may be compared one by one; the first is a share.
 OPEN_SHARE = 0.05
 LEAST_LIMIT = 1000
-PAIR_ELEMENTS = 2**19
 # Similarities and their errors span less than this.
 SEPARATION = 4.0
 
@@ -83,7 +83,7 @@ class RankCounter:
         # Tiles are added by several threads; adding to a tensor is not atomic.
         self._lock = Lock()
         # Pairs to be compared exactly, of several tiles: a few at a time would cost more in calls than in arithmetic.
-        self._together = max(1, PAIR_ELEMENTS // queries.dimension)
+        self._together = max(1, pair_elements(queries.device) // queries.dimension)
         self._open: list[Tensor] = []
         self._open_number = 0
 

@@ -9,12 +9,13 @@ from ctxtune.float32_products import full_float32
 from ctxtune.retrieval.backends import choose_backend
 from ctxtune.retrieval.embeddings import Embeddings, read_embeddings
 from ctxtune.retrieval.faiss_search import score_with_faiss
-from ctxtune.retrieval.inputs import ArrayLike, check_chunk_size, check_recall_at, number_classes, working_device
+from ctxtune.retrieval.inputs import ArrayLike, check_recall_at, number_classes, working_device
 from ctxtune.retrieval.matches import class_members
 from ctxtune.retrieval.process_group import Processes
 from ctxtune.retrieval.ranking import Search, score_queries
 from ctxtune.retrieval.scores import RetrievalScores, summarize
 from ctxtune.retrieval.threads import Workers
+from ctxtune.retrieval.work_sizes import tile_rows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -68,7 +69,7 @@ def score(
         _check_inputs(queries, gallery, processes)
         ks = check_recall_at(recall_at, len(gallery) - exclude_self)
         members = class_members(gallery.classes, len(classes.labels))
-        tile = check_chunk_size(chunk_size, device)
+        tile = tile_rows(chunk_size, device, alone=process_group is None)
         search = Search(queries, gallery, members, exclude_self, full_map, tile, processes, workers)
         scores = score_with_faiss(search) if use_faiss else score_queries(search)
     numbers = classes.queries.cpu().numpy()

@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,10 +44,15 @@ class RecordedPass:
     plain pass would have drawn.
 
     Args:
-        embed: images to embeddings, without autocast's cache of weights, which a replay would find stale.
+        embed: images to embeddings, computed with `leaves`, without autocast's cache of weights, which a replay would
+            find stale.
         images: of the shape to record, on the device.
         parameters: whose gradients are taken.
+        leaves: the same memory as each parameter's, apart from it for autograd.
         pool: of memory, from `torch.cuda.graph_pool_handle` or another recording on the device.
+
+    Raises:
+        RuntimeError: the embeddings depend on a parameter past its leaf.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class RecordedPass:
         embed: Callable[[Tensor], Tensor],
         images: Tensor,
         parameters: Sequence[nn.Parameter],
+        leaves: Sequence[Tensor],
         pool: Any,
     ) -> None:
         self._images = channels_last(images.detach().clone())
@@ -65,10 +72,12 @@ class RecordedPass:
             embeddings = embed(self._images)
         self._gradient = torch.empty_like(embeddings, requires_grad=False)
         with torch.cuda.graph(self._backward, pool=pool, capture_error_mode="thread_local"):
-            found = torch.autograd.grad(embeddings, parameters, self._gradient, allow_unused=True)
+            found = torch.autograd.grad(embeddings, [*leaves, *parameters], self._gradient, allow_unused=True)
+            if any(gradient is not None for gradient in found[len(leaves) :]):
+                raise RuntimeError("a layer reads a parameter that is not an attribute of it")
             self._gradients = [
                 None if gradient is None else _laid_out_as(parameter, gradient)
-                for parameter, gradient in zip(parameters, found, strict=True)
+                for parameter, gradient in zip(parameters, found[: len(leaves)], strict=True)
             ]
         self._embeddings = embeddings.detach()
         _LIVING.add(self)
@@ -92,18 +101,19 @@ class StepRecorder:
 
     Args:
         module: whose parameters are trained.
-        embed: as `RecordedPass` takes it.
+        embed: images to embeddings by the module with other tensors in place of its parameters (by name, the first
+            argument); without autocast's cache of weights.
         kind: makes a recording, from what `RecordedPass` takes.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        embed: Callable[[Tensor], Tensor],
+        embed: Callable[[dict[str, Tensor], Tensor], Tensor],
         kind: Callable[..., RecordedPass] = RecordedPass,
     ) -> None:
         self._embed, self._kind = embed, kind
-        self._parameters, self._modules = list(module.parameters()), list(module.modules())
+        self._parameters, self._modules = dict(module.named_parameters()), list(module.modules())
         self._recorded: RecordedPass | None = None
         self._shape: tuple[object, ...] = ()
         self._modes: tuple[bool, ...] = ()
@@ -120,7 +130,10 @@ class StepRecorder:
         if self.failed:
             return None
         shape = images.shape, images.dtype
-        modes = (*(each.requires_grad for each in self._parameters), *(each.training for each in self._modules))
+        modes = (
+            *(each.requires_grad for each in self._parameters.values()),
+            *(each.training for each in self._modules),
+        )
         if (shape, modes) != (self._shape, self._modes):
             if modes == self._modes and self._recorded is not None:
                 return None  # a batch that lacks an image; the usual ones come again
@@ -132,11 +145,15 @@ class StepRecorder:
         return self._recorded
 
     def _record(self, images: Tensor) -> RecordedPass | None:
-        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        trained = {name: parameter for name, parameter in self._parameters.items() if parameter.requires_grad}
         if not trained:
             return None
+        # Autograd gives each leaf a node of the stream on which it is first used. That of a parameter lives as long as
+        # anything of the last step does, and one of another stream than the recording's would end the recording.
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in trained.items()}
+        arguments = partial(self._embed, leaves), images, list(trained.values()), list(leaves.values())
         if images.device.type != "cuda":
-            return self._kind(self._embed, images, trained, None)
+            return self._kind(*arguments, None)
         living = (each.pool for each in _LIVING if each.device == images.device)
         shared = next((pool for pool in living if pool not in _SPOILT), None)
         pool = torch.cuda.graph_pool_handle() if shared is None else shared
@@ -145,7 +162,7 @@ class StepRecorder:
             # The stream of now is set again afterwards, also where a recording ends in the middle.
             stream = torch.cuda.stream(torch.cuda.current_stream(images.device))
             with _nothing_freed_meanwhile(images.device), torch.cuda.device(images.device), stream:
-                return self._kind(self._embed, images, trained, pool)
+                return self._kind(*arguments, pool)
         except Exception as error:  # noqa: BLE001 - whatever it is, the step itself does not need a recording
             self.failed = True
             _SPOILT.add(pool)

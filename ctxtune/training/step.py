@@ -150,9 +150,9 @@ class TrainingStep:
             embeddings = self._call(images)
         return at_least_float32(embeddings)
 
-    def _embed_to_record(self, images: Tensor) -> Tensor:
+    def _embed_to_record(self, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
         with autocast(self.precision, self.device, cached=False):
-            embeddings = self._forward(images)
+            embeddings = torch.func.functional_call(self._forward, parameters, (images,))
         return at_least_float32(embeddings)
 
     def _in_pieces(self, pieces: list[Tensor], labels: Tensor) -> dict[str, Tensor]:

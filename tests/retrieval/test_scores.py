@@ -309,13 +309,15 @@ def test_bad_input_is_refused(arguments, options, message):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("chunk_size", [None, 4096])
 @pytest.mark.parametrize("noise", [0.5, 1.5])
-def test_gpu_gives_the_same_numbers(noise):
+def test_gpu_gives_the_same_numbers(noise, chunk_size):
     points, labels = clusters(9000, 300, 32, noise)
     points, labels = torch.from_numpy(points), torch.from_numpy(labels)
     for splits in ((points, labels), (points[:3000], labels[:3000], points[3000:], labels[3000:])):
         expected = score(*splits, full_map=True, per_query=True)
-        found = score(*(split.cuda() for split in splits), full_map=True, per_query=True)
+        there = (split.cuda() for split in splits)
+        found = score(*there, full_map=True, per_query=True, chunk_size=chunk_size)
         np.testing.assert_array_equal(table(found), table(expected))
         assert found.recall_at == expected.recall_at
 

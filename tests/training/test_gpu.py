@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ctxtune.training import load_checkpoint, save_checkpoint
 from ctxtune.training.precision import resolve_precision
+from ctxtune.training.recording import STEPS_BEFORE, StepRecorder
 from ctxtune.training.trainer import Trainer
 from tests.helpers.losses import relative
-from tests.helpers.training import losses_of, reports_of, run_of, small_splits, train_here, trial_of
+from tests.helpers.training import first_batch, losses_of, reports_of, run_of, small_splits, train_here, trial_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -123,6 +125,37 @@ def test_a_recording_follows_what_is_trained(splits):
     run.advance(until=2)
     assert run.step.recorder.recorded
     assert not any(torch.equal(value, before[name]) for name, value in run.model.backbone.named_parameters())
+
+
+def test_a_step_is_recorded_while_the_graph_of_an_earlier_one_is_held(splits):
+    run = run_of(splits, device="cuda")
+    held = run.step._embed(first_batch(run)[0])  # with it the parameters' nodes, of another stream than the recording's
+    losses_of(run)
+    assert run.step.recorder.recorded
+    assert held.requires_grad
+
+
+class ReadsItsWeightPastItsAttribute(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4, device="cuda"))
+        self.hidden = [self.weight]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images @ self.hidden[0]
+
+
+def test_a_model_whose_gradients_a_recording_would_miss_is_not_recorded(splits):
+    module = ReadsItsWeightPastItsAttribute()
+    recorder = StepRecorder(module, lambda weights, images: torch.func.functional_call(module, weights, (images,)))
+    images = torch.randn(8, 4, device="cuda")
+    assert [recorder.find(images) for _ in range(STEPS_BEFORE)] == [None] * STEPS_BEFORE
+    with pytest.warns(UserWarning, match="reads a parameter that is not an attribute"):
+        assert recorder.find(images) is None
+    assert recorder.failed
+    run = run_of(splits, device="cuda")
+    losses_of(run)
+    assert run.step.recorder.recorded
 
 
 def test_a_short_run_reaches_the_score_of_the_cpu_and_can_be_resumed(splits, tmp_path):

@@ -19,8 +19,15 @@ def splits() -> RunSplits:
 class ComputedPass:
     """What a recording does, by computing it."""
 
-    def __init__(self, embed: Callable[[Tensor], Tensor], images: Tensor, trained: Sequence[nn.Parameter], _: object):
-        self.embed, self.trained, self.shape = embed, trained, images.shape
+    def __init__(
+        self,
+        embed: Callable[[Tensor], Tensor],
+        images: Tensor,
+        trained: Sequence[nn.Parameter],
+        leaves: Sequence[Tensor],
+        _: object,
+    ) -> None:
+        self.embed, self.trained, self.leaves, self.shape = embed, trained, leaves, images.shape
 
     def forward(self, images: Tensor) -> Tensor:
         assert images.shape == self.shape
@@ -28,7 +35,7 @@ class ComputedPass:
         return self.embeddings.detach().clone()
 
     def backward(self, gradient: Tensor) -> None:
-        found = torch.autograd.grad(self.embeddings, self.trained, gradient, allow_unused=True)
+        found = torch.autograd.grad(self.embeddings, self.leaves, gradient, allow_unused=True)
         for parameter, its in zip(self.trained, found, strict=True):
             parameter.grad = its
 

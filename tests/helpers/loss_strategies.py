@@ -62,3 +62,17 @@ def far_from_edges(embeddings: torch.Tensor, k: int, epsilon: float, distance: f
         gaps = [torch.where(gap == 0, torch.ones_like(gap), gap) for gap in gaps]
     gaps += [(similarities - margin).abs() for margin in (0.75, 0.6)]
     return min(float(gap.min()) for gap in gaps) > distance
+
+
+# All but nothing lies outside of some rows' neighborhoods, whose gradients are 1e13 times those of other rows.
+UNEVEN_BATCH = batch(items=7, dim=2, per_class=1, spread=0.5, seed=0)
+UNEVEN_OPTIONS: dict[str, Any] = {
+    "k": 6,
+    "epsilon": 0.3,
+    "step": "sigmoid",
+    "temperature": 0.01,
+    "conjunction": "minimum",
+    "overlap": "both",
+    "query_expansion": True,
+    "detach_overlap_normalizer": False,
+}

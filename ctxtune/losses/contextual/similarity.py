@@ -155,9 +155,10 @@ class _MinimumProduct(torch.autograd.Function):
             # 1 where first is smaller, 1/2 where equal, 0 where larger: the share of `first` in the gradient.
             share = 0.5 - 0.5 * torch.sign(first[rows].unsqueeze(1) - second)
             incoming = gradients[0][rows]
-            of_first = torch.einsum("ij,ijp->ip", incoming, share)
-            gradient_first[rows] = of_first
-            gradient_second += incoming.sum(dim=0).unsqueeze(1) - torch.einsum("ij,ijp->jp", incoming, share)
+            gradient_first[rows] = torch.einsum("ij,ijp->ip", incoming, share)
+            # Not the sum over i less what `first` takes: rows with next to nothing outside of them have gradients that
+            # would leave only rounding of the others'.
+            gradient_second += torch.einsum("ij,ijp->jp", incoming, share.neg_().add_(1.0))
         return gradient_first, gradient_second
 
 

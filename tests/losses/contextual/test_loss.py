@@ -5,13 +5,21 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 
 from ctxtune.losses import ContextualLoss, contextual_similarity
 from ctxtune.losses.contextual import closed_form, neighborhoods
 from ctxtune.losses.contextual.hybrid import hybrid_loss
 from ctxtune.losses.contextual.similarity import minimum_product
-from tests.helpers.loss_strategies import BATCHES, CLOSED_FORM_OPTIONS, OPTIONS, WEIGHTS, far_from_edges
+from tests.helpers.loss_strategies import (
+    BATCHES,
+    CLOSED_FORM_OPTIONS,
+    OPTIONS,
+    UNEVEN_BATCH,
+    UNEVEN_OPTIONS,
+    WEIGHTS,
+    far_from_edges,
+)
 from tests.helpers.losses import batch, naive_loss, naive_similarity, relative, value_and_gradient
 
 
@@ -31,6 +39,7 @@ class TestFormula:
         assert relative(found[1], wanted[1]) < 1e-8
 
     @given(data=BATCHES, options=OPTIONS, seed=st.integers(0, 100))
+    @example(data=UNEVEN_BATCH, options=UNEVEN_OPTIONS, seed=0)
     def test_similarity_as_a_function_of_similarities(self, data: Any, options: dict[str, Any], seed: int) -> None:
         units = torch.nn.functional.normalize(data[0], dim=1)
         similarities = units @ units.T

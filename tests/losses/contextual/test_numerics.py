@@ -5,17 +5,26 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 
 from ctxtune.losses import ContextualLoss
 from ctxtune.losses.contextual import closed_form, cuda_graphs
-from tests.helpers.loss_strategies import BATCHES, OPTIONS, WEIGHTS, far_from_edges, least_outside
+from tests.helpers.loss_strategies import (
+    BATCHES,
+    OPTIONS,
+    UNEVEN_BATCH,
+    UNEVEN_OPTIONS,
+    WEIGHTS,
+    far_from_edges,
+    least_outside,
+)
 from tests.helpers.losses import batch, relative, value_and_gradient
 from tests.helpers.precision import reduced_products
 
 
 class TestNumerics:
     @given(data=BATCHES, options=OPTIONS, seed=st.integers(0, 1000))
+    @example(data=UNEVEN_BATCH, options=UNEVEN_OPTIONS, seed=0)
     def test_order_of_the_batch_does_not_matter(self, data: Any, options: dict[str, Any], seed: int) -> None:
         embeddings, labels = data
         assume(far_from_edges(embeddings, options["k"], options["epsilon"], 1e-12))

@@ -11,13 +11,15 @@ _MARKDOWN = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[])")
 
 
 def duration(hours: float) -> str:
-    """Hours, or minutes where that says more; not a number is a dash.
+    """Hours, or minutes or seconds where that says more; not a number is a dash.
 
-    >>> duration(0.0123), duration(2.51), duration(1234.5)
-    ('0.7 min', '2.5 h', '1,234 h')
+    >>> duration(0.0002), duration(0.0123), duration(0.123), duration(2.51), duration(1234.5)
+    ('0.7 s', '44 s', '7.4 min', '2.5 h', '1,234 h')
     """
     if not math.isfinite(hours):
         return "–"
+    if 60 * hours < 1:
+        return f"{3600 * hours:.{0 if 3600 * hours >= 10 else 1}f} s"
     if hours < 1:
         return f"{60 * hours:.1f} min"
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"

@@ -11,13 +11,13 @@ from ctxtune.tuning.record.journal import Journal
 from tests.helpers.sweeps import SMALL, run_sweep
 
 PRICE = 7.2
-BUDGET = 6.0 / 3600  # six seconds of one GPU
+BUDGET = 30.0 / 3600  # of one GPU: on a slow or busy machine, too, the start and some trials
 OVERRIDES = [
     *SMALL,
     "trial.precision=float32",
     "trial.schedule.epochs=6",
     "trial.sampler.batches_per_epoch=6",
-    "search.trials=200",
+    "search.trials=2000",
     "search.scheduler.name=none",
     f"search.budget.gpu_hours={BUDGET}",
     "select=null",
@@ -32,7 +32,7 @@ def test_a_sweep_keeps_its_gpu_hours_within_an_evaluation_and_says_what_each_tri
     done = run_sweep(repository, tmp_path, overrides=OVERRIDES, variables=variables)
     assert done.returncode == 0, done.stderr
     trials = Journal(tmp_path / "results/quickstart/journal.jsonl").stage("search")
-    assert 1 < len(trials) < 200
+    assert 1 < len(trials) < 2000
     # Half a GPU each: two are packed on the one there is, and no more.
     under_way, most = set(), 0
     for line in (tmp_path / "results/quickstart/journal.jsonl").read_text().splitlines():

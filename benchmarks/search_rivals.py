@@ -4,8 +4,8 @@ Install what is to be compared into a folder of its own and put that on PYTHONPA
 
     python -m pip install --no-deps --target FOLDER hpbandster ConfigSpace more-itertools statsmodels \
         patsy Pyro4 serpent netifaces  # BOHB
-    python -m pip install --no-deps --target FOLDER HEBO pymoo gpytorch linear_operator jaxtyping \
-        wadler_lindig disjoint-set  # HEBO
+    python -m pip install --no-deps --target FOLDER HEBO "pymoo<0.6.2" gpytorch linear_operator jaxtyping \
+        wadler_lindig disjoint-set moocore cffi pycparser alive_progress about_time grapheme  # HEBO
 
 All are stopped by this package's rungs, so that only who suggests differs.
 """

@@ -58,8 +58,8 @@ class Sample:
     def cutoffs(self, queries: Block, needed: Tensor) -> tuple[Cutoffs, bool]:
         """Cutoffs of a block of queries, and whether it is crowded: neighbors too close for approximate similarities."""
         own = (queries.origin[:, None] == self.items) if self.exclude_self else None
-        error = float32_error(queries.source.dimension)
-        values = float32_products(queries.approximate, self.block.approximate)
+        values = float32_products(queries.pieces, self.block.pieces)
+        error = float32_error(queries.source.dimension, queries.pieces[0].shape[1])
         similarity = _reached(values, own, needed) - error
         if not _is_crowded(values, similarity, error):
             return Cutoffs(similarity, torch.full_like(needed, self.gallery_size)), False

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ctxtune.retrieval.inputs import ArrayLike, as_matrix
-from ctxtune.retrieval.similarity import euclidean_norms, normalize
+from ctxtune.retrieval.similarity import euclidean_norms, normalize, piece_width
 from ctxtune.retrieval.threads import Workers
 
 CHECK_ELEMENTS = 2**18
@@ -89,9 +89,19 @@ class Block:
             return self.normalized.float()
         return self.source.approximate_rows(slice(self.start, self.stop))
 
+    @cached_property
+    def pieces(self) -> list[Tensor]:
+        """`approximate` in pieces of its dimensions, one after the other, (n, w) each."""
+        width = piece_width(self.source.device, self.source.dimension)
+        whole = self.approximate
+        if width == self.source.dimension:
+            return [whole]
+        self.__dict__.pop("approximate", None)
+        return [piece.contiguous() for piece in torch.split(whole, width, dim=1)]
+
     def release(self) -> None:
         """Forget the normalized rows."""
-        for kept in ("normalized", "approximate", "by_class"):
+        for kept in ("normalized", "approximate", "pieces", "by_class"):
             self.__dict__.pop(kept, None)
 
     @property

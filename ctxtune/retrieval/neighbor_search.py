@@ -80,7 +80,7 @@ def torch_fetch(gallery: Embeddings, chunk: int) -> Fetch:
         best = torch.empty(len(queries), 0, dtype=torch.float32, device=gallery.device)
         items = torch.empty(len(queries), 0, dtype=torch.int64, device=gallery.device)
         for block in gallery.blocks(max(chunk, number)):
-            values = float32_products(queries.approximate, block.approximate)
+            values = float32_products(queries.pieces, block.pieces)
             block.release()
             found = values.topk(min(number, values.shape[1]), dim=1)
             best = torch.cat([best, found.values], dim=1)

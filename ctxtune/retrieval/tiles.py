@@ -36,8 +36,8 @@ def compute_tile(queries: Block, gallery: Block, *, exact: bool = False) -> Tile
     if exact or queries.crowded or gallery.crowded:
         values, error = exact_matrix(queries.normalized, gallery.normalized), 0.0
     else:
-        values = float32_products(queries.approximate, gallery.approximate)
-        error = float32_error(queries.source.dimension)
+        values = float32_products(queries.pieces, gallery.pieces)
+        error = float32_error(queries.source.dimension, queries.pieces[0].shape[1])
     rows, columns = _pairs_of_one_class(queries, gallery)
     values[rows, columns] = SAME_CLASS
     return Tile(values, error, queries, gallery)

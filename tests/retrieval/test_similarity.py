@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxtune.retrieval import nearest, score
-from ctxtune.retrieval.similarity import euclidean_norms, exact_matrix, exact_pairs, normalize
+from ctxtune.retrieval.similarity import (
+    euclidean_norms,
+    exact_matrix,
+    exact_pairs,
+    float32_error,
+    float32_products,
+    normalize,
+)
 
 
 def normalized(values):
@@ -44,6 +51,23 @@ def test_order_of_summation_does_not_matter(dimension):
     assert torch.equal(found, exact_matrix(right, left).T)
     assert torch.equal(found, exact_pairs(left.repeat_interleave(30, 0), right.repeat(20, 1)).view(20, 30))
     assert torch.equal(exact_matrix(left, left), exact_matrix(left, left.clone()))
+
+
+@given(
+    dimension=st.integers(1, 700),
+    width=st.integers(1, 200),
+    alike=st.sampled_from([0.0, 1.0, 30.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_float32_products_of_pieces_are_within_their_bound_and_that_is_the_closer_the_shorter_they_are(
+    dimension, width, alike, seed
+):
+    generator = np.random.default_rng(seed)
+    rows = normalized(alike + generator.standard_normal((25, dimension)))
+    pieces = list(rows.float().split(width, dim=1))
+    bound = float32_error(dimension, len(pieces[0][0]))
+    assert (float32_products(pieces, pieces).double() - exact_matrix(rows, rows)).abs().max() <= bound
+    assert bound <= float32_error(dimension)
 
 
 def test_a_difference_in_the_last_bits_decides():

@@ -90,7 +90,7 @@ def _plan(ablation: "Ablation", arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, markup=False)
     # A pilot that is none is told before data are loaded and steps are timed.
     pilot = find_pilot(ablation) if ablation.pilot is not None else None
-    assumed = read_assumed(arguments.assume) if arguments.assume else None
+    assumed = read_assumed(arguments.assume) if arguments.assume is not None else None
     print_plan(console, ablation, arguments.address, arguments.storage, assumed)
     if ablation.notify:
         console.print(f"at the end: {ablation.notify.places}")

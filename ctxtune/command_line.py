@@ -17,7 +17,7 @@ from ctxtune import signals
 from ctxtune.consoles import Console, printable_lines
 from ctxtune.durable_files import NO_ROOM
 from ctxtune.errors import CtxtuneError
-from ctxtune.redaction import redact_argument, without_secrets
+from ctxtune.redaction import redact_addresses, redact_argument, without_secrets
 from ctxtune.signals import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from ctxtune.standard_streams import (
     EXIT_OUTPUT_LOST,
@@ -113,7 +113,8 @@ def _told(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    lines = (line if _COMMAND in line else with_short_words(line) for line in printable_lines(text).split("\n"))
+    lines = printable_lines(redact_addresses(text)).split("\n")
+    lines = [line if _COMMAND in line else with_short_words(line) for line in lines]
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print("\n".join(lines), style="red")
 
 
@@ -176,6 +177,18 @@ def whole_number(text: str) -> int:
     return number
 
 
+def positive_number(text: str) -> int:
+    """The type of arguments of which there is at least one.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number, too large, or below 1.
+    """
+    number = whole_number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1; found {number}")
+    return number
+
+
 def advise(advice: str | None) -> None:
     """Say what a file seldom means, where there is something to say; nothing is changed by it."""
     if advice is not None:
@@ -192,4 +205,6 @@ def _show_warning(
 ) -> None:
     """A warning in words, without the line of code that gave it; what libraries say to developers is left out."""
     if not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"warning: {message}", style="yellow")
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
+            f"warning: {redact_addresses(str(message))}", style="yellow"
+        )

@@ -10,6 +10,7 @@ from ctxtune.consoles import Console
 from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, CtxtuneError
 from ctxtune.shipped import KINDS, described, find_file, named, shipped_files, shipped_folder
+from ctxtune.text import dry_run_command
 from ctxtune.yaml_text import file_text
 
 
@@ -50,7 +51,7 @@ def main() -> int:
     except OSError as error:
         raise CtxtuneError(f"{target}: {error.strerror or error}") from error
     command = "ablate" if "ablations" in source.parts else "sweep"
-    console.print(f"{target}   try it: python -m ctxtune.{command} {target} --dry-run")
+    console.print(f"{target}   try it: {dry_run_command(command, target)}")
     return 0
 
 

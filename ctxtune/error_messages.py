@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctxtune.redaction import redact
 from ctxtune.settings import REFUSED
 from ctxtune.text import did_you_mean, shortened
 from ctxtune.yaml_text import quoted
@@ -37,12 +38,13 @@ _BOUNDS = {
 }
 
 
-def in_words(problems: Sequence[Mapping[str, Any]], written: str | None = None) -> str:
+def in_words(problems: Sequence[Mapping[str, Any]], written: str | None = None, *, secret: bool = False) -> str:
     """What is wrong with one value, from all that pydantic says of it: one problem for each kind that it might be.
 
     Args:
         problems: of pydantic.
         written: the value as the file has it, where YAML reads no text there.
+        secret: the value is not to be shown.
 
     >>> in_words([{"type": "literal_error", "msg": "", "input": "some", "ctx": {"expected": "'auto'"}},
     ...           {"type": "int_parsing", "msg": "", "input": "some"}])
@@ -52,17 +54,33 @@ def in_words(problems: Sequence[Mapping[str, Any]], written: str | None = None) 
     if told:
         return str(told[0]["msg"]).removeprefix("Value error, ")
     kinds = {problem["type"] for problem in problems}
-    if written is not None and kinds & {"string_type", "string_pattern_mismatch"}:
+    if written is not None and not secret and kinds & {"string_type", "string_pattern_mismatch"}:
         return f"expected text; YAML reads {shortened(written)} as {_kind(problems[0]['input'])}; {quoted(written)}"
     expected = list(dict.fromkeys(filter(None, map(_expected, problems))))
     found = problems[0]["input"]
     if not expected:
-        return f"{problems[0]['msg']}; found {_shown(found)}"
-    return f"expected {' or '.join(expected)}; found {_shown(found)}{_near(problems, found)}"
+        return f"{problems[0]['msg']}; found {shown_value(found, secret=secret)}"
+    near = "" if secret else _near(problems, found)
+    return f"expected {' or '.join(expected)}; found {shown_value(found, secret=secret)}{near}"
 
 
-def _shown(found: object) -> str:
-    return "a block of keys" if isinstance(found, Mapping) else shortened(repr(found), 200)
+def shown_value(found: object, *, secret: bool = False) -> str:
+    """A value as a message shows it: shortened, and without the passwords of addresses.
+
+    >>> shown_value(["https://me:word@host/x"])
+    "['https://host/x']"
+    """
+    if isinstance(found, Mapping):
+        return "a block of keys"
+    return "***" if secret else shortened(repr(_without_passwords(found)), 200)
+
+
+def _without_passwords(found: object) -> object:
+    if isinstance(found, (list, tuple)):
+        return type(found)(_without_passwords(each) for each in found)
+    if isinstance(found, Mapping):
+        return {_without_passwords(key): _without_passwords(value) for key, value in found.items()}
+    return redact(found) if isinstance(found, str) and ("@" in found or "://" in found) else found
 
 
 def _kind(found: object) -> str:

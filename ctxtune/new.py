@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.progress import Progress
 
-from ctxtune.command_line import OTHER_EXITS, program_name, run_command, whole_number
+from ctxtune.command_line import OTHER_EXITS, positive_number, program_name, run_command
 from ctxtune.consoles import Console
 from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.text import counted, printable
+from ctxtune.text import counted, dry_run_command, printable
 
 if TYPE_CHECKING:
     from ctxtune.data.split import Benchmark
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE", type=Path, help="file to write (default: NAME.yaml here)")
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
     parser.add_argument("--quick", action="store_true", help="do not open the images")
-    parser.add_argument("--workers", metavar="N", type=whole_number, help="threads (default: all processors)")
+    parser.add_argument("--workers", metavar="N", type=positive_number, help="threads (default: all processors)")
     return parser
 
 
@@ -91,7 +91,7 @@ def main() -> int:
             f"{printable(str(arguments.data.absolute()))} or {printable(str(target))}: a name that is no UTF-8 cannot stand "
             "in a YAML file; rename it"
         ) from None
-    console.print(f"{target}   next: python -m ctxtune.sweep {target} --dry-run")
+    console.print(f"{target}   next: {dry_run_command('sweep', target)}")
     return 1 if faults else 0
 
 

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"<>]+""")
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _AUTHORITY = re.compile(r"[^/?#]*")
-_WITHOUT_SLASHES = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/?)?[^\s/:@=]+:[^\s@]+@")
+_WITHOUT_SLASHES = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/?)?/{0,2}[^\s/:@=]+:[^\s@]+@")
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+(%\w+)?\]")
 _WEB = ("http", "https")
 MOST_GUESSED = 3
@@ -37,7 +37,7 @@ def redact(uri: str) -> str:
         if rest.count("@") > 1 or scheme in _WEB or "=" in rest.partition("@")[0].partition("?")[2]:
             return f"{scheme}://***"
         rest = rest.partition("@")[2]
-    return f"{scheme}://{re.split('[?#]', rest, maxsplit=1)[0]}"
+    return f"{scheme}://{re.split('[?#;]', rest, maxsplit=1)[0]}"
 
 
 def _names_a_port(scheme: str, head: str) -> bool:
@@ -49,11 +49,21 @@ def _names_a_port(scheme: str, head: str) -> bool:
 def redact_argument(argument: str) -> str:
     """A command-line argument such as ``tracking.uri=https://user:password@host`` without its secrets."""
     name, separator, value = argument.partition("=")
-    if separator and name.startswith("notify"):
+    if separator and name.strip().startswith("notify"):
         return f"{name}=***"
     if separator and "://" not in name:
         return f"{name}={redact(value)}"
     return redact(argument)
+
+
+def redact_addresses(text: str) -> str:
+    """A message with the addresses in it redacted that hold a password, or what may be a key."""
+
+    def fit(found: re.Match[str]) -> str:
+        address = found[0]
+        return redact(address) if "@" in address or _SECRET_NAME.search(address) else address
+
+    return _ADDRESS.sub(fit, text)
 
 
 def without_secrets(text: str) -> str:

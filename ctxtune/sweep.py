@@ -66,7 +66,7 @@ def _plan(config: "SweepConfig", arguments: argparse.Namespace) -> int:
     from ctxtune.tuning.timing import read_assumed
 
     console = Console(highlight=False, markup=False)
-    assumed = read_assumed(arguments.assume) if arguments.assume else None
+    assumed = read_assumed(arguments.assume) if arguments.assume is not None else None
     print_plan(console, config, arguments.address, arguments.storage, assumed)
     if config.notify:
         console.print(f"at the end: {config.notify.places}")

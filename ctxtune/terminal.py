@@ -196,7 +196,7 @@ def add_driver_arguments(parser: argparse.ArgumentParser, what: str) -> None:
 
 def check_assumption(arguments: argparse.Namespace) -> None:
     """An assumed machine can be planned for, not run on. Raises ConfigError."""
-    if arguments.assume and not (arguments.dry_run or arguments.slurm is not None):
+    if arguments.assume is not None and not (arguments.dry_run or arguments.slurm is not None):
         raise ConfigError("--assume plans only: add --dry-run")
 
 

@@ -3,7 +3,9 @@
 import difflib
 import math
 import re
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 _OBEYED_BY_MARKDOWN = {"<": "&lt;", "&": "&amp;", "]": r"\]"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -23,6 +25,16 @@ def duration(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.1f} min"
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def dry_run_command(command: str, file: Path) -> str:
+    """The command that tries a file, quoted for the shell.
+
+    >>> dry_run_command("sweep", Path("-my cars.yaml"))
+    "python -m ctxtune.sweep './-my cars.yaml' --dry-run"
+    """
+    name = f"./{file}" if str(file).startswith("-") else str(file)  # no option
+    return shlex.join(["python", "-m", f"ctxtune.{command}", name, "--dry-run"])
 
 
 def counted(count: float, noun: str) -> str:

@@ -6,7 +6,9 @@ What YAML 1.1 reads in a way that nobody expects (``0200`` is 128, ``1:30`` is 9
 """
 
 import codecs
+import os
 import re
+import select
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ import yaml
 from ctxtune.errors import ConfigError, no_such_file
 from ctxtune.text import shortened
 
+PIPE_SECONDS = 5.0
 MOST_CHARACTERS = 250_000
 """Of a whole text: a hundred times what the largest of the shipped files has, and seconds for PyYAML."""
 MOST_VALUES = 10_000
@@ -80,7 +83,10 @@ def file_text(path: Path) -> str:
         ConfigError: it is missing, cannot be read, is too large, or no text in UTF-8.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not select.select([file], [], [], PIPE_SECONDS)[0]:
+                raise ConfigError(f"{path}: a pipe that nobody writes to")
+            os.set_blocking(file.fileno(), True)
             content = file.read(MOST_CHARACTERS + 1)
     except FileNotFoundError:
         raise no_such_file(path) from None
@@ -95,6 +101,11 @@ def file_text(path: Path) -> str:
             raise ConfigError(f"{path}: not a text in UTF-8 but in UTF-16; save it as UTF-8") from None
         line = 1 + content.count(b"\n", 0, error.start)
         raise ConfigError(f"{path}:{line}: not a text in UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe too where nobody writes to it (yet)."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_yaml(text: str) -> YamlText:

@@ -4,12 +4,17 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from ctxtune.settings import Settings
 
+MOST_HOURS = 1e9
+"""More than any cluster has; beyond it arithmetic ends before the budget does."""
+
 
 class LimitSettings(Settings):
     """Limits of a whole sweep or ablation; whichever is met first counts."""
 
-    hours: PositiveFloat | None = Field(None, description="wall time of the whole, confirmation or seeds included")
-    gpu_hours: PositiveFloat | None = None
+    hours: PositiveFloat | None = Field(
+        None, le=MOST_HOURS, description="wall time of the whole, confirmation or seeds included"
+    )
+    gpu_hours: PositiveFloat | None = Field(None, le=MOST_HOURS)
 
 
 class BudgetSettings(LimitSettings):

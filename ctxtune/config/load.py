@@ -4,6 +4,7 @@ import itertools
 import os
 import typing
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,9 @@ def load_search_space(path: Path | str, overrides: Iterable[str | Override] = ()
     """
     source = _read(path, overrides)
     if "search" not in source.data:
+        for key in source.data:
+            if key not in SweepConfig.model_fields and get_close_matches(str(key).lower(), ["search"], cutoff=0.7):
+                raise source.error((key,), 'unknown key; did you mean "search"?')
         whose = (
             "this is an ablation file; run it with ctxtune.ablate"
             if is_ablation(source.data)
@@ -167,7 +171,11 @@ def _words(model: type[BaseModel], source: Source, location: Location, problems:
     kinds = {problem["type"] for problem in problems}
     if "extra_forbidden" in kinds:
         return f"unknown key{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
-    return "this key is needed and missing" if "missing" in kinds else in_words(problems, source.written.get(location))
+    return (
+        "this key is needed and missing"
+        if "missing" in kinds
+        else in_words(problems, source.written.get(location), secret=location[:1] == ("notify",))
+    )
 
 
 def _known_part(data: Any, location: Location, *, keep_last: bool) -> Location:

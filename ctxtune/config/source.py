@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxtune.config.paths import Location, find_key, format_path
+from ctxtune.error_messages import shown_value
 from ctxtune.errors import ConfigError
 from ctxtune.redaction import redact_argument
 from ctxtune.text import did_you_mean, shortened
@@ -158,7 +159,8 @@ def _set(
         elif isinstance(node, dict):
             key, used = find_key(node, parts, dotted=location in blocks)
         else:
-            raise ConfigError(f"{origin}: {format_path(location)} is {shortened(repr(node))}, not a block with keys")
+            found = shown_value(node, secret=location[:1] == ("notify",))
+            raise ConfigError(f"{origin}: {format_path(location)} is {found}, not a block with keys")
         location, parts = (*location, key), parts[used:]
         if not parts:
             if value is None:

@@ -68,6 +68,10 @@ class ConfirmSettings(Settings):
     )
 
 
+LEAST_SHARE = 0.0001
+"""Of a core or a GPU."""
+
+
 class ResourcesSettings(Settings):
     """The `resources` block: what one trial gets; `auto`: one GPU where the cluster has one, else one CPU core."""
 
@@ -83,6 +87,10 @@ class ResourcesSettings(Settings):
             value = getattr(self, key)
             if value != "auto" and value < 0:
                 raise ValueError(f"{key} must be auto, 0 or more; found {value}")
+            if value != "auto" and 0 < value < LEAST_SHARE:
+                raise ValueError(
+                    f"{key} must be auto, 0 or at least {LEAST_SHARE}, the least that Ray counts; found {value}"
+                )
         return self
 
 

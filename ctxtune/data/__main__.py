@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ctxtune.command_line import EXIT_USER_ERROR, OTHER_EXITS, program_name, run_command, whole_number
+from ctxtune.command_line import EXIT_USER_ERROR, OTHER_EXITS, positive_number, program_name, run_command, whole_number
 from ctxtune.consoles import Console
 from ctxtune.data import cache
 from ctxtune.data.checking import SplitReport, advice, describe_split, open_images
@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="a setting as in the YAML: image.min_scale=0.16, dataset.image_size=64; may be given several times",
         )
-        command.add_argument("--workers", type=whole_number, default=None, help="threads (default: all processors)")
+        command.add_argument("--workers", type=positive_number, default=None, help="threads (default: all processors)")
     check, prepare, show = (commands.choices[name] for name in helps)
     check.add_argument("--quick", action="store_true", help="do not open the images")
     prepare.add_argument("--test", action="store_true", help="the test side too (by default it waits until it is due)")

@@ -13,7 +13,7 @@ from ctxtune.text import did_you_mean, shortened
 
 CPUS_PER_GPU = 4
 """Of a node whose CPUs nobody has counted: what Slurm gives by itself, one, would starve a GPU."""
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
+_TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})")
 _BETWEEN = re.compile(r",(?![^\[(]*[\])])")
 Word = Annotated[str, StringConstraints(pattern=r"^[\w.:/@|&*+\-\[\](),]+$")]
 
@@ -39,14 +39,14 @@ class SlurmOptions(Settings):
     @field_validator("gpus_per_node")
     @classmethod
     def _gpus(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"([A-Za-z][\w.-]*:)?[1-9]\d{0,3}", value):
+        if value is not None and not re.fullmatch(r"([A-Za-z][A-Za-z0-9_.-]*:)?[1-9][0-9]{0,3}", value):
             raise ValueError(f"expected a number of GPUs, or TYPE:NUMBER as in a100:4; found {shortened(value)!r}")
         return value
 
     @field_validator("mem")
     @classmethod
     def _memory(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"\d+[KMGT]?", value):
+        if value is not None and not re.fullmatch(r"[0-9]+[KMGT]?", value):
             raise ValueError(f"expected a number with K, M, G or T, as in 64G; found {shortened(value)!r}")
         return value
 

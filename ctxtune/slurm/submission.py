@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ctxtune.consoles import Console
 from ctxtune.durable_files import write_whole
 from ctxtune.errors import ConfigError, CtxtuneError
-from ctxtune.redaction import redact_argument
+from ctxtune.redaction import redact, redact_argument
 from ctxtune.slurm.options import SlurmOptions, parse_options
 from ctxtune.slurm.script import JobCommand, batch_script
 from ctxtune.terminal import report_command, writable_folder
@@ -117,13 +117,18 @@ def queued_job(script: Path) -> str | None:
 def _check(arguments: argparse.Namespace, options: SlurmOptions, config: "TrialFile") -> None:
     if arguments.address:
         raise ConfigError("--slurm makes a cluster of its own: leave out --address")
-    if arguments.assume:
+    if arguments.assume is not None:
         raise ConfigError("--assume plans, and --slurm runs: leave one of them out")
     secret = next((each for each in arguments.overrides if redact_argument(each) != each), None)
     if secret is not None:
         raise ConfigError(
             f"--set {redact_argument(secret)}: its password or key would be written into the batch script; give it by the "
             "environment, which Slurm passes on (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
+        )
+    if arguments.storage and redact(arguments.storage) != arguments.storage:
+        raise ConfigError(
+            f"--storage {redact(arguments.storage)}: its key would be written into the batch script; give it by the "
+            "environment, which Slurm passes on (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
     for key, asked, there, option in (
         ("gpus", config.resources.gpus, options.gpus, "gpus_per_node"),

@@ -32,7 +32,10 @@ def absolute_uri(uri: str) -> str:
         path = uri[len(_SQLITE) :]
         if not path or path.startswith(":memory:"):
             raise TrackingError("tracking.uri: an SQLite store in memory cannot be shared; write sqlite:///mlflow.db")
-        return _SQLITE + str(Path.cwd() / Path(path).expanduser())
+        try:
+            return _SQLITE + str(Path.cwd() / Path(path).expanduser())
+        except RuntimeError:  # ~ of somebody who is not there
+            raise TrackingError(f"tracking.uri: {uri}: there is no such user's folder") from None
     if ("://" not in uri and not uri.startswith(("databricks", "uc"))) or uri.startswith("file:"):
         raise TrackingError(
             f"tracking.uri: {redact(uri)!r} is a folder; MLflow 3 keeps runs in a database or behind a server. "

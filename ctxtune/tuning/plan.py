@@ -14,7 +14,7 @@ from ctxtune.config import SweepConfig, TrialSettings, resolve_trial
 from ctxtune.config.budget import LimitSettings
 from ctxtune.config.fidelity import SearchScheduleSettings, shortened
 from ctxtune.config.paths import get_path
-from ctxtune.config.search import SchedulerSettings
+from ctxtune.config.search import MOST_TRIALS, SchedulerSettings
 from ctxtune.consoles import Console
 from ctxtune.data import build_sampler, load_dataset
 from ctxtune.errors import ConfigError, CtxtuneError, DataError
@@ -106,6 +106,8 @@ def forecast(config: SweepConfig, resources: RunResources, full_run_seconds: Ful
             **({} if config.search.sampler.name == "grid" else {"sampler": sampler}),
         }
     )
+    if config.search.trials > MOST_REPORTS and not config.search.budget.hours and not config.search.budget.gpu_hours:
+        raise TooManyReports
     draws = DRAWS if config.search.trials <= ENOUGH_FOR_ONE else 1
     drawn = [
         _drawn(config.model_copy(update={"search": search}), resources, full_run_seconds, seed) for seed in range(draws)
@@ -295,7 +297,7 @@ def _advice(
                 yield f"  {lines}    # about {better.trials} trials, {better.seeds} seeds"
     elif not expected.cut and budget.hours and expected.hours < 0.8 * budget.hours:
         spare = budget.hours - expected.hours
-        more = int(config.search.trials * (1 + spare / max(expected.by_stage["search"].hours, 1e-9)))
+        more = min(MOST_TRIALS, int(config.search.trials * (1 + spare / max(expected.by_stage["search"].hours, 1e-9))))
         yield f"the budget holds more: search.trials: {_two_digits(more)} would use its other {duration(spare)}"
 
 

@@ -27,6 +27,8 @@ EVALUATION_COST = 1 / 3
 """Of an image that is only embedded, against one that is learned from: forward without backward."""
 KEPT_FEATURES_PER_SECOND = 20_000.0
 """That a head is assumed to learn from, whatever its network would take: about half of what docs/gpu.md saw of one."""
+LEAST_RATE = 0.1
+"""Images a second that may be assumed: below, a trial is simulated for longer than anybody would wait."""
 CORES_OF_A_GPU = 8.0
 """CPU cores that are assumed beside each assumed GPU."""
 
@@ -54,16 +56,17 @@ def read_assumed(text: str) -> Assumed:
     Raises:
         ConfigError: an entry is unknown, missing or no such number.
     """
-    entries = dict(part.partition("=")[::2] for part in text.split(",") if part.strip())
+    parts = [part for part in text.split(",") if part.strip()]
+    entries = dict(part.partition("=")[::2] for part in parts)
     wrong = entries.keys() - {"images_per_second", "gpus"}
-    if wrong or "images_per_second" not in entries:
+    if wrong or "images_per_second" not in entries or len(entries) < len(parts):
         raise ConfigError(f"--assume {text}: expected images_per_second=NUMBER and, if you like, ,gpus=NUMBER")
     try:
         rate, gpus = float(entries["images_per_second"]), int(entries.get("gpus", "1"))
     except ValueError:
         raise ConfigError(f"--assume {text}: images_per_second takes a number, gpus a whole number") from None
-    if not 0 < rate < float("inf") or gpus < 0:
-        raise ConfigError(f"--assume {text}: images_per_second must be above 0, gpus 0 or more")
+    if not LEAST_RATE <= rate < float("inf") or gpus < 0:
+        raise ConfigError(f"--assume {text}: images_per_second must be at least {LEAST_RATE:g}, gpus 0 or more")
     return Assumed(rate, gpus)
 
 

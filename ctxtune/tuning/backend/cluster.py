@@ -16,6 +16,7 @@ from ray.exceptions import AuthenticationError, RpcError
 import ctxtune
 from ctxtune.config.sweep import ResourcesSettings
 from ctxtune.errors import ConfigError, CtxtuneError
+from ctxtune.redaction import redact
 from ctxtune.tuning.backend.client import answered, require_token
 from ctxtune.tuning.backend.local_ray import local_ray, own_sigterm
 from ctxtune.tuning.backend.private_folders import private_folder
@@ -102,7 +103,8 @@ def cluster_address(asked: str | None) -> str | None:
 def _named(address: str) -> str:
     """An address as the user gave it: by the option, or by the environment, which is easily forgotten."""
     inherited = os.environ.get("RAY_ADDRESS") == address
-    return f"RAY_ADDRESS={address} (in the environment)" if inherited else f"--address {address}"
+    shown = redact(address)
+    return f"RAY_ADDRESS={shown} (in the environment)" if inherited else f"--address {shown}"
 
 
 @contextlib.contextmanager

@@ -200,3 +200,11 @@ def test_too_many_cells_are_refused_before_they_are_made(tmp_path):
     factors = "factors={" + ", ".join(f"{path}: [{levels}]" for path in paths) + "}"
     message = answer(load_ablation, ROOT / "ablations/quickstart.yaml", [factors])
     assert message is not None and "cells are too many" in message
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 20_000, "~nobody/x", "/dev/zero", "a/" * 3000, "."])
+def test_a_base_that_cannot_be_a_file(tmp_path, name):
+    file = tmp_path / "ablation.yaml"
+    text = (ROOT / "ablations/batch_size.yaml").read_text(encoding="utf-8")
+    file.write_text(re.sub(r"(?m)^base:.*$", f"base: {name}", text), encoding="utf-8")
+    assert "base: " in (answer(load_ablation, file) or "")

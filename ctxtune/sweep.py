@@ -47,10 +47,11 @@ def main() -> int:
     # Torch, then Ray and Optuna take seconds to import each: a file that is not there is told before, a wrong one between.
     file = find_file(arguments.file, ("search_spaces",))
     from ctxtune.config import load_search_space
-    from ctxtune.config.advice import sweep_advice
+    from ctxtune.config.advice import search_advice, sweep_advice
 
     config = load_search_space(file, all_overrides(arguments))
-    advise(sweep_advice(config))
+    for advice in (sweep_advice(config), *search_advice(config)):
+        advise(advice)
     check_assumption(arguments)
     folder = writable_folder(Path(arguments.results) / config.name, "--results")
     if arguments.slurm is not None:

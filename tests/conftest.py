@@ -34,6 +34,8 @@ def _set_environment() -> None:
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "RAY_", "OPTUNA_", "CTXTUNE_", "AWS_"))]:
         if name not in ("CTXTUNE_CACHE", "CTXTUNE_LOGICAL_GPUS"):
             del os.environ[name]
+    # For the one test that installs packages; set before a worker's own conftest finds what the first has put there.
+    os.environ.setdefault("TESTS_HTTPS_PROXY", os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY") or "")
     nowhere = "http://127.0.0.1:9"  # whoever downloads something is refused at once, in child processes too
     os.environ |= {
         "HOME": str(home),

@@ -8,11 +8,15 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
+
 from ctxtune.config.ablation import Ablation
 from ctxtune.config.cell_search import search_of
 from ctxtune.config.cells import Cell
 from ctxtune.config.design import cells_of
-from ctxtune.config.resolve import resolve_trial
+from ctxtune.config.expressions import Expression
+from ctxtune.config.points import random_point
+from ctxtune.config.resolve import is_feasible, lookup, resolve_trial
 from ctxtune.config.sweep import SweepConfig
 from ctxtune.config.trial import TrialSettings
 from ctxtune.errors import ConfigError
@@ -20,6 +24,7 @@ from ctxtune.errors import ConfigError
 IMAGES_PER_CLASS = "sampler.images_per_class"
 K_PATHS = ("loss.k", "loss.contextual.k")
 MOST_TRIED = 1_000
+POINTS_TRIED, POINTS_RESOLVED = 500, 100
 TIE = f"--set 'search.ties={{{IMAGES_PER_CLASS}: loss.k}}'"
 WHY = (
     "in the paper's trainer they are the same number: a neighborhood is then the images of one class in the batch, and a "
@@ -48,6 +53,52 @@ def sweep_advice(config: SweepConfig) -> str | None:
     told = ", ".join(f"{k} at {images}" for k, images in pairs[:6]) + (", ..." if len(pairs) > 6 else "")
     remedy = TIE.replace("loss.k", path) if path in config.search.space else f"tie {path} to {IMAGES_PER_CLASS}"
     return f"the search takes {path} and {IMAGES_PER_CLASS} apart ({told}); {WHY}. To search them as one: {remedy}"
+
+
+def search_advice(config: SweepConfig) -> list[str]:
+    """What random points say of a search space: those that cannot be run, dimensions and constraints without effect."""
+    random = np.random.default_rng(0)
+    points = [point for _ in range(POINTS_TRIED) if is_feasible(config, point := random_point(config, random))]
+    return [*_refused(config, points[:POINTS_RESOLVED]), *_without_effect(config, points)] if points else []
+
+
+def _refused(config: SweepConfig, points: list[dict[str, object]]) -> Iterator[str]:
+    reasons = []
+    for point in points:
+        try:
+            resolve_trial(config, point)
+        except ConfigError as error:
+            reasons.append(str(error))
+    if reasons:
+        yield (
+            f"of {len(points)} random points {len(reasons)} cannot be run; take their values out, or say by search.constraints "
+            f"or search.ties what goes together. The first: {reasons[0]}"
+        )
+
+
+def _without_effect(config: SweepConfig, points: list[dict[str, object]]) -> Iterator[str]:
+    for path, condition in config.search.conditions.items():
+        if not any(path in point for point in points):
+            yield (
+                f"search.conditions: {path}: {condition!r} holds at none of {len(points)} random points; "
+                f"{path} is not searched there"
+            )
+    for constraint in config.search.parsed_constraints():
+        if not any(_applies(constraint, config, point) for point in points):
+            yield (
+                f"search.constraints: {constraint.text!r} compares what cannot be compared, at each of {len(points)} random "
+                "points; it excludes nothing"
+            )
+
+
+def _applies(constraint: Expression, config: SweepConfig, point: dict[str, object]) -> bool:
+    try:
+        constraint(lookup(config, point))
+    except (KeyError, TypeError):
+        return False
+    except ArithmeticError:
+        pass
+    return True
 
 
 def ablation_advice(ablation: Ablation) -> str | None:

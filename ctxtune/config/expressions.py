@@ -9,6 +9,7 @@ True
 
 import ast
 import operator
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def parse(text: str) -> Expression:
     """
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{shortened(text)!r} is no expression: {MOST_CHARACTERS} characters at most")
+    if "#" in text and "#" not in "".join(re.findall(r"'[^']*'|\"[^\"]*\"", text)):
+        raise ValueError(f"{text!r} is not an expression: what follows the # would be left out")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python's, about `is` with a number

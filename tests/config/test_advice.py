@@ -1,9 +1,9 @@
-"""What is said where `k` is not the number of images of a class in the batch."""
+"""What is said of settings that are allowed and seldom meant."""
 
 import pytest
 
 from ctxtune.config import load_ablation, load_search_space
-from ctxtune.config.advice import ablation_advice, sweep_advice, trial_advice
+from ctxtune.config.advice import ablation_advice, search_advice, sweep_advice, trial_advice
 from ctxtune.config.resolve import resolve_trial
 from ctxtune.errors import ConfigError
 
@@ -14,9 +14,10 @@ def _space(repository, *overrides):
     return load_search_space(repository / QUICKSTART, overrides)
 
 
-def test_no_shipped_space_takes_them_apart(repository):
+def test_nothing_is_said_of_the_shipped_spaces(repository):
     for file in sorted((repository / "search_spaces").glob("*.yaml")):
-        assert sweep_advice(load_search_space(file)) is None, file
+        config = load_search_space(file)
+        assert sweep_advice(config) is None and not search_advice(config), file
 
 
 def test_every_point_of_a_shipped_space_draws_k_images_of_a_class(repository):
@@ -81,3 +82,28 @@ def test_a_tie_of_an_option_that_the_loss_does_not_have_says_nothing(repository)
     assert resolve_trial(config, {"loss.name": "contextual", "loss.k": 8}).sampler.images_per_class == 8
     with pytest.raises(ConfigError, match=r'search.ties.loss.kk: the trial has no loss.kk .*did you mean "loss.k"'):
         _space(repository, "search.ties={sampler.images_per_class: loss.kk}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["search.space.loss.k={int: [2, 8]}"], "batch_size 128 is no multiple of images_per_class"),
+        (["search.space.loss.k={uniform: [2, 8]}"], "of 100 random points 100 cannot be run"),
+        (["search.space.loss.name={choice: [contextual, nonsense]}"], "unknown loss: 'nonsense'"),
+        (["search.conditions.loss.k=loss.contextual_weight > 0.2", "search.space.loss.k={choice: [-5, 4]}",
+          "search.start_from=[]"], "loss.k: expected a number of at least 2; found -5"),
+        (["search.conditions.loss.k=loss.name == 'contxtual'", "search.start_from=[]"], "holds at none of"),
+        (["search.conditions.loss.k=loss.epsilon / 0 > 1", "search.start_from=[]"], "holds at none of"),
+        (["search.constraints=[\"loss.k < 'x'\"]"], "compares what cannot be compared"),
+        (["search.constraints=[loss.k in 5]"], "it excludes nothing"),
+    ],
+)  # fmt: skip
+def test_points_that_cannot_be_run_and_expressions_without_effect_are_told(repository, overrides, told):
+    found = search_advice(_space(repository, *overrides))
+    assert any(told in each for each in found), found
+
+
+def test_a_comment_in_an_expression_is_refused(repository):
+    with pytest.raises(ConfigError, match="what follows the # would be left out"):
+        _space(repository, 'search.constraints=["loss.k < 8 # and loss.k > 2"]')
+    assert _space(repository, "search.constraints=[\"loss.name != 'a#b'\"]").search.constraints

@@ -74,8 +74,9 @@ def test_the_commands_of_the_dockerfile_make_an_environment_that_works(repositor
         **{
             name: value
             for name, value in os.environ.items()
-            if name.startswith(("PIP_", "SSL_", "HTTP", "http", "no_proxy"))
+            if name.startswith(("PIP_", "SSL_", "HTTP_", "http_", "no_proxy"))
         },
+        "https_proxy": os.environ["TESTS_HTTPS_PROXY"],
     }
     done = []
     for each in instructions((repository / "docker/Dockerfile").read_text()):

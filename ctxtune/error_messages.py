@@ -54,6 +54,8 @@ def in_words(problems: Sequence[Mapping[str, Any]], written: str | None = None, 
     if told:
         return str(told[0]["msg"]).removeprefix("Value error, ")
     kinds = {problem["type"] for problem in problems}
+    if written == "" and kinds & {"string_type", "string_pattern_mismatch"}:
+        return "expected text; the key has no value"
     if written is not None and not secret and kinds & {"string_type", "string_pattern_mismatch"}:
         return f"expected text; YAML reads {shortened(written)} as {_kind(problems[0]['input'])}; {quoted(written)}"
     expected = list(dict.fromkeys(filter(None, map(_expected, problems))))

@@ -6,6 +6,7 @@ What YAML 1.1 reads in a way that nobody expects (``0200`` is 128, ``1:30`` is 9
 """
 
 import codecs
+import math
 import os
 import re
 import select
@@ -309,6 +310,8 @@ class _Builder:
         try:
             return _READERS[kind](node.value)
         except KeyError:
+            if kind == "value":  # of YAML 1.1, which gives = a meaning
+                raise YamlError(f"= alone is no text in YAML; {quoted(node.value)}", line, place) from None
             raise YamlError(f"the tag {shortened(node.tag)} has no meaning here; leave it out", line, place) from None
         except (ValueError, ArithmeticError) as error:
             raise YamlError(str(error), line, place) from None
@@ -367,9 +370,14 @@ def _float(text: str) -> float:
             f"{text} counts in sixties in YAML, as hours and minutes do; write the number, or {quoted(text)}"
         )
     try:
-        return float(digits.replace(".inf", "inf").replace(".nan", "nan"))
+        number = float(digits.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:
         raise ValueError(f"{text} is no number; write one, or {quoted(text)}") from None
+    if number == 0 and any(digit in "123456789" for digit in digits.partition("e")[0]):
+        raise ValueError(f"{text} is too near to 0 for a number; write 0, or {quoted(text)}")
+    if math.isinf(number) and "inf" not in digits:
+        raise ValueError(f"{text} is too large for a number; write .inf, or {quoted(text)}")
+    return number
 
 
 def _date(text: str) -> None:

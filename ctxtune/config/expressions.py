@@ -80,6 +80,8 @@ def parse(text: str) -> Expression:
         raise ValueError(f"{shortened(text)!r} has {pieces} pieces; {MOST_PIECES} at most")
     paths: set[str] = set()
     _check(node, text, paths)
+    if not paths:
+        raise ValueError(f"{text!r} names no setting, so that it always or never holds")
     return Expression(text, frozenset(paths), node)
 
 

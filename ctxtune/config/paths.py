@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ctxtune.text import printable
 from ctxtune.yaml_text import Tree
 
 Location: TypeAlias = tuple[str | int, ...]
 
 
 def format_path(location: Sequence[str | int]) -> str:
-    """``("search", "space", "loss.k")`` as ``search.space.loss.k``."""
-    return ".".join(str(part) for part in location)
+    """``("search", "space", "loss.k")`` as ``search.space.loss.k``, on one line."""
+    return printable(".".join(str(part) for part in location))
 
 
 def get_path(tree: Mapping[str, Any], path: str) -> Any:

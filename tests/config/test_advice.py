@@ -103,6 +103,13 @@ def test_points_that_cannot_be_run_and_expressions_without_effect_are_told(repos
     assert any(told in each for each in found), found
 
 
+@pytest.mark.parametrize("expression", ["3", "'false'", "1 < 2"])
+def test_an_expression_that_names_no_setting_is_refused(repository, expression):
+    for override in (f'search.constraints=["{expression}"]', f'search.conditions.loss.k="{expression}"'):
+        with pytest.raises(ConfigError, match="names no setting"):
+            _space(repository, override)
+
+
 def test_a_comment_in_an_expression_is_refused(repository):
     with pytest.raises(ConfigError, match="what follows the # would be left out"):
         _space(repository, 'search.constraints=["loss.k < 8 # and loss.k > 2"]')

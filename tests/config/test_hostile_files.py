@@ -208,3 +208,10 @@ def test_a_base_that_cannot_be_a_file(tmp_path, name):
     text = (ROOT / "ablations/batch_size.yaml").read_text(encoding="utf-8")
     file.write_text(re.sub(r"(?m)^base:.*$", f"base: {name}", text), encoding="utf-8")
     assert "base: " in (answer(load_ablation, file) or "")
+
+
+def test_a_key_makes_no_line_of_its_own(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text(QUICK + '"a\\nerror: made up": 1\n', encoding="utf-8")
+    message = answer(load_search_space, file) or ""
+    assert "a\\nerror: made up: unknown key" in message and "\n" not in message
